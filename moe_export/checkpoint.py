@@ -1,0 +1,263 @@
+"""Hugging Face checkpoint directories: a lazy reader and a writer that streams shard by shard."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from moe_export.errors import CheckpointError, ResourceError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+SAMPLES = 64
+SAMPLE_BYTES = 4096
+"""How much of each shard a fingerprint reads: 256 KiB, one page at a place."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""Storage types of weights that are accepted, by their name in a safetensors header."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of a tensor: its shard, dtype and shape."""
+
+    shard: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+class Checkpoint:
+    """Lazy reader of a checkpoint directory. Opening it reads headers only.
+
+    Raises:
+        CheckpointError: no `config.json`, no weights, a shard that is missing or truncated,
+            a tensor in two shards, or a storage type other than float32, float16 and bfloat16.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = _read_json(directory / "config.json")
+        self.tensors: dict[str, TensorInfo] = {}
+        for shard in self._shards():
+            for name, info in _read_header(directory / shard).items():
+                if name in self.tensors:
+                    raise CheckpointError(
+                        f"{directory}: tensor {name} is in {self.tensors[name].shard} and in {shard}; "
+                        "remove one of the two files"
+                    )
+                self.tensors[name] = info
+        self._check_index()
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One tensor in its stored dtype, read from disk now.
+
+        Raises:
+            CheckpointError: if the tensor is absent or holds a NaN or an infinity.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.directory}: tensor {name} is missing")
+        info = self.tensors[name]
+        with safe_open(self.directory / info.shard, "np") as shard:
+            tensor: NDArray[Any] = shard.get_tensor(name)
+        # float16 and bfloat16 overflow nothing here: only the stored values are looked at.
+        bad = int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
+        if bad:
+            raise CheckpointError(
+                f"{self.directory / info.shard}: tensor {name} holds {bad} values that are not "
+                "finite; get an undamaged copy of the checkpoint"
+            )
+        return tensor
+
+    def fingerprint(self) -> str:
+        """SHA-256 over `config.json` and, of every shard, the header, the size and a sample.
+
+        Reading 28 GB to see that nothing has changed would cost more than most stages, so the
+        weights are sampled at `SAMPLES` evenly spaced places: enough to notice other weights.
+        """
+        digest = hashlib.sha256((self.directory / "config.json").read_bytes())
+        for shard in self._shards():
+            path = self.directory / shard
+            size = path.stat().st_size
+            digest.update(f"{shard} {size}".encode())
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                digest.update(file.read(length))
+                for sample in range(SAMPLES):
+                    file.seek(8 + length + (size - 8 - length) * sample // SAMPLES)
+                    digest.update(file.read(SAMPLE_BYTES))
+        return digest.hexdigest()
+
+    def _shards(self) -> list[str]:
+        if (self.directory / SINGLE_FILE).exists():
+            return [SINGLE_FILE]
+        if not (self.directory / INDEX_FILE).exists():
+            raise CheckpointError(
+                f"{self.directory}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; "
+                "give the directory of a safetensors checkpoint"
+            )
+        shards = sorted(set(self._index().values()))
+        for shard in shards:
+            if Path(shard).name != shard:
+                raise CheckpointError(
+                    f"{self.directory / INDEX_FILE}: shard {shard!r} is not a plain file name"
+                )
+        return shards
+
+    def _index(self) -> dict[str, str]:
+        weight_map = _read_json(self.directory / INDEX_FILE).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{self.directory / INDEX_FILE}: no weight_map in it")
+        return weight_map
+
+    def _check_index(self) -> None:
+        if (self.directory / SINGLE_FILE).exists():
+            return
+        for name, shard in self._index().items():
+            if name not in self.tensors or self.tensors[name].shard != shard:
+                raise CheckpointError(
+                    f"{self.directory / shard}: tensor {name} is missing, although "
+                    f"{INDEX_FILE} places it there; copy the shard again"
+                )
+
+
+class CheckpointWriter:
+    """Writes shards one at a time, then the index and `config.json`, so that an interrupted write
+    never looks like a whole checkpoint.
+
+    Use as a context manager; on an exception nothing is finished.
+
+    Args:
+        directory: an existing directory.
+        config: becomes `config.json`.
+        num_shards: how many times `write_shard` will be called.
+    """
+
+    def __init__(self, directory: Path, config: dict[str, Any], num_shards: int) -> None:
+        self.directory = directory
+        self._config = config
+        self._num_shards = num_shards
+        self._weight_map: dict[str, str] = {}
+        self._written = 0
+        self._total_bytes = 0
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def write_shard(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Writes one shard.
+
+        Raises:
+            ResourceError: if the disk is full.
+        """
+        self._written += 1
+        shard = f"model-{self._written:05d}-of-{self._num_shards:05d}.safetensors"
+        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        try:
+            save_file(contiguous, self.directory / shard, metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise disk_error(error, self.directory / shard) from error
+        self._weight_map |= dict.fromkeys(tensors, shard)
+        self._total_bytes += sum(tensor.nbytes for tensor in contiguous.values())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            return
+        assert self._written == self._num_shards
+        index = {
+            "metadata": {"total_size": self._total_bytes},
+            "weight_map": dict(sorted(self._weight_map.items())),
+        }
+        write_json(self.directory / INDEX_FILE, index)
+        write_json(self.directory / "config.json", self._config)
+
+
+def disk_error(error: Exception, path: Path) -> ResourceError:
+    """The sentence for a failed write."""
+    code = getattr(error, "errno", None)
+    if code == errno.ENOSPC or "os error 28" in str(error):
+        return ResourceError(
+            f"{path}: no space left on the disk; free some and run the same command again, "
+            "finished stages are kept"
+        )
+    return ResourceError(f"{path}: cannot be written ({error})")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON by way of a temporary name, so that a reader never sees half a file.
+
+    Raises:
+        ResourceError: if the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing; give the directory of a Hugging Face checkpoint"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    infos = {}
+    try:
+        with safe_open(path, "np") as shard:
+            for name in shard.keys():  # noqa: SIM118 - not a dict
+                view = shard.get_slice(name)
+                dtype = DTYPES.get(view.get_dtype())
+                if dtype is None:
+                    raise CheckpointError(
+                        f"{path}: tensor {name} is stored as {view.get_dtype()}, expected one of "
+                        f"{', '.join(DTYPES)}; convert the checkpoint first"
+                    )
+                infos[name] = TensorInfo(path.name, dtype, tuple(view.get_shape()))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: the shard is missing; copy it again") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: the shard is truncated or damaged ({error}); copy it again"
+        ) from error
+    return infos

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from moe_export.checkpoint import Checkpoint, CheckpointWriter
+from moe_export.errors import CheckpointError, ResourceError
+
+
+def write(directory: Path) -> Path:
+    directory.mkdir(exist_ok=True)
+    with CheckpointWriter(directory, {"model_type": "x"}, num_shards=2) as writer:
+        writer.write_shard({"a": np.arange(6, dtype=np.float16).reshape(2, 3)})
+        writer.write_shard({"b": np.ones(4, ml_dtypes.bfloat16), "c": np.zeros((0, 3), np.float32)})
+    return directory
+
+
+def test_what_is_written_reads_back_in_its_own_dtype(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(write(tmp_path))
+    assert checkpoint.config == {"model_type": "x"}
+    assert checkpoint.tensors["b"].dtype == ml_dtypes.bfloat16
+    assert checkpoint.tensors["c"].shape == (0, 3)
+    assert np.array_equal(checkpoint.read("a"), np.arange(6).reshape(2, 3))
+    assert checkpoint.tensors["a"].size_bytes == 12
+
+
+def test_an_interrupted_write_does_not_look_like_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        with CheckpointWriter(tmp_path, {}, num_shards=2) as writer:
+            writer.write_shard({"a": np.zeros(1, np.float32)})
+            raise KeyboardInterrupt
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        Checkpoint(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    (write(tmp_path) / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002.*the shard is missing"):
+        Checkpoint(tmp_path)
+
+
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+    shard = write(tmp_path) / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"model-00001.*truncated or damaged"):
+        Checkpoint(tmp_path)
+
+
+def test_an_index_that_promises_more_than_the_shards_hold_is_refused(tmp_path: Path) -> None:
+    index = write(tmp_path) / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["d"] = "model-00001-of-00002.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="tensor d is missing"):
+        Checkpoint(tmp_path)
+
+
+def test_an_index_cannot_point_outside_the_directory(tmp_path: Path) -> None:
+    index = write(tmp_path / "inner") / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+    with pytest.raises(CheckpointError, match="not a plain file name"):
+        Checkpoint(tmp_path / "inner")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": np.array([1, value, value], np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="tensor a holds 2 values that are not finite"):
+        Checkpoint(tmp_path).read("a")
+
+
+def test_an_unknown_storage_type_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": np.zeros(1, np.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="stored as I8"):
+        Checkpoint(tmp_path)
+
+
+def test_the_fingerprint_notices_other_weights_of_the_same_shape(tmp_path: Path) -> None:
+    before = Checkpoint(write(tmp_path)).fingerprint()
+    assert Checkpoint(tmp_path).fingerprint() == before
+    shard = tmp_path / "model-00001-of-00002.safetensors"
+    save_file({"a": np.ones((2, 3), np.float16)}, shard, metadata={"format": "pt"})
+    assert Checkpoint(tmp_path).fingerprint() != before
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path / "absent", {}, num_shards=1)
+    with pytest.raises(ResourceError, match="cannot be written"):
+        writer.write_shard({"a": np.zeros(1, np.float32)})
