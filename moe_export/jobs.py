@@ -1,0 +1,39 @@
+"""What a stage is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+SettingsT = TypeVar("SettingsT")
+
+
+class Progress(Protocol):
+    """Told how far a stage is; called a few times a second at most matters nothing."""
+
+    def __call__(self, done: int, total: int, what: str) -> None: ...
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Job(Generic[SettingsT]):
+    """One execution of a stage.
+
+    Attributes:
+        settings: the recipe's section of the stage.
+        model: directory of the source checkpoint.
+        folders: where the stages that it reads have written.
+        out: its own folder, empty.
+        progress: see `Progress`.
+    """
+
+    settings: SettingsT
+    model: Path
+    folders: Mapping[str, Path]
+    out: Path
+    progress: Progress = silent

@@ -1,0 +1,47 @@
+"""Resident memory of this process, as the kernel counts it."""
+
+from __future__ import annotations
+
+import re
+import resource
+from pathlib import Path
+from types import TracebackType
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def resident_bytes() -> int:
+    """Resident memory now."""
+    return _field("VmRSS")
+
+
+class PeakMemory:
+    """The highest resident memory within a `with` block.
+
+    Where the kernel does not allow its peak to be reset, the peak of the whole process is given,
+    which is never lower.
+    """
+
+    peak_bytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        try:
+            _CLEAR.write_text("5")  # resets VmHWM, see proc(5)
+        except OSError:
+            self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.peak_bytes = max(self.peak_bytes, _field("VmHWM"))
+
+
+def _field(name: str) -> int:
+    match = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    assert match, f"the kernel reports no {name}"
+    return int(match[1]) * 1024

@@ -1,0 +1,35 @@
+"""Fingerprints of what the steps of a run read outside its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from moe_export.checkpoint import Checkpoint
+from moe_export.pipeline import Step
+from moe_export.recipe import BakeoffSettings, CalibrateSettings, Source, ValidateSettings
+from moe_export.run import file_sha256
+from moe_export.sources import outside_files
+from moe_export.tokens import TOKENIZER_FILE
+
+
+def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
+    """By step folder: the checkpoint (config, headers and sizes), its tokenizer, and local files
+    that the step's sources name.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete or damaged.
+        CalibrationError: a source file cannot be read.
+    """
+    common = {"checkpoint": Checkpoint(model).fingerprint()}
+    if (model / TOKENIZER_FILE).exists():
+        common["tokenizer"] = file_sha256(model / TOKENIZER_FILE)
+    return {step.folder: common | outside_files(_sources(step)) for step in steps}
+
+
+def _sources(step: Step) -> Iterable[Source]:
+    if isinstance(step.settings, CalibrateSettings):
+        return step.settings.sources
+    if isinstance(step.settings, ValidateSettings | BakeoffSettings):
+        return step.settings.tasks
+    return ()

@@ -1,0 +1,81 @@
+"""From a recipe to the steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moe_export.errors import RecipeError
+from moe_export.recipe import Recipe, Section
+from moe_export.stages import MAIN_JOB, STAGES
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage to be executed in one folder of the run.
+
+    Attributes:
+        stage: its module under `moe_export.stages`.
+        folder: relative to the run directory.
+        settings: the section it is executed with.
+        reads: name under which the stage knows a folder, to that folder.
+    """
+
+    stage: str
+    folder: str
+    settings: Section
+    reads: Mapping[str, str]
+
+
+def steps_of(recipe: Recipe) -> list[Step]:
+    """The steps of a recipe, each after all that it reads."""
+    if recipe.bakeoff is not None:
+        return _bakeoff_steps(recipe)
+    return [
+        Step(stage, stage, recipe.section(stage), {name: name for name in STAGES[stage].reads})
+        for stage in MAIN_JOB
+    ]
+
+
+def _bakeoff_steps(recipe: Recipe) -> list[Step]:
+    """One calibration and its scores per seed, then the comparison of all of them."""
+    assert recipe.bakeoff is not None
+    steps = []
+    draws = {}
+    for seed in recipe.bakeoff.seeds:
+        draw = f"draw-{seed}"
+        calibrate = recipe.calibrate.model_copy(update={"seed": seed})
+        steps += [
+            Step("calibrate", f"{draw}/calibrate", calibrate, {}),
+            Step(
+                "importance",
+                f"{draw}/importance",
+                recipe.importance.model_copy(
+                    update={"scores": _all_scores(recipe.bakeoff.scores, recipe)}
+                ),
+                {"calibrate": f"{draw}/calibrate"},
+            ),
+        ]
+        draws[draw] = f"{draw}/importance"
+    return [*steps, Step("bakeoff", "bakeoff", recipe.bakeoff, draws)]
+
+
+def _all_scores(scores: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
+    assert recipe.bakeoff is not None
+    return tuple(dict.fromkeys((*scores, *recipe.bakeoff.whole_expert_scores)))
+
+
+def between(steps: list[Step], first: str | None, last: str | None) -> tuple[list[Step], set[str]]:
+    """The steps up to `last`, and the folders of those from `first` on, which are to run anew.
+
+    Raises:
+        RecipeError: a name is not a stage of this recipe.
+    """
+    names = list(dict.fromkeys(step.stage for step in steps))
+    for name in (first, last):
+        if name is not None and name not in names:
+            raise RecipeError(f"{name!r} is not a stage of this recipe; it has {', '.join(names)}")
+    wanted = names if last is None else names[: names.index(last) + 1]
+    kept = [step for step in steps if step.stage in wanted]
+    forced = set() if first is None else set(names[names.index(first) :])
+    return kept, {step.folder for step in kept if step.stage in forced}

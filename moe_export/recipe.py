@@ -1,0 +1,254 @@
+"""Recipes: one strict section per stage, and the only place where defaults are written.
+
+A setting that changes *what* comes out is a recipe key; one that changes only where or how fast
+(run directory, threads) is a command-line flag, so that it can never change a result's key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Score = Literal[
+    "fisher_margin",
+    "fisher",
+    "absgrad",
+    "activation",
+    "router_weighted_activation",
+    "magnitude",
+    "router_frequency",
+    "reap",
+    "random",
+]
+Dtype = Literal["float32", "float16"]
+Provider = Literal["cpu", "cuda"]
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(value: object) -> object:
+    """`6GiB`, `500 MB` or a plain number of bytes, as an int; anything else is left as it is."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+        if match and match[2].upper() in _UNITS:
+            return int(float(match[1]) * _UNITS[match[2].upper()])
+    return value
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSettings(Section):
+    """The source model.
+
+    `source` is `demo` (the embedded model), a directory, or a Hugging Face id (`owner/name`), which
+    is taken from the local cache or, where the network allows, fetched at `revision`.
+    """
+
+    source: str = Field(min_length=1)
+    revision: str | None = None
+
+
+class Source(Section):
+    """One origin of documents; exactly one of `demo`, `text`, `jsonl` and `hub` names it.
+
+    demo:  a kind of the embedded tasks.
+    text:  a local text file; blank lines separate documents, which are packed to whole sequences.
+    jsonl: a local file of JSON objects; `text`, `prompt` with `answer`, or `messages`.
+    hub:   a Hugging Face data set id, with `split`, `config` and the same fields as jsonl.
+    """
+
+    demo: Literal["arithmetic", "sums", "facts", "strings", "text"] | None = None
+    text: str | None = None
+    jsonl: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    text_field: str = "text"
+    prompt_field: str | None = None
+    answer_field: str | None = None
+    chat_template: bool = False
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        named = [kind for kind in ("demo", "text", "jsonl", "hub") if getattr(self, kind)]
+        if len(named) != 1:
+            raise ValueError(f"give exactly one of demo, text, jsonl, hub; {len(named)} are given")
+        if (self.prompt_field is None) != (self.answer_field is None):
+            raise ValueError("prompt_field and answer_field go together")
+        return self
+
+    @property
+    def name(self) -> str:
+        """A short name for tables."""
+        return self.demo or self.text or self.jsonl or self.hub or ""
+
+
+class CalibrateSettings(Section):
+    """`sequences` are shared out over `sources` by weight; each is at most `sequence_length` tokens."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    sequences: Count = 128
+    sequence_length: Annotated[int, Field(ge=2)] = 2048
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ImportanceSettings(Section):
+    """Which scores are computed, in batches of at most `batch_tokens` padded tokens."""
+
+    scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("fisher_margin",)
+    batch_tokens: Count = 4096
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class PlanSettings(Section):
+    """How much is kept (`keep`, a fraction of all expert dimensions, or `target_bytes`, the size of
+    the exported weights) and by what ranking.
+
+    dtype:   what `target_bytes` counts weights in; the export's, unless given.
+    scope:   `model` ranks all dimensions together, `layer` within each layer, `expert` gives every
+             expert the same width.
+    unit:    `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
+    unknown: what becomes of experts that no calibration token reached.
+    """
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    target_bytes: ByteSize | None = None
+    dtype: Dtype | None = None
+    score: Score = "fisher_margin"
+    scope: Literal["model", "layer", "expert"] = "model"
+    unit: Literal["dimension", "expert"] = "dimension"
+    min_width: Annotated[int, Field(ge=0)] = 0
+    multiple_of: Count = 1
+    unknown: Literal["keep", "prune"] = "keep"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PlanSettings:
+        if (self.keep is None) == (self.target_bytes is None):
+            raise ValueError("give keep or target_bytes, and not both")
+        return self
+
+
+class PruneSettings(Section):
+    """`save_padded` also writes the exact zero-padded twin that stock transformers loads."""
+
+    save_padded: bool = False
+
+
+class ExportSettings(Section):
+    """`baseline` also exports the unpruned model, so that both run in the same engine."""
+
+    dtype: Dtype = "float32"
+    baseline: bool = True
+
+
+class Task(Source):
+    """A source of held-out documents to be scored: `items` of them."""
+
+    items: Count = 100
+
+
+class SpeedSettings(Section):
+    """Throughput is measured for every batch size with every number of threads."""
+
+    batch_sizes: tuple[Count, ...] = (1,)
+    threads: tuple[Count, ...] = (1, 2)
+    prompt_tokens: Count = 128
+    new_tokens: Count = 64
+    repeats: Count = 5
+
+
+class GateSettings(Section):
+    """Limits; failing one still writes the report and ends with exit code 5."""
+
+    max_logit_error: Annotated[float, Field(gt=0)] = 1e-4
+    min_greedy_agreement: Fraction = 1.0
+    min_recovery: Fraction | None = None
+    max_kl_nats: Annotated[float, Field(gt=0)] | None = None
+
+
+class ValidateSettings(Section):
+    """What is measured on the exported model, on which providers, and the limits."""
+
+    providers: Annotated[tuple[Provider, ...], Field(min_length=1)] = ("cpu",)
+    tasks: tuple[Task, ...] = ()
+    greedy_tokens: Count = 64
+    greedy_prompts: Count = 4
+    sequence_length: Annotated[int, Field(ge=2)] = 2048
+    speed: SpeedSettings = SpeedSettings()
+    gates: GateSettings = GateSettings()
+
+
+class ReportSettings(Section):
+    """`title` heads the report."""
+
+    title: str | None = None
+
+
+class BakeoffSettings(Section):
+    """Compares rankings: every score at every `keep`, on one calibration draw per seed."""
+
+    scores: Annotated[tuple[Score, ...], Field(min_length=1)]
+    keeps: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    whole_expert_scores: tuple[Score, ...] = ()
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+
+
+class Recipe(Section):
+    """A whole recipe: a run of the main job, or, with `bakeoff`, a comparison of rankings."""
+
+    model: ModelSettings
+    calibrate: CalibrateSettings
+    importance: ImportanceSettings = ImportanceSettings()
+    plan: PlanSettings | None = None
+    prune: PruneSettings = PruneSettings()
+    export: ExportSettings = ExportSettings()
+    validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    report: ReportSettings = ReportSettings()
+    bakeoff: BakeoffSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plan_counts_export_dtype(cls, content: Any) -> Any:
+        """A byte budget means the exported file, so the plan takes the export's dtype."""
+        if isinstance(content, dict) and isinstance(content.get("plan"), dict):
+            export = content.get("export")
+            dtype = export.get("dtype") if isinstance(export, dict) else None
+            default = ExportSettings.model_fields["dtype"].default
+            content = content | {"plan": {"dtype": dtype or default} | content["plan"]}
+        return content
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Recipe:
+        if (self.plan is None) == (self.bakeoff is None):
+            raise ValueError("a recipe has a plan section or a bakeoff section, and not both")
+        if self.plan is not None and self.plan.score not in self.importance.scores:
+            raise ValueError(
+                f"plan.score {self.plan.score} is not in importance.scores "
+                f"({', '.join(self.importance.scores)}); add it there"
+            )
+        return self
+
+    def section(self, stage: str) -> Section:
+        """The settings of a stage."""
+        section = getattr(self, "validate_" if stage == "validate" else stage)
+        assert isinstance(section, Section)
+        return section
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe with every default filled in, as plain JSON values."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

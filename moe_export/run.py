@@ -1,0 +1,287 @@
+"""A run directory: which stages are fresh, and carrying out the others.
+
+A stage's folder is complete when `stage.json` is in it, which is written last and atomically. It
+holds a key over the stage's version, settings, outside files and the keys of what it read. Fresh
+means that the mark is there and the key is the one wanted now; nothing else is ever skipped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_export import __version__
+from moe_export.artifacts import SCHEMA, load_json, save_json
+from moe_export.checkpoint import disk_error
+from moe_export.errors import ArtifactError
+from moe_export.jobs import Job, Progress
+from moe_export.memory import PeakMemory
+from moe_export.pipeline import Step
+from moe_export.stages import STAGES
+
+logger = logging.getLogger(__name__)
+
+STAGE_FILE = "stage.json"
+RUN_FILE = "run.json"
+RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a step before it runs; `reason` is empty exactly when it is fresh."""
+
+    step: Step
+    key: str
+    reason: str
+
+    @property
+    def fresh(self) -> bool:
+        return not self.reason
+
+
+class Run:
+    """A run directory with the steps of a recipe.
+
+    Args:
+        directory: created when first needed.
+        steps: in order.
+        model: the source checkpoint.
+        outside: fingerprints of what the stages read outside the run, by step folder.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        steps: list[Step],
+        model: Path,
+        outside: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self.directory = directory
+        self.steps = steps
+        self.model = model
+        self._outside = outside
+
+    def states(self) -> list[State]:
+        """Freshness of every step, in order.
+
+        Raises:
+            ArtifactError: the directory is not a run, or was written by another version.
+        """
+        self._check_directory()
+        keys: dict[str, str] = {}
+        states = []
+        for step in self.steps:
+            identity = self._identity(step, keys)
+            key = hashlib.sha256(_canonical(identity)).hexdigest()
+            keys[step.folder] = key
+            states.append(State(step, key, self._why_stale(step, identity, key)))
+        return states
+
+    def execute(
+        self,
+        recipe: dict[str, Any],
+        forced: set[str],
+        progress_of: Callable[[Step], Progress],
+        on_step: Callable[[State, float | None], None],
+    ) -> None:
+        """Carries out every step that is not fresh or is forced.
+
+        Args:
+            recipe: the resolved recipe, kept beside the results.
+            forced: folders to run anew.
+            progress_of: makes what a step reports its progress to.
+            on_step: told of each step: before it (seconds None), and after it. A fresh one is told
+                of once, with 0 seconds.
+
+        Raises:
+            MoeExportError: whatever a stage raises; finished stages stay finished.
+        """
+        self._check_directory()
+        with self._locked():
+            save_json(self.directory / RUN_FILE, {"moe_export": __version__})
+            save_json(self.directory / RECIPE_FILE, {"recipe": recipe})
+            for position in range(len(self.steps)):
+                # Asked anew each time, because a stage that has run changes what follows.
+                state = self.states()[position]
+                if state.fresh and state.step.folder not in forced:
+                    on_step(state, 0.0)
+                    continue
+                on_step(state, None)
+                on_step(state, self._execute(state, progress_of(state.step)))
+
+    def _execute(self, state: State, progress: Progress) -> float:
+        step = state.step
+        out = self.directory / step.folder
+        started = time.monotonic()
+        try:
+            _clear(out)
+        except OSError as error:
+            raise disk_error(error, out) from error
+        job = Job(
+            settings=step.settings,
+            model=self.model,
+            folders={name: self.directory / folder for name, folder in step.reads.items()},
+            out=out,
+            progress=progress,
+        )
+        stage = importlib.import_module(f"moe_export.stages.{step.stage}")
+        with PeakMemory() as memory:
+            try:
+                stage.run(job)
+            except OSError as error:
+                raise disk_error(error, out) from error
+        self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
+        return time.monotonic() - started
+
+    def _mark(self, state: State, out: Path, wall_s: float, peak_bytes: int) -> None:
+        files = {
+            path.relative_to(out).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": file_sha256(path),
+            }
+            for path in sorted(out.rglob("*"))
+            if path.is_file()
+        }
+        identity = self._identity(state.step, self._keys_of(state.step))
+        measured = {"wall_s": round(wall_s, 3), "peak_resident_bytes": peak_bytes}
+        content = {"key": state.key, "identity": identity, "files": files}
+        save_json(
+            out / STAGE_FILE, content | {"measured": measured, "moe_export": __version__}
+        )
+
+    def _keys_of(self, step: Step) -> dict[str, str]:
+        return {
+            folder: load_json(self.directory / folder / STAGE_FILE)["key"]
+            for folder in step.reads.values()
+        }
+
+    def _identity(self, step: Step, keys: Mapping[str, str]) -> dict[str, Any]:
+        """Everything that decides what a step's output is."""
+        return {
+            "stage": step.stage,
+            "version": STAGES[step.stage].version,
+            "settings": step.settings.model_dump(mode="json", exclude_none=True),
+            "outside": dict(self._outside.get(step.folder, {})),
+            "inputs": {name: keys[folder] for name, folder in step.reads.items()},
+        }
+
+    def _why_stale(self, step: Step, identity: dict[str, Any], key: str) -> str:
+        mark = self.directory / step.folder / STAGE_FILE
+        if not mark.exists():
+            return "missing"
+        found = load_json(mark)
+        if found.get("key") == key:
+            return ""
+        return next(_differences(found.get("identity", {}), identity), "its key differs")
+
+    def _check_directory(self) -> None:
+        if not self.directory.exists():
+            return
+        if not self.directory.is_dir():
+            raise ArtifactError(f"{self.directory} is a file; give a directory for the run")
+        if (self.directory / RUN_FILE).exists():
+            load_json(self.directory / RUN_FILE)
+        elif any(path.name != ".lock" for path in self.directory.iterdir()):
+            raise ArtifactError(
+                f"{self.directory} holds files but no {RUN_FILE}, so it is not a run directory; "
+                "give another one with --run"
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = (self.directory / ".lock").open("w")
+        except OSError as error:
+            raise disk_error(error, self.directory) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ArtifactError(
+                    f"{self.directory} is in use by another moe-export; wait for it to end, or "
+                    "give another directory with --run"
+                ) from error
+            yield
+
+
+def verify(directory: Path) -> int:
+    """Holds every file of a run against the SHA-256 that its stage wrote down.
+
+    Returns:
+        The number of files that were checked.
+
+    Raises:
+        ArtifactError: a file is missing, changed, or was never written down.
+    """
+    marks = sorted(directory.rglob(STAGE_FILE))
+    if not (directory / RUN_FILE).exists() or not marks:
+        raise ArtifactError(f"{directory} holds no finished stage of a run; give a run directory")
+    checked = 0
+    for mark in marks:
+        expected = load_json(mark)["files"]
+        for name, facts in expected.items():
+            path = mark.parent / name
+            if not path.is_file():
+                raise ArtifactError(f"{path} is missing; run its stage again")
+            if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
+                raise ArtifactError(
+                    f"{path} is not the file that its stage wrote (SHA-256 differs); run its "
+                    "stage again with --from"
+                )
+            checked += 1
+        present = {
+            path.relative_to(mark.parent).as_posix()
+            for path in mark.parent.rglob("*")
+            if path.is_file()
+        }
+        strangers = sorted(present - expected.keys() - {STAGE_FILE})
+        if strangers:
+            raise ArtifactError(
+                f"{mark.parent / strangers[0]} was not written by its stage; remove it"
+            )
+    return checked
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clear(folder: Path) -> None:
+    """Empties a folder, its completion mark first."""
+    (folder / STAGE_FILE).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
+    """`settings.keep 0.6 → 0.5` for every leaf that differs; a changed input is named as such."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            if found.get(key) == wanted.get(key):
+                continue
+            if path == "inputs.":
+                yield f"{key} has changed"
+            elif path == "outside.":
+                yield f"{key} has changed"
+            else:
+                yield from _differences(found.get(key), wanted.get(key), f"{path}{key}.")
+    else:
+        yield f"{path.rstrip('.')} {json.dumps(found)} → {json.dumps(wanted)}"

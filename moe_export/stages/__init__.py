@@ -1,0 +1,44 @@
+"""The stages: each a module with `run(job)`, files in and files out; no stage imports another.
+
+This table is all that the runner knows of them, so that a run's state can be told without loading
+what the stages load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What the runner must know of a stage.
+
+    Attributes:
+        version: raised when the same settings would give other output.
+        reads: the stages whose folders it is given.
+        purpose: one line for `--dry-run` and `status`.
+    """
+
+    version: int
+    reads: tuple[str, ...]
+    purpose: str
+
+
+STAGES: dict[str, StageFacts] = {
+    "calibrate": StageFacts(1, (), "token sequences from the sources"),
+    "importance": StageFacts(1, ("calibrate",), "a score for every expert dimension"),
+    "plan": StageFacts(1, ("importance",), "a width for every expert"),
+    "prune": StageFacts(1, ("importance", "plan"), "the checkpoint without the rest"),
+    "export": StageFacts(1, ("prune", "plan"), "ONNX models"),
+    "validate": StageFacts(
+        1, ("calibrate", "prune", "export"), "accuracy, memory and speed in ONNX Runtime"
+    ),
+    "report": StageFacts(
+        1,
+        ("calibrate", "importance", "plan", "prune", "export", "validate"),
+        "tables and pictures",
+    ),
+    "bakeoff": StageFacts(1, (), "rankings compared on the masked model"),
+}
+
+MAIN_JOB = ("calibrate", "importance", "plan", "prune", "export", "validate", "report")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moe_export.errors import RecipeError
+from moe_export.recipe import parse_bytes
+from moe_export.recipe_file import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+MINIMAL = """\
+model: {source: demo}
+calibrate:
+  sources:
+    - {demo: sums}
+plan: {keep: 0.5}
+"""
+
+
+def recipe_with(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    assert load_recipe(path).plain()["model"]["source"]
+
+
+def test_the_catalog_lists_exactly_the_shipped_recipes() -> None:
+    catalog = (RECIPES / "README.md").read_text()
+    named = {line.split("`")[1] for line in catalog.splitlines() if line.startswith("| `")}
+    assert named == {path.name for path in RECIPES.glob("*.yaml")}
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    import yaml
+
+    recipe = load_recipe(recipe_with(tmp_path, MINIMAL))
+    again = recipe_with(tmp_path, yaml.safe_dump(recipe.plain()))
+    assert load_recipe(again) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            MINIMAL.replace("keep", "kepe"),
+            "recipe.yaml:5: unknown key 'plan.kepe'; the nearest known key is 'keep'",
+        ),
+        (
+            MINIMAL.replace("demo: sums", "dmeo: sums"),
+            "recipe.yaml:4: unknown key 'calibrate.sources.0.dmeo'; the nearest known key is 'demo'",
+        ),
+        (
+            MINIMAL + "validate: {speed: {thread: [1]}}\n",
+            "recipe.yaml:6: unknown key 'validate.speed.thread'; the nearest known key is 'threads'",
+        ),
+        (
+            MINIMAL.replace("0.5", "1.5"),
+            "recipe.yaml:5: 'plan.keep' is 1.5; input should be less than or equal to 1",
+        ),
+        (
+            MINIMAL.replace("0.5", "half"),
+            "recipe.yaml:5: 'plan.keep' is 'half'; input should be a valid number",
+        ),
+        (
+            MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
+            "recipe.yaml:5: plan: give keep or target_bytes, and not both",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
+            "plan.score fisher is not in importance.scores (fisher_margin); add it there",
+        ),
+        (
+            MINIMAL.replace("    - {demo: sums}", "    - {demo: sums, text: a.txt}"),
+            "recipe.yaml:4: calibrate.sources.0: give exactly one of demo, text, jsonl, hub",
+        ),
+        (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
+        ("plan: [", "recipe.yaml:"),
+        ("just text", "recipe.yaml:1: expected sections"),
+    ],
+)
+def test_a_wrong_recipe_names_file_line_key_and_the_nearest_right_key(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe_with(tmp_path, text))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_change_keys_and_entries_of_lists(tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, MINIMAL)
+    recipe = load_recipe(path, ("plan.keep=0.25", "calibrate.sources.0.demo=facts"))
+    assert recipe.plan is not None
+    assert recipe.plan.keep == 0.25
+    assert recipe.calibrate.sources[0].demo == "facts"
+
+
+@pytest.mark.parametrize("override", ["plan.keep", "=3", "model.source.deeper=1", "plan.kepe=1"])
+def test_a_wrong_override_is_one_sentence(tmp_path: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match="kepe|--set"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (override,))
+
+
+def test_a_byte_budget_counts_in_the_dtype_of_the_export(tmp_path: Path) -> None:
+    text = MINIMAL.replace("keep: 0.5", "target_bytes: 6 MiB") + "export: {dtype: float16}\n"
+    plan = load_recipe(recipe_with(tmp_path, text)).plan
+    assert plan is not None
+    assert (plan.target_bytes, plan.dtype) == (6 * 2**20, "float16")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("6GiB", 6 * 2**30), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("12", 12), ("6 G", "6 G")],
+)
+def test_sizes_are_read_with_their_units(text: str, value: object) -> None:
+    assert parse_bytes(text) == value
