@@ -1,0 +1,175 @@
+"""A width for every expert, and what the exported model will weigh."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.artifacts import load_importance, save_json
+from moe_export.checkpoint import Checkpoint
+from moe_export.errors import PlanError
+from moe_export.experts import ExpertTable, kept_rows
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.graph import predicted_bytes
+from moe_export.jobs import Job
+from moe_export.recipe import PlanSettings
+from moe_export.widths import WidthRule, solve_widths
+
+logger = logging.getLogger(__name__)
+
+PLAN_FILE = "plan.json"
+DTYPES = ("float32", "float16")
+
+
+def run(job: Job[PlanSettings]) -> None:
+    """Writes `plan.json`.
+
+    Raises:
+        PlanError: the budget cannot be met.
+    """
+    settings = job.settings
+    checkpoint = Checkpoint(job.model)
+    spec = spec_of(checkpoint.config)
+    found = load_importance(job.folders["importance"])
+    if settings.score not in found.scores:
+        raise PlanError(
+            f"plan.score {settings.score} was not computed; it is one of "
+            f"{', '.join(found.scores)}, or add it to importance.scores"
+        )
+    scores = found.scores[settings.score]
+    unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in found.tokens_per_expert]
+    tables = [spec.table(layer) for layer in range(spec.num_layers)]
+    ranked = rank_unknown(scores, tables, unknown, settings.unknown)
+    rule = WidthRule(settings.scope, settings.unit, settings.min_width, settings.multiple_of)
+    if settings.target_bytes is None:
+        assert settings.keep is not None
+        total = sum(table.rows for table in tables)
+        widths = solve_widths(ranked, tables, round(settings.keep * total), rule)
+    else:
+        widths = _fit_bytes(ranked, tables, spec, settings, rule)
+    for layer, experts in enumerate(unknown):
+        if experts:
+            verb = "kept whole where the budget allows" if settings.unknown == "keep" else "emptied first"
+            logger.warning(
+                "layer %d: no calibration token reached experts %s; they are %s", layer, experts, verb
+            )
+    save_json(job.out / PLAN_FILE, _outcome(spec, checkpoint, scores, widths, unknown, settings))
+
+
+def rank_unknown(
+    scores: list[NDArray[np.float64]],
+    tables: list[ExpertTable],
+    unknown: list[list[int]],
+    rule: str,
+) -> list[NDArray[np.float64]]:
+    """The scores with experts that no token reached ranked first (`keep`) or last (`prune`)."""
+    ranked = [layer.copy() for layer in scores]
+    for layer_R, table, experts in zip(ranked, tables, unknown, strict=True):
+        for expert in experts:
+            layer_R[table.slice_of(expert)] = np.inf if rule == "keep" else -np.inf
+    return ranked
+
+
+def _fit_bytes(
+    ranked: list[NDArray[np.float64]],
+    tables: list[ExpertTable],
+    spec: ModelSpec,
+    settings: PlanSettings,
+    rule: WidthRule,
+) -> list[list[int]]:
+    """The widest plan whose exported weights fit in the byte budget."""
+    assert settings.target_bytes is not None
+    assert settings.dtype is not None
+    target = settings.target_bytes
+    empty = tuple((0,) * spec.num_experts for _ in tables)
+    fixed = predicted_bytes(replace(spec, widths=empty), settings.dtype).total_bytes
+    total = sum(table.rows for table in tables)
+    least, most = 0, total
+    if fixed > target:
+        raise PlanError(
+            f"plan.target_bytes is {target}, but {fixed} bytes lie outside the routed experts in "
+            f"{settings.dtype}; raise it above that"
+        )
+    # The floor is left to the final plan. Alignment makes bytes not quite linear in rows, so the most rows that fit are searched for.
+    while least < most:
+        rows = (least + most + 1) // 2
+        widths = solve_widths(ranked, tables, rows, replace(rule, min_width=0))
+        size = predicted_bytes(replace(spec, widths=_frozen(widths)), settings.dtype).total_bytes
+        least, most = (rows, most) if size <= target else (least, rows - 1)
+    return solve_widths(ranked, tables, least, rule)
+
+
+def _frozen(widths: list[list[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(layer) for layer in widths)
+
+
+def _outcome(
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    scores: list[NDArray[np.float64]],
+    widths: list[list[int]],
+    unknown: list[list[int]],
+    settings: PlanSettings,
+) -> dict[str, Any]:
+    after = replace(spec, widths=_frozen(widths))
+    sizes = {
+        dtype: {
+            "before": predicted_bytes(spec, dtype).as_dict(),
+            "after": predicted_bytes(after, dtype).as_dict(),
+        }
+        for dtype in DTYPES
+    }
+    layers = []
+    for layer, layer_widths in enumerate(widths):
+        table = spec.table(layer)
+        rows = sum(layer_widths)
+        layers.append(
+            {
+                "layer": layer,
+                "widths": layer_widths,
+                "rows_before": table.rows,
+                "rows_after": rows,
+                "importance_kept": _share_kept(scores[layer], table, layer_widths),
+                "unknown_experts": unknown[layer],
+                "expert_bytes": {
+                    dtype: sizes[dtype]["after"]["experts_by_layer"][layer] for dtype in DTYPES
+                },
+            }
+        )
+    before_rows = sum(layer["rows_before"] for layer in layers)
+    after_rows = sum(layer["rows_after"] for layer in layers)
+    return {
+        "score": settings.score,
+        "scope": settings.scope,
+        "unit": settings.unit,
+        "rows_before": before_rows,
+        "rows_after": after_rows,
+        "kept": after_rows / before_rows,
+        "widths_before": [list(layer) for layer in spec.widths],
+        "layers": layers,
+        "checkpoint_tensor_bytes": _tensor_bytes(checkpoint, after),
+        "export_bytes": sizes,
+    }
+
+
+def _share_kept(
+    scores_R: NDArray[np.float64], table: ExpertTable, widths: list[int]
+) -> float | None:
+    """The share of a layer's known importance that its kept dimensions hold; None if all is 0."""
+    known = np.where(np.isfinite(scores_R), scores_R, 0.0)
+    kept = kept_rows(scores_R, table, widths)
+    held = sum(float(known[table.slice_of(e)][rows].sum()) for e, rows in enumerate(kept))
+    return held / float(known.sum()) if known.sum() > 0 else None
+
+
+def _tensor_bytes(checkpoint: Checkpoint, after: ModelSpec) -> int:
+    """Bytes of all tensors of the pruned checkpoint, each in the dtype it is stored in."""
+    return sum(
+        tensor.elements * checkpoint.tensors[name].dtype.itemsize
+        for name, tensor in after.tensors.items()
+    )

@@ -1,0 +1,159 @@
+"""The checkpoint without the dimensions that the plan removes, layer by layer.
+
+Legend: D hidden, R rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.artifacts import load_importance, load_json, save_json
+from moe_export.checkpoint import Checkpoint, CheckpointWriter
+from moe_export.errors import ArtifactError, ResourceError
+from moe_export.experts import kept_rows
+from moe_export.families import check_ledger, spec_of
+from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
+from moe_export.jobs import Job
+from moe_export.recipe import PruneSettings
+from moe_export.tokenizer_files import copy_tokenizer_files
+
+LEDGER_FILE = "ledger.json"
+PADDED_FOLDER = "padded"
+EXPERT_AXIS = {"gate": 0, "up": 0, "down": 1}
+"""The axis of an expert's tensor along which its intermediate dimensions lie, by role."""
+
+Kept = dict[tuple[int, int], NDArray[np.int64]]
+
+
+def run(job: Job[PruneSettings]) -> None:
+    """Writes a checkpoint directory with `ledger.json`, and its padded twin where asked for.
+
+    Raises:
+        CheckpointError: the source does not hold exactly the tensors of its family.
+        ResourceError: the disk is too small.
+    """
+    source = Checkpoint(job.model)
+    spec = spec_of(source.config)
+    check_ledger(source, spec)
+    plan = load_json(job.folders["plan"] / "plan.json")
+    importance = load_importance(job.folders["importance"]).scores[plan["score"]]
+    widths = tuple(tuple(layer["widths"]) for layer in plan["layers"])
+    pruned = replace(spec, widths=widths)
+    kept: Kept = {
+        (layer, expert): rows
+        for layer in range(spec.num_layers)
+        for expert, rows in enumerate(
+            kept_rows(importance[layer], spec.table(layer), widths[layer])
+        )
+    }
+    _check_space(job.out, plan["checkpoint_tensor_bytes"], source, job.settings.save_padded)
+    config = pruned_config(source.config, spec, widths)
+    _write(job.out, source, config, spec, kept, _removed, job.progress)
+    copy_tokenizer_files(job.model, job.out)
+    _write_ledger(job.out, spec, pruned, plan)
+    if job.settings.save_padded:
+        padded = job.out / PADDED_FOLDER
+        padded.mkdir()
+        _write(padded, source, source.config, spec, kept, _padded, job.progress)
+        copy_tokenizer_files(job.model, padded)
+
+
+def pruned_config(
+    config: dict[str, Any], spec: ModelSpec, widths: tuple[tuple[int, ...], ...]
+) -> dict[str, Any]:
+    """The source's config under our own model_type, with the widths in it."""
+    family = spec.family
+    return config | {
+        "model_type": PRUNED_PREFIX + family.model_type,
+        "architectures": ["Ragged" + family.architecture],
+        WIDTHS_KEY: [list(layer) for layer in widths],
+    }
+
+
+def _removed(tensor: NDArray[Any], rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
+    """The kept rows alone."""
+    return np.take(tensor, rows, axis=axis)
+
+
+def _padded(tensor: NDArray[Any], rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
+    """The kept rows, then explicit zeros up to the width that stock loaders expect."""
+    padded = np.zeros_like(tensor)
+    part = (slice(len(rows)),) if axis == 0 else (slice(None), slice(len(rows)))
+    padded[part] = np.take(tensor, rows, axis=axis)
+    return padded
+
+
+def _write(
+    out: Path,
+    source: Checkpoint,
+    config: dict[str, Any],
+    spec: ModelSpec,
+    kept: Kept,
+    select: Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]],
+    progress: Callable[[int, int, str], None],
+) -> None:
+    """One shard per layer and one for the rest, so that one layer is in memory at a time."""
+    layers: list[int | None] = [None, *range(spec.num_layers)]
+    with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
+        for number, layer in enumerate(layers):
+            progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
+            shard = {}
+            for name, tensor in spec.tensors.items():
+                if tensor.layer != layer:
+                    continue
+                values = source.read(name)
+                if tensor.layer is not None and tensor.expert is not None:
+                    rows = kept[tensor.layer, tensor.expert]
+                    values = select(values, rows, EXPERT_AXIS[tensor.role])
+                shard[name] = values
+            writer.write_shard(shard)
+    progress(len(layers), len(layers), "done")
+
+
+def _write_ledger(out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any]) -> None:
+    """Accounts for every tensor of the source, and holds what was written against the plan.
+
+    Raises:
+        ArtifactError: a written tensor is not what the plan says.
+    """
+    written = Checkpoint(out)
+    check_ledger(written, pruned)
+    entries = {
+        name: {
+            "action": "kept" if pruned.tensors[name].shape == before.shape else "sliced",
+            "from": list(before.shape),
+            "to": list(written.tensors[name].shape),
+            "bytes": written.tensors[name].size_bytes,
+        }
+        for name, before in spec.tensors.items()
+    }
+    total = sum(info.size_bytes for info in written.tensors.values())
+    if total != plan["checkpoint_tensor_bytes"]:
+        raise ArtifactError(
+            f"{out}: {total} bytes of tensors were written, the plan predicted "
+            f"{plan['checkpoint_tensor_bytes']}; this is a fault of moe-export, please report it"
+        )
+    actions = [entry["action"] for entry in entries.values()]
+    counts = {"kept": actions.count("kept"), "sliced": actions.count("sliced"), "dropped": 0}
+    save_json(
+        out / LEDGER_FILE, {"tensor_bytes": total, "counts": counts, "tensors": entries}
+    )
+
+
+def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:
+    needed = pruned_bytes
+    if padded:
+        needed += sum(info.size_bytes for info in source.tensors.values())
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise ResourceError(
+            f"{out}: the pruned checkpoint needs {needed} bytes, the disk has {free} free; free "
+            "some, or give a run directory on another disk with --run"
+        )

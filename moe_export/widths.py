@@ -1,0 +1,123 @@
+"""From importance to widths: which dimensions a budget of rows keeps.
+
+Legend: E experts, R rows of a layer.
+
+Each expert's dimensions are put in descending order and cut into blocks of `multiple_of`; an expert
+keeps a prefix of its blocks. Blocks are taken by their mean importance until the budget of rows is
+spent. Within an expert the means descend, so taking blocks in order of their mean is the best use of
+the budget, and with `multiple_of` 1 it is the plain ranking of dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.errors import PlanError
+from moe_export.experts import ExpertTable, descending
+
+
+@dataclass(frozen=True)
+class WidthRule:
+    """How widths may be chosen; the words are those of the recipe's plan section."""
+
+    scope: str = "model"
+    unit: str = "dimension"
+    min_width: int = 0
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The next rows that an expert would keep: how many, and their mean importance."""
+
+    layer: int
+    expert: int
+    rows: int
+    value: float
+    forced: bool
+
+
+def solve_widths(
+    importance: Sequence[NDArray[np.float64]],
+    tables: Sequence[ExpertTable],
+    budget_rows: int,
+    rule: WidthRule,
+) -> list[list[int]]:
+    """Widths per layer and expert that keep the most important dimensions within a budget.
+
+    Args:
+        importance: per layer, [R] float64, higher is kept first; +inf is kept before all else.
+        tables: per layer, the present widths.
+        budget_rows: rows to keep in the whole model. Scope `layer` and `expert` share it out in
+            proportion, rounding down.
+        rule: how they may be chosen.
+
+    Returns:
+        Per layer, the new width of each expert; at most `budget_rows` in all.
+
+    Raises:
+        PlanError: the floor `min_width` alone needs more than the budget.
+    """
+    total = sum(table.rows for table in tables)
+    if rule.scope == "expert":
+        return [
+            [_uniform_width(width, budget_rows / total, rule) for width in table.widths]
+            for table in tables
+        ]
+    blocks = [_blocks(layer, *pair, rule) for layer, pair in enumerate(zip(importance, tables, strict=True))]
+    if rule.scope == "layer":
+        budgets = [budget_rows * table.rows // total for table in tables]
+        taken = [_take(b, budget, rule) for b, budget in zip(blocks, budgets, strict=True)]
+        chosen = [block for part in taken for block in part]
+    else:
+        chosen = _take([block for part in blocks for block in part], budget_rows, rule)
+    widths = [[0] * len(table.widths) for table in tables]
+    for block in chosen:
+        widths[block.layer][block.expert] += block.rows
+    return widths
+
+
+def _blocks(
+    layer: int, importance_R: NDArray[np.float64], table: ExpertTable, rule: WidthRule
+) -> list[_Block]:
+    blocks = []
+    for expert, width in enumerate(table.widths):
+        of_expert = importance_R[table.slice_of(expert)]
+        ordered = of_expert[descending(of_expert)]
+        step = max(width, 1) if rule.unit == "expert" else rule.multiple_of
+        for start in range(0, width, step):
+            part = ordered[start : start + step]
+            forced = start < rule.min_width
+            blocks.append(_Block(layer, expert, part.size, float(part.mean()), forced))
+    return blocks
+
+
+def _take(blocks: list[_Block], budget_rows: int, rule: WidthRule) -> list[_Block]:
+    floor_rows = sum(block.rows for block in blocks if block.forced)
+    if floor_rows > budget_rows:
+        raise PlanError(
+            f"plan: min_width {rule.min_width} with multiple_of {rule.multiple_of} alone keeps "
+            f"{floor_rows} rows, the budget is {budget_rows}; lower min_width or keep more"
+        )
+    taken, spent = [], 0
+    # Sorting is stable, so ties go to the earlier layer, expert and block.
+    for block in sorted(blocks, key=lambda b: (not b.forced, -b.value)):
+        if spent + block.rows > budget_rows:
+            break
+        taken.append(block)
+        spent += block.rows
+    return taken
+
+
+def _uniform_width(width: int, fraction: float, rule: WidthRule) -> int:
+    kept = int(width * fraction + 1e-9) // rule.multiple_of * rule.multiple_of
+    if kept < min(rule.min_width, width):
+        raise PlanError(
+            f"plan: scope expert keeps {kept} of {width} dimensions, min_width is "
+            f"{rule.min_width}; lower min_width or keep more"
+        )
+    return kept
