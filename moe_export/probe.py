@@ -1,0 +1,106 @@
+"""Memory and speed of one exported model, measured in a process of its own.
+
+Run as `python -m moe_export.probe DIRECTORY PROVIDER SPEED_JSON`; prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moe_export.errors import MoeExportError
+from moe_export.memory import PeakMemory, resident_bytes
+from moe_export.runtime import OrtModel
+
+PORTABLE_PATH = "portable function body"
+
+
+def probe(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, Any]:
+    """Starts the measuring process and reads its result.
+
+    Args:
+        directory: holds `model.onnx`.
+        provider: `cpu` or `cuda`.
+        speed: the recipe's `validate.speed`, as plain values.
+
+    Raises:
+        MoeExportError: the process failed; its last words are in the message.
+    """
+    command = [sys.executable, "-m", "moe_export.probe", str(directory), provider, json.dumps(speed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MoeExportError(
+            f"{directory}: the measuring process ended with code {done.returncode}: {last}"
+        )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def measure(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, Any]:
+    """Measures in this process: memory first, while nothing else is loaded."""
+    import onnxruntime  # noqa: F401, PLC0415 - loaded before memory is counted
+
+    before = resident_bytes()
+    with PeakMemory() as loading:
+        model = OrtModel(directory, provider)
+    _decode(model, 1, 8, 8)
+    memory = {
+        "load_peak_bytes": loading.peak_bytes - before,
+        "steady_resident_bytes": resident_bytes() - before,
+        "file_bytes": sum(p.stat().st_size for p in directory.glob("model.onnx*")),
+    }
+    del model
+    return {"memory": memory, "speed": _speeds(directory, provider, speed)}
+
+
+def _speeds(directory: Path, provider: str, speed: dict[str, Any]) -> list[dict[str, Any]]:
+    prompt, new = speed["prompt_tokens"], speed["new_tokens"]
+    results = []
+    for threads in speed["threads"]:
+        model = OrtModel(directory, provider, threads)
+        for batch in speed["batch_sizes"]:
+            _decode(model, batch, prompt, min(new, 4))  # warm-up
+            runs = [_decode(model, batch, prompt, new) for _ in range(speed["repeats"])]
+            results.append(
+                {
+                    "batch_size": batch,
+                    "threads": threads,
+                    "prompt_tokens": prompt,
+                    "new_tokens": new,
+                    "prefill_tokens_per_s": _spread([batch * prompt / s for s, _ in runs]),
+                    "decode_tokens_per_s": _spread([batch * new / s for _, s in runs]),
+                    "path": PORTABLE_PATH,
+                }
+            )
+    return results
+
+
+def _decode(model: OrtModel, batch: int, prompt: int, new: int) -> tuple[float, float]:
+    """Seconds of a prompt, and of greedy decoding after it."""
+    vocabulary = model.session.get_outputs()[0].shape[-1]
+    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, prompt))
+    started = time.perf_counter()
+    logits, cache = model.step(ids, np.ones((batch, prompt), np.int64), model.empty_cache(batch))
+    prefill_s = time.perf_counter() - started
+    started = time.perf_counter()
+    for done in range(new):
+        ids = logits[:, -1:].argmax(-1)
+        mask = np.ones((batch, prompt + done + 1), np.int64)
+        logits, cache = model.step(ids, mask, cache)
+    return prefill_s, time.perf_counter() - started
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))))

@@ -1,0 +1,158 @@
+"""What the exported models are worth: parity, accuracy, memory and speed in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moe_export.artifacts import save_json
+from moe_export.evaluation import Tally, batches, mean_exact_match, tally_document
+from moe_export.gates import check_gates
+from moe_export.jobs import Job
+from moe_export.machine import machine, versions
+from moe_export.parity import compare_greedy, compare_logits
+from moe_export.probe import probe
+from moe_export.recipe import Task, ValidateSettings
+from moe_export.runtime import OrtModel, require_provider
+from moe_export.sources import draw, has_answers, task_names
+from moe_export.tokens import Sequence
+
+VALIDATION_FILE = "validation.json"
+MEASUREMENTS_FILE = "measurements.json"
+REFERENCE = "baseline"
+PRODUCT = "pruned"
+
+TEST_SEED = 1234
+"""Scored documents are the same in every run, so that runs can be compared."""
+
+PARITY_SEQUENCES = 16
+
+TaskScores = dict[str, dict[str, float | int | None]]
+
+
+def run(job: Job[ValidateSettings]) -> None:
+    """Writes `validation.json` (the same in every run) and `measurements.json` (times and memory).
+
+    Raises:
+        DependencyError: a provider that the recipe names is absent.
+    """
+    settings = job.settings
+    for provider in settings.providers:
+        require_provider(provider)
+    variants = variants_of(job.folders["export"])
+    tasks = {
+        name: draw(task, job.model, task.items, settings.sequence_length, TEST_SEED, "test").sequences
+        for name, task in task_names(settings.tasks).items()
+    }
+    providers: dict[str, Any] = {}
+    speed, memory = [], []
+    for provider in settings.providers:
+        job.progress(0, 3, f"{provider}: parity with torch")
+        providers[provider] = _parity(job, variants[PRODUCT], provider, tasks)
+        job.progress(1, 3, f"{provider}: accuracy")
+        providers[provider]["variants"] = _accuracy(variants, provider, settings.tasks, tasks)
+        for variant, directory in variants.items():
+            job.progress(2, 3, f"{provider}: speed and memory, {variant}")
+            measured = probe(directory, provider, settings.speed.model_dump(mode="json"))
+            names = {"variant": variant, "provider": provider}
+            memory.append(names | measured["memory"])
+            speed += [names | result for result in measured["speed"]]
+    job.progress(3, 3, "done")
+    recovery = _recovery(providers)
+    save_json(
+        job.out / VALIDATION_FILE,
+        {
+            "providers": providers,
+            "recovery": recovery,
+            "gates": check_gates(
+                settings.gates,
+                {name: {**found, "product": found["variants"][PRODUCT]} for name, found in providers.items()},
+                recovery,
+            ),
+        },
+    )
+    save_json(
+        job.out / MEASUREMENTS_FILE,
+        {"machine": machine(), "versions": versions(), "speed": speed, "memory": memory},
+    )
+
+
+def variants_of(export: Path) -> dict[str, Path]:
+    """The exported models by name, the baseline first."""
+    names = (REFERENCE, PRODUCT)
+    return {name: export / name for name in names if (export / name).is_dir()}
+
+
+def _parity(
+    job: Job[ValidateSettings], directory: Path, provider: str, tasks: dict[str, list[Sequence]]
+) -> dict[str, Any]:
+    """The exported model against torch on the first documents of the tasks."""
+    import torch  # noqa: PLC0415 - only here is the model run in torch
+
+    from moe_export.torch_model import load_torch_model  # noqa: PLC0415 - imports torch
+
+    settings = job.settings
+    torch_model = load_torch_model(job.folders["prune"], torch.float32)
+    ort_model = OrtModel(directory, provider)
+    sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
+    parity = compare_logits(
+        directory,
+        ort_model,
+        torch_model,
+        sequences[:PARITY_SEQUENCES],
+        settings.gates.max_logit_error,
+    )
+    prompts = [
+        sequence.tokens[: sequence.prompt_tokens]
+        for documents in zip(*tasks.values(), strict=False)
+        for sequence in documents
+        if sequence.prompt_tokens > 0
+    ]
+    greedy = compare_greedy(
+        ort_model, torch_model, prompts[: settings.greedy_prompts], settings.greedy_tokens
+    )
+    return {"parity": parity, "greedy": greedy}
+
+
+def _accuracy(
+    variants: dict[str, Path],
+    provider: str,
+    settings: tuple[Task, ...],
+    tasks: dict[str, list[Sequence]],
+) -> dict[str, Any]:
+    """Every variant on every task, with its divergence from the baseline where there is one."""
+    models = {name: OrtModel(directory, provider) for name, directory in variants.items()}
+    vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
+    scores: dict[str, TaskScores] = {name: {} for name in models}
+    for name, task in task_names(settings).items():
+        tallies = {variant: Tally(has_answers(task)) for variant in models}
+        for batch in batches(tasks[name], vocabulary):
+            tokens = [sequence.tokens for sequence in batch]
+            logits = {variant: model.logits(tokens) for variant, model in models.items()}
+            for row, sequence in enumerate(batch):
+                reference = logits[REFERENCE][row] if REFERENCE in logits else None
+                for variant, tally in tallies.items():
+                    other = None if variant == REFERENCE else reference
+                    tally_document(tally, sequence, logits[variant][row], other)
+        for variant, tally in tallies.items():
+            scores[variant][name] = tally.as_dict()
+    return {
+        variant: {"tasks": result, "mean_exact_match": mean_exact_match(result)}
+        for variant, result in scores.items()
+    }
+
+
+def _recovery(providers: dict[str, Any]) -> float | None:
+    """Mean over the tasks of the pruned model's match rate over the baseline's, on the first
+    provider; None where there is no baseline or it solves nothing."""
+    variants = next(iter(providers.values()))["variants"]
+    if REFERENCE not in variants:
+        return None
+    rates = []
+    for name, before in variants[REFERENCE]["tasks"].items():
+        after = variants[PRODUCT]["tasks"][name]
+        if before["exact_match"]:
+            rates.append(after["exact_match"] / before["exact_match"])
+    return float(np.mean(rates)) if rates else None

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moe_export.errors import GateError
+from moe_export.gates import check_gates, raise_for_gates
+from moe_export.recipe import GateSettings
+
+
+def found(error: float = 1e-6, agreement: float = 1.0, kl: float = 0.01) -> dict[str, Any]:
+    return {
+        "cpu": {
+            "parity": {"max_logit_error": error},
+            "greedy": {"agreement": agreement},
+            "product": {"tasks": {"sums": {"kl_nats": kl}}},
+        }
+    }
+
+
+LIMITS = GateSettings(max_kl_nats=0.1, min_recovery=0.9)
+
+
+@pytest.mark.parametrize(
+    ("facts", "recovery", "failed"),
+    [
+        (found(), 0.95, []),
+        (found(error=1e-3), 0.95, ["max_logit_error"]),
+        (found(error=float("nan")), 0.95, ["max_logit_error"]),
+        (found(agreement=0.99), 0.95, ["min_greedy_agreement"]),
+        (found(kl=0.2), 0.95, ["max_kl_nats"]),
+        (found(), 0.85, ["min_recovery"]),
+    ],
+)
+def test_each_limit_fails_on_its_own(
+    facts: dict[str, Any], recovery: float, failed: list[str]
+) -> None:
+    gates = check_gates(LIMITS, facts, recovery)
+    assert [gate["name"] for gate in gates if not gate["passed"]] == failed
+    if not failed:
+        raise_for_gates({"gates": gates})
+        return
+    with pytest.raises(GateError, match=f"{failed[0]} on cpu is"):
+        raise_for_gates({"gates": gates})
+
+
+def test_limits_that_do_not_apply_are_not_listed() -> None:
+    gates = check_gates(GateSettings(), found() | {}, None)
+    assert [gate["name"] for gate in gates] == ["max_logit_error", "min_greedy_agreement"]
