@@ -1,0 +1,143 @@
+"""The command line: words to calls, and errors to one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from moe_export import __version__
+from moe_export.errors import INTERRUPTED_EXIT_CODE, MoeExportError, ResourceError
+
+EXIT_CODES = """\
+exit codes:
+  0 done   1 unexpected   2 recipe or usage   3 missing package, provider or data
+  4 disk or memory   5 a gate of the recipe failed (the report is written)
+  6 source model   7 calibration set   8 plan   9 run directory   10 shapes
+  130 interrupted; finished stages are kept, run the same command to go on
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carries out one command; returns its exit code."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if parsed.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Imported only now: `--help` must not wait for what the commands load.
+    from moe_export.cli import commands  # noqa: PLC0415
+
+    try:
+        getattr(commands, parsed.command)(parsed)
+    except MoeExportError as error:
+        return _fail(str(error), error.exit_code)
+    except MemoryError:
+        return _fail(
+            "memory ran out; lower importance.batch_tokens or use a machine with more",
+            ResourceError.exit_code,
+        )
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted; finished stages are kept, run the same command to go on",
+            INTERRUPTED_EXIT_CODE,
+        )
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"moe-export: {sentence}\n")
+    return code
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moe-export",
+        description="Prunes a Mixture-of-Experts model by expert dimension, exports it to one ONNX "
+        "file, and proves accuracy, memory and speed in ONNX Runtime.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"moe-export {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every layer")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = _with_recipe(commands, "run", "carry out a recipe, skipping what is fresh")
+    run.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and later anew")
+    run.add_argument("--until", dest="last", metavar="STAGE", help="stop after this stage")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print predicted bytes, memory and time per stage, from the config alone",
+    )
+    run.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
+
+    _with_recipe(commands, "status", "say which stages are fresh, stale (and why) or missing")
+    _with_recipe(commands, "show", "print the recipe with every default filled in", run=False)
+    plan = _with_recipe(commands, "plan", "plan anew from the importance found, print the widths")
+    plan.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
+
+    compare = commands.add_parser("compare", help="put several runs side by side")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write it as a page")
+
+    generate = commands.add_parser("generate", help="stream text from an exported model")
+    generate.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    generate.add_argument("--prompt", required=True, help="text to go on from")
+    generate.add_argument("--variant", default="pruned", help="pruned (default) or baseline")
+    generate.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+    generate.add_argument("--new-tokens", type=_count, default=64, help="at most (default: 64)")
+
+    verify = commands.add_parser("verify", help="hold every file of a run against its SHA-256")
+    verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+
+    commands.add_parser("doctor", help="say what is installed, which providers run, and why not")
+    return parser
+
+
+def _with_recipe(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    run: bool = True,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (.yaml)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a key of the recipe, such as plan.keep=0.4; may be repeated",
+    )
+    if run:
+        parser.add_argument(
+            "--run",
+            dest="directory",
+            type=Path,
+            metavar="DIR",
+            help="run directory (default: runs/ and the recipe's name)",
+        )
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value

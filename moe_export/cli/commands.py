@@ -1,0 +1,186 @@
+"""The commands of the command line, one function each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moe_export.artifacts import load_json
+from moe_export.checkpoint import disk_error
+from moe_export.cli.console import RunDisplay, console, megabytes, print_table
+from moe_export.errors import ArtifactError
+from moe_export.gates import raise_for_gates
+from moe_export.pipeline import Step, between, steps_of
+from moe_export.recipe import Recipe
+from moe_export.recipe_file import load_recipe
+from moe_export.run import Run, verify as verify_run
+from moe_export.source_model import locate
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Carries out a recipe."""
+    recipe = load_recipe(arguments.recipe, tuple(arguments.overrides))
+    steps, forced = between(steps_of(recipe), arguments.first, arguments.last)
+    if arguments.dry_run:
+        _dry_run(recipe)
+        return
+    directory = _directory(arguments)
+    _execute(recipe, steps, forced, directory, arguments.threads)
+    validation = directory / "validate" / "validation.json"
+    if any(step.stage == "report" for step in steps):
+        console.print(f"report: {directory / 'report' / 'report.html'}")
+        raise_for_gates(load_json(validation))
+    if any(step.stage == "bakeoff" for step in steps):
+        console.print((directory / "bakeoff" / "bakeoff.md").read_text(encoding="utf-8"))
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Says which steps are fresh, and why the others are not."""
+    recipe = load_recipe(arguments.recipe, tuple(arguments.overrides))
+    run = _run_of(recipe, steps_of(recipe), _directory(arguments))
+    for state in run.states():
+        word = "fresh" if state.fresh else ("missing" if state.reason == "missing" else "stale")
+        reason = f": {state.reason}" if word == "stale" else ""
+        console.print(f"{state.step.folder:<20} {word}{reason}")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Prints a recipe with every default filled in."""
+    import yaml  # noqa: PLC0415 - the reader has loaded it already
+
+    recipe = load_recipe(arguments.recipe, tuple(arguments.overrides))
+    sys.stdout.write(yaml.safe_dump(recipe.plain(), sort_keys=False, allow_unicode=True))
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Plans anew and prints the widths."""
+    recipe = load_recipe(arguments.recipe, tuple(arguments.overrides))
+    steps, _ = between(steps_of(recipe), None, "plan")
+    directory = _directory(arguments)
+    _execute(recipe, steps, set(), directory, arguments.threads)
+    _print_plan(load_json(directory / "plan" / "plan.json"))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Puts several runs side by side."""
+    from moe_export.reporting import compare as comparison  # noqa: PLC0415 - only here
+
+    result = comparison.compare(arguments.runs)
+    head, *rows = comparison.text_rows(result)
+    print_table("", head, rows)
+    if arguments.json is not None:
+        _write(arguments.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    if arguments.html is not None:
+        _write(arguments.html, comparison.to_html(result))
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Streams greedy text from an exported model."""
+    from moe_export.runtime import OrtModel  # noqa: PLC0415 - loads ONNX Runtime
+    from moe_export.tokens import TextTokenizer  # noqa: PLC0415 - only here
+
+    directory = arguments.run / "export" / arguments.variant
+    if not directory.is_dir():
+        raise ArtifactError(
+            f"{directory} is not there; run the export stage, or choose another --variant"
+        )
+    tokenizer = TextTokenizer(directory)
+    model = OrtModel(directory, arguments.provider)
+    prompt = tokenizer.encode_prompt(arguments.prompt)
+    tokens = model.generate(prompt, arguments.new_tokens, tokenizer.eos_ids)
+    sys.stdout.write(arguments.prompt)
+    for piece in _pieces(tokenizer, tokens):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Holds every file of a run against its SHA-256."""
+    checked = verify_run(arguments.run)
+    console.print(f"{checked} files are as their stages wrote them")
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Says what is installed and what can run."""
+    from moe_export.cli.doctor import diagnose  # noqa: PLC0415 - loads ONNX Runtime
+
+    for name, finding in diagnose():
+        console.print(f"{name:<16} {finding}")
+
+
+def _pieces(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
+    """Text as it becomes complete: a character may be made of several tokens."""
+    seen: list[int] = []
+    given = ""
+    for token in tokens:
+        seen.append(token)
+        text = tokenizer.decode(seen)
+        if not text.endswith("\ufffd"):
+            yield text[len(given) :]
+            given = text
+
+
+def _execute(
+    recipe: Recipe, steps: list[Step], forced: set[str], directory: Path, threads: int | None
+) -> None:
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first loaded
+    run = _run_of(recipe, steps, directory)
+    with RunDisplay() as display:
+        run.execute(recipe.plain(), forced, display.progress_of, display.on_step)
+
+
+def _run_of(recipe: Recipe, steps: list[Step], directory: Path) -> Run:
+    from moe_export.outside import fingerprints  # noqa: PLC0415 - reads checkpoints
+
+    model = locate(recipe.model)
+    return Run(directory, steps, model, fingerprints(steps, model))
+
+
+def _directory(arguments: argparse.Namespace) -> Path:
+    return arguments.directory or Path("runs") / arguments.recipe.stem
+
+
+def _dry_run(recipe: Recipe) -> None:
+    from moe_export.estimate import estimate  # noqa: PLC0415 - only here
+
+    rows = [
+        (e.stage, megabytes(e.disk_bytes), megabytes(e.peak_bytes), f"{e.seconds:.0f} s")
+        for e in estimate(recipe, locate(recipe.model))
+    ]
+    print_table("predicted", ("stage", "writes", "peak memory", "time"), rows)
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    rows = []
+    for layer in plan["layers"]:
+        widths = layer["widths"]
+        rows.append(
+            (
+                str(layer["layer"]),
+                f"{layer['rows_after']} of {layer['rows_before']}",
+                f"{min(widths)} – {max(widths)}",
+                *(megabytes(layer["expert_bytes"][dtype]) for dtype in plan["export_bytes"]),
+                " ".join(map(str, widths)) if len(widths) <= 16 else "",
+            )
+        )
+    head = ("layer", "rows kept", "widths", *(f"experts {d}" for d in plan["export_bytes"]), "")
+    print_table(
+        f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
+    )
+    for dtype, sizes in plan["export_bytes"].items():
+        before, after = sizes["before"]["total_bytes"], sizes["after"]["total_bytes"]
+        console.print(f"exported weights, {dtype}: {megabytes(before)} → {megabytes(after)}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise disk_error(error, path) from error

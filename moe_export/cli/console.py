@@ -1,0 +1,99 @@
+"""What a person sees: bars on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from moe_export.jobs import Progress as StageProgress
+from moe_export.pipeline import Step
+from moe_export.run import State
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for people, in powers of 1024."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints rows of text; all columns but the first are flush right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+class RunDisplay:
+    """Shows the steps of a run as they go. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._bars = (
+            Progress(
+                SpinnerColumn(),
+                TextColumn("{task.fields[folder]:<20}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+            if sys.stdout.isatty()
+            else None
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> RunDisplay:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def progress_of(self, step: Step) -> StageProgress:
+        """What a step reports its progress to."""
+        if self._bars is None:
+            return _no_bar
+        bars = self._bars
+        task = bars.add_task("", total=None, folder=step.folder)
+        self._task = task
+
+        def show(done: int, total: int, what: str) -> None:
+            bars.update(task, completed=done, total=total, description=what)
+
+        return show
+
+    def on_step(self, state: State, seconds: float | None) -> None:
+        """A line when a step begins (without a terminal) and when it ends."""
+        folder = f"{state.step.folder:<20}"
+        if seconds is None:
+            if self._bars is None:
+                console.print(f"{folder} … {state.reason}")
+            return
+        if self._bars is not None and self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+        outcome = f"done in {seconds:.1f} s" if seconds else "fresh"
+        console.print(f"{folder} {outcome}")
+
+
+def _no_bar(done: int, total: int, what: str) -> None:
+    """Lines for every step of every stage would only fill a log."""

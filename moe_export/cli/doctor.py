@@ -1,0 +1,30 @@
+"""`moe-export doctor`: what is installed, what can run here, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moe_export.errors import DependencyError
+from moe_export.machine import machine, versions
+from moe_export.runtime import PROVIDERS, require_provider, require_runtime
+
+
+def diagnose() -> Iterator[tuple[str, str]]:
+    """Findings, each a name and one line."""
+    facts = machine()
+    yield "processor", f"{facts['cpu']}, {facts['cores']} usable cores"
+    yield "memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"
+    yield "GPU", facts["gpu"] or "none (the NVIDIA driver reports none)"
+    for name, found in versions().items():
+        yield name, found
+    try:
+        require_runtime()
+    except DependencyError as error:
+        yield "ONNX Runtime", str(error)
+        return
+    for provider in PROVIDERS:
+        try:
+            require_provider(provider)
+            yield f"provider {provider}", "available"
+        except DependencyError as error:
+            yield f"provider {provider}", f"not available: {error}"

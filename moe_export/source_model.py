@@ -1,0 +1,50 @@
+"""From a recipe's `model.source` to a checkpoint directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from moe_export.demo import checkpoint_dir
+from moe_export.errors import CheckpointError, DependencyError
+from moe_export.recipe import ModelSettings
+
+FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""What is fetched from the hub: never a pickle, never code."""
+
+
+def locate(settings: ModelSettings) -> Path:
+    """The directory of the source model.
+
+    Raises:
+        CheckpointError: it is neither `demo`, nor a directory, nor a hub id.
+        DependencyError: a hub id that is neither in the local cache nor to be fetched.
+    """
+    if settings.source == "demo":
+        return checkpoint_dir()
+    directory = Path(settings.source).expanduser()
+    if directory.is_dir():
+        return directory.resolve()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.source):
+        raise CheckpointError(
+            f"model.source {settings.source!r} is no directory here; give 'demo', the directory of "
+            "a checkpoint, or a Hugging Face id such as 'Qwen/Qwen1.5-MoE-A2.7B'"
+        )
+    return _from_hub(settings)
+
+
+def _from_hub(settings: ModelSettings) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    try:
+        folder = snapshot_download(
+            settings.source, revision=settings.revision, allow_patterns=list(FILES)
+        )
+    except (OSError, HfHubHTTPError) as error:
+        raise DependencyError(
+            f"model.source {settings.source!r} is neither a directory here nor in the local "
+            f"Hugging Face cache, and the hub cannot be reached ({type(error).__name__}); download "
+            "it where there is a network and run again with --set model.source=DIRECTORY"
+        ) from error
+    return Path(folder)
