@@ -1,0 +1,89 @@
+"""`RaggedMoE` as an ONNX function of standard operators.
+
+Every exported model carries it, so that ONNX Runtime runs the model without any library; with the
+native library registered, its kernel takes the node and this body is not used.
+
+Pairs of (token, chosen expert) are put in the order of the experts, split into one block of rows
+per expert, and taken back to token order by a gather. ScatterND(reduction="add") would be shorter,
+but in ONNX Runtime's CPU provider (seen in 1.32) its threads lose additions to one row, and it does
+not take float16.
+
+Legend: T tokens, D hidden, K experts per token, E experts, N = T * K pairs.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from moe_export.op.spec import ATTRIBUTES, DOMAIN, NAME, OUTPUTS, input_names
+
+OPSET = 21
+"""Of the standard operators in the body; also that of the exported model."""
+
+_ATTRIBUTE_TYPES = {"int": ir.AttributeType.INT, "string": ir.AttributeType.STRING}
+
+
+def ragged_moe_function(num_experts: int) -> ir.Function:
+    """The function for layers of `num_experts` experts; their widths are not in it."""
+    inputs = [ir.Value(name=name) for name in input_names(num_experts)]
+    x, expert_indices, routing_weights = inputs[:3]
+    nodes: list[ir.Node] = []
+
+    def op(kind: str, *operands: ir.Value, name: str, **attributes: int) -> ir.Value:
+        node = ir.node(kind, list(operands), attributes, name=name)
+        node.outputs[0].name = name
+        nodes.append(node)
+        return node.outputs[0]
+
+    def constant(name: str, value: int | list[int]) -> ir.Value:
+        key = "value_ints" if isinstance(value, list) else "value_int"
+        node = ir.node("Constant", [], {key: value}, name=name)
+        node.outputs[0].name = name
+        nodes.append(node)
+        return node.outputs[0]
+
+    one, minus_one = constant("one", [1]), constant("minus_one", [-1])
+
+    # Row e of the one-hot marks the pairs of expert e, so its non-zero positions, read in order,
+    # are the pairs sorted by expert and then by position: a stable sort that cannot tie.
+    flat_N = op("Reshape", expert_indices, minus_one, name="pair_experts")
+    depth, off_on = constant("depth", num_experts), constant("off_on", [0, 1])
+    one_hot_EN = op("OneHot", flat_N, depth, off_on, name="is_expert", axis=0)
+    pairs_E = op("ReduceSum", one_hot_EN, one, name="pairs_per_expert", keepdims=0)
+    positions = op("NonZero", one_hot_EN, name="expert_and_pair")
+    sorted_1N = op("Gather", positions, one, name="sorted_pairs_row", axis=0)
+    sorted_N = op("Reshape", sorted_1N, minus_one, name="sorted_pairs")
+    top_k = op("Shape", expert_indices, name="top_k", start=1, end=2)
+    token_N = op("Div", sorted_N, top_k, name="sorted_tokens")
+    rows_ND = op("Gather", x, token_N, name="sorted_rows", axis=0)
+
+    split = ir.node(
+        "Split", [rows_ND, pairs_E], {"axis": 0}, num_outputs=num_experts, name="rows_by_expert"
+    )
+    nodes.append(split)
+    blocks = []
+    for expert, rows in enumerate(split.outputs):
+        rows.name = f"rows_{expert}"
+        gate, up, down = inputs[3 + 3 * expert : 6 + 3 * expert]
+        a = op("MatMul", rows, gate, name=f"gate_product_{expert}")
+        b = op("MatMul", rows, up, name=f"up_product_{expert}")
+        sigmoid = op("Sigmoid", a, name=f"sigmoid_{expert}")
+        silu = op("Mul", a, sigmoid, name=f"silu_{expert}")
+        hidden = op("Mul", silu, b, name=f"hidden_{expert}")
+        blocks.append(op("MatMul", hidden, down, name=f"out_{expert}"))
+    out_ND = op("Concat", *blocks, name="sorted_out", axis=0)
+
+    # place[p] is where pair p lies in the sorted order: the inverse of the permutation.
+    start, step = constant("start", 0), constant("step", 1)
+    order_N = op("Range", start, op("Size", flat_N, name="num_pairs"), step, name="order")
+    place_N = op("ScatterElements", flat_N, sorted_N, order_N, name="place", axis=0)
+    indices_shape = op("Shape", expert_indices, name="indices_shape")
+    place_TK = op("Reshape", place_N, indices_shape, name="place_by_token")
+    out_TKD = op("Gather", out_ND, place_TK, name="out_by_token", axis=0)
+    weight_TK1 = op("Unsqueeze", routing_weights, minus_one, name="weights_column")
+    weighted = op("Mul", out_TKD, weight_TK1, name="weighted")
+    y = op("ReduceSum", weighted, one, name=OUTPUTS[0], keepdims=0)
+
+    graph = ir.Graph(inputs, [y], nodes=nodes, opset_imports={"": OPSET}, name=NAME)
+    attributes = [ir.Attr(name, _ATTRIBUTE_TYPES[kind], None) for name, kind in ATTRIBUTES.items()]
+    return ir.Function(DOMAIN, NAME, graph=graph, attributes=attributes)

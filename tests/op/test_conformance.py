@@ -1,0 +1,72 @@
+"""Every execution of `RaggedMoE` equals the reference on every case."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from moe_export.op.reference import ragged_moe
+from tests.op.cases import CASES, DTYPES, Case, Inputs, inputs_of
+from tests.op.executors import EXECUTORS, feeds, one_node_model, run_reference, session_of
+from tests.op.tolerance import error_bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_an_executor_equals_the_reference(executor: str, case: Case, dtype: str) -> None:
+    inputs = inputs_of(case, dtype)
+    y = EXECUTORS[executor](inputs)
+    expected = run_reference(inputs)
+    assert y.dtype == expected.dtype
+    assert y.shape == expected.shape
+    error = np.abs(y.astype(np.float64) - expected.astype(np.float64))
+    assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+
+
+def test_the_bound_is_tight_enough_to_see_a_dropped_expert() -> None:
+    inputs = inputs_of(CASES[2], "float16")
+    without = inputs.routing_weights.copy()
+    without[:, 1] = 0
+    y = ragged_moe(inputs.x, inputs.expert_indices, without, inputs.experts)
+    error = np.abs(y.astype(np.float64) - run_reference(inputs).astype(np.float64))
+    assert (error > error_bound(inputs)).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_model_passes_the_full_checker(dtype: str) -> None:
+    onnx.checker.check_model(one_node_model(inputs_of(CASES[0], dtype)), full_check=True)
+
+
+def test_stock_onnx_runtime_gives_the_same_bits_every_time() -> None:
+    inputs = inputs_of(Case("busy", (8, 0, 33, 7), tokens=512, top_k=4), "float32")
+    session = session_of(one_node_model(inputs), optimize=True)
+    first = session.run(None, feeds(inputs))[0]
+    for _ in range(20):
+        np.testing.assert_array_equal(session.run(None, feeds(inputs))[0], first)
+
+
+def test_an_expert_of_width_zero_gives_zero_also_in_used_memory() -> None:
+    inputs = inputs_of(Case("empty", (0, 0, 24), tokens=64, top_k=2), "float32")
+    session = session_of(one_node_model(inputs), optimize=True)
+    on_empty = Inputs(
+        inputs.x,
+        np.tile(np.array([[0, 1]], dtype=np.int64), (64, 1)),
+        inputs.routing_weights,
+        inputs.experts,
+    )
+    for _ in range(5):
+        assert session.run(None, feeds(inputs))[0].any()
+        assert not session.run(None, feeds(on_empty))[0].any()
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_nan_stays_in_its_own_row(executor: str) -> None:
+    inputs = inputs_of(Case("nan", (8, 0, 33, 7), tokens=5, top_k=2), "float32")
+    inputs.expert_indices[:] = [[0, 2], [3, 0], [2, 3], [1, 0], [0, 3]]
+    inputs.x[2] = np.nan
+    with np.errstate(invalid="ignore"):
+        y, expected = EXECUTORS[executor](inputs), run_reference(inputs)
+    assert np.isnan(y[2]).all()
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))

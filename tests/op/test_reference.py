@@ -1,0 +1,84 @@
+"""The reference itself: against a loop written from the first formula, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe_export.errors import ShapeError
+from moe_export.op import spec
+from moe_export.op.reference import ragged_moe
+from tests.op.cases import CASES, Case, Inputs, inputs_of
+from tests.op.executors import run_reference
+
+
+def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
+    """One token, one expert and one dimension at a time, in Python floats."""
+    y = np.zeros(inputs.x.shape)
+    for t, row in enumerate(inputs.x.astype(np.float64)):
+        for e, weight in zip(inputs.expert_indices[t], inputs.routing_weights[t], strict=True):
+            gate, up, down = (tensor.astype(np.float64) for tensor in inputs.experts[e])
+            for j in range(gate.shape[1]):
+                a = math.fsum(row * gate[:, j])
+                b = math.fsum(row * up[:, j])
+                y[t] += float(weight) * (a / (1 + math.exp(-a))) * b * down[j]
+    return y
+
+
+@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
+def test_the_reference_equals_a_token_by_token_loop(case: Case) -> None:
+    inputs = inputs_of(case, "float32")
+    # Both are exact to about 1e-14 before the reference rounds once to float32.
+    np.testing.assert_allclose(
+        run_reference(inputs), token_by_token(inputs), rtol=2**-23, atol=1e-12
+    )
+
+
+def test_a_token_of_nan_whose_experts_are_empty_gives_zero() -> None:
+    inputs = inputs_of(Case("nan", (8, 0), tokens=1, top_k=1), "float32")
+    inputs.x[:] = np.nan
+    inputs.expert_indices[:] = 1
+    assert not run_reference(inputs).any()
+
+
+GOOD = inputs_of(CASES[2], "float32")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (replace(GOOD, x=GOOD.x.astype(np.float64)), "x is float64"),
+        (replace(GOOD, x=GOOD.x[0]), "expected \\[T, D\\]"),
+        (
+            replace(GOOD, expert_indices=GOOD.expert_indices[:3]),
+            "expert_indices is int64 \\[3, 2\\]",
+        ),
+        (replace(GOOD, expert_indices=np.zeros((7, 7), np.int64)), "7 columns, expected 1 to 6"),
+        (replace(GOOD, routing_weights=GOOD.routing_weights[:, :1]), "routing_weights is float32"),
+        (replace(GOOD, expert_indices=GOOD.expert_indices * 0 + 6), "holds 6, expected 0 to 5"),
+        (replace(GOOD, expert_indices=GOOD.expert_indices * 0 - 1), "holds -1, expected 0 to 5"),
+        (
+            replace(GOOD, experts=((GOOD.experts[0][2], *GOOD.experts[0][1:]), *GOOD.experts[1:])),
+            "gate_0 is float32 \\[8, 48\\], expected float32 \\[48, 48\\]",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(bad: Inputs, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        ragged_moe(bad.x, bad.expert_indices, bad.routing_weights, bad.experts)
+
+
+def test_every_expert_has_three_inputs_after_the_common_ones() -> None:
+    assert spec.input_names(1) == [
+        "x",
+        "expert_indices",
+        "routing_weights",
+        "gate_0",
+        "up_0",
+        "down_0",
+    ]
+    assert len(spec.input_names(60)) == 3 + 3 * 60

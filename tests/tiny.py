@@ -1,0 +1,146 @@
+"""Tiny checkpoints with random weights, and pruned copies of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from moe_export.checkpoint import Checkpoint, CheckpointWriter, write_json
+from moe_export.families import spec_of
+from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+
+END, START, PAD = "<|endoftext|>", "<|im_start|>", "<|pad|>"
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "vocab_size": 264,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": False,
+    "qkv_bias": True,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "use_sliding_window": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    "pad_token_id": 258,
+    "torch_dtype": "float32",
+}
+
+
+def tiny_checkpoint(
+    directory: Path, *, seed: int = 0, dtype: str = "float32", **overrides: Any
+) -> Path:
+    """A Qwen2-MoE of about 0.2 M parameters, in the layout of transformers 4 whatever is installed.
+
+    Args:
+        directory: created if need be.
+        seed: of the weights.
+        dtype: they are stored in: float32, float16 or bfloat16.
+        overrides: config keys to replace.
+
+    Returns:
+        The directory.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = CONFIG | {"torch_dtype": dtype} | overrides
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for name, spec in spec_of(config).tensors.items():
+        noise = random.standard_normal(spec.shape)
+        # Large enough that routing, rotary embedding and biases all show in the logits.
+        match len(spec.shape), spec.tensor_class:
+            case 1, "norms":
+                values = 1 + 0.1 * noise
+            case 1, _:
+                values = 0.2 * noise
+            case _, "embeddings":
+                values = 0.5 * noise
+            case _:
+                values = noise * 1.3 / np.sqrt(spec.shape[1])
+        tensors[name] = values.astype(np.dtype(dtype))
+    with CheckpointWriter(directory, config, num_shards=2) as writer:
+        names = list(tensors)
+        for half in (names[::2], names[1::2]):
+            writer.write_shard({name: tensors[name] for name in half})
+    _write_tokenizer(directory)
+    generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    write_json(directory / "generation_config.json", generation)
+    return directory
+
+
+def pruned_checkpoint(source: Path, directory: Path, widths: Sequence[Sequence[int]]) -> Path:
+    """A copy in which every expert keeps its first `widths[layer][expert]` dimensions."""
+    config = Checkpoint(source).config
+    config |= {
+        "model_type": PRUNED_PREFIX + config["model_type"],
+        WIDTHS_KEY: [list(row) for row in widths],
+    }
+    return _cut(source, directory, widths, config, pad=False)
+
+
+def masked_checkpoint(source: Path, directory: Path, widths: Sequence[Sequence[int]]) -> Path:
+    """A copy of unchanged shapes in which the dimensions that pruning removes are zero."""
+    return _cut(source, directory, widths, Checkpoint(source).config, pad=True)
+
+
+def _cut(
+    source: Path,
+    directory: Path,
+    widths: Sequence[Sequence[int]],
+    config: dict[str, Any],
+    *,
+    pad: bool,
+) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    checkpoint = Checkpoint(source)
+    tensors = {}
+    for name, spec in spec_of(checkpoint.config).tensors.items():
+        tensor = checkpoint.read(name)
+        if spec.layer is not None and spec.expert is not None:
+            width = widths[spec.layer][spec.expert]
+            axis = 1 if spec.role == "down" else 0
+            kept, removed = np.split(tensor, [width], axis=axis)
+            tensor = np.concatenate([kept, 0 * removed], axis=axis) if pad else kept
+        tensors[name] = tensor
+    with CheckpointWriter(directory, config, num_shards=1) as writer:
+        writer.write_shard(tensors)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (directory / name).write_bytes((source / name).read_bytes())
+    return directory
+
+
+def _write_tokenizer(directory: Path) -> None:
+    """One token per byte, numbers 0 to 255, and three special tokens after them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END, START, PAD])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END,
+        "bos_token": END,
+        "pad_token": PAD,
+        "model_max_length": 128,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
