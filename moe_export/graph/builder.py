@@ -1,0 +1,145 @@
+"""Putting nodes and lazily read weights into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from moe_export.families.base import ModelSpec
+from moe_export.graph.weights import CheckpointTensor, Dtype, Read, join_names
+from moe_export.op import spec as op_spec
+from moe_export.op.function import OPSET
+
+ORT_DOMAIN = "com.microsoft"
+
+CLASS_KEY = "tensor_class"
+"""Key of a weight's `meta`: the class its bytes are counted in; absent for constants."""
+
+LAYER_KEY = "layer"
+"""Key of a weight's `meta`: its layer, None for a weight of the whole model."""
+
+AttributeValue = int | float | str
+
+
+class GraphBuilder:
+    """A graph under construction for one model.
+
+    Args:
+        spec: the model's sizes and the names of its tensors.
+        dtype: of every weight and activation.
+        read: gives a tensor of the checkpoint by name.
+    """
+
+    def __init__(self, spec: ModelSpec, dtype: Dtype, read: Read) -> None:
+        self.spec = spec
+        self.dtype = dtype
+        self.float_type = ir.DataType.from_numpy(np.dtype(dtype))
+        self._read = read
+        self.graph = ir.Graph(
+            [],
+            [],
+            nodes=[],
+            opset_imports={"": OPSET, ORT_DOMAIN: 1, op_spec.DOMAIN: op_spec.VERSION},
+            name="decoder",
+        )
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """A new input of the graph."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> None:
+        """Makes a value an output of the graph, in the model's dtype."""
+        value.name, value.shape = name, ir.Shape(shape)
+        value.type = ir.TensorType(self.float_type)
+        self.graph.outputs.append(value)
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        name: str,
+        domain: str = "",
+        **attributes: AttributeValue,
+    ) -> ir.Value:
+        """Appends a node and gives its first output, which bears the node's name."""
+        return self.ops(kind, *inputs, name=name, num_outputs=1, domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        name: str,
+        num_outputs: int,
+        domain: str = "",
+        **attributes: AttributeValue,
+    ) -> Sequence[ir.Value]:
+        """Appends a node and gives all its outputs, named `name`, `name:1`, `name:2` and so on."""
+        node = ir.node(
+            kind,
+            list(inputs),
+            attributes=attributes,
+            domain=domain,
+            num_outputs=num_outputs,
+            name=name,
+        )
+        for number, output in enumerate(node.outputs):
+            output.name = f"{name}:{number}" if number else name
+        self.graph.append(node)
+        return node.outputs
+
+    def constant(self, name: str, values: NDArray[Any]) -> ir.Value:
+        """An initializer of given values; the same name gives the same initializer again."""
+        if name in self.graph.initializers:
+            return self.graph.initializers[name]
+        return self._register(ir.Tensor(values, name=name), {})
+
+    def ints(self, *values: int) -> ir.Value:
+        """A one-dimensional int64 constant, named after its values."""
+        name = "ints_" + "_".join(map(str, values))
+        return self.constant(name, np.array(values, dtype=np.int64))
+
+    def weight(
+        self,
+        *roles: str,
+        layer: int | None = None,
+        expert: int | None = None,
+        transpose: bool = False,
+    ) -> ir.Value:
+        """The initializer for a tensor of the checkpoint, or for several joined by rows.
+
+        It bears the tensor's name in the checkpoint; joined ones bear their common prefix and then
+        what differs, as in `model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight`.
+        """
+        names = [self.spec.name(role, layer, expert) for role in roles]
+        name = join_names(names)
+        if name in self.graph.initializers:
+            return self.graph.initializers[name]
+        specs = [self.spec.tensors[source] for source in names]
+        shape = (sum(s.shape[0] for s in specs), *specs[0].shape[1:])
+        tensor = CheckpointTensor(name, self.dtype, shape, names, self._read, transpose=transpose)
+        return self._register(tensor, {CLASS_KEY: specs[0].tensor_class, LAYER_KEY: layer})
+
+    def linear(self, x: ir.Value, *roles: str, name: str, layer: int | None = None) -> ir.Value:
+        """The product of x and the weights of the given roles, side by side."""
+        return self.op("MatMul", x, self.weight(*roles, layer=layer, transpose=True), name=name)
+
+    def silu(self, x: ir.Value, name: str) -> ir.Value:
+        """The product of x and its sigmoid."""
+        return self.op("Mul", x, self.op("Sigmoid", x, name=f"{name}.sigmoid"), name=name)
+
+    def _register(self, tensor: ir.TensorProtocol, meta: Mapping[str, Any]) -> ir.Value:
+        value = ir.Value(
+            name=tensor.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
+        )
+        value.meta.update(meta)
+        self.graph.register_initializer(value)
+        return value

@@ -1,0 +1,123 @@
+"""Writing a model: the graph in one file, its weights in another, one weight in memory at a time.
+
+Every floating-point initializer but scalars goes to the data file, in the order of the graph.
+Integers and scalars stay in the graph, where shape inference and fusions look for them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from moe_export.checkpoint import disk_error
+from moe_export.graph.weights import CheckpointTensor
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+
+ALIGNMENT_BYTES = 64
+"""ONNX Runtime maps the file, so an offset's alignment is the pointer's: a cache line."""
+
+LARGE_BYTES = 1 << 20
+LARGE_ALIGNMENT_BYTES = 4096
+"""Weights of this size begin on a page, so that each is paged in and dropped on its own."""
+
+
+class Placement(NamedTuple):
+    """Where a weight lies in the data file."""
+
+    name: str
+    offset: int
+    size_bytes: int
+
+
+def layout(model: ir.Model) -> list[Placement]:
+    """Where every weight of the data file lies, in file order; nothing else decides offsets."""
+    placements, end = [], 0
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        if not tensor.dtype.is_floating_point() or not len(tensor.shape) or not tensor.nbytes:
+            continue
+        alignment = LARGE_ALIGNMENT_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
+        offset = -(-end // alignment) * alignment
+        placements.append(Placement(name, offset, tensor.nbytes))
+        end = offset + tensor.nbytes
+    return placements
+
+
+def save_model(
+    model: ir.Model, directory: Path, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Writes `model.onnx.data` and then `model.onnx`, each under another name until it is whole.
+
+    Args:
+        model: from `build_decoder`; it is the same afterwards.
+        directory: an existing directory.
+        progress: called with weights written and weights in all.
+
+    Raises:
+        ResourceError: if a file cannot be written.
+        CheckpointError: if a weight cannot be read or does not fit the model's dtype.
+    """
+    placements = layout(model)
+    with _replacing(directory / DATA_FILE) as file:
+        for done, placement in enumerate(placements, start=1):
+            file.write(bytes(placement.offset - file.tell()))
+            tensor = model.graph.initializers[placement.name].const_value
+            assert tensor is not None
+            if isinstance(tensor, CheckpointTensor):
+                for chunk in tensor.chunks():
+                    file.write(chunk.data)
+            else:
+                file.write(np.ascontiguousarray(tensor.numpy()).data)
+            if progress is not None:
+                progress(done, len(placements))
+    with _replacing(directory / MODEL_FILE) as file:
+        file.write(_graph_bytes(model, placements))
+
+
+def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
+    """The model with references in place of its weights, serialized."""
+    own = {}
+    try:
+        for name, offset, size_bytes in placements:
+            value = model.graph.initializers[name]
+            tensor = value.const_value
+            assert tensor is not None
+            own[name] = tensor
+            value.const_value = ir.ExternalTensor(
+                DATA_FILE,
+                offset,
+                size_bytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+            )
+        serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+        return serialized
+    finally:
+        for name, tensor in own.items():
+            model.graph.initializers[name].const_value = tensor
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only when all of it is on the disk."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""The file that tells onnxruntime-genai how to run an exported decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moe_export.families.base import ModelSpec
+from moe_export.graph.external_data import MODEL_FILE
+
+CONFIG_FILE = "genai_config.json"
+
+SEARCH_KEYS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+"""What is taken over from `generation_config.json`, where it has them."""
+
+
+def genai_config(
+    spec: ModelSpec, config: dict[str, Any], generation: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of `genai_config.json`.
+
+    Args:
+        spec: sizes of the model.
+        config: content of `config.json`.
+        generation: content of `generation_config.json`, empty if there is none; it has precedence.
+    """
+    tokens = {
+        key: generation.get(key, config.get(key))
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    if tokens["pad_token_id"] is None:
+        end = tokens["eos_token_id"]
+        tokens["pad_token_id"] = end[0] if isinstance(end, list) and end else end
+    return {
+        "model": {
+            # The runtime knows a list of architectures, and this word for any decoder.
+            "type": "decoder",
+            **{key: value for key, value in tokens.items() if value is not None},
+            "context_length": spec.max_positions,
+            "vocab_size": spec.vocab_size,
+            "decoder": {
+                "filename": MODEL_FILE,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "head_size": spec.head_dim,
+                "hidden_size": spec.hidden_size,
+                "num_attention_heads": spec.num_heads,
+                "num_key_value_heads": spec.num_kv_heads,
+                "num_hidden_layers": spec.num_layers,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            **{key: generation[key] for key in SEARCH_KEYS if generation.get(key) is not None},
+            "max_length": spec.max_positions,
+            # A shared buffer is allocated for max_length tokens at once, which for a long context
+            # is more memory than the weights.
+            "past_present_share_buffer": False,
+        },
+    }

@@ -1,0 +1,60 @@
+"""The residual stream of an exported model after each layer, to find where it goes wrong.
+
+Legend: T tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from moe_export.graph.external_data import MODEL_FILE
+
+
+def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray[Any]]:
+    """Runs one sequence through an exported model on the CPU.
+
+    Args:
+        directory: holds the exported model; nothing is written there.
+        sequence: token numbers, without padding.
+
+    Returns:
+        Per layer, the sum of the embedding and all blocks up to that layer, [T, D].
+    """
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    model = ir.load(directory / MODEL_FILE)
+    past = [v for v in model.graph.inputs if str(v.name).startswith("past_key_values.")]
+    num_layers = len(past) // 2
+    # The norm that follows a layer adds up its output; its fourth output is the sum.
+    norms = [*(f"layers.{layer}.input_norm" for layer in range(1, num_layers)), "final_norm"]
+    sums = [model.graph.node(norm).outputs[3] for norm in norms]
+    for value in sums:
+        value.type = past[0].type
+        model.graph.outputs.append(value)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(directory)
+    )
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds: dict[str, NDArray[Any]] = {
+        "input_ids": np.array([sequence], dtype=np.int64),
+        "attention_mask": np.ones((1, len(sequence)), dtype=np.int64),
+    }
+    for value in past:
+        assert value.name is not None
+        assert value.shape is not None
+        assert value.dtype is not None
+        heads, size = value.shape[1], value.shape[3]
+        assert isinstance(heads, int)
+        assert isinstance(size, int)
+        feeds[value.name] = np.zeros((1, heads, 0, size), dtype=value.dtype.numpy())
+    return [states[0] for states in session.run([value.name for value in sums], feeds)]

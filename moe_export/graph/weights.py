@@ -1,0 +1,98 @@
+"""Weights of the graph that stay in the checkpoint until they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from moe_export.errors import CheckpointError
+
+Dtype = Literal["float32", "float16"]
+
+Read = Callable[[str], NDArray[Any]]
+"""Gives a tensor of the checkpoint by its name, in its stored dtype."""
+
+CHUNK_BYTES = 16 << 20
+"""How much of a weight is converted at a time: memory is the stored tensor and this."""
+
+
+class CheckpointTensor(ir.LazyTensor):
+    """A weight that is read from the checkpoint each time its values are asked for.
+
+    Several tensors of the checkpoint may be joined along their first axis; a linear layer's weight
+    is stored as [outputs, inputs] there and becomes [inputs, outputs], as MatMul wants it.
+
+    Args:
+        name: of the initializer.
+        dtype: of the initializer.
+        shape: as stored, of all sources together.
+        sources: names in the checkpoint.
+        read: reads one of them.
+        transpose: whether the two axes change places.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: Dtype,
+        shape: Sequence[int],
+        sources: Sequence[str],
+        read: Read,
+        *,
+        transpose: bool,
+    ) -> None:
+        self._cast_to = np.dtype(dtype)
+        super().__init__(
+            lambda: ir.Tensor(self._values(), name=name),
+            dtype=ir.DataType.from_numpy(self._cast_to),
+            shape=ir.Shape(shape[::-1] if transpose else shape),
+            name=name,
+        )
+        self.sources = tuple(sources)
+        self._read = read
+        self._transpose = transpose
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The values in memory order, a bounded number of rows at a time.
+
+        Raises:
+            CheckpointError: a source is missing or damaged, or a value does not fit the dtype.
+        """
+        parts = [self._read(source) for source in self.sources]
+        stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        values = stored.T if self._transpose else stored
+        row_bytes = self.nbytes // max(1, values.shape[0])
+        rows_at_once = max(1, CHUNK_BYTES // max(1, row_bytes))
+        for start in range(0, values.shape[0], rows_at_once):
+            chunk = values[start : start + rows_at_once]
+            with np.errstate(over="ignore"):
+                cast = chunk.astype(self._cast_to, order="C")
+            # Every stored dtype fits into float32.
+            if self._cast_to == np.float16 and not np.isfinite(cast).all():
+                largest = float(np.abs(chunk.astype(np.float32)).max())
+                raise CheckpointError(
+                    f"{self.name}: a value of magnitude {largest:g} does not fit float16; "
+                    "set export.dtype to float32"
+                )
+            yield cast
+
+    def _values(self) -> NDArray[Any]:
+        chunks = list(self.chunks())
+        return np.concatenate(chunks) if chunks else np.zeros(self.shape.numpy(), self._cast_to)
+
+
+def join_names(names: Sequence[str]) -> str:
+    """One name for several tensors: what they share, and then what differs.
+
+    >>> join_names(["a.q.bias", "a.k.bias"])
+    'a.q.bias+k.bias'
+    """
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len(names) > 1 and len({tuple(part[: shared + 1]) for part in parts}) == 1:
+        shared += 1
+    return ".".join([*parts[0][:shared], "+".join(".".join(part[shared:]) for part in parts)])

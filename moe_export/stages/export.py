@@ -1,0 +1,143 @@
+"""The pruned checkpoint, and the source where asked for, as ONNX models that run on their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moe_export.artifacts import load_json, save_json
+from moe_export.checkpoint import Checkpoint, disk_error, write_json
+from moe_export.errors import ArtifactError, CheckpointError, ResourceError
+from moe_export.families import check_ledger, spec_of
+from moe_export.graph import (
+    CONFIG_FILE,
+    DATA_FILE,
+    MODEL_FILE,
+    build_decoder,
+    genai_config,
+    predicted_bytes,
+    save_model,
+)
+from moe_export.graph.weights import Dtype
+from moe_export.jobs import Job
+from moe_export.recipe import ExportSettings
+from moe_export.tokenizer_files import copy_tokenizer_files
+
+logger = logging.getLogger(__name__)
+
+EXPORT_FILE = "export.json"
+PRUNED_FOLDER = "pruned"
+BASELINE_FOLDER = "baseline"
+
+BESIDE_WEIGHTS_BYTES = 64 << 20
+"""Free space asked for beside the weights: the graph and the tokenizer."""
+
+
+def run(job: Job[ExportSettings]) -> None:
+    """Writes `pruned/`, `baseline/` where asked for, and `export.json` over both.
+
+    Raises:
+        CheckpointError: a checkpoint is incomplete, unknown or has no tokenizer.json.
+        ResourceError: the disk is too small.
+        ArtifactError: the weights do not have the size that the plan predicted.
+    """
+    dtype = job.settings.dtype
+    variants = {PRUNED_FOLDER: job.folders["prune"]}
+    if job.settings.baseline:
+        variants[BASELINE_FOLDER] = job.model
+    planned = load_json(job.folders["plan"] / "plan.json")["export_bytes"][dtype]
+    facts = {}
+    for variant, checkpoint in variants.items():
+        facts[variant] = export_model(
+            checkpoint,
+            job.out / variant,
+            dtype,
+            partial(job.progress, what=variant),
+        )
+        found = facts[variant]["data_bytes"]
+        expected = planned["after" if variant == PRUNED_FOLDER else "before"]["total_bytes"]
+        if found != expected:
+            raise ArtifactError(
+                f"{job.out / variant / DATA_FILE}: {found} bytes, the plan predicted {expected}; "
+                "run again from the plan stage"
+            )
+    save_json(job.out / EXPORT_FILE, {"dtype": dtype, "variants": facts})
+
+
+def export_model(
+    checkpoint_dir: Path,
+    out_dir: Path,
+    dtype: Dtype,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes one checkpoint as an ONNX model with its tokenizer and `genai_config.json`.
+
+    Args:
+        checkpoint_dir: pruned or not.
+        out_dir: created; must not hold anything yet.
+        dtype: of the exported model.
+        progress: called with weights written and weights in all.
+
+    Returns:
+        Sizes and counts, as in `export.json`.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, unknown or has no tokenizer.json.
+        ResourceError: the disk is too small.
+    """
+    checkpoint = Checkpoint(checkpoint_dir)
+    spec = spec_of(checkpoint.config)
+    check_ledger(checkpoint, spec)
+    if not (checkpoint_dir / "tokenizer.json").exists():
+        raise CheckpointError(
+            f"{checkpoint_dir / 'tokenizer.json'} is missing, without it the exported model cannot "
+            "be run; convert the tokenizer with transformers (AutoTokenizer, save_pretrained)"
+        )
+    predicted = predicted_bytes(spec, dtype)
+    _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
+    model = build_decoder(spec, dtype, checkpoint)
+    save_model(model, out_dir, progress)
+    copy_tokenizer_files(checkpoint_dir, out_dir)
+    write_json(out_dir / "config.json", checkpoint.config)
+    write_json(
+        out_dir / CONFIG_FILE, genai_config(spec, checkpoint.config, _generation(checkpoint_dir))
+    )
+    data_bytes = (out_dir / DATA_FILE).stat().st_size
+    logger.info("%s: %d bytes of weights, %d nodes", out_dir, data_bytes, len(model.graph))
+    return {
+        "nodes": len(model.graph),
+        "weights": predicted.as_dict(),
+        "data_bytes": data_bytes,
+        "graph_bytes": (out_dir / MODEL_FILE).stat().st_size,
+    }
+
+
+def _make_room(out_dir: Path, needed_bytes: int) -> None:
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out_dir) from error
+    free_bytes = shutil.disk_usage(out_dir).free
+    if needed_bytes > free_bytes:
+        raise ResourceError(
+            f"{out_dir}: the export needs {needed_bytes} bytes, the disk has {free_bytes} free; "
+            "free some, or give a run directory on another disk with --run"
+        )
+
+
+def _generation(checkpoint_dir: Path) -> dict[str, Any]:
+    path = checkpoint_dir / "generation_config.json"
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

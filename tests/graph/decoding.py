@@ -1,0 +1,69 @@
+"""Running an exported decoder step by step, as a runtime does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from moe_export.checkpoint import Checkpoint
+from moe_export.families import spec_of
+from moe_export.graph import build_decoder, save_model
+from moe_export.graph.weights import Dtype
+
+
+def exported(checkpoint_dir: Path, out: Path, dtype: Dtype = "float32") -> Path:
+    """Builds and writes a model."""
+    checkpoint = Checkpoint(checkpoint_dir)
+    out.mkdir(parents=True)
+    save_model(build_decoder(spec_of(checkpoint.config), dtype, checkpoint), out)
+    return out
+
+
+class Decoder:
+    """A session of stock ONNX Runtime with its KV cache."""
+
+    def __init__(self, directory: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(
+            directory / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        self._outputs = [output.name for output in self.session.get_outputs()]
+        self._cache: dict[str, NDArray[Any]] = {}
+        self._mask = np.zeros((0, 0), dtype=np.int64)
+
+    def start(self, ids: NDArray[np.int64], mask: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Logits of a prompt, with an empty cache before it."""
+        self._mask = np.zeros((len(ids), 0), dtype=np.int64)
+        self._cache = {}
+        for value in self.session.get_inputs():
+            if value.name.startswith("past_key_values."):
+                dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[value.type]
+                shape = (len(ids), value.shape[1], 0, value.shape[3])
+                self._cache[value.name] = np.zeros(shape, dtype=dtype)
+        return self.go_on(ids, mask)
+
+    def go_on(self, ids: NDArray[np.int64], mask: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Logits of further tokens."""
+        new = np.ones(ids.shape, dtype=np.int64) if mask is None else mask
+        self._mask = np.concatenate([self._mask, new], axis=1)
+        feeds = {"input_ids": ids, "attention_mask": self._mask, **self._cache}
+        results = dict(zip(self._outputs, self.session.run(None, feeds), strict=True))
+        self._cache = {
+            name: results[name.replace("past_key_values", "present")] for name in self._cache
+        }
+        logits: NDArray[Any] = results["logits"]
+        return logits
+
+    def greedy(self, prompt: NDArray[np.int64], steps: int) -> list[int]:
+        """The most likely continuation of one prompt [1, S]."""
+        logits = self.start(prompt)
+        tokens = []
+        for _ in range(steps):
+            tokens.append(int(logits[0, -1].argmax()))
+            logits = self.go_on(np.array([tokens[-1:]], dtype=np.int64))
+        return tokens

@@ -1,0 +1,181 @@
+"""The export stage: what it writes, and what stops it before it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe_export.artifacts import load_json, save_json
+from moe_export.checkpoint import Checkpoint, CheckpointWriter
+from moe_export.errors import ArtifactError, CheckpointError, ResourceError
+from moe_export.families import spec_of
+from moe_export.graph import predicted_bytes
+from moe_export.jobs import Job
+from moe_export.recipe import ExportSettings
+from moe_export.stages.export import export_model, run
+from tests.graph.decoding import Decoder
+from tests.tiny import pruned_checkpoint, tiny_checkpoint
+
+WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
+
+
+def job_of(tmp_path: Path, settings: ExportSettings) -> Job[ExportSettings]:
+    """A job whose plan predicts what the prune folder really is."""
+    source = tiny_checkpoint(tmp_path / "source")
+    pruned = pruned_checkpoint(source, tmp_path / "prune", WIDTHS)
+    before, after = (spec_of(Checkpoint(folder).config) for folder in (source, pruned))
+    sizes = {
+        dtype: {
+            "before": predicted_bytes(before, dtype).as_dict(),
+            "after": predicted_bytes(after, dtype).as_dict(),
+        }
+        for dtype in ("float32", "float16")
+    }
+    (tmp_path / "plan").mkdir()
+    save_json(tmp_path / "plan" / "plan.json", {"export_bytes": sizes})
+    (tmp_path / "export").mkdir()
+    folders = {"prune": pruned, "plan": tmp_path / "plan"}
+    return Job(settings=settings, model=source, folders=folders, out=tmp_path / "export")
+
+
+def test_both_models_are_written_and_run(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    job = job_of(tmp_path, ExportSettings())
+    run(replace(job, progress=lambda done, total, what: seen.append((done, total, what))))
+    facts = load_json(job.out / "export.json")
+    assert facts["dtype"] == "float32"
+    assert list(facts["variants"]) == ["pruned", "baseline"]
+    ids = np.arange(6, dtype=np.int64)[None]
+    logits = {}
+    for variant, found in facts["variants"].items():
+        folder = job.out / variant
+        assert found["data_bytes"] == (folder / "model.onnx.data").stat().st_size
+        assert found["data_bytes"] == found["weights"]["total_bytes"]
+        assert found["graph_bytes"] == (folder / "model.onnx").stat().st_size
+        logits[variant] = Decoder(folder).start(ids)
+        done = [d for d, _, what in seen if what == variant]
+        assert done == list(range(1, len(done) + 1))
+        assert done[-1] == next(total for _, total, what in seen if what == variant)
+    assert logits["pruned"].shape == (1, 6, 264)
+    assert np.abs(logits["pruned"] - logits["baseline"]).max() > 0.01
+    sizes = [facts["variants"][v]["weights"]["by_class"]["experts"] for v in ("pruned", "baseline")]
+    assert sizes == [3 * 3 * 64 * 72 * 4, 3 * 3 * 64 * 144 * 4]
+
+
+def test_the_baseline_is_left_out_where_the_recipe_says_so(tmp_path: Path) -> None:
+    job = job_of(tmp_path, ExportSettings(dtype="float16", baseline=False))
+    run(job)
+    assert sorted(path.name for path in job.out.iterdir()) == ["export.json", "pruned"]
+    assert load_json(job.out / "export.json")["dtype"] == "float16"
+    assert Decoder(job.out / "pruned").start(np.zeros((1, 2), np.int64)).dtype == np.float16
+
+
+def test_a_size_other_than_planned_stops_the_run(tmp_path: Path) -> None:
+    job = job_of(tmp_path, ExportSettings())
+    plan = load_json(tmp_path / "plan" / "plan.json")
+    plan["export_bytes"]["float32"]["after"]["total_bytes"] += 64
+    save_json(tmp_path / "plan" / "plan.json", plan)
+    with pytest.raises(ArtifactError, match=r"model.onnx.data.*the plan predicted"):
+        run(job)
+
+
+def test_tokenizer_files_are_copied_to_the_byte(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    (source / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    export_model(source, tmp_path / "out", "float32")
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+    ):
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "qwen2_moe"
+
+
+def genai(tmp_path: Path, generation: dict[str, Any] | None, **overrides: Any) -> dict[str, Any]:
+    """The genai_config.json of a tiny model with a generation_config.json of given content."""
+    source = tiny_checkpoint(tmp_path / "source", **overrides)
+    path = source / "generation_config.json"
+    path.unlink()
+    if generation is not None:
+        path.write_text(json.dumps(generation), encoding="utf-8")
+    export_model(source, tmp_path / "out", "float32")
+    content: dict[str, Any] = json.loads((tmp_path / "out" / "genai_config.json").read_text())
+    return content
+
+
+def test_genai_is_told_what_it_needs(tmp_path: Path) -> None:
+    found = genai(tmp_path, {"eos_token_id": [256, 257], "do_sample": True, "top_p": 0.8})
+    model, decoder = found["model"], found["model"]["decoder"]
+    assert model["type"] == "decoder"
+    assert (model["context_length"], model["vocab_size"]) == (128, 264)
+    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (
+        256,
+        [256, 257],
+        258,
+    )
+    sizes = ("head_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
+    assert [decoder[key] for key in sizes] == [16, 4, 2, 3]
+    assert decoder["filename"] == "model.onnx"
+    session = Decoder(tmp_path / "out").session
+    names = {*decoder["inputs"].values(), *decoder["outputs"].values()}
+    expanded = {name % layer if "%d" in name else name for name in names for layer in range(3)}
+    assert expanded == {v.name for v in (*session.get_inputs(), *session.get_outputs())}
+    assert found["search"] == {
+        "do_sample": True,
+        "top_p": 0.8,
+        "max_length": 128,
+        "past_present_share_buffer": False,
+    }
+
+
+def test_genai_pads_with_the_end_token_where_the_model_has_no_other(tmp_path: Path) -> None:
+    found = genai(tmp_path, None, eos_token_id=[256, 257], pad_token_id=None)
+    assert found["model"]["pad_token_id"] == 256
+
+
+def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    (source / "generation_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"generation_config.json cannot be read as JSON"):
+        export_model(source, tmp_path / "out", "float32")
+
+
+def test_a_missing_tokenizer_stops_before_anything_is_written(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer.json is missing"):
+        export_model(source, tmp_path / "out", "float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_tensor_stops_before_anything_is_written(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    checkpoint = Checkpoint(source)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    tensors["model.layers.0.mlp.surprise.weight"] = np.zeros((2, 2), np.float32)
+    with CheckpointWriter(source, checkpoint.config, num_shards=1) as writer:
+        writer.write_shard(tensors)
+    with pytest.raises(CheckpointError, match="surprise"):
+        export_model(source, tmp_path / "out", "float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    usage = namedtuple("usage", ("total", "used", "free"))  # noqa: PYI024 - as shutil's own
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000, 1, 999))
+    needed = predicted_bytes(spec_of(Checkpoint(source).config), "float32").total_bytes + (64 << 20)
+    with pytest.raises(ResourceError, match=f"needs {needed} bytes, the disk has 999 free"):
+        export_model(source, tmp_path / "out", "float32")
+    assert list((tmp_path / "out").iterdir()) == []
