@@ -1,0 +1,137 @@
+"""Makes stock transformers know pruned checkpoints, without importing transformers.
+
+After `import moe_export`, `AutoConfig` and `AutoModelForCausalLM` load every model_type that starts
+with `PRUNED_PREFIX`. transformers is slow to import and torch more so, and most commands need
+neither, nor the numpy that the facts of the families need. Hence every import here is within a
+function, and there are two delays:
+
+* A finder on `sys.meta_path` waits for the module of transformers that holds the registry of
+  configs. It lets Python's own path finder find it, and registers directly after the module has
+  run. If transformers was imported before moe_export, registration is at once.
+* What is registered is a stand-in, because in the midst of an import of transformers its model and
+  config modules cannot be relied upon: they import each other in circles. When the stand-in is
+  first asked for a config, it registers the real config and model classes and hands over.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+_REGISTRY = "transformers.models.auto.configuration_auto"
+
+
+def register_when_imported() -> None:
+    """Registers pruned checkpoints with transformers, now or as soon as it is imported."""
+    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+    registry = sys.modules.get(_REGISTRY)
+    if registry is not None:
+        _register_stand_ins(registry)
+
+
+@cache
+def pruned_config_class(model_type: str) -> type[Any]:
+    """The config class of a family's pruned checkpoints: the family's own, with one more key.
+
+    Args:
+        model_type: of the family, without the prefix.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415 - only now
+
+    from moe_export.families import spec_of  # noqa: PLC0415 - only now
+    from moe_export.families.base import PRUNED_PREFIX  # noqa: PLC0415 - only now
+
+    base = CONFIG_MAPPING[model_type]
+
+    def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # transformers 4 does not see the rope_theta that transformers 5 writes within
+        # rope_parameters; given at the top level, both do.
+        theta = spec_of(config_dict).rope_theta
+        return super(made, cls).from_dict(config_dict | {"rope_theta": theta}, **kwargs)
+
+    made: Any = type(
+        f"Ragged{base.__name__}",
+        (base,),
+        {
+            "__doc__": f"Config of a pruned {model_type} checkpoint.",
+            "__module__": __name__,
+            "model_type": PRUNED_PREFIX + model_type,
+            "from_dict": classmethod(from_dict),
+        },
+    )
+    return made  # type: ignore[no-any-return]
+
+
+def _register(model_type: str) -> type[Any]:
+    """Registers the real classes of a family, and returns that of its configs."""
+    from transformers import AutoConfig  # noqa: PLC0415 - only now
+    from transformers.utils import is_torch_available  # noqa: PLC0415 - only now
+
+    config_class = pruned_config_class(model_type)
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    if is_torch_available():  # without it transformers has no models either
+        from transformers import AutoModelForCausalLM  # noqa: PLC0415 - only now
+
+        from moe_export.torch_model.auto import model_class  # noqa: PLC0415 - only now
+
+        AutoModelForCausalLM.register(config_class, model_class(model_type), exist_ok=True)
+    return config_class
+
+
+def _register_stand_ins(registry: ModuleType) -> None:
+    from moe_export.families import FAMILIES  # noqa: PLC0415 - only now
+
+    for model_type in FAMILIES:
+        stand_in = _stand_in(model_type)
+        registry.AutoConfig.register(stand_in.model_type, stand_in, exist_ok=True)
+
+
+def _stand_in(model_type: str) -> type[Any]:
+    from transformers.configuration_utils import PretrainedConfig  # noqa: PLC0415 - only now
+
+    from moe_export.families.base import PRUNED_PREFIX  # noqa: PLC0415 - only now
+
+    def new(_cls: type[Any], /, *args: Any, **kwargs: Any) -> Any:
+        return _register(model_type)(*args, **kwargs)
+
+    def from_dict(_cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        return _register(model_type).from_dict(config_dict, **kwargs)
+
+    return type(
+        "RaggedStandInConfig",
+        (PretrainedConfig,),
+        {
+            "__module__": __name__,
+            "model_type": PRUNED_PREFIX + model_type,
+            "__new__": new,
+            "from_dict": classmethod(from_dict),
+        },
+    )
+
+
+class _AfterImport(MetaPathFinder):
+    """Registers the stand-ins when the registry of configs has been imported."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _REGISTRY:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            _register_stand_ins(module)
+
+        # The loader belongs to this spec alone, so that nothing else sees the change.
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec

@@ -1,0 +1,12 @@
+"""Models of the known families in torch, with experts of unequal widths: the oracle.
+
+Attention, norms and embeddings are the classes of transformers; only the MoE blocks are our own.
+"""
+
+from __future__ import annotations
+
+from moe_export.torch_model.block import RaggedMoEBlock
+from moe_export.torch_model.load import load_torch_model
+from moe_export.torch_model.recording import Recording, recording
+
+__all__ = ["RaggedMoEBlock", "Recording", "load_torch_model", "recording"]

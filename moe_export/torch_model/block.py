@@ -1,0 +1,149 @@
+"""One MoE layer with experts of their own widths.
+
+Legend: T tokens, D hidden, E experts, K top-k, N = T * K pairs of a token and an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from moe_export.families.base import ModelSpec
+from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
+
+Note = Callable[[Quantity, Tensor], Tensor]
+
+
+class Matrix(nn.Linear):  # type: ignore[misc]
+    """A linear map without bias, of any size: torch warns when it initialises an empty one."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape[1], shape[0], bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draws the weights unless there are none."""
+        if self.weight.numel():
+            super().reset_parameters()
+
+
+class SwiGlu(NamedTuple):
+    """The three matrices of an expert, routed or shared."""
+
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+    def forward(self, x_ND: Tensor, note: Note) -> Tensor:
+        """[N, D], before any routing weight."""
+        x_ND = note("x", x_ND)
+        gate_NW = note("gate", self.gate(x_ND))
+        up_NW = note("up", self.up(x_ND))
+        h_NW = note("h", F.silu(gate_NW) * up_NW)
+        return note("output", self.down(h_NW))
+
+
+class RaggedMoEBlock(Recordable):
+    """Router, experts and, where the family has one, the shared expert of one layer.
+
+    Its parameters bear the names of the checkpoint. Tokens are sorted by expert, each expert runs
+    once over its tokens, and the outputs are added in expert order, so that the result does not
+    depend on timing.
+
+    Args:
+        spec: the model.
+        layer: which of its layers.
+    """
+
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.top_k = spec.top_k
+        self.normalize_top_k = spec.normalize_top_k
+
+        def matrix(role: str, expert: int | None = None) -> Matrix:
+            name = spec.name(role, layer, expert)
+            made = Matrix(spec.tensors[name].shape)
+            _attach(self, name.split(f".{spec.family.moe_module}.", 1)[1], made)
+            return made
+
+        # Named tuples are not modules: each matrix is registered once, under its checkpoint name.
+        self._router = (matrix("router"),)
+        self.routed = tuple(
+            SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
+            for expert in range(spec.num_experts)
+        )
+        self._shared: tuple[SwiGlu, Matrix] | None = None
+        if spec.has_shared_expert:
+            shared = SwiGlu(matrix("shared_gate"), matrix("shared_up"), matrix("shared_down"))
+            self._shared = (shared, matrix("shared_router"))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Same shape and dtype as `hidden_states` [..., D]."""
+        x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
+        y_TD = self._routed_output(x_TD)
+        if self._shared is not None:
+            shared, shared_router = self._shared
+            y_TD = y_TD + torch.sigmoid(shared_router(x_TD)) * shared.forward(x_TD, _pass)
+        return y_TD.reshape(hidden_states.shape)
+
+    def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Routing weights and experts of each token, both [T, K]: softmax over all experts in at
+        least float32, then the K largest, renormalised if the family does so.
+        """
+        logits_TE = self._router[0](x_TD)
+        scores_TE = torch.softmax(
+            logits_TE, dim=-1, dtype=torch.promote_types(x_TD.dtype, torch.float32)
+        )
+        weight_TK, expert_TK = torch.topk(scores_TE, self.top_k, dim=-1)
+        if self.normalize_top_k:
+            weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
+        return weight_TK.to(x_TD.dtype), expert_TK
+
+    def _routed_output(self, x_TD: Tensor) -> Tensor:
+        weight_TK, expert_TK = self.route(x_TD)
+        expert_N = expert_TK.reshape(-1)
+        order_N = torch.argsort(expert_N, stable=True)
+        token_N = torch.div(order_N, self.top_k, rounding_mode="floor")
+        weight_N = weight_TK.reshape(-1)[order_N]
+        counts_E = torch.bincount(expert_N, minlength=len(self.routed)).tolist()
+        traces = []
+        outputs = []
+        for expert, (token, weight) in enumerate(
+            zip(token_N.split(counts_E), weight_N.split(counts_E), strict=True)
+        ):
+            if not len(token):
+                continue
+            trace = ExpertTrace(expert, token, weight)
+            traces.append(trace)
+            outputs.append(
+                self.routed[expert].forward(x_TD[token], self._note(trace)) * weight[:, None]
+            )
+        if self.recording is not None:
+            self.recording.layers[self.layer] = traces
+        if not outputs:
+            return torch.zeros_like(x_TD)
+        return torch.zeros_like(x_TD).index_add(0, token_N, torch.cat(outputs))
+
+    def _note(self, trace: ExpertTrace) -> Note:
+        recording = self.recording
+        if recording is None:
+            return _pass
+        return lambda quantity, value: recording.note(trace, quantity, value)
+
+
+def _pass(_quantity: Quantity, value: Tensor) -> Tensor:
+    return value
+
+
+def _attach(module: nn.Module, name: str, matrix: Matrix) -> None:
+    """Registers a matrix so that its weight has the given dotted name within the module."""
+    *path, last = name.removesuffix(".weight").split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    module.add_module(last, matrix)

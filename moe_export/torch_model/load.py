@@ -1,0 +1,84 @@
+"""Loading a checkpoint into torch, tensor by tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from moe_export._transformers import pruned_config_class
+from moe_export.checkpoint import Checkpoint
+from moe_export.errors import CheckpointError
+from moe_export.families import check_ledger, spec_of
+from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+from moe_export.torch_model.auto import model_class
+
+
+def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a checkpoint, pruned or not, on the CPU, for evaluation.
+
+    Its class is the family's own with a `RaggedMoEBlock` in place of each MoE block; a checkpoint
+    that is not pruned is taken as one in which all widths are equal.
+
+    Args:
+        directory: a checkpoint of a known family.
+        dtype: of the parameters in memory; what is stored is converted.
+
+    Raises:
+        CheckpointError: whatever is missing, damaged, unknown or left over.
+    """
+    checkpoint = Checkpoint(directory)
+    spec = spec_of(checkpoint.config)
+    check_ledger(checkpoint, spec)
+    family = spec.family
+    config = pruned_config_class(family.model_type).from_dict(
+        checkpoint.config
+        | {
+            "model_type": PRUNED_PREFIX + family.model_type,
+            WIDTHS_KEY: [list(widths) for widths in spec.widths],
+        }
+    )
+    # On the meta device nothing is allocated or drawn at random that would be overwritten anyway.
+    with torch.device("meta"):
+        model: PreTrainedModel = model_class(family.model_type)(config)
+    tensors = {name: to_torch(checkpoint.read(name)).to(dtype) for name in spec.tensors}
+    if spec.tied_embeddings:
+        tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
+    wrong = sorted(tensors.keys() ^ model.state_dict().keys())
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: {family.architecture} of the installed transformers and the facts of "
+            f"{family.model_type} disagree on tensor {wrong[0]} (and {len(wrong) - 1} more); use "
+            "a supported version of transformers"
+        )
+    model.load_state_dict(tensors, assign=True)
+    model.tie_weights()
+    _compute_buffers(model, config)
+    model.config.dtype = dtype
+    if (directory / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model.eval().requires_grad_(False)
+
+
+def to_torch(array: NDArray[Any]) -> Tensor:
+    """The same values in the same dtype; torch does not know numpy's bfloat16."""
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _compute_buffers(model: nn.Module, config: Any) -> None:
+    """Makes anew each module whose buffers are not in the checkpoint but computed from the config
+    (rotary frequencies), because on the meta device they were not computed.
+    """
+    for name, module in list(model.named_modules()):
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, type(module)(config=config))

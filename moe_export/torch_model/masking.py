@@ -1,0 +1,74 @@
+"""A model with some of its expert dimensions at zero, and what it then scores.
+
+Legend: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moe_export.evaluation import Tally, batches, tally_document
+from moe_export.tokens import Sequence as TokenSequence
+from moe_export.torch_model.block import RaggedMoEBlock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Kept = Sequence[Sequence[NDArray[np.int64]]]
+"""Per layer and expert, the positions that are not masked."""
+
+TaskScores = dict[str, dict[str, float | int | None]]
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """Documents to score, and whether they have answers that can match exactly."""
+
+    has_answers: bool
+    sequences: Sequence[TokenSequence]
+
+
+@contextmanager
+def masked(model: PreTrainedModel, kept: Kept) -> Iterator[None]:
+    """The model with every dimension that is not kept at zero, by its column of `down`.
+
+    Its logits are those of the model without these dimensions.
+    """
+    saved = []
+    for block in (module for module in model.modules() if isinstance(module, RaggedMoEBlock)):
+        for expert, positions in zip(block.routed, kept[block.layer], strict=True):
+            weight = expert.down.weight
+            saved.append((weight, weight.detach().clone()))
+            mask = torch.zeros(weight.shape[1])
+            mask[torch.from_numpy(positions)] = 1
+            weight.mul_(mask)
+    try:
+        yield
+    finally:
+        for weight, values in saved:
+            weight.copy_(values)
+
+
+def score_tasks(model: PreTrainedModel, tasks: Mapping[str, ScoredTask]) -> TaskScores:
+    """The scores of `moe_export.evaluation` for every task."""
+    scores = {}
+    for name, task in tasks.items():
+        tally = Tally(task.has_answers)
+        for batch in batches(task.sequences, model.config.vocab_size):
+            # Padding on the right needs no mask: no position sees a later one.
+            ids = torch.zeros((len(batch), max(len(s.tokens) for s in batch)), dtype=torch.int64)
+            for row, sequence in enumerate(batch):
+                ids[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
+            with torch.no_grad():
+                logits = model(input_ids=ids, use_cache=False).logits.numpy()
+            for row, sequence in enumerate(batch):
+                tally_document(tally, sequence, logits[row, : len(sequence.tokens)], None)
+        scores[name] = tally.as_dict()
+    return scores
