@@ -1,0 +1,38 @@
+"""The scores that dimensions can be ranked by, as data.
+
+Importing this loads neither torch nor transformers; `moe_export.scores.collect` computes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from moe_export.errors import RecipeError
+from moe_export.scores import activations, gradients, weights
+from moe_export.scores.base import DataScore, Score, WeightScore
+
+SCORES: dict[str, Score] = {
+    score.name: score for score in (*gradients.SCORES, *activations.SCORES, *weights.SCORES)
+}
+
+
+def scores_named(names: Iterable[str]) -> list[Score]:
+    """The scores of the given names, in that order.
+
+    Raises:
+        RecipeError: one is unknown.
+    """
+    found = []
+    for name in names:
+        if name not in SCORES:
+            near = difflib.get_close_matches(name, SCORES, n=1, cutoff=0.0)
+            raise RecipeError(
+                f"importance.scores: {name!r} is unknown; known are {', '.join(SCORES)}, the "
+                f"nearest is {near[0]!r}"
+            )
+        found.append(SCORES[name])
+    return found
+
+
+__all__ = ["SCORES", "DataScore", "Score", "WeightScore", "scores_named"]

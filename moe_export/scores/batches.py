@@ -1,0 +1,69 @@
+"""Sequences of unequal length in padded batches.
+
+Legend: B sequences of a batch, L its longest length, T = B * L positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences padded on the right, flattened where the suffix is T.
+
+    Under causal attention no real token sees the padding, so that no attention mask is needed.
+
+    Attributes:
+        tokens_BL: int64, 0 where padded.
+        real_T: bool, false where padded.
+        sequence_T: int64, the row each position is in.
+        target_T: bool, positions that have a next token.
+        gold_T: int64, the next token; only where `target_T`.
+        weight_T: float32, 1 / (targets of the sequence); only where `target_T`.
+    """
+
+    tokens_BL: Tensor
+    real_T: Tensor
+    sequence_T: Tensor
+    target_T: Tensor
+    gold_T: Tensor
+    weight_T: Tensor
+
+
+def batches_of(sequences: list[NDArray[np.int32]], batch_tokens: int) -> list[Batch]:
+    """Batches of similar lengths, the longest first, each of at most `batch_tokens` positions,
+    padding included, or of a single sequence.
+    """
+    order = sorted(range(len(sequences)), key=lambda s: -len(sequences[s]))
+    rows: list[list[NDArray[np.int32]]] = []
+    for sequence in (sequences[s] for s in order):
+        if rows and (len(rows[-1]) + 1) * len(rows[-1][0]) <= batch_tokens:
+            rows[-1].append(sequence)
+        else:
+            rows.append([sequence])
+    return [_pad(row) for row in rows]
+
+
+def _pad(row: list[NDArray[np.int32]]) -> Batch:
+    length_B1 = torch.tensor([len(sequence) for sequence in row])[:, None]
+    longest = int(length_B1.max())
+    tokens_BL = torch.zeros(len(row), longest, dtype=torch.int64)
+    for tokens_L, sequence in zip(tokens_BL, row, strict=True):
+        tokens_L[: len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+    position_1L = torch.arange(longest)[None]
+    target_T = (position_1L < length_B1 - 1).reshape(-1)
+    weight_B1 = 1 / (length_B1 - 1).float()
+    return Batch(
+        tokens_BL=tokens_BL,
+        real_T=(position_1L < length_B1).reshape(-1),
+        sequence_T=torch.arange(len(row)).repeat_interleave(longest),
+        target_T=target_T,
+        gold_T=tokens_BL.roll(-1, dims=1).reshape(-1)[target_T],
+        weight_T=weight_B1.expand(-1, longest).reshape(-1)[target_T],
+    )

@@ -1,0 +1,110 @@
+"""Scores from gradients: what the loss of a sequence loses with a dimension.
+
+Legend: N routed pairs of a token and one expert, S sequences, D hidden, W width of the expert.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe_export.scores.base import DataScore, ExpertBatch, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mask_gradient(batch: ExpertBatch, loss: Loss) -> Tensor:
+    """Gradient of each sequence's loss with respect to a mask on each dimension.
+
+    With a mask m at 1 that multiplies h:
+        d loss_s / d m[j] = sum over tokens t of s of h[t, j] * d loss_s / d h[t, j]
+    which equals both <down[:, j], d loss_s / d down[:, j]> and <up[j], d loss_s / d up[j]>, because
+    h is linear in up and the output is linear in down.
+
+    Returns:
+        [S, W] float64, nats.
+    """
+    product_NW = batch.values["h"].double() * batch.gradients[loss]["h"].double()
+    zeros_SW = product_NW.new_zeros(batch.num_sequences, product_NW.shape[1])
+    return zeros_SW.index_add_(0, batch.sequence_N, product_NW)
+
+
+def fisher(batch: ExpertBatch) -> Tensor:
+    """Diagonal empirical Fisher information of a mask on each dimension:
+
+        mean over sequences s of (d loss_s / d m[j]) ** 2
+
+    where loss_s is the mean cross-entropy of the sequence's tokens. The square is taken after the
+    sum over a sequence's tokens.
+    """
+    return mask_gradient(batch, "cross_entropy").square().sum(0)
+
+
+def fisher_margin(batch: ExpertBatch) -> Tensor:
+    """As `fisher`, with the mean margin loss of the sequence's tokens:
+
+        mean over sequences s of (d margin_s / d m[j]) ** 2
+
+    so that the gradient of every token counts 1 / (1 - p[gold]) times as much. The cross-entropy
+    gradients of what a model has mastered vanish, and with them the importance of what does it.
+    """
+    return mask_gradient(batch, "margin").square().sum(0)
+
+
+def absgrad(batch: ExpertBatch) -> Tensor:
+    """Mean absolute gradient of the weights of each dimension:
+
+        mean over sequences s of (sum over i of |d loss_s / d gate[j, i]|
+            + |d loss_s / d up[j, i]| + |d loss_s / d down[i, j]|) / (3 D)
+
+    where loss_s is the mean cross-entropy of the sequence's tokens. The absolute value is taken
+    after the sum over a sequence's tokens.
+    """
+    x, h = batch.values["x"].float(), batch.values["h"].float()
+    gradients = {name: g.float() for name, g in batch.gradients["cross_entropy"].items()}
+    total_W = h.new_zeros(h.shape[1]).double()
+    counts = batch.sequence_N.bincount(minlength=batch.num_sequences).tolist()
+    start = 0
+    for count in counts:
+        part = slice(start, start + count)
+        start += count
+        if count:
+            gate_WD = gradients["gate"][part].T @ x[part]
+            up_WD = gradients["up"][part].T @ x[part]
+            down_WD = h[part].T @ gradients["output"][part]
+            total_W += (gate_WD.abs() + up_WD.abs() + down_WD.abs()).double().sum(1)
+    return total_W / (3 * x.shape[1])
+
+
+SCORES = (
+    DataScore(
+        "fisher_margin",
+        unit="nats squared",
+        source="this project; the Fisher information of arXiv:2606.05538 with another loss",
+        measure=fisher_margin,
+        mean_over="sequences",
+        values=("h",),
+        loss="margin",
+        gradients=("h",),
+    ),
+    DataScore(
+        "fisher",
+        unit="nats squared",
+        source="arXiv:2606.05538, as its text says; masks as in arXiv:2204.09656",
+        measure=fisher,
+        mean_over="sequences",
+        values=("h",),
+        loss="cross_entropy",
+        gradients=("h",),
+    ),
+    DataScore(
+        "absgrad",
+        unit="nats per unit of weight",
+        source="arXiv:2606.05538, as its released code computes it",
+        measure=absgrad,
+        mean_over="sequences",
+        values=("x", "h"),
+        loss="cross_entropy",
+        gradients=("gate", "up", "output"),
+    ),
+)

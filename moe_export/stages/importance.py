@@ -1,0 +1,50 @@
+"""Importance: a score for every dimension of every routed expert, from the calibration set.
+
+The formulas are with the scores, in `moe_export.scores`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from moe_export.artifacts import Importance, load_calibration, save_importance
+from moe_export.jobs import Job
+from moe_export.recipe import ImportanceSettings
+from moe_export.scores import scores_named
+from moe_export.scores.collect import collect_importance
+from moe_export.torch_model import load_torch_model
+
+logger = logging.getLogger(__name__)
+
+
+def run(job: Job[ImportanceSettings]) -> None:
+    """Writes `importance.safetensors`.
+
+    Raises:
+        RecipeError: a score is unknown.
+        CheckpointError: the model cannot be loaded.
+        CalibrationError: the calibration set does not suit the model.
+    """
+    settings = job.settings
+    scores = scores_named(settings.scores)
+    calibration = load_calibration(job.folders["calibrate"])
+    model = load_torch_model(job.model, getattr(torch, settings.dtype))
+    importance = collect_importance(model, calibration, scores, settings.batch_tokens, job.progress)
+    _warn_of_unreached(importance)
+    save_importance(job.out, importance)
+
+
+def _warn_of_unreached(importance: Importance) -> None:
+    for layer, tokens_E in enumerate(importance.tokens_per_expert):
+        unreached = [expert for expert, tokens in enumerate(tokens_E) if tokens == 0]
+        if unreached:
+            logger.warning(
+                "layer %d: no calibration token reached %d of %d experts (%s); their importance "
+                "is unknown",
+                layer,
+                len(unreached),
+                len(tokens_E),
+                ", ".join(map(str, unreached)),
+            )

@@ -1,0 +1,97 @@
+"""The importance stage on a tiny checkpoint and a made-up calibration set."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moe_export.artifacts import Calibration, load_importance, save_calibration
+from moe_export.experts import ExpertTable, kept_rows
+from moe_export.jobs import Job
+from moe_export.recipe import ImportanceSettings
+from moe_export.stages import importance
+from tests.tiny import tiny_checkpoint
+
+
+def job_for(
+    folder: Path, settings: ImportanceSettings, lengths: tuple[int, ...]
+) -> Job[ImportanceSettings]:
+    torch.set_num_threads(1)
+    for name in ("calibrate", "importance"):
+        (folder / name).mkdir(parents=True)
+    tokens_N = np.random.default_rng(0).integers(0, 256, sum(lengths)).astype(np.int32)
+    zeros_S = np.zeros(len(lengths), np.int32)
+    offsets_S1 = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    save_calibration(folder / "calibrate", Calibration(tokens_N, offsets_S1, zeros_S, zeros_S))
+    model = tiny_checkpoint(folder / "model")
+    folders = {"calibrate": folder / "calibrate"}
+    return Job(settings, model, folders, folder / "importance")
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    settings = ImportanceSettings(
+        scores=("fisher_margin", "fisher", "absgrad", "reap", "random"), batch_tokens=64
+    )
+    written = []
+    for name in ("first", "second"):
+        job = job_for(tmp_path / name, settings, (20, 30, 7, 9, 40, 2))
+        importance.run(job)
+        assert [path.name for path in job.out.iterdir()] == ["importance.safetensors"]
+        written.append((job.out / "importance.safetensors").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_the_file_holds_every_score_and_the_tokens_of_each_expert(tmp_path: Path) -> None:
+    settings = ImportanceSettings(scores=("activation", "fisher_margin"))
+    job = job_for(tmp_path, settings, (50, 50))
+    importance.run(job)
+    found = load_importance(job.out)
+    assert set(found.scores) == {"activation", "fisher_margin"}
+    for layers in found.scores.values():
+        assert [layer_R.shape for layer_R in layers] == [(6 * 24,)] * 3
+        assert all(layer_R.dtype == np.float64 for layer_R in layers)
+    assert [tokens_E.sum() for tokens_E in found.tokens_per_expert] == [200] * 3
+
+
+def test_experts_that_no_token_reached_are_told_of_and_kept_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_for(tmp_path, ImportanceSettings(), (2,))
+    with caplog.at_level(logging.WARNING):
+        importance.run(job)
+    found = load_importance(job.out)
+    unreached = np.flatnonzero(found.tokens_per_expert[0] == 0)
+    assert len(unreached) >= 2
+    names = ", ".join(map(str, unreached))
+    assert f"layer 0: no calibration token reached {len(unreached)} of 6" in caplog.text
+    assert f"({names})" in caplog.text
+    table = ExpertTable((24,) * 6)
+    widths = [24 if expert in unreached else 1 for expert in range(6)]
+    kept = kept_rows(found.scores["fisher_margin"][0], table, widths)
+    assert [len(rows) for rows in kept] == widths
+
+
+def test_progress_counts_the_batches(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    job = job_for(tmp_path, ImportanceSettings(batch_tokens=10), (10, 5, 5))
+    importance.run(
+        Job(
+            job.settings,
+            job.model,
+            job.folders,
+            job.out,
+            lambda done, of, _: told.append((done, of)),
+        )
+    )
+    assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_the_stage_leaves_the_settings_of_torch_as_they_were(tmp_path: Path) -> None:
+    job = job_for(tmp_path, ImportanceSettings(), (9,))
+    importance.run(job)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.is_grad_enabled()
