@@ -79,9 +79,7 @@ def load_calibration(folder: Path) -> Calibration:
         ArtifactError: it is missing or damaged.
     """
     tensors = _load(folder / CALIBRATION_FILE, ("tokens", "offsets", "prompt", "source"))
-    return Calibration(
-        tensors["tokens"], tensors["offsets"], tensors["prompt"], tensors["source"]
-    )
+    return Calibration(tensors["tokens"], tensors["offsets"], tensors["prompt"], tensors["source"])
 
 
 def save_importance(folder: Path, importance: Importance) -> None:
@@ -149,7 +147,7 @@ def _save(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
 
 def _load(path: Path, needed: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     try:
-        tensors = load_file(path)
+        tensors: dict[str, NDArray[Any]] = load_file(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the stage that writes it") from error
     except (OSError, SafetensorError) as error:

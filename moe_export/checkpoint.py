@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -45,6 +45,7 @@ class TensorInfo:
 
     @property
     def size_bytes(self) -> int:
+        """Of the tensor on disk."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
@@ -63,9 +64,10 @@ class Checkpoint:
         for shard in self._shards():
             for name, info in _read_header(directory / shard).items():
                 if name in self.tensors:
+                    first = self.tensors[name].shard
                     raise CheckpointError(
-                        f"{directory}: tensor {name} is in {self.tensors[name].shard} and in {shard}; "
-                        "remove one of the two files"
+                        f"{directory}: tensor {name} is in {first} and in {shard}; remove one of "
+                        "the two files"
                     )
                 self.tensors[name] = info
         self._check_index()
@@ -162,7 +164,7 @@ class CheckpointWriter:
         self._written = 0
         self._total_bytes = 0
 
-    def __enter__(self) -> CheckpointWriter:
+    def __enter__(self) -> Self:
         return self
 
     def write_shard(self, tensors: dict[str, NDArray[Any]]) -> None:

@@ -2,7 +2,7 @@
 
     MoeExportError            1  anything not named below
     ├── RecipeError           2  the recipe or the command line: key, file, line
-    ├── DependencyError       3  a package, provider, library or data set that is asked for is absent
+    ├── DependencyError       3  a package, provider, library or data set asked for is absent
     ├── ResourceError         4  disk or memory does not suffice
     ├── GateError             5  a limit of the recipe was not met; the report is still written
     ├── CheckpointError       6  the source model: a file or tensor is missing, damaged or unknown

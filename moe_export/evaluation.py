@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moe_export.tokens import Sequence as TokenSequence
 
 LOGIT_BATCH_BYTES = 1 << 28
-"""Logits held at a time, in float32: 256 MiB keeps a vocabulary of 152 000 at 440 tokens a batch."""
+"""Logits held at a time, in float32: 256 MiB is 440 tokens of a vocabulary of 152 000."""
 
 
 @dataclass
@@ -58,9 +58,7 @@ class Tally:
         return result
 
 
-def batches(
-    sequences: Sequence[TokenSequence], vocabulary: int
-) -> Iterator[list[TokenSequence]]:
+def batches(sequences: Sequence[TokenSequence], vocabulary: int) -> Iterator[list[TokenSequence]]:
     """Sequences by length, in batches whose padded logits stay within `LOGIT_BATCH_BYTES`."""
     budget_tokens = LOGIT_BATCH_BYTES // (4 * vocabulary)
     batch: list[TokenSequence] = []

@@ -80,7 +80,9 @@ def kept_rows(
     kept = []
     for expert, width in enumerate(widths):
         if not 0 <= width <= table.widths[expert]:
-            raise ShapeError(f"expert {expert}: width {width}, expected 0 to {table.widths[expert]}")
+            raise ShapeError(
+                f"expert {expert}: width {width}, expected 0 to {table.widths[expert]}"
+            )
         order = descending(importance_R[table.slice_of(expert)])
         kept.append(np.sort(order[:width]))
     return kept

@@ -11,9 +11,10 @@ SettingsT = TypeVar("SettingsT")
 
 
 class Progress(Protocol):
-    """Told how far a stage is; called a few times a second at most matters nothing."""
+    """Told how far a stage is: so much done of a total, and what it is about to do."""
 
-    def __call__(self, done: int, total: int, what: str) -> None: ...
+    def __call__(self, done: int, total: int, what: str) -> None:  # noqa: D102
+        ...
 
 
 def silent(done: int, total: int, what: str) -> None:

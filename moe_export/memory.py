@@ -6,6 +6,7 @@ import re
 import resource
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -25,7 +26,7 @@ class PeakMemory:
 
     peak_bytes = 0
 
-    def __enter__(self) -> PeakMemory:
+    def __enter__(self) -> Self:
         try:
             _CLEAR.write_text("5")  # resets VmHWM, see proc(5)
         except OSError:

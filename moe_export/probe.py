@@ -33,7 +33,14 @@ def probe(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, An
     Raises:
         MoeExportError: the process failed; its last words are in the message.
     """
-    command = [sys.executable, "-m", "moe_export.probe", str(directory), provider, json.dumps(speed)]
+    command = [
+        sys.executable,
+        "-m",
+        "moe_export.probe",
+        str(directory),
+        provider,
+        json.dumps(speed),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -98,7 +98,7 @@ class Source(Section):
 
 
 class CalibrateSettings(Section):
-    """`sequences` are shared out over `sources` by weight; each is at most `sequence_length` tokens."""
+    """`sequences` of at most `sequence_length` tokens are shared out over `sources` by weight."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     sequences: Count = 128

@@ -1,5 +1,6 @@
 """Reading a recipe file: every error names the file, the line, the key and, for a misspelt key, the
-nearest right one."""
+nearest right one.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _section_type(annotation: Any) -> type[BaseModel] | None:
-    """The section class within an annotation such as `tuple[Task, ...]` or `PlanSettings | None`."""
+    """The section class in an annotation such as `tuple[Task, ...]` or `PlanSettings | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in get_args(annotation):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_export import __version__
-from moe_export.artifacts import SCHEMA, load_json, save_json
+from moe_export.artifacts import load_json, save_json
 from moe_export.checkpoint import disk_error
 from moe_export.errors import ArtifactError
 from moe_export.jobs import Job, Progress
@@ -46,6 +46,7 @@ class State:
 
     @property
     def fresh(self) -> bool:
+        """Whether it need not run."""
         return not self.reason
 
 
@@ -155,9 +156,7 @@ class Run:
         identity = self._identity(state.step, self._keys_of(state.step))
         measured = {"wall_s": round(wall_s, 3), "peak_resident_bytes": peak_bytes}
         content = {"key": state.key, "identity": identity, "files": files}
-        save_json(
-            out / STAGE_FILE, content | {"measured": measured, "moe_export": __version__}
-        )
+        save_json(out / STAGE_FILE, content | {"measured": measured, "moe_export": __version__})
 
     def _keys_of(self, step: Step) -> dict[str, str]:
         return {
@@ -277,9 +276,7 @@ def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
         for key in sorted(found.keys() | wanted.keys()):
             if found.get(key) == wanted.get(key):
                 continue
-            if path == "inputs.":
-                yield f"{key} has changed"
-            elif path == "outside.":
+            if path == "inputs." or path == "outside.":
                 yield f"{key} has changed"
             else:
                 yield from _differences(found.get(key), wanted.get(key), f"{path}{key}.")

@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import ArtifactError, DependencyError
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 MODEL_FILE = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -99,7 +96,7 @@ class OrtModel:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=[PROVIDERS[provider]]
             )
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no other base
+        except Exception as error:
             raise ArtifactError(f"{path} does not load in ONNX Runtime: {error}") from error
         if PROVIDERS[provider] not in self.session.get_providers():
             raise DependencyError(

@@ -137,9 +137,7 @@ def _of_rows(
     return documents
 
 
-def _of_row(
-    row: dict[str, Any], source: Source, template: _ChatTemplate | None
-) -> Document:
+def _of_row(row: dict[str, Any], source: Source, template: _ChatTemplate | None) -> Document:
     if source.prompt_field is not None and source.answer_field is not None:
         prompt, answer = str(row[source.prompt_field]), str(row[source.answer_field])
         if template is None:

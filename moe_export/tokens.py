@@ -36,12 +36,12 @@ class TextTokenizer:
             raise CheckpointError(f"{path} is missing; copy it beside the weights")
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+        except Exception as error:
             raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
         self.eos_ids = _eos_ids(directory)
 
     def encode(self, document: Document) -> Sequence:
-        """BOS (where the tokenizer adds one), prompt, answer, and EOS after an answer to a prompt."""
+        """BOS (where the tokenizer adds one), prompt, answer, and EOS if there is a prompt."""
         prompt = self._tokenizer.encode(document.prompt).ids
         answer = self._tokenizer.encode(document.answer, add_special_tokens=False).ids
         end = self.eos_ids[:1] if document.prompt else []

@@ -2,10 +2,10 @@
 
 Legend: E experts, R rows of a layer.
 
-Each expert's dimensions are put in descending order and cut into blocks of `multiple_of`; an expert
-keeps a prefix of its blocks. Blocks are taken by their mean importance until the budget of rows is
-spent. Within an expert the means descend, so taking blocks in order of their mean is the best use of
-the budget, and with `multiple_of` 1 it is the plain ranking of dimensions.
+Each expert's dimensions are put in descending order and cut into blocks of `multiple_of`; an
+expert keeps a prefix of its blocks. Blocks are taken by their mean importance until the budget of
+rows is spent. Within an expert the means descend, so taking blocks in order of their mean is the
+best use of the budget, and with `multiple_of` 1 it is the plain ranking of dimensions.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def solve_widths(
             [_uniform_width(width, budget_rows / total, rule) for width in table.widths]
             for table in tables
         ]
-    blocks = [_blocks(layer, *pair, rule) for layer, pair in enumerate(zip(importance, tables, strict=True))]
+    blocks = [
+        _blocks(layer, *pair, rule)
+        for layer, pair in enumerate(zip(importance, tables, strict=True))
+    ]
     if rule.scope == "layer":
         budgets = [budget_rows * table.rows // total for table in tables]
         taken = [_take(b, budget, rule) for b, budget in zip(blocks, budgets, strict=True)]

@@ -59,7 +59,7 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

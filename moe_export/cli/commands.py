@@ -18,7 +18,8 @@ from moe_export.gates import raise_for_gates
 from moe_export.pipeline import Step, between, steps_of
 from moe_export.recipe import Recipe
 from moe_export.recipe_file import load_recipe
-from moe_export.run import Run, verify as verify_run
+from moe_export.run import Run
+from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
 
 
@@ -144,7 +145,8 @@ def _run_of(recipe: Recipe, steps: list[Step], directory: Path) -> Run:
 
 
 def _directory(arguments: argparse.Namespace) -> Path:
-    return arguments.directory or Path("runs") / arguments.recipe.stem
+    directory: Path = arguments.directory or Path("runs") / arguments.recipe.stem
+    return directory
 
 
 def _dry_run(recipe: Recipe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -54,7 +55,7 @@ class RunDisplay:
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> Self:
         if self._bars:
             self._bars.start()
         return self

@@ -15,8 +15,7 @@ def diagnose() -> Iterator[tuple[str, str]]:
     yield "processor", f"{facts['cpu']}, {facts['cores']} usable cores"
     yield "memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"
     yield "GPU", facts["gpu"] or "none (the NVIDIA driver reports none)"
-    for name, found in versions().items():
-        yield name, found
+    yield from versions().items()
     try:
         require_runtime()
     except DependencyError as error:

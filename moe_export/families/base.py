@@ -87,6 +87,7 @@ class TensorSpec:
 
     @property
     def elements(self) -> int:
+        """How many values it holds."""
         count = 1
         for size in self.shape:
             count *= size
@@ -127,10 +128,12 @@ class ModelSpec:
 
     @property
     def has_shared_expert(self) -> bool:
+        """Whether every layer has an always-on expert."""
         return self.shared_width > 0
 
     @property
     def has_lm_head(self) -> bool:
+        """Whether logits have a matrix of their own."""
         return not self.tied_embeddings
 
     def size(self, symbol: str) -> int:
@@ -148,7 +151,7 @@ class ModelSpec:
 
     @cached_property
     def tensors(self) -> dict[str, TensorSpec]:
-        """Every tensor of the model by its checkpoint name, model-wide ones first, then by layer."""
+        """Every tensor by its checkpoint name, those of the whole model first, then by layer."""
         specs: dict[str, TensorSpec] = {}
         rules = [r for r in self.family.tensors if r.when is None or getattr(self, r.when)]
         for rule in rules:
@@ -252,7 +255,7 @@ def _read_widths(
         and all(isinstance(row, list) and len(row) == num_experts for row in widths)
         and all(isinstance(w, int) and 0 <= w <= most for row in widths for w in row)
     )
-    if not well_formed:
+    if not isinstance(widths, list) or not well_formed:
         raise CheckpointError(
             f"config.json: {WIDTHS_KEY} must hold {num_layers} lists of {num_experts} widths "
             f"between 0 and {most}"

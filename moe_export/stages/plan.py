@@ -17,13 +17,13 @@ from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
-from moe_export.recipe import PlanSettings
+from moe_export.recipe import Dtype, PlanSettings
 from moe_export.widths import WidthRule, solve_widths
 
 logger = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
-DTYPES = ("float32", "float16")
+DTYPES: tuple[Dtype, ...] = ("float32", "float16")
 
 
 def run(job: Job[PlanSettings]) -> None:
@@ -54,9 +54,16 @@ def run(job: Job[PlanSettings]) -> None:
         widths = _fit_bytes(ranked, tables, spec, settings, rule)
     for layer, experts in enumerate(unknown):
         if experts:
-            verb = "kept whole where the budget allows" if settings.unknown == "keep" else "emptied first"
+            verb = (
+                "kept whole where the budget allows"
+                if settings.unknown == "keep"
+                else "emptied first"
+            )
             logger.warning(
-                "layer %d: no calibration token reached experts %s; they are %s", layer, experts, verb
+                "layer %d: no calibration token reached experts %s; they are %s",
+                layer,
+                experts,
+                verb,
             )
     save_json(job.out / PLAN_FILE, _outcome(spec, checkpoint, scores, widths, unknown, settings))
 
@@ -95,7 +102,8 @@ def _fit_bytes(
             f"plan.target_bytes is {target}, but {fixed} bytes lie outside the routed experts in "
             f"{settings.dtype}; raise it above that"
         )
-    # The floor is left to the final plan. Alignment makes bytes not quite linear in rows, so the most rows that fit are searched for.
+    # The floor is left to the final plan. Alignment makes bytes not quite linear in rows, so the
+    # most rows that fit are searched for.
     while least < most:
         rows = (least + most + 1) // 2
         widths = solve_widths(ranked, tables, rows, replace(rule, min_width=0))
@@ -141,8 +149,8 @@ def _outcome(
                 },
             }
         )
-    before_rows = sum(layer["rows_before"] for layer in layers)
-    after_rows = sum(layer["rows_after"] for layer in layers)
+    before_rows = sum(map(sum, spec.widths))
+    after_rows = sum(map(sum, widths))
     return {
         "score": settings.score,
         "scope": settings.scope,

@@ -142,9 +142,7 @@ def _write_ledger(out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str,
         )
     actions = [entry["action"] for entry in entries.values()]
     counts = {"kept": actions.count("kept"), "sliced": actions.count("sliced"), "dropped": 0}
-    save_json(
-        out / LEDGER_FILE, {"tensor_bytes": total, "counts": counts, "tensors": entries}
-    )
+    save_json(out / LEDGER_FILE, {"tensor_bytes": total, "counts": counts, "tensors": entries})
 
 
 def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:

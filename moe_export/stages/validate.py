@@ -43,7 +43,9 @@ def run(job: Job[ValidateSettings]) -> None:
         require_provider(provider)
     variants = variants_of(job.folders["export"])
     tasks = {
-        name: draw(task, job.model, task.items, settings.sequence_length, TEST_SEED, "test").sequences
+        name: draw(
+            task, job.model, task.items, settings.sequence_length, TEST_SEED, "test"
+        ).sequences
         for name, task in task_names(settings.tasks).items()
     }
     providers: dict[str, Any] = {}
@@ -68,7 +70,10 @@ def run(job: Job[ValidateSettings]) -> None:
             "recovery": recovery,
             "gates": check_gates(
                 settings.gates,
-                {name: {**found, "product": found["variants"][PRODUCT]} for name, found in providers.items()},
+                {
+                    name: {**found, "product": found["variants"][PRODUCT]}
+                    for name, found in providers.items()
+                },
                 recovery,
             ),
         },
@@ -146,7 +151,8 @@ def _accuracy(
 
 def _recovery(providers: dict[str, Any]) -> float | None:
     """Mean over the tasks of the pruned model's match rate over the baseline's, on the first
-    provider; None where there is no baseline or it solves nothing."""
+    provider; None where there is no baseline or it solves nothing.
+    """
     variants = next(iter(providers.values()))["variants"]
     if REFERENCE not in variants:
         return None

@@ -30,10 +30,9 @@ def test_what_is_written_reads_back_in_its_own_dtype(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_does_not_look_like_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        with CheckpointWriter(tmp_path, {}, num_shards=2) as writer:
-            writer.write_shard({"a": np.zeros(1, np.float32)})
-            raise KeyboardInterrupt
+    writer = CheckpointWriter(tmp_path, {}, num_shards=1)
+    writer.write_shard({"a": np.zeros(1, np.float32)})
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         Checkpoint(tmp_path)
 

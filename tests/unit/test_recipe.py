@@ -53,11 +53,13 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("demo: sums", "dmeo: sums"),
-            "recipe.yaml:4: unknown key 'calibrate.sources.0.dmeo'; the nearest known key is 'demo'",
+            "recipe.yaml:4: unknown key 'calibrate.sources.0.dmeo'; the nearest known key is "
+            "'demo'",
         ),
         (
             MINIMAL + "validate: {speed: {thread: [1]}}\n",
-            "recipe.yaml:6: unknown key 'validate.speed.thread'; the nearest known key is 'threads'",
+            "recipe.yaml:6: unknown key 'validate.speed.thread'; the nearest known key is "
+            "'threads'",
         ),
         (
             MINIMAL.replace("0.5", "1.5"),
@@ -103,7 +105,7 @@ def test_overrides_change_keys_and_entries_of_lists(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("override", ["plan.keep", "=3", "model.source.deeper=1", "plan.kepe=1"])
 def test_a_wrong_override_is_one_sentence(tmp_path: Path, override: str) -> None:
-    with pytest.raises(RecipeError, match="kepe|--set"):
+    with pytest.raises(RecipeError, match=r"kepe|--set"):
         load_recipe(recipe_with(tmp_path, MINIMAL), (override,))
 
 
