@@ -1,0 +1,105 @@
+"""Rankings compared: each score masks the unpruned model at each `keep`, on each calibration draw.
+
+Masking a dimension gives the same logits as removing it, so nothing needs to be exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moe_export.artifacts import load_importance, save_json
+from moe_export.checkpoint import Checkpoint
+from moe_export.evaluation import mean_exact_match
+from moe_export.experts import kept_rows
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.jobs import Job
+from moe_export.recipe import BakeoffSettings
+from moe_export.reporting.bakeoff_table import bakeoff_markdown
+from moe_export.sources import draw, has_answers, task_names
+from moe_export.torch_model import load_torch_model
+from moe_export.torch_model.masking import ScoredTask, TaskScores, masked, score_tasks
+from moe_export.widths import WidthRule, solve_widths
+
+BAKEOFF_FILE = "bakeoff.json"
+BAKEOFF_TABLE = "bakeoff.md"
+
+TEST_SEED = 1234
+LENGTH = 512
+
+Masks = list[list[NDArray[np.int64]]]
+"""Per layer and expert, the kept positions."""
+
+
+def run(job: Job[BakeoffSettings]) -> None:
+    """Writes `bakeoff.json` and its table, `bakeoff.md`."""
+    settings = job.settings
+    spec = spec_of(Checkpoint(job.model).config)
+    model = load_torch_model(job.model, torch.float32)
+    tasks = {
+        name: ScoredTask(
+            has_answers(task),
+            draw(task, job.model, task.items, LENGTH, TEST_SEED, "test").sequences,
+        )
+        for name, task in task_names(settings.tasks).items()
+    }
+    baseline = score_tasks(model, tasks)
+    rankings = [("dimension", score) for score in settings.scores]
+    rankings += [("expert", score) for score in settings.whole_expert_scores]
+    total = len(job.folders) * len(rankings) * len(settings.keeps)
+    results: list[dict[str, Any]] = []
+    # Some rankings are the same in every draw; what is masked the same way is scored once.
+    known: dict[str, TaskScores] = {}
+    for seed, folder in zip(settings.seeds, job.folders.values(), strict=True):
+        scores = load_importance(folder).scores
+        for unit, score in rankings:
+            for keep in settings.keeps:
+                job.progress(len(results), total, f"{score} at {keep:.0%}, draw {seed}")
+                masks, kept = masks_of(scores[score], spec, keep, unit)
+                digest = _digest(masks)
+                if digest not in known:
+                    with masked(model, masks):
+                        known[digest] = score_tasks(model, tasks)
+                results.append(
+                    {
+                        "score": score,
+                        "unit": unit,
+                        "keep": keep,
+                        "seed": seed,
+                        "kept": kept,
+                        "tasks": known[digest],
+                        "mean_exact_match": mean_exact_match(known[digest]),
+                    }
+                )
+    job.progress(total, total, "done")
+    outcome = {"tasks": list(tasks), "baseline": baseline, "results": results}
+    save_json(job.out / BAKEOFF_FILE, outcome)
+    (job.out / BAKEOFF_TABLE).write_text(bakeoff_markdown(outcome), encoding="utf-8")
+
+
+def masks_of(
+    importance: list[NDArray[np.float64]], spec: ModelSpec, keep: float, unit: str
+) -> tuple[Masks, float]:
+    """The dimensions that a ranking over the whole model keeps, and the fraction they are."""
+    tables = [spec.table(layer) for layer in range(spec.num_layers)]
+    total = sum(table.rows for table in tables)
+    widths = solve_widths(importance, tables, round(keep * total), WidthRule(unit=unit))
+    masks = [
+        kept_rows(layer_R, table, layer_widths)
+        for layer_R, table, layer_widths in zip(importance, tables, widths, strict=True)
+    ]
+    return masks, sum(map(sum, widths)) / total
+
+
+def _digest(masks: Masks) -> str:
+    digest = hashlib.sha256()
+    for experts in masks:
+        for kept in experts:
+            digest.update(len(kept).to_bytes(4, "little"))
+            digest.update(kept.tobytes())
+    return digest.hexdigest()

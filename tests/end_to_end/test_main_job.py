@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from moe_export.cli import main
+from moe_export.stages import MAIN_JOB
+from tests.end_to_end.common import artifacts, write_recipe
+from tests.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of the whole job, with the recipe beside it."""
+    home = tmp_path_factory.mktemp("finished")
+    recipe = write_recipe(home, model, prune={"save_padded": True})
+    assert main(["run", str(recipe), "--run", str(home / "run")]) == 0
+    return home / "run"
+
+
+def test_every_stage_leaves_its_mark_and_its_files(finished: Path) -> None:
+    assert {path.parent.name for path in finished.glob("*/stage.json")} == set(MAIN_JOB)
+    for name in ("model.onnx", "model.onnx.data", "tokenizer.json", "genai_config.json"):
+        assert (finished / "export" / "pruned" / name).exists()
+    assert (finished / "report" / "report.html").exists()
+    assert main(["verify", str(finished)]) == 0
+
+
+def test_predicted_bytes_are_the_bytes_on_disk(finished: Path) -> None:
+    plan = json.loads((finished / "plan" / "plan.json").read_text())
+    for variant, when in (("baseline", "before"), ("pruned", "after")):
+        data = finished / "export" / variant / "model.onnx.data"
+        assert data.stat().st_size == plan["export_bytes"]["float32"][when]["total_bytes"]
+    ledger = json.loads((finished / "prune" / "ledger.json").read_text())
+    assert ledger["tensor_bytes"] == plan["checkpoint_tensor_bytes"]
+    assert ledger["counts"]["dropped"] == 0
+
+
+def test_the_exported_model_agrees_with_torch(finished: Path) -> None:
+    validation = json.loads((finished / "validate" / "validation.json").read_text())
+    found = validation["providers"]["cpu"]
+    assert found["parity"]["max_logit_error"] <= 1e-4
+    assert found["greedy"]["agreement"] == 1.0
+    assert all(gate["passed"] for gate in validation["gates"])
+
+
+def test_two_runs_give_the_same_bytes(finished: Path, model: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, model, prune={"save_padded": True})
+    assert main(["run", str(recipe), "--run", str(tmp_path / "run")]) == 0
+    again = artifacts(tmp_path / "run")
+    assert again.keys() == artifacts(finished).keys()
+    for name, content in artifacts(finished).items():
+        assert again[name] == content, name
+
+
+def test_replanning_at_another_keep_does_not_calibrate_again(
+    finished: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, model)
+    directory = ["--run", str(tmp_path / "run")]
+    assert main(["run", str(recipe), "--until", "plan", *directory]) == 0
+    before = (tmp_path / "run" / "importance" / "stage.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["plan", str(recipe), "--set", "plan.keep=0.25", *directory]) == 0
+    assert (tmp_path / "run" / "importance" / "stage.json").stat().st_mtime_ns == before
+    shown = capsys.readouterr().out
+    assert "settings.keep 0.5 → 0.25" in shown
+    assert "25.0% of all rows kept" in shown
+
+
+def test_a_byte_budget_is_met_and_nearly_spent(model: Path, tmp_path: Path) -> None:
+    target = 600_000
+    recipe = write_recipe(tmp_path, model, plan={"target_bytes": target})
+    assert main(["run", str(recipe), "--until", "plan", "--run", str(tmp_path / "run")]) == 0
+    plan = json.loads((tmp_path / "run" / "plan" / "plan.json").read_text())
+    size = plan["export_bytes"]["float32"]["after"]["total_bytes"]
+    assert target - 3 * 64 * 4 < size <= target
+
+
+@pytest.mark.parametrize("stage", MAIN_JOB[:-1])
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
+    finished: Path, model: Path, tmp_path: Path, stage: str
+) -> None:
+    recipe = write_recipe(tmp_path, model, prune={"save_padded": True})
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "moe_export", "run", str(recipe), "--run", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The folder appears when the stage begins; its mark is not there yet.
+    while not (run / stage).exists() and process.poll() is None:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (run / "report" / "stage.json").exists()
+    assert main(["run", str(recipe), "--run", str(run)]) == 0
+    assert artifacts(run) == artifacts(finished)
+
+
+def test_an_interrupt_ends_with_its_own_code_and_a_resumable_run(
+    model: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, model)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "moe_export", "run", str(recipe), "--run", str(run)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (run / "importance").exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("moe-export: interrupted; finished stages are kept")
+    assert (run / "calibrate" / "stage.json").exists()
+
+
+def test_a_failed_gate_writes_the_report_and_ends_with_its_own_code(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, model)
+    gate = "validate.gates.max_logit_error=1.0e-12"
+    arguments = ["run", str(recipe), "--run", str(tmp_path / "run"), "--set", gate]
+    assert main(arguments) == 5
+    assert "max_logit_error on cpu is" in capsys.readouterr().err
+    assert (tmp_path / "run" / "report" / "report.html").exists()
+    validation = json.loads((tmp_path / "run" / "validate" / "validation.json").read_text())
+    assert validation["providers"]["cpu"]["parity"]["first_bad_layer"] is not None
+    assert main(arguments) == 5, "a second run of finished stages must fail too"
+
+
+def test_generate_streams_the_same_text_twice(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for _ in range(2):
+        arguments = ["generate", str(finished), "--prompt", "12+3=", "--new-tokens", "5"]
+        assert main(arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("12+3=")
+
+
+def test_compare_puts_runs_side_by_side(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, data = tmp_path / "c.html", tmp_path / "c.json"
+    arguments = ["compare", str(finished), str(finished), "--html", str(page), "--json", str(data)]
+    assert main(arguments) == 0
+    assert "exact" in capsys.readouterr().out
+    assert json.loads(data.read_text())
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_dry_run_writes_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, model)
+    assert main(["run", str(recipe), "--run", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert not (tmp_path / "run").exists()
+    shown = capsys.readouterr().out
+    assert all(stage in shown for stage in MAIN_JOB)
+
+
+def test_doctor_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "onnxruntime" in shown
+    assert "provider cpu     available" in shown
