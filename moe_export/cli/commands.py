@@ -12,12 +12,13 @@ from typing import Any
 
 from moe_export.artifacts import load_json
 from moe_export.checkpoint import disk_error
-from moe_export.cli.console import RunDisplay, console, megabytes, print_table
+from moe_export.cli.console import RunDisplay, console, print_table
 from moe_export.errors import ArtifactError
 from moe_export.gates import raise_for_gates
 from moe_export.pipeline import Step, between, steps_of
 from moe_export.recipe import Recipe
 from moe_export.recipe_file import load_recipe
+from moe_export.reporting.units import size
 from moe_export.run import Run
 from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
@@ -74,6 +75,8 @@ def compare(arguments: argparse.Namespace) -> None:
     result = comparison.compare(arguments.runs)
     head, *rows = comparison.text_rows(result)
     print_table("", head, rows)
+    for note in result["notes"]:
+        console.print(note)
     if arguments.json is not None:
         _write(arguments.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     if arguments.html is not None:
@@ -153,7 +156,7 @@ def _dry_run(recipe: Recipe) -> None:
     from moe_export.estimate import estimate  # noqa: PLC0415 - only here
 
     rows = [
-        (e.stage, megabytes(e.disk_bytes), megabytes(e.peak_bytes), f"{e.seconds:.0f} s")
+        (e.stage, size(e.disk_bytes), size(e.peak_bytes), f"{e.seconds:.0f} s")
         for e in estimate(recipe, locate(recipe.model))
     ]
     print_table("predicted", ("stage", "writes", "peak memory", "time"), rows)
@@ -168,7 +171,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
                 str(layer["layer"]),
                 f"{layer['rows_after']} of {layer['rows_before']}",
                 f"{min(widths)} – {max(widths)}",
-                *(megabytes(layer["expert_bytes"][dtype]) for dtype in plan["export_bytes"]),
+                *(size(layer["expert_bytes"][dtype]) for dtype in plan["export_bytes"]),
                 " ".join(map(str, widths)) if len(widths) <= 16 else "",
             )
         )
@@ -178,7 +181,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     )
     for dtype, sizes in plan["export_bytes"].items():
         before, after = sizes["before"]["total_bytes"], sizes["after"]["total_bytes"]
-        console.print(f"exported weights, {dtype}: {megabytes(before)} → {megabytes(after)}")
+        console.print(f"exported weights, {dtype}: {size(before)} → {size(after)}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,14 +18,6 @@ from moe_export.run import State
 console = Console(highlight=False, soft_wrap=True)
 
 
-def megabytes(count: int) -> str:
-    """A number of bytes for people, in powers of 1024."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
-
-
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints rows of text; all columns but the first are flush right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")

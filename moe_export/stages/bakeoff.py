@@ -20,7 +20,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.jobs import Job
 from moe_export.recipe import BakeoffSettings
-from moe_export.reporting.bakeoff_table import bakeoff_markdown
+from moe_export.reporting.bakeoff_table import bakeoff_html, bakeoff_markdown
 from moe_export.sources import draw, has_answers, task_names
 from moe_export.torch_model import load_torch_model
 from moe_export.torch_model.masking import ScoredTask, TaskScores, masked, score_tasks
@@ -28,6 +28,7 @@ from moe_export.widths import WidthRule, solve_widths
 
 BAKEOFF_FILE = "bakeoff.json"
 BAKEOFF_TABLE = "bakeoff.md"
+BAKEOFF_PAGE = "bakeoff.html"
 
 TEST_SEED = 1234
 LENGTH = 512
@@ -37,7 +38,7 @@ Masks = list[list[NDArray[np.int64]]]
 
 
 def run(job: Job[BakeoffSettings]) -> None:
-    """Writes `bakeoff.json` and its table, `bakeoff.md`."""
+    """Writes `bakeoff.json`, and its tables as `bakeoff.md` and `bakeoff.html`."""
     settings = job.settings
     spec = spec_of(Checkpoint(job.model).config)
     model = load_torch_model(job.model, torch.float32)
@@ -80,6 +81,7 @@ def run(job: Job[BakeoffSettings]) -> None:
     outcome = {"tasks": list(tasks), "baseline": baseline, "results": results}
     save_json(job.out / BAKEOFF_FILE, outcome)
     (job.out / BAKEOFF_TABLE).write_text(bakeoff_markdown(outcome), encoding="utf-8")
+    (job.out / BAKEOFF_PAGE).write_text(bakeoff_html(outcome), encoding="utf-8")
 
 
 def masks_of(

@@ -1,0 +1,246 @@
+"""The tables of a comparison of rankings, and what they say in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from moe_export.reporting import html, markdown
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import NONE, figures, percent, points
+
+OURS = "fisher_margin"
+"""The ranking that every other one is held against."""
+
+TITLE = "Rankings compared"
+
+Bakeoff = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the calibration draws."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Spread | None:
+        """The spread of the values that are there; None if none is."""
+        known = [value for value in values if value is not None]
+        return cls(sum(known) / len(known), min(known), max(known)) if known else None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One ranking at one `keep`, over all draws."""
+
+    score: str
+    unit: str
+    kept: float
+    rates: Mapping[str, Spread | None]
+    losses: Mapping[str, Spread | None]
+    mean: Spread | None
+
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return self.score if self.unit == "dimension" else f"{self.score}, whole experts"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the others are held against it."""
+        return (self.score, self.unit) == (OURS, "dimension")
+
+
+def bakeoff_markdown(bakeoff: Bakeoff) -> str:
+    """The content of `bakeoff.json` as Markdown: a table and a sentence for every `keep`."""
+    blocks = [f"# {TITLE}", markdown.escaped(_introduction(bakeoff))]
+    for keep in _keeps(bakeoff):
+        blocks += [
+            f"## {percent(keep)} kept",
+            markdown.table(keep_table(bakeoff, keep)),
+            *(markdown.escaped(sentence) for sentence in verdicts(bakeoff, keep)),
+        ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def bakeoff_html(bakeoff: Bakeoff) -> str:
+    """The same as a page of its own."""
+    blocks = [f"<h1>{escape(TITLE)}</h1>", html.paragraph(_introduction(bakeoff), "muted")]
+    for keep in _keeps(bakeoff):
+        blocks += [
+            f"<h2>{escape(percent(keep))} kept</h2>",
+            *(html.paragraph(sentence) for sentence in verdicts(bakeoff, keep)),
+            html.table(keep_table(bakeoff, keep)),
+        ]
+    return html.page(TITLE, "\n".join(blocks))
+
+
+def rankings(bakeoff: Bakeoff, keep: float) -> list[Ranking]:
+    """The rankings at one `keep`, the best mean first, equal ones by name."""
+    results = [result for result in bakeoff["results"] if result["keep"] == keep]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["score"], result["unit"]), []).append(result)
+    found = []
+    for (score, unit), draws in groups.items():
+        figures_of = {
+            key: {
+                task: Spread.of([draw["tasks"][task][key] for draw in draws])
+                for task in bakeoff["tasks"]
+            }
+            for key in ("exact_match", "loss_nats")
+        }
+        kept = sum(draw["kept"] for draw in draws) / len(draws)
+        mean = Spread.of([draw["mean_exact_match"] for draw in draws])
+        found.append(
+            Ranking(score, unit, kept, figures_of["exact_match"], figures_of["loss_nats"], mean)
+        )
+    return sorted(found, key=lambda r: (-(r.mean.mean if r.mean else 0.0), r.name))
+
+
+def keep_table(bakeoff: Bakeoff, keep: float) -> Table:
+    """Rankings down, tasks across; the best figure of each column stands out."""
+    solved, read = _answered(bakeoff), _read(bakeoff)
+    found = rankings(bakeoff, keep)
+    columns = [[ranking.rates[task] for ranking in found] for task in solved]
+    columns += [[ranking.losses[task] for ranking in found] for task in read]
+    columns.append([ranking.mean for ranking in found])
+    shows = [_rate] * len(solved) + [_loss] * len(read) + [_rate]
+    better = [max] * len(solved) + [min] * len(read) + [max]
+    strong = set()
+    for place, (column, best_of) in enumerate(zip(columns, better, strict=True)):
+        shown = [round(spread.mean, 9) for spread in column if spread]
+        strong |= {
+            (row, place + 1)
+            for row, spread in enumerate(column)
+            if spread and round(spread.mean, 9) == best_of(shown)
+        }
+    rows = [
+        [ranking.name, *(show(column[row]) for show, column in zip(shows, columns, strict=True))]
+        for row, ranking in enumerate(found)
+    ]
+    before = bakeoff["baseline"]
+    rates = [before[task]["exact_match"] for task in solved]
+    rows.append(
+        [
+            "unpruned",
+            *(points(rate) for rate in rates),
+            *(figures(before[task]["loss_nats"]) for task in read),
+            points(sum(rates) / len(rates)) if rates else NONE,
+        ]
+    )
+    head = [
+        "ranking",
+        *(f"{task}, %" for task in solved),
+        *(f"{task}, nats" for task in read),
+        "mean, %",
+    ]
+    return Table(head, rows, strong=frozenset(strong))
+
+
+def verdicts(bakeoff: Bakeoff, keep: float) -> Iterator[str]:
+    """Where another ranking does better than ours, and where the draws leave it open."""
+    found = rankings(bakeoff, keep)
+    ours = next((ranking for ranking in found if ranking.is_ours), None)
+    if ours is None:
+        yield f"{OURS} is not among the rankings."
+        return
+    others = [ranking for ranking in found if not ranking.is_ours]
+    if not others:
+        yield "There is no other ranking to compare with."
+        return
+    wins = []
+    for task in _answered(bakeoff):
+        wins += _wins(others, ours, task, "exact_match")
+    for task in _read(bakeoff):
+        wins += _wins(others, ours, task, "loss_nats")
+    wins += _mean_wins(others, ours)
+    if wins:
+        yield f"Better than {OURS} here: {'; '.join(wins)}."
+    else:
+        yield f"No other ranking is better than {OURS} in any column here."
+    off = [r for r in found if abs(r.kept - keep) >= 0.0005]
+    if off:
+        words = ", ".join(f"{r.name} {percent(r.kept)}" for r in off)
+        yield f"Not all of them keep {percent(keep)} of the dimensions: {words}."
+
+
+def _wins(others: Sequence[Ranking], ours: Ranking, task: str, key: str) -> list[str]:
+    """Rankings that beat ours in one column, in words with both figures."""
+    wins = []
+    is_rate = key == "exact_match"
+    mine = ours.rates[task] if is_rate else ours.losses[task]
+    for other in others:
+        theirs = other.rates[task] if is_rate else other.losses[task]
+        if mine is None or theirs is None:
+            continue
+        ahead = theirs.mean - mine.mean if is_rate else mine.mean - theirs.mean
+        if ahead > 1e-9:
+            wins.append(_words(other.name, f"on {task}", theirs, mine, is_rate))
+    return wins
+
+
+def _mean_wins(others: Sequence[Ranking], ours: Ranking) -> list[str]:
+    return [
+        _words(other.name, "in the mean", other.mean, ours.mean, True)
+        for other in others
+        if other.mean and ours.mean and other.mean.mean - ours.mean.mean > 1e-9
+    ]
+
+
+def _words(name: str, where: str, theirs: Spread, mine: Spread, is_rate: bool) -> str:
+    show = percent if is_rate else _nats
+    apart = theirs.low > mine.high if is_rate else theirs.high < mine.low
+    draws = "" if apart else ", within the spread of the draws"
+    return f"{name} {where} ({show(theirs.mean)} against {show(mine.mean)}{draws})"
+
+
+def _nats(loss: float) -> str:
+    return f"{loss:.4f} nats"
+
+
+def _rate(spread: Spread | None) -> str:
+    if spread is None:
+        return NONE
+    return _spread(spread, points)
+
+
+def _loss(spread: Spread | None) -> str:
+    if spread is None:
+        return NONE
+    return _spread(spread, figures)
+
+
+def _spread(spread: Spread, show: Callable[[float], str]) -> str:
+    """The mean, and least and most where they read differently."""
+    low, high = show(spread.low), show(spread.high)
+    return show(spread.mean) if low == high else f"{show(spread.mean)}\n[{low}–{high}]"
+
+
+def _introduction(bakeoff: Bakeoff) -> str:
+    draws = len({result["seed"] for result in bakeoff["results"]})
+    over = (
+        f"the mean over {draws} calibration draws, with least and most" if draws > 1 else "one draw"
+    )
+    return (
+        "Every ranking removes the dimensions that it finds least important from the same model. "
+        "Tasks: exact match in percent; tasks without answers: loss in nats per token, where less "
+        f"is better. Figures are {over}. The best of each column is bold."
+    )
+
+
+def _keeps(bakeoff: Bakeoff) -> list[float]:
+    return sorted({result["keep"] for result in bakeoff["results"]}, reverse=True)
+
+
+def _answered(bakeoff: Bakeoff) -> list[str]:
+    return [t for t in bakeoff["tasks"] if bakeoff["baseline"][t]["exact_match"] is not None]
+
+
+def _read(bakeoff: Bakeoff) -> list[str]:
+    return [t for t in bakeoff["tasks"] if bakeoff["baseline"][t]["exact_match"] is None]

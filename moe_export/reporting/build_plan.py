@@ -1,0 +1,172 @@
+"""What the plan kept, and on what evidence.
+
+Legend: R rows of a layer.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.artifacts import Importance
+from moe_export.errors import ArtifactError
+from moe_export.experts import ExpertTable, descending, kept_rows
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+
+CURVE_FRACTIONS = (0.001, 0.0025, 0.005, *(percent / 100 for percent in range(1, 101)))
+"""Where the cumulative curve is sampled: more closely at its steep beginning."""
+
+
+def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:
+    """Sizes of the model before and after.
+
+    Args:
+        prune: holds the `config.json` of the pruned checkpoint.
+        plan: `plan.json`.
+        importance: for the tokens that reached each expert.
+
+    Raises:
+        ArtifactError: `config.json` cannot be read.
+    """
+    path = prune / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); run the prune stage again"
+        ) from error
+    after = spec_of(config)
+    before = replace(after, widths=tuple(tuple(layer) for layer in plan["widths_before"]))
+    return {
+        "family": after.family.model_type,
+        "layers": after.num_layers,
+        "experts_per_layer": after.num_experts,
+        "experts_per_token": after.top_k,
+        "hidden_size": after.hidden_size,
+        "vocabulary_tokens": after.vocab_size,
+        "parameters": {"before": _parameters(before), "after": _parameters(after)},
+        "active_parameters_per_token": {
+            "before": _active_parameters(before, importance),
+            "after": _active_parameters(after, importance),
+        },
+    }
+
+
+def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:
+    """The plan with the spread of its widths, and what reached each expert."""
+    widths = list(chain.from_iterable(layer["widths"] for layer in plan["layers"]))
+    before = list(chain.from_iterable(plan["widths_before"]))
+    pairs = zip(widths, before, strict=True)
+    layers = [
+        {
+            "layer": layer["layer"],
+            "rows_before": layer["rows_before"],
+            "rows_after": layer["rows_after"],
+            "importance_kept": layer["importance_kept"],
+            "width_min": min(layer["widths"]),
+            "width_median": statistics.median(layer["widths"]),
+            "width_max": max(layer["widths"]),
+            "widths": layer["widths"],
+            "widths_before": widths_before,
+            "tokens_per_expert": [int(tokens) for tokens in reached],
+            "unknown_experts": layer["unknown_experts"],
+        }
+        for layer, widths_before, reached in zip(
+            plan["layers"], plan["widths_before"], importance.tokens_per_expert, strict=True
+        )
+    ]
+    return {
+        "score": plan["score"],
+        "scope": plan["scope"],
+        "unit": plan["unit"],
+        "kept": plan["kept"],
+        "rows_before": plan["rows_before"],
+        "rows_after": plan["rows_after"],
+        "width_min": min(widths),
+        "width_median": statistics.median(widths),
+        "width_max": max(widths),
+        "empty_experts": widths.count(0),
+        "whole_experts": sum(after == old for after, old in pairs),
+        "layers": layers,
+    }
+
+
+def importance_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:
+    """How concentrated importance is where it is known, and what was kept of it.
+
+    Both fractions are null where no importance is known or all of it is 0.
+    """
+    scores = importance.scores[plan["score"]]
+    known = np.concatenate([layer_R[np.isfinite(layer_R)] for layer_R in scores])
+    total = float(known.sum())
+    if total <= 0:
+        return {"known_rows": known.size, "rows_kept": None, "importance_kept": None, "curve": []}
+    kept_count, kept_sum = 0, 0.0
+    for layer_R, before, layer in zip(scores, plan["widths_before"], plan["layers"], strict=True):
+        table = ExpertTable(tuple(before))
+        for expert, rows in enumerate(kept_rows(layer_R, table, layer["widths"])):
+            values = layer_R[table.slice_of(expert)][rows]
+            values = values[np.isfinite(values)]
+            kept_count += values.size
+            kept_sum += float(values.sum())
+    cumulative = np.concatenate([[0.0], np.cumsum(known[descending(known)])])
+    places = [round(fraction * known.size) for fraction in CURVE_FRACTIONS]
+    return {
+        "known_rows": known.size,
+        "rows_kept": kept_count / known.size,
+        "importance_kept": kept_sum / total,
+        "curve": [
+            {"rows": fraction, "importance": min(float(cumulative[place]) / total, 1.0)}
+            for fraction, place in zip(CURVE_FRACTIONS, places, strict=True)
+        ],
+    }
+
+
+def coverage_facts(importance: Importance) -> dict[str, Any]:
+    """How many calibration tokens the experts have seen."""
+    tokens = [int(count) for layer in importance.tokens_per_expert for count in layer]
+    return {
+        "experts": len(tokens),
+        "unknown_experts": tokens.count(0),
+        "tokens_per_expert_min": min(tokens),
+        "tokens_per_expert_median": statistics.median(tokens),
+        "tokens_per_expert_max": max(tokens),
+    }
+
+
+def _parameters(spec: ModelSpec) -> int:
+    return sum(tensor.elements for tensor in spec.tensors.values())
+
+
+def _active_parameters(spec: ModelSpec, importance: Importance) -> float | None:
+    """Parameters outside the routed experts, and of the experts that a token is sent to.
+
+    Experts differ in width once pruned, so the mean is over the calibration tokens.
+    """
+    experts = [tensor for tensor in spec.tensors.values() if tensor.expert is not None]
+    active = float(_parameters(spec) - sum(tensor.elements for tensor in experts))
+    shares = [_share_of_tokens(reached, spec.top_k) for reached in importance.tokens_per_expert]
+    if any(share is None for share in shares):
+        return None
+    for tensor in experts:
+        assert tensor.layer is not None
+        share = shares[tensor.layer]
+        assert share is not None
+        assert tensor.expert is not None
+        active += tensor.elements * share[tensor.expert]
+    return active
+
+
+def _share_of_tokens(reached: NDArray[np.int64], top_k: int) -> list[float] | None:
+    """Per expert, the share of all tokens that were routed to it; None if there were none."""
+    tokens = sum(int(count) for count in reached) / top_k
+    return [int(count) / tokens for count in reached] if tokens else None

@@ -1,0 +1,143 @@
+"""What the exported models were found to be worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moe_export.artifacts import load_json
+from moe_export.errors import ArtifactError
+from moe_export.reporting.variants import BASELINE, ordered
+
+DATA_FILE = "model.onnx.data"
+MODEL_FILE = "model.onnx"
+
+PLANNED = {BASELINE: "before", "pruned": "after"}
+"""The variants whose bytes `plan.json` predicts, and where."""
+
+
+def memory_facts(
+    folders: Mapping[str, Path],
+    plan: Mapping[str, Any],
+    export: Mapping[str, Any],
+    measurements: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Bytes predicted by the plan, found on disk, and held by a process; per variant.
+
+    The unpruned model is always among the variants; what was not exported is null.
+    """
+    predicted = plan["export_bytes"][export["dtype"]]
+    names = {BASELINE, *export["variants"], *(entry["variant"] for entry in measurements["memory"])}
+    variants = []
+    for variant in ordered(names):
+        folder = folders["export"] / variant
+        planned = predicted.get(PLANNED.get(variant))
+        planned_bytes = planned["total_bytes"] if planned else None
+        written = export["variants"].get(variant)
+        on_disk = _size(folder / DATA_FILE) if written else None
+        by_class = (written["weights"] if written else planned)["by_class"]
+        variants.append(
+            {
+                "variant": variant,
+                "weights_bytes": on_disk if written else planned_bytes,
+                "predicted_weights_bytes": planned_bytes,
+                "disk_weights_bytes": on_disk,
+                "graph_bytes": _size(folder / MODEL_FILE) if written else None,
+                "nodes": written["nodes"] if written else None,
+                "classes": [
+                    {"class": name, "weights_bytes": count} for name, count in by_class.items()
+                ],
+                "resident": [
+                    {
+                        key: entry[key]
+                        for key in ("provider", "load_peak_bytes", "steady_resident_bytes")
+                    }
+                    for entry in measurements["memory"]
+                    if entry["variant"] == variant
+                ],
+            }
+        )
+    ledger = load_json(folders["prune"] / "ledger.json")
+    return {
+        "dtype": export["dtype"],
+        "variants": variants,
+        "checkpoint": {
+            "predicted_tensor_bytes": plan["checkpoint_tensor_bytes"],
+            "tensor_bytes": ledger["tensor_bytes"],
+            "tensors_kept": ledger["counts"]["kept"],
+            "tensors_sliced": ledger["counts"]["sliced"],
+            "tensors_dropped": ledger["counts"]["dropped"],
+        },
+    }
+
+
+def accuracy_facts(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Scores by provider and variant, with the variant's recovery."""
+    found = []
+    for provider, result in validation["providers"].items():
+        variants = result["variants"]
+        for variant in ordered(variants):
+            tasks = variants[variant]["tasks"]
+            found.append(
+                {
+                    "provider": provider,
+                    "variant": variant,
+                    "mean_exact_match": variants[variant]["mean_exact_match"],
+                    "recovery": recovery_of(tasks, variants.get(BASELINE, {}).get("tasks", {})),
+                    "tasks": [
+                        {"task": name} | {"kl_nats": None, "top1_agreement": None} | scores
+                        for name, scores in tasks.items()
+                    ],
+                }
+            )
+    return found
+
+
+def recovery_of(tasks: Mapping[str, Any], baseline: Mapping[str, Any]) -> float | None:
+    """Mean over the tasks that the baseline can do: the match rate divided by the baseline's."""
+    rates = [
+        scores["exact_match"] / baseline[name]["exact_match"]
+        for name, scores in tasks.items()
+        if name in baseline and baseline[name]["exact_match"]
+    ]
+    return sum(rates) / len(rates) if rates else None
+
+
+def parity_facts(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How near the exported model is to torch, by provider; greedy figures null without prompts."""
+    found = []
+    for provider, result in validation["providers"].items():
+        parity, greedy = result["parity"], result["greedy"] or {}
+        found.append(
+            {
+                "provider": provider,
+                "max_logit_error": parity["max_logit_error"],
+                "compared_tokens": parity["tokens"],
+                "first_bad_layer": parity["first_bad_layer"],
+                "greedy_prompts": greedy.get("prompts"),
+                "greedy_new_tokens": greedy.get("new_tokens"),
+                "greedy_agreement": greedy.get("agreement"),
+            }
+        )
+    return found
+
+
+def execution_facts(measurements: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Which implementation of the experts ran, for every variant and provider that was timed."""
+    seen = {
+        (entry["variant"], entry["provider"], entry["path"]): None
+        for entry in measurements["speed"]
+    }
+    order = ordered(variant for variant, _, _ in seen)
+    return [
+        {"variant": variant, "provider": provider, "path": path}
+        for variant, provider, path in sorted(seen, key=lambda key: order.index(key[0]))
+    ]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ArtifactError(f"{path} is missing; run the export stage again") from error

@@ -1,0 +1,83 @@
+"""Tables and reports as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from moe_export.reporting import sentences, tables
+from moe_export.reporting.tables import Table
+
+
+def report_markdown(report: Mapping[str, Any]) -> str:
+    """The whole of `report.md`, from the content of `report.json` alone."""
+    return "\n\n".join(_blocks(report)) + "\n"
+
+
+def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {escaped(report['title'])}"
+    yield escaped(sentences.summary(report))
+    strip = [(label, figure, words) for label, figure, words in sentences.strip(report)]
+    yield table(Table(["", "", ""], strip, words=3))
+    yield escaped(f"{sentences.gates_sentence(report)} {sentences.execution_sentence(report)}")
+    yield "## Widths"
+    yield f"{sentences.widths_sentence(report)} {sentences.importance_sentence(report)}"
+    yield table(tables.layer_table(report))
+    yield "## Memory"
+    yield f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
+    yield table(tables.memory_table(report))
+    yield from _unless_empty(tables.resident_table(report))
+    yield "## Accuracy"
+    for provider, scores in tables.accuracy_tables(report).items():
+        yield f"Provider {provider}:"
+        yield from _unless_empty(scores)
+    yield "## Speed"
+    yield from _unless_empty(tables.speed_table(report))
+    yield "## Checks"
+    yield from _unless_empty(tables.gates_table(report))
+    yield table(tables.parity_table(report))
+    yield "## Calibration"
+    yield escaped(sentences.coverage_sentence(report))
+    yield table(tables.calibration_table(report))
+    yield "## Stages"
+    yield table(tables.stage_table(report))
+    yield "## Machine and versions"
+    yield table(tables.machine_table(report))
+    yield "## How each number was measured"
+    yield table(tables.methods_table(report))
+    yield "## Settings"
+    yield "```yaml\n" + settings_yaml(report).replace("```", "'''") + "```"
+    yield f"moe-export {report['moe_export']}"
+
+
+def table(content: Table) -> str:
+    """A table in GitHub's Markdown."""
+    rows = [list(content.head)]
+    rows += [
+        [
+            f"**{escaped(cell)}**" if (number, column) in content.strong else escaped(cell)
+            for column, cell in enumerate(row)
+        ]
+        for number, row in enumerate(content.rows)
+    ]
+    rule = ["---" if column < content.words else "---:" for column in range(len(content.head))]
+    lines = [rows[0], rule, *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Text with nothing in it that Markdown or HTML would take for its own."""
+    # Brackets are left alone, which keeps ranges readable: only `](` makes a link of them.
+    return re.sub(r"([\\|*`]|(?<=\])\()", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def settings_yaml(report: Mapping[str, Any]) -> str:
+    """The settings of every stage as a recipe would write them."""
+    return str(yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True))
+
+
+def _unless_empty(content: Table) -> Iterator[str]:
+    yield table(content) if content.rows else "Not measured."

@@ -1,0 +1,67 @@
+"""How each number was measured, in words that stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Quantity and method, for what a run has measured.
+
+    Args:
+        validation: `validation.json`.
+        settings: the `validate` section that it was made with.
+    """
+    speed = settings.get("speed", {})
+    repeats, prompt, new = (
+        speed.get(key, "the recipe's") for key in ("repeats", "prompt_tokens", "new_tokens")
+    )
+    methods = {
+        "kept": "Share of all expert intermediate dimensions (rows) that the plan keeps.",
+        "weights bytes": (
+            "Size of model.onnx.data as the file system gives it. The prediction is the plan's, "
+            "made from the graph before anything was written."
+        ),
+        "load peak, steady": (
+            "Resident memory of a fresh process, less what it held with ONNX Runtime imported: the "
+            "peak while the session loads, and the level after a short generation."
+        ),
+        "exact match": (
+            "Share of held-out items whose every answer token is the most likely one given the "
+            "tokens before it (teacher-forced, which is the same as greedy decoding giving exactly "
+            "that answer). Standard error sqrt(p (1 - p) / items)."
+        ),
+        "loss, perplexity": (
+            "Mean negative log-likelihood per answer token, in nats; tasks without answers are "
+            "scored on all their tokens. Perplexity is exp(loss)."
+        ),
+        "recovery": (
+            "Mean over the tasks with answers of the exact match divided by the baseline's."
+        ),
+        "KL, top-1 agreement": (
+            "Per answer token: divergence of the variant's distribution from the baseline's, in "
+            "nats, and share of tokens whose most likely next token is the same."
+        ),
+        "logit error, greedy agreement": (
+            "Exported pruned model against the torch model of the same checkpoint: the largest "
+            "difference of any logit, and the share of greedy tokens up to the first difference."
+        ),
+        "prefill, decode": (
+            f"Tokens per second of all sequences together: a prompt of {prompt} tokens, then "
+            f"{new} greedy tokens through the KV cache, {repeats} times after a warm-up, "
+            "in a process of its own; median, with least and most."
+        ),
+        "active parameters": (
+            "Everything outside the routed experts, and the experts that a calibration token is "
+            "sent to on average."
+        ),
+        "stage peak": "Highest resident memory of the process while the stage ran.",
+    }
+    has_baseline = any(
+        "baseline" in result["variants"] for result in validation["providers"].values()
+    )
+    if not has_baseline:
+        for quantity in ("recovery", "KL, top-1 agreement"):
+            methods[quantity] += " Not measured here: the unpruned model was not exported."
+    return [{"quantity": quantity, "method": method} for quantity, method in methods.items()]

@@ -1,0 +1,122 @@
+"""`report.html`, from the content of `report.json` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from moe_export.reporting import html, sentences, tables
+from moe_export.reporting.markdown import settings_yaml
+
+Report = Mapping[str, Any]
+
+
+def report_html(report: Report) -> str:
+    """One document with everything in it: style, pictures, tables."""
+    body = "\n".join(block for section in _SECTIONS for block in section(report))
+    return html.page(report["title"], body)
+
+
+def _top(report: Report) -> Iterator[str]:
+    yield f"<h1>{escape(report['title'])}</h1>"
+    yield html.paragraph(sentences.summary(report), "muted")
+    yield html.headline(sentences.strip(report))
+    yield html.verdict(
+        report["headline"]["gates_passed"],
+        sentences.gates_sentence(report),
+        sentences.execution_sentence(report),
+    )
+
+
+def _widths(report: Report) -> Iterator[str]:
+    from moe_export.reporting import figures, figures_widths  # noqa: PLC0415 - matplotlib
+
+    yield "<h2>What was kept</h2>"
+    yield html.paragraph(sentences.widths_sentence(report))
+    yield html.figure(
+        figures_widths.widths_map(report) + figures_widths.widths_map(report, figures.HALF)
+    )
+    blocks = [html.figure(figures_widths.widths_profile(report))]
+    if report["importance"]["curve"]:
+        blocks.append(html.figure(figures_widths.importance_curve(report)))
+    yield html.pair(*blocks)
+    yield html.details("Every layer", html.table(tables.layer_table(report)))
+
+
+def _memory(report: Report) -> Iterator[str]:
+    from moe_export.reporting import figures_bars  # noqa: PLC0415 - matplotlib
+
+    yield "<h2>Memory</h2>"
+    yield html.paragraph(
+        f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
+    )
+    resident = tables.resident_table(report)
+    left = html.figure(figures_bars.memory_bars(report))
+    if resident.rows:
+        left += html.table(resident)
+    yield html.pair(left, html.table(tables.memory_table(report)))
+
+
+def _accuracy(report: Report) -> Iterator[str]:
+    from moe_export.reporting import figures_bars  # noqa: PLC0415 - matplotlib
+
+    yield "<h2>Accuracy</h2>"
+    scored = tables.accuracy_tables(report)
+    if not any(scores.rows for scores in scored.values()):
+        yield html.paragraph("No task was scored.")
+        return
+    for provider, scores in scored.items():
+        if len(scored) > 1:
+            yield f"<h3>{escape(provider)}</h3>"
+        pictures = [
+            figures_bars.accuracy_bars(report, provider),
+            figures_bars.loss_bars(report, provider),
+        ]
+        yield html.pair(*(html.figure(picture) for picture in pictures if picture))
+        yield html.table(scores)
+
+
+def _speed(report: Report) -> Iterator[str]:
+    from moe_export.reporting import figures_bars  # noqa: PLC0415 - matplotlib
+
+    yield "<h2>Speed</h2>"
+    yield html.paragraph(sentences.execution_sentence(report))
+    providers = list(dict.fromkeys(entry["provider"] for entry in report["speed"]))
+    for provider in providers:
+        if len(providers) > 1:
+            yield f"<h3>{escape(provider)}</h3>"
+        pictures = [
+            figures_bars.speed_bars(report, provider, phase) for phase in ("decode", "prefill")
+        ]
+        yield html.pair(*(html.figure(picture) for picture in pictures if picture))
+    if providers:
+        yield html.details("All measurements", html.table(tables.speed_table(report)))
+
+
+def _checks(report: Report) -> Iterator[str]:
+    yield "<h2>Checks</h2>"
+    gates = tables.gates_table(report)
+    if gates.rows:
+        yield html.table(gates)
+    yield "<h3>The exported model against torch</h3>"
+    yield html.table(tables.parity_table(report))
+
+
+def _making(report: Report) -> Iterator[str]:
+    yield "<h2>How it was made</h2>"
+    yield html.paragraph(sentences.coverage_sentence(report))
+    yield html.pair(
+        html.table(tables.calibration_table(report)), html.table(tables.stage_table(report))
+    )
+    yield html.details("Settings of every stage", html.preformatted(settings_yaml(report)))
+
+
+def _measuring(report: Report) -> Iterator[str]:
+    yield "<h2>How it was measured</h2>"
+    yield html.table(tables.methods_table(report), "prose")
+    yield html.details("Machine and versions", html.table(tables.machine_table(report), "prose"))
+    yield f"<footer>moe-export {escape(report['moe_export'])}</footer>"
+
+
+_SECTIONS = (_top, _widths, _memory, _accuracy, _speed, _checks, _making, _measuring)

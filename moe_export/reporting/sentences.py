@@ -1,0 +1,186 @@
+"""What a report says in words: every sentence is made from the numbers it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe_export.reporting.tables import GATES, SCOPES
+from moe_export.reporting.units import (
+    count,
+    figures,
+    parameters,
+    percent,
+    plain,
+    points,
+    ratio,
+    size,
+)
+from moe_export.reporting.variants import BASELINE
+
+Report = Mapping[str, Any]
+
+
+def summary(report: Report) -> str:
+    """One line under the title: what model, by what ranking."""
+    model, plan = report["model"], report["plan"]
+    return (
+        f"{model['family']}, {model['layers']} layers × {model['experts_per_layer']} experts, "
+        f"{model['experts_per_token']} per token. {parameters(model['parameters']['before'])} "
+        f"parameters before, {parameters(model['parameters']['after'])} after. Ranked by "
+        f"{plan['score']} {SCOPES.get(plan['scope'], plan['scope'])}, by {plan['unit']}; "
+        f"exported in {report['memory']['dtype']}."
+    )
+
+
+def strip(report: Report) -> list[tuple[str, str, str]]:
+    """The headline figures: label, figure, and the words below it."""
+    head, memory = report["headline"], report["memory"]
+    before, after = head["baseline_weights_bytes"], head["product_weights_bytes"]
+    exported = any(
+        entry["variant"] == BASELINE and entry["disk_weights_bytes"] is not None
+        for entry in memory["variants"]
+    )
+    at = head["speed_setting"]
+    speed = "not measured"
+    if at is not None:
+        speed = f"{figures(head['product_decode_tokens_per_s'])} tok/s, {speed_words(at)}"
+    decode = ratio(head["decode_ratio"])
+    if head["decode_ratio"] is None and at is not None:
+        decode = figures(head["product_decode_tokens_per_s"])
+        speed = f"tok/s, {speed_words(at)}; no baseline"
+    accuracy = "no task with answers"
+    if head["product_exact_match"] is not None:
+        accuracy = f"{percent(head['product_exact_match'])} exact match"
+        if head["baseline_exact_match"] is not None:
+            accuracy = (
+                f"{points(head['baseline_exact_match'])} → {percent(head['product_exact_match'])} "
+                "exact match"
+            )
+    return [
+        (
+            "kept",
+            percent(head["kept"]),
+            f"of {count(report['plan']['rows_before'])} expert dimensions",
+        ),
+        (
+            "weights",
+            ratio(after / before),
+            f"{size(before)} → {size(after)}" + ("" if exported else " (before: predicted)"),
+        ),
+        ("accuracy recovery", percent(head["recovery"]), accuracy),
+        ("decode", decode, speed),
+    ]
+
+
+def speed_words(at: Mapping[str, Any]) -> str:
+    """A speed setting in words."""
+    threads = "1 thread" if at["threads"] == 1 else f"{at['threads']} threads"
+    return f"{at['provider']}, batch {at['batch_size']}, {threads}"
+
+
+def gates_sentence(report: Report) -> str:
+    """How many gates were met."""
+    gates = report["gates"]
+    failed = [
+        GATES.get(gate["name"], (gate["name"], ""))[0] for gate in gates if not gate["passed"]
+    ]
+    if not gates:
+        return "The recipe sets no gates."
+    if not failed:
+        return {1: "The gate passed.", 2: "Both gates passed."}.get(
+            len(gates), f"All {len(gates)} gates passed."
+        )
+    return f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}."
+
+
+def execution_sentence(report: Report) -> str:
+    """Which implementation of the experts ran."""
+    entries = report["execution"]
+    if not entries:
+        return "No speed was measured, so which path runs was not observed."
+    paths = sorted({entry["path"] for entry in entries})
+    if len(paths) == 1:
+        where = sorted({entry["provider"] for entry in entries})
+        return f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
+    each = "; ".join(f"{e['variant']} on {e['provider']}: {e['path']}" for e in entries)
+    return f"The experts ran as: {each}."
+
+
+def widths_sentence(report: Report) -> str:
+    """The spread of the widths."""
+    plan = report["plan"]
+    return (
+        f"Widths run from {plan['width_min']} to {plan['width_max']} with a median of "
+        f"{plain(plan['width_median'])}; {experts(plan['empty_experts'])} empty and "
+        f"{experts(plan['whole_experts'])} kept whole, of {count(report['coverage']['experts'])}."
+    )
+
+
+def importance_sentence(report: Report) -> str:
+    """How much importance the kept dimensions hold."""
+    found = report["importance"]
+    if found["importance_kept"] is None:
+        return "No importance is known."
+    return (
+        f"The {percent(found['rows_kept'])} of dimensions that were kept hold "
+        f"{percent(found['importance_kept'])} of the importance."
+    )
+
+
+def coverage_sentence(report: Report) -> str:
+    """What the calibration has reached."""
+    coverage, calibration = report["coverage"], report["calibration"]
+    unknown = coverage["unknown_experts"]
+    reached = (
+        "every expert was reached"
+        if unknown == 0
+        else f"{experts(unknown)} never reached, so nothing is known of what they do"
+    )
+    least, middle, most = (
+        count(coverage[f"tokens_per_expert_{k}"]) for k in ("min", "median", "max")
+    )
+    least, middle, most = (
+        count(coverage[f"tokens_per_expert_{key}"]) for key in ("min", "median", "max")
+    )
+    return (
+        f"{count(calibration['sequences'])} sequences, {count(calibration['tokens'])} tokens (seed "
+        f"{calibration['seed']}); {reached}. Tokens per expert: {least} to {most}, median {middle}."
+    )
+
+
+def prediction_sentence(report: Report) -> str:
+    """Whether the plan's bytes are those on disk."""
+    checked = [
+        entry
+        for entry in report["memory"]["variants"]
+        if entry["predicted_weights_bytes"] is not None and entry["disk_weights_bytes"] is not None
+    ]
+    off = [e for e in checked if e["predicted_weights_bytes"] != e["disk_weights_bytes"]]
+    if off:
+        return "The predicted bytes are not those on disk: " + "; ".join(
+            f"{e['variant']} {e['disk_weights_bytes']} instead of {e['predicted_weights_bytes']}"
+            for e in off
+        )
+    names = " and ".join(entry["variant"] for entry in checked)
+    return f"The plan predicted the bytes on disk exactly ({names})."
+
+
+def active_sentence(report: Report) -> str:
+    """Parameters that a token uses."""
+    active = report["model"]["active_parameters_per_token"]
+    if active["before"] is None:
+        return "No calibration token was routed, so active parameters are not known."
+    return (
+        f"A token uses {parameters(active['before'])} parameters before and "
+        f"{parameters(active['after'])} after, on average over the calibration tokens."
+    )
+
+
+def experts(number: int) -> str:
+    """A number of experts with its verb.
+
+    >>> experts(0), experts(1), experts(3)
+    ('no expert is', '1 expert is', '3 experts are')
+    """
+    return {0: "no expert is", 1: "1 expert is"}.get(number, f"{count(number)} experts are")

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from moe_export.errors import ArtifactError
+from tests.reporting.paths import documented, paths_of
+from tests.reporting.synthetic import write_report, write_run
+
+FILES = ("report.json", "report.md", "report.html")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "half"
+    write_report(folder, title="Half of it")
+    return folder
+
+
+def read(run: Path, name: str) -> str:
+    return (run / "report" / name).read_text(encoding="utf-8")
+
+
+def test_every_key_of_the_report_is_documented_and_every_documented_key_is_there(run: Path) -> None:
+    found = set(paths_of(json.loads(read(run, "report.json"))))
+    assert found == documented("report.json")
+
+
+def test_a_report_without_a_baseline_has_the_same_keys(run: Path, tmp_path: Path) -> None:
+    write_report(tmp_path / "alone", baseline=False)
+    alone = json.loads(read(tmp_path / "alone", "report.json"))
+    # An empty list of what was not loaded: nothing is known of its content.
+    not_exported = {"memory.variants[].resident"}
+    assert set(paths_of(alone)) - not_exported == documented("report.json")
+
+
+def test_the_report_is_the_same_bytes_for_the_same_inputs(run: Path, tmp_path: Path) -> None:
+    write_report(tmp_path / "other", title="Half of it")
+    for name in FILES:
+        assert read(tmp_path / "other", name) == read(run, name), name
+
+
+def test_the_page_is_self_contained(run: Path) -> None:
+    page = read(run, "report.html")
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#)", page)
+    assert not re.search(r"url\((?![\"']?#)|@import|<script|<link|https?://", page)
+    assert str(run.parent) not in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for name in re.findall(r"(?:url\(#|xlink:href=\"#)([^)\"]+)", page):
+        assert name in ids
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_the_headline_numbers_stand_in_text_and_page(run: Path, name: str) -> None:
+    text = read(run, name).replace("&nbsp;", " ")
+    # 4 layers of 16 experts of 128, bytes and rates as the synthetic run has them.
+    for words in (
+        "Half of it",
+        "50 %",
+        "of 8,192 expert dimensions",
+        "15,380,178 B",
+        "9,088,722 B",
+        "97.7 → 96.7 %",
+        "1.62×",
+        "portable function body",
+        "Imaginary CPU 3000",
+        "5.1e-06",
+        "at most 0.0001",
+        "94.8 ± 1.6 %",
+        "434.9 MiB",
+        "1 expert is never reached",
+        "20,411 tokens",
+    ):
+        assert words in text, words
+
+
+def test_recovery_is_the_one_that_validation_found(run: Path) -> None:
+    report = json.loads(read(run, "report.json"))
+    validation = json.loads((run / "validate" / "validation.json").read_text(encoding="utf-8"))
+    assert report["headline"]["recovery"] == pytest.approx(validation["recovery"], rel=1e-12)
+
+
+def test_predicted_bytes_that_are_not_those_on_disk_are_told_of(tmp_path: Path) -> None:
+    folders = write_run(tmp_path / "run")
+    with (folders["export"] / "pruned" / "model.onnx.data").open("r+b") as file:
+        file.truncate(1000)
+    report_again(tmp_path / "run", folders)
+    assert "pruned 1000 instead of 9088722" in read(tmp_path / "run", "report.md")
+
+
+def test_names_from_outside_are_text_and_never_markup(tmp_path: Path) -> None:
+    write_report(
+        tmp_path / "run", title="<b>bold</b> | *x* [a](b)", source="<script>alert(1)</script>"
+    )
+    page, text = read(tmp_path / "run", "report.html"), read(tmp_path / "run", "report.md")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "<script" not in text
+    assert "# &lt;b>bold&lt;/b> \\| \\*x\\* [a]\\(b)" in text
+
+
+def test_folders_of_this_machine_do_not_leave_it(tmp_path: Path) -> None:
+    write_report(tmp_path / "run", source="/home/somebody/notes.txt")
+    for name in FILES:
+        assert "notes.txt" in read(tmp_path / "run", name)
+        assert "somebody" not in read(tmp_path / "run", name)
+
+
+def test_a_run_without_a_baseline_says_what_is_not_known(tmp_path: Path) -> None:
+    write_report(tmp_path / "run", baseline=False)
+    report = json.loads(read(tmp_path / "run", "report.json"))
+    assert report["headline"]["recovery"] is None
+    assert report["headline"]["decode_ratio"] is None
+    assert report["memory"]["variants"][0]["disk_weights_bytes"] is None
+    text = read(tmp_path / "run", "report.md")
+    assert "(before: predicted)" in text
+    assert "the unpruned model was not exported" in text
+
+
+def test_a_failed_gate_stands_at_the_top(tmp_path: Path) -> None:
+    write_report(tmp_path / "run", gate_passed=False)
+    report = json.loads(read(tmp_path / "run", "report.json"))
+    assert report["headline"]["gates_passed"] is False
+    words = "1 of 2 gates failed: greedy agreement with torch."
+    assert f'<span class="fail">{words}</span>' in read(tmp_path / "run", "report.html")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    folders = write_run(tmp_path / "run")
+    (folders["validate"] / "validation.json").unlink()
+    with pytest.raises(ArtifactError, match=r"validation\.json is missing"):
+        report_again(tmp_path / "run", folders)
+
+
+def test_a_model_of_24_layers_and_60_experts_is_drawn(tmp_path: Path) -> None:
+    write_report(tmp_path / "run", num_layers=24, num_experts=60, width=64, keep=0.4)
+    page = read(tmp_path / "run", "report.html")
+    assert "24 layers × 60 experts" in page
+    assert len(page.encode()) < 1_000_000
+
+
+def report_again(run: Path, folders: dict[str, Path]) -> None:
+    from moe_export.jobs import Job
+    from moe_export.recipe import ReportSettings
+    from moe_export.stages import report
+
+    (run / "report").mkdir()
+    report.run(Job(ReportSettings(), run / "model", folders, run / "report"))
