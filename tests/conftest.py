@@ -1,0 +1,6 @@
+from __future__ import annotations
+
+import os
+
+# As the command line does; it is read when torch is first loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
