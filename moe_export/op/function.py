@@ -13,9 +13,22 @@ Legend: T tokens, D hidden, K experts per token, E experts, N = T * K pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from moe_export.op.spec import ATTRIBUTES, DOMAIN, NAME, OUTPUTS, input_names
+from moe_export.op.spec import (
+    ATTRIBUTES,
+    DOMAIN,
+    EXPERT_INPUTS,
+    INPUTS,
+    NAME,
+    OUTPUTS,
+    QUANTIZED_ATTRIBUTES,
+    QUANTIZED_FORMATS,
+    Format,
+    input_names,
+)
 
 OPSET = 21
 """Of the standard operators in the body; also that of the exported model."""
@@ -23,10 +36,26 @@ OPSET = 21
 _ATTRIBUTE_TYPES = {"int": ir.AttributeType.INT, "string": ir.AttributeType.STRING}
 
 
-def ragged_moe_function(num_experts: int) -> ir.Function:
-    """The function for layers of `num_experts` experts; their widths are not in it."""
-    inputs = [ir.Value(name=name) for name in input_names(num_experts)]
+def ragged_moe_function(
+    num_experts: int,
+    format_name: Format = "float32",
+    group_size: int = 0,
+    *,
+    shared_expert: bool = False,
+) -> ir.Function:
+    """The function for layers of `num_experts` experts; their widths are not in it.
+
+    Args:
+        num_experts: without a shared one.
+        format_name: of the weights. The functions of float32 and float16 are the same.
+        group_size: of a quantized format, otherwise 0.
+        shared_expert: whether the nodes have one.
+    """
+    names = input_names(num_experts, format_name, shared_expert=shared_expert)
+    inputs = [ir.Value(name=name) for name in names]
     x, expert_indices, routing_weights = inputs[:3]
+    quantized = format_name in QUANTIZED_FORMATS
+    each = 6 if quantized else 3
     nodes: list[ir.Node] = []
 
     def op(kind: str, *operands: ir.Value, name: str, **attributes: int) -> ir.Value:
@@ -41,6 +70,32 @@ def ragged_moe_function(num_experts: int) -> ir.Function:
         node.outputs[0].name = name
         nodes.append(node)
         return node.outputs[0]
+
+    def weight(tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
+        # ONNX Runtime makes one MatMulNBits of DequantizeLinear and the MatMul that follows.
+        if quantized:
+            return op(
+                "DequantizeLinear",
+                *tensors,
+                name=f"dequantized_{suffix}",
+                axis=0,
+                block_size=group_size,
+            )
+        if format_name == "bfloat16":
+            return op("CastLike", *tensors, x, name=f"widened_{suffix}")
+        return tensors[0]
+
+    def feed_forward(rows: ir.Value, tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
+        gate, up, down = (
+            weight(tensors[i * each // 3 : (i + 1) * each // 3], f"{role}_{suffix}")
+            for i, role in enumerate(EXPERT_INPUTS)
+        )
+        a = op("MatMul", rows, gate, name=f"gate_product_{suffix}")
+        b = op("MatMul", rows, up, name=f"up_product_{suffix}")
+        sigmoid = op("Sigmoid", a, name=f"sigmoid_{suffix}")
+        silu = op("Mul", a, sigmoid, name=f"silu_{suffix}")
+        hidden = op("Mul", silu, b, name=f"hidden_{suffix}")
+        return op("MatMul", hidden, down, name=f"out_{suffix}")
 
     one, minus_one = constant("one", [1]), constant("minus_one", [-1])
 
@@ -64,13 +119,8 @@ def ragged_moe_function(num_experts: int) -> ir.Function:
     blocks = []
     for expert, rows in enumerate(split.outputs):
         rows.name = f"rows_{expert}"
-        gate, up, down = inputs[3 + 3 * expert : 6 + 3 * expert]
-        a = op("MatMul", rows, gate, name=f"gate_product_{expert}")
-        b = op("MatMul", rows, up, name=f"up_product_{expert}")
-        sigmoid = op("Sigmoid", a, name=f"sigmoid_{expert}")
-        silu = op("Mul", a, sigmoid, name=f"silu_{expert}")
-        hidden = op("Mul", silu, b, name=f"hidden_{expert}")
-        blocks.append(op("MatMul", hidden, down, name=f"out_{expert}"))
+        first = len(INPUTS) + each * expert
+        blocks.append(feed_forward(rows, inputs[first : first + each], str(expert)))
     out_ND = op("Concat", *blocks, name="sorted_out", axis=0)
 
     # place[p] is where pair p lies in the sorted order: the inverse of the permutation.
@@ -82,8 +132,14 @@ def ragged_moe_function(num_experts: int) -> ir.Function:
     out_TKD = op("Gather", out_ND, place_TK, name="out_by_token", axis=0)
     weight_TK1 = op("Unsqueeze", routing_weights, minus_one, name="weights_column")
     weighted = op("Mul", out_TKD, weight_TK1, name="weighted")
-    y = op("ReduceSum", weighted, one, name=OUTPUTS[0], keepdims=0)
+    routed_name = "routed" if shared_expert else OUTPUTS[0]
+    y = op("ReduceSum", weighted, one, name=routed_name, keepdims=0)
+    if shared_expert:
+        shared = feed_forward(x, inputs[-each - 1 : -1], "shared")
+        weighted_shared = op("Mul", shared, inputs[-1], name="weighted_shared")
+        y = op("Add", y, weighted_shared, name=OUTPUTS[0])
 
     graph = ir.Graph(inputs, [y], nodes=nodes, opset_imports={"": OPSET}, name=NAME)
-    attributes = [ir.Attr(name, _ATTRIBUTE_TYPES[kind], None) for name, kind in ATTRIBUTES.items()]
+    kinds = ATTRIBUTES | (QUANTIZED_ATTRIBUTES if quantized else {})
+    attributes = [ir.Attr(name, _ATTRIBUTE_TYPES[kind], None) for name, kind in kinds.items()]
     return ir.Function(DOMAIN, NAME, graph=graph, attributes=attributes)

@@ -13,30 +13,55 @@ NAME = "RaggedMoE"
 VERSION = 1
 """Opset version of the domain; raised when a node of the old form would mean something else."""
 
-Format = Literal["float32", "float16"]
-FORMATS: tuple[Format, ...] = ("float32", "float16")
-"""How the experts' weights are stored; x, the routing weights and y have the same dtype."""
+Format = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+FORMATS: tuple[Format, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
+"""How the experts' weights are stored. x, the routing weights and y are of one dtype: with float32
+and float16 it is the same, with the other formats it is either of the two."""
+
+QUANTIZED_FORMATS: tuple[Format, ...] = ("int8", "int4")
 
 ACTIVATIONS = ("swiglu",)
 
 ATTRIBUTES = {"num_experts": "int", "activation": "string", "format": "string"}
 """Every node carries all of them."""
 
+QUANTIZED_ATTRIBUTES = {"group_size": "int"}
+"""Nodes of a quantized format carry these too."""
+
 INPUTS = ("x", "expert_indices", "routing_weights")
 """The inputs that come before the experts: [T, D], [T, K] int64, [T, K]."""
 
 EXPERT_INPUTS = ("gate", "up", "down")
-"""The inputs of each expert, in expert order: [D, w], [D, w], [w, D] with w its own width."""
+"""The inputs of each expert, in expert order: [D, w], [D, w], [w, D] with w its own width. In a
+quantized format each is codes and is followed by its scales, [ceil(D / group_size), w] and so on,
+in x's dtype; see `moe_export.formats`."""
+
+SHARED_INPUTS = ("shared_gate", "shared_up", "shared_down", "shared_weight")
+"""The last inputs, all of them or none: an expert that every token takes, and its weight [T, 1] in
+x's dtype. The weights have the experts' format."""
 
 OUTPUTS = ("y",)
 """[T, D]."""
 
 
-def input_names(num_experts: int) -> list[str]:
+def input_names(
+    num_experts: int, format_name: Format = "float32", *, shared_expert: bool = False
+) -> list[str]:
     """Every input of a node, in order.
 
     >>> input_names(2)[3:]
     ['gate_0', 'up_0', 'down_0', 'gate_1', 'up_1', 'down_1']
+    >>> input_names(1, "int4")[3:]
+    ['gate_0', 'gate_scale_0', 'up_0', 'up_scale_0', 'down_0', 'down_scale_0']
+    >>> input_names(1, shared_expert=True)[6:]
+    ['shared_gate', 'shared_up', 'shared_down', 'shared_weight']
     """
-    experts = (f"{role}_{e}" for e in range(num_experts) for role in EXPERT_INPUTS)
-    return [*INPUTS, *experts]
+    parts = ("", "_scale") if format_name in QUANTIZED_FORMATS else ("",)
+    names = [*INPUTS]
+    for expert in range(num_experts):
+        names += [f"{role}{part}_{expert}" for role in EXPERT_INPUTS for part in parts]
+    if shared_expert:
+        *weights, weight = SHARED_INPUTS
+        names += [f"{role}{part}" for role in weights for part in parts]
+        names.append(weight)
+    return names

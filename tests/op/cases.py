@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from moe_export.formats import FORMATS, QuantizedMatrix
+from moe_export.op import spec
+from moe_export.op.reference import Expert, Weight
 
 
 @dataclass(frozen=True)
@@ -14,6 +19,7 @@ class Case:
     """Sizes and routing of one call.
 
     Attributes:
+        shared_width: of the shared expert; None where there is none.
         routing: `random` (distinct experts per token), `all_on_0` (first choice is always expert
             0), `duplicates` (all of a row's choices are one expert), `ties` (equal weights),
             `empty_only` (only experts of width 0 are chosen), `signed` (negative and zero weights).
@@ -25,6 +31,7 @@ class Case:
     top_k: int
     hidden: int = 48
     routing: str = "random"
+    shared_width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,24 @@ class Inputs:
     x: NDArray[Any]
     expert_indices: NDArray[np.int64]
     routing_weights: NDArray[Any]
-    experts: tuple[tuple[NDArray[Any], NDArray[Any], NDArray[Any]], ...]
+    experts: tuple[Expert, ...]
+    shared: Expert | None = None
+    shared_weight: NDArray[Any] | None = None
+    format_name: spec.Format = "float32"
+    group_size: int = 0
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """The node's weights in order, codes and scales apart."""
+        experts = self.experts if self.shared is None else (*self.experts, self.shared)
+        return [
+            array
+            for expert in experts
+            for weight in expert
+            for array in (
+                (weight.codes, weight.scale) if isinstance(weight, QuantizedMatrix) else (weight,)
+            )
+        ]
 
 
 MIXED = (8, 0, 1, 33, 7, 64)
@@ -58,13 +82,43 @@ CASES = (
     Case("only_empty_experts_chosen", MIXED, tokens=7, top_k=1, routing="empty_only"),
     Case("negative_and_zero_weights", MIXED, tokens=7, top_k=2, routing="signed"),
     Case("wide", (256, 200, 0, 129), tokens=16, top_k=2, hidden=256),
+    Case("shared_expert", MIXED, tokens=7, top_k=2, shared_width=50),
+    Case("shared_expert_and_one_token", MIXED, tokens=1, top_k=2, shared_width=96),
+    Case("shared_expert_and_no_tokens", MIXED, tokens=0, top_k=2, shared_width=50),
+    Case("shared_expert_of_width_zero", MIXED, tokens=7, top_k=2, shared_width=0),
+    Case("all_empty_but_the_shared_expert", (0, 0), tokens=7, top_k=1, shared_width=33),
 )
 
 DTYPES = ("float32", "float16")
 
+Kind = tuple[str, spec.Format, int]
+KINDS: tuple[Kind, ...] = (
+    ("float32", "float32", 0),
+    ("float16", "float16", 0),
+    ("float32", "bfloat16", 0),
+    ("float16", "bfloat16", 0),
+    ("float32", "int8", 32),
+    ("float32", "int4", 32),
+    ("float32", "int4", 64),
+    ("float32", "int8", 128),
+    ("float16", "int4", 32),
+    ("float16", "int8", 32),
+)
+"""dtype of x, format and group size of the weights."""
 
-def inputs_of(case: Case, dtype: str) -> Inputs:
-    """The arrays of a case, the same at every call; values are of order one throughout."""
+
+def inputs_of(
+    case: Case, dtype: str, format_name: spec.Format | None = None, group_size: int = 0
+) -> Inputs:
+    """The arrays of a case, the same at every call; values are of order one throughout.
+
+    Args:
+        case: sizes and routing.
+        dtype: of x.
+        format_name: of the weights; that of x if None.
+        group_size: of a quantized format.
+    """
+    format_name = format_name or cast("spec.Format", dtype)
     random = np.random.default_rng(20)
     num_experts = len(case.widths)
 
@@ -92,13 +146,24 @@ def inputs_of(case: Case, dtype: str) -> Inputs:
         weights[::2, 1] = 0
     else:
         assert case.routing == "random"
-    gate_scale = case.hidden**-0.5
-    experts = tuple(
-        (
-            normal(case.hidden, width, scale=gate_scale),
-            normal(case.hidden, width, scale=gate_scale),
-            normal(width, case.hidden, scale=max(width, 1) ** -0.5),
+
+    def weight(rows: int, columns: int, scale: float) -> Weight:
+        matrix = normal(rows, columns, scale=scale)
+        if format_name in spec.QUANTIZED_FORMATS:
+            return FORMATS[format_name](matrix, group_size, dtype)
+        return matrix.astype(ml_dtypes.bfloat16) if format_name == "bfloat16" else matrix
+
+    def expert(width: int) -> Expert:
+        gate_scale = case.hidden**-0.5
+        return (
+            weight(case.hidden, width, gate_scale),
+            weight(case.hidden, width, gate_scale),
+            weight(width, case.hidden, max(width, 1) ** -0.5),
         )
-        for width in case.widths
-    )
-    return Inputs(normal(case.tokens, case.hidden), indices, weights, experts)
+
+    experts = tuple(expert(width) for width in case.widths)
+    x = normal(case.tokens, case.hidden)
+    shared = shared_weight = None
+    if case.shared_width is not None:
+        shared, shared_weight = expert(case.shared_width), normal(case.tokens, 1)
+    return Inputs(x, indices, weights, experts, shared, shared_weight, format_name, group_size)

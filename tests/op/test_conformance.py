@@ -7,22 +7,26 @@ import onnx
 import pytest
 
 from moe_export.op.reference import ragged_moe
-from tests.op.cases import CASES, DTYPES, Case, Inputs, inputs_of
+from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
 from tests.op.executors import EXECUTORS, feeds, one_node_model, run_reference, session_of
 from tests.op.tolerance import error_bound
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_an_executor_equals_the_reference(executor: str, case: Case, dtype: str) -> None:
-    inputs = inputs_of(case, dtype)
+def test_an_executor_equals_the_reference(executor: str, case: Case, kind: Kind) -> None:
+    inputs = inputs_of(case, *kind)
     y = EXECUTORS[executor](inputs)
     expected = run_reference(inputs)
     assert y.dtype == expected.dtype
     assert y.shape == expected.shape
+    # Optimized, DequantizeLinear and MatMul are one MatMulNBits, which rounds activations to int8
+    # (accuracy level 4 unless the session says otherwise) in blocks as long as groups of weights.
+    rounds = executor == "ort_function_optimized"
+    bound = error_bound(inputs, inputs.group_size if rounds else 0)
     error = np.abs(y.astype(np.float64) - expected.astype(np.float64))
-    assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+    assert (error <= bound).all(), f"worst {error.max()}"
 
 
 def test_the_bound_is_tight_enough_to_see_a_dropped_expert() -> None:
@@ -34,9 +38,11 @@ def test_the_bound_is_tight_enough_to_see_a_dropped_expert() -> None:
     assert (error > error_bound(inputs)).any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_model_passes_the_full_checker(dtype: str) -> None:
-    onnx.checker.check_model(one_node_model(inputs_of(CASES[0], dtype)), full_check=True)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("case", ["one_token", "shared_expert"])
+def test_the_model_passes_the_full_checker(case: str, kind: Kind) -> None:
+    (found,) = (c for c in CASES if c.name == case)
+    onnx.checker.check_model(one_node_model(inputs_of(found, *kind)), full_check=True)
 
 
 def test_stock_onnx_runtime_gives_the_same_bits_every_time() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from moe_export.errors import ShapeError
+from moe_export.formats import QuantizedMatrix
 from moe_export.op import spec
 from moe_export.op.reference import ragged_moe
-from tests.op.cases import CASES, Case, Inputs, inputs_of
+from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 
 
@@ -20,8 +21,17 @@ def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
     """One token, one expert and one dimension at a time, in Python floats."""
     y = np.zeros(inputs.x.shape)
     for t, row in enumerate(inputs.x.astype(np.float64)):
-        for e, weight in zip(inputs.expert_indices[t], inputs.routing_weights[t], strict=True):
-            gate, up, down = (tensor.astype(np.float64) for tensor in inputs.experts[e])
+        chosen = [
+            (inputs.experts[e], weight)
+            for e, weight in zip(inputs.expert_indices[t], inputs.routing_weights[t], strict=True)
+        ]
+        if inputs.shared is not None and inputs.shared_weight is not None:
+            chosen.append((inputs.shared, inputs.shared_weight[t, 0]))
+        for expert, weight in chosen:
+            gate, up, down = (
+                (w.dequantized() if isinstance(w, QuantizedMatrix) else w).astype(np.float64)
+                for w in expert
+            )
             for j in range(gate.shape[1]):
                 a = math.fsum(row * gate[:, j])
                 b = math.fsum(row * up[:, j])
@@ -29,9 +39,10 @@ def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
     return y
 
 
-@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
-def test_the_reference_equals_a_token_by_token_loop(case: Case) -> None:
-    inputs = inputs_of(case, "float32")
+@pytest.mark.parametrize("kind", [("float32", "float32", 0), ("float32", "int4", 32)], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name != "wide"], ids=lambda case: case.name)
+def test_the_reference_equals_a_token_by_token_loop(case: Case, kind: Kind) -> None:
+    inputs = inputs_of(case, *kind)
     # Both are exact to about 1e-14 before the reference rounds once to float32.
     np.testing.assert_allclose(
         run_reference(inputs), token_by_token(inputs), rtol=2**-23, atol=1e-12

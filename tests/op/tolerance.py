@@ -10,45 +10,78 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.formats import QuantizedMatrix
+from moe_export.op.reference import Weight
 from tests.op.cases import Inputs
 
+Array = NDArray[Any]
 
-def error_bound(inputs: Inputs) -> NDArray[Any]:
+
+def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
     """The largest error allowed in each element of y, [T, D] float64.
 
     A sum of n products that is accumulated and rounded in a dtype of unit roundoff u errs by at
-    most about 4 * sqrt(n) * u times the sum of the products' magnitudes, unless roundings conspire
-    (Higham and Mary 2019, doi:10.1137/18M1226312). That is applied to each of the four sums of the
-    definition (gate, up, down, over the experts) and carried through silu, whose slope is at most
-    1.1 in magnitude. The dtype is x's: an execution may round every intermediate result to it.
+    most about 4 * sqrt(n) * u times the sum of the products' magnitudes, unless the roundings
+    conspire (Higham and Mary 2019, doi:10.1137/18M1226312). That is applied to each of the four
+    sums of the definition (gate, up, down, over the experts) and carried through silu, whose slope
+    is at most 1.1 in magnitude. The dtype is x's: an execution may round every intermediate result
+    to it, and the weights where they are of another format.
+
+    Args:
+        inputs: of the call.
+        activation_block: where x and the hidden values are rounded to int8, the number of them
+            that share a scale; each errs by half a step, the largest of its block over 254.
     """
     dtype = inputs.x.dtype
     unit = float(np.finfo(dtype).eps) / 2
     # What gradual underflow can cost one rounding, for products too small for the dtype.
     under = float(np.finfo(dtype).smallest_subnormal)
+    weight_unit = 0.0 if inputs.format_name == dtype.name else unit
 
     def gamma(terms: int) -> float:
         return 4 * float(np.sqrt(terms + 2)) * unit
 
+    def activation_error(magnitude: Array) -> Array:
+        if not activation_block:
+            return np.zeros_like(magnitude)
+        size = magnitude.shape[1]
+        padded = np.pad(magnitude, ((0, 0), (0, -size % activation_block)))
+        blocks = padded.shape[1] // activation_block
+        by_block = padded.reshape(len(padded), blocks, activation_block)
+        largest = by_block.max(axis=2, initial=0)
+        # The step is rounded too, to float32.
+        return np.repeat(largest, activation_block, axis=1)[:, :size] / 254 * (1 + 2**-20)
+
     x = inputs.x.astype(np.float64)
+    x_error = activation_error(np.abs(x))
     magnitude = np.zeros_like(x)
     bound = np.zeros_like(x)
-    for expert, tensors in enumerate(inputs.experts):
-        gate, up, down = (np.abs(t.astype(np.float64)) for t in tensors)
-        signed_gate, signed_up = (t.astype(np.float64) for t in tensors[:2])
+    indices, weights = inputs.expert_indices, np.abs(inputs.routing_weights.astype(np.float64))
+    chosen = [(e, (weights * (indices == i)).sum(axis=1)) for i, e in enumerate(inputs.experts)]
+    if inputs.shared is not None and inputs.shared_weight is not None:
+        chosen.append((inputs.shared, np.abs(inputs.shared_weight.astype(np.float64))[:, 0]))
+    for expert, weight_T in chosen:
+        signed_gate, signed_up, signed_down = (_values(weight) for weight in expert)
+        gate, up, down = np.abs(signed_gate), np.abs(signed_up), np.abs(signed_down)
         hidden_size, width = gate.shape
         g, u = x @ signed_gate, x @ signed_up
-        g_error = gamma(hidden_size) * (np.abs(x) @ gate) + under
-        u_error = gamma(hidden_size) * (np.abs(x) @ up) + under
+        depth_unit = gamma(hidden_size) + weight_unit
+        g_error = depth_unit * (np.abs(x) @ gate) + x_error @ gate + under
+        u_error = depth_unit * (np.abs(x) @ up) + x_error @ up + under
         silu = g / (1 + np.exp(-g))
         silu_error = 1.1 * g_error + gamma(2) * np.abs(silu) + under
         hidden = np.abs(silu * u)
         hidden_error = (
             silu_error * np.abs(u) + np.abs(silu) * u_error + silu_error * u_error
         ) + unit * hidden
-        out_error = (hidden_error + under) @ down + gamma(width) * (hidden @ down) + under
-        chosen = inputs.expert_indices == expert
-        weight = (np.abs(inputs.routing_weights.astype(np.float64)) * chosen).sum(axis=1)[:, None]
-        bound += weight * out_error
-        magnitude += weight * (hidden @ down)
-    return bound + gamma(inputs.expert_indices.shape[1]) * magnitude + under
+        hidden_error = hidden_error + activation_error(hidden + hidden_error)
+        out_unit = gamma(width) + weight_unit
+        out_error = (hidden_error + under) @ down + out_unit * (hidden @ down) + under
+        bound += weight_T[:, None] * out_error
+        magnitude += weight_T[:, None] * (hidden @ down)
+    return bound + gamma(indices.shape[1] + 1) * magnitude + under
+
+
+def _values(weight: Weight) -> Array:
+    stored = weight.dequantized() if isinstance(weight, QuantizedMatrix) else weight
+    return stored.astype(np.float64)

@@ -1,0 +1,53 @@
+"""int4: codes from -8 to 7, the value of a group that is largest in magnitude being -8.
+
+The scale takes the sign that this needs. A scale that is always positive would use 15 of the 16
+codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.formats.matrix import QuantizedMatrix, encode, grouped
+
+
+def quantize(
+    matrix_KN: NDArray[Any], group_size: int, scale_dtype: str = "float32"
+) -> QuantizedMatrix:
+    """The nearest codes.
+
+    >>> matrix = quantize(np.array([[4.0], [-1.0], [2.0]]), 32)
+    >>> matrix.codes.tolist(), matrix.scale.tolist()
+    ([[-8], [2], [-4]], [[-0.5]])
+
+    Args:
+        matrix_KN: [K, N], floats.
+        group_size: 32, 64 or 128.
+        scale_dtype: float32 or float16.
+
+    Raises:
+        ShapeError: if it is no matrix, or the group size is another.
+        CheckpointError: if a value is infinite, not a number or too large.
+    """
+    values_GgN = grouped(matrix_KN, group_size)
+    low_GN = values_GgN.min(axis=1, initial=0)
+    high_GN = values_GgN.max(axis=1, initial=0)
+    extreme_GN = np.where(high_GN > -low_GN, high_GN, low_GN)
+    codes, scale = encode(values_GgN, extreme_GN / -8, matrix_KN.shape[0], (-8, 7), scale_dtype)
+    return QuantizedMatrix(codes.astype(ml_dtypes.int4), scale, group_size)
+
+
+def pack(codes: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of ONNX: codes in row-major order, two to a byte, the first in the lower nibble.
+
+    >>> pack(np.array([1, 2, 3, 4, -8])).tobytes().hex()
+    '214308'
+    """
+    nibbles = codes.reshape(-1).astype(np.int8).view(np.uint8) & np.uint8(15)
+    nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
+    pairs: NDArray[np.uint8] = np.bitwise_or(nibbles[0::2], nibbles[1::2] << np.uint8(4))
+    return pairs

@@ -1,0 +1,95 @@
+"""A quantized matrix, and what the formats share in making one.
+
+Legend: K depth, N columns, G groups along K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.errors import CheckpointError, ShapeError
+
+GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """Codes and scales of a matrix [K, N].
+
+    Attributes:
+        codes: [K, N], int8 or ml_dtypes.int4.
+        scale: [G, N] with G = ceil(K / group_size), float32 or float16. Every value is a float16
+            number whatever the dtype: the native kernels keep it in 16 bits.
+        group_size: rows of a group; the last group may have fewer.
+    """
+
+    codes: NDArray[Any]
+    scale: NDArray[Any]
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[K, N]."""
+        return self.codes.shape
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """[K, N], exact: a code of 8 bits times a scale of 11 fits into float32's 24."""
+        scale_KN = np.repeat(self.scale.astype(np.float32), self.group_size, axis=0)
+        product: NDArray[np.float32] = (
+            self.codes.astype(np.float32) * scale_KN[: self.codes.shape[0]]
+        )
+        return product
+
+
+def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:
+    """The matrix as [G, group_size, N], the last group filled up with zeros.
+
+    Raises:
+        ShapeError: if it is no matrix, or the group size is none of GROUP_SIZES.
+        CheckpointError: if a value is infinite or not a number.
+    """
+    if matrix_KN.ndim != 2 or group_size not in GROUP_SIZES:
+        raise ShapeError(
+            f"a matrix of shape {list(matrix_KN.shape)} with groups of {group_size}: expected two "
+            f"axes and groups of {', '.join(map(str, GROUP_SIZES))}"
+        )
+    values = matrix_KN.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"a matrix of shape {list(values.shape)} holds infinity or NaN, which have no code"
+        )
+    depth, columns = values.shape
+    groups = -(-depth // group_size)
+    padded = np.pad(values, ((0, groups * group_size - depth), (0, 0)))
+    return padded.reshape(groups, group_size, columns)
+
+
+def encode(
+    values_GgN: NDArray[np.float32],
+    scale_GN: NDArray[np.float32],
+    depth: int,
+    limits: tuple[int, int],
+    scale_dtype: str,
+) -> tuple[NDArray[np.int8], NDArray[Any]]:
+    """Codes [depth, N] in int8 for the scales, rounded to float16, and those scales.
+
+    A code is value / scale rounded to the nearest, ties to even, within `limits`. A group whose
+    scale is zero has codes of zero.
+
+    Raises:
+        CheckpointError: if a scale is too large for float16.
+    """
+    with np.errstate(over="ignore"):
+        rounded_GN = scale_GN.astype(np.float16)
+    if np.isinf(rounded_GN).any():
+        raise CheckpointError(
+            f"weights reach {np.abs(values_GgN).max():.3g}, too large for scales in float16"
+        )
+    divisor_GN = np.where(rounded_GN == 0, np.inf, rounded_GN.astype(np.float32))
+    codes = np.rint(values_GgN / divisor_GN[:, None]).clip(*limits).astype(np.int8)
+    flat = codes.reshape(codes.shape[0] * codes.shape[1], codes.shape[2])
+    return flat[:depth], rounded_GN.astype(scale_dtype)

@@ -1,0 +1,99 @@
+"""The native library: where it is, and how a session gets it.
+
+It holds the fast kernels of `RaggedMoE`. ONNX Runtime runs an exported model without it too, by the
+function of standard operators that the model carries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_export.errors import DependencyError
+
+if TYPE_CHECKING:
+    from onnxruntime import SessionOptions
+
+LIBRARY_NAME = "libmoe_export_ops.so"
+
+_MESSAGE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class LibraryDescription:
+    """What there is to know of the library in this process.
+
+    Attributes:
+        path: the file.
+        kernel: `portable`, `avx2` or `avx512`.
+        reason: why it is that one.
+        ort_api_version: of ONNX Runtime's C interface, the oldest that the library works with.
+    """
+
+    path: Path
+    kernel: str
+    reason: str
+    ort_api_version: int
+
+
+def library_path() -> Path:
+    """The file of the native library, for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        DependencyError: if the package was installed without it.
+    """
+    beside = Path(__file__).with_name(LIBRARY_NAME)
+    if beside.is_file():
+        return beside
+    # An editable install leaves the sources where they are and puts what it built elsewhere.
+    try:
+        distribution = metadata.distribution("moe-export")
+    except metadata.PackageNotFoundError:
+        pass
+    else:
+        installed = Path(str(distribution.locate_file(f"moe_export/op/{LIBRARY_NAME}")))
+        if installed.is_file():
+            return installed
+    raise DependencyError(
+        f"the native library {LIBRARY_NAME} is not installed beside {Path(__file__).parent}: "
+        "install moe-export by `pip install .` with a C++ compiler at hand, which builds it"
+    )
+
+
+def register(options: SessionOptions, path: Path | None = None) -> None:
+    """Lets a session's `RaggedMoE` nodes run in the native library.
+
+    Args:
+        options: of a session to be created; to be given at most once.
+        path: the library; that of the installed package if None.
+
+    Raises:
+        DependencyError: if the library is absent.
+    """
+    options.register_custom_ops_library(str(path or library_path()))
+
+
+def describe(path: Path | None = None) -> LibraryDescription:
+    """Which kernel the library uses in this process, and why.
+
+    Raises:
+        DependencyError: if the library is absent or cannot be loaded, or MOE_EXPORT_KERNEL asks for
+            a kernel that this processor lacks.
+    """
+    path = path or library_path()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DependencyError(
+            f"the native library {path} cannot be loaded ({error}): build it again on this machine"
+        ) from error
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    refused = library.moe_export_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
+    text = message.value.decode()
+    if refused:
+        raise DependencyError(text)
+    kernel, _, reason = text.partition(": ")
+    return LibraryDescription(path, kernel, reason, library.moe_export_ort_api_version())

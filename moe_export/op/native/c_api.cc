@@ -1,0 +1,85 @@
+#include "c_api.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <thread>
+
+#include "dispatch.h"
+#include "layer.h"
+#include "ort_abi.h"
+#include "run.h"
+
+struct MoeLayer {
+  std::unique_ptr<moe_export::Layer> layer;
+};
+
+namespace {
+
+using moe_export::Layer;
+
+void write_message(const std::string& text, char* message, size_t message_bytes) {
+  if (message == nullptr || message_bytes == 0) return;
+  const size_t length = std::min(text.size(), message_bytes - 1);
+  std::memcpy(message, text.data(), length);
+  message[length] = '\0';
+}
+
+int refuse(const std::string& text, char* message, size_t message_bytes) {
+  write_message(text, message, message_bytes);
+  return 1;
+}
+
+void on_threads(void* pool, size_t items, void (*item)(void*, size_t), void* job) {
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i = next++; i < items; i = next++) item(job, i);
+  };
+  const int32_t num_threads = *static_cast<const int32_t*>(pool);
+  std::vector<std::thread> threads;
+  for (int32_t i = 1; i < num_threads; ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+int moe_export_create(const MoeWeights* weights, const char* kernel, MoeLayer** layer,
+                      char* message, size_t message_bytes) try {
+  const moe_export::Choice choice =
+      kernel == nullptr ? moe_export::process_choice() : moe_export::choose(kernel);
+  if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
+  moe_export::Problem problem;
+  std::string error = moe_export::check_weights(*weights, &problem);
+  if (!error.empty()) return refuse(error, message, message_bytes);
+  std::unique_ptr<Layer> packed = Layer::pack(problem, *weights, choice.kernels, &error);
+  if (packed == nullptr) return refuse(error, message, message_bytes);
+  *layer = new MoeLayer{std::move(packed)};
+  return 0;
+} catch (const std::bad_alloc&) {
+  return refuse("the packed weights do not fit into memory", message, message_bytes);
+}
+
+int moe_export_run(const MoeLayer* layer, const MoeCall* call, int32_t num_threads, char* message,
+                   size_t message_bytes) try {
+  const std::string error = moe_export::check_call(layer->layer->problem(), *call);
+  if (!error.empty()) return refuse(error, message, message_bytes);
+  moe_export::run(*layer->layer, *call, {on_threads, &num_threads});
+  return 0;
+} catch (const std::bad_alloc&) {
+  return refuse("the intermediate values do not fit into memory", message, message_bytes);
+}
+
+void moe_export_destroy(MoeLayer* layer) { delete layer; }
+
+uint64_t moe_export_layer_bytes(const MoeLayer* layer) { return layer->layer->bytes(); }
+
+int moe_export_describe(char* message, size_t message_bytes) {
+  const moe_export::Choice& choice = moe_export::process_choice();
+  if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
+  write_message(std::string(choice.kernels->name) + ": " + choice.reason, message, message_bytes);
+  return 0;
+}
+
+uint32_t moe_export_ort_api_version() { return moe_export::ort::kApiVersion; }

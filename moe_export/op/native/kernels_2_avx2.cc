@@ -1,0 +1,299 @@
+// The kernels for AVX2: a panel's 64 columns are eight vectors. Its 16 registers hold the sums of
+// one row of 64 columns, or of six rows of 16 columns; the latter go over a panel in chunks that
+// stay in the first-level cache.
+#include "kernels.h"
+
+#if defined(__AVX2__)
+
+#include <immintrin.h>
+
+#include "by_count.h"
+
+namespace moe_export {
+namespace {
+
+// As in the AVX-512 kernels.
+constexpr int64_t kAhead = 8192;
+constexpr int64_t kEvery = 128;
+
+inline void prefetch(const uint8_t* at, int64_t bytes) {
+#pragma GCC unroll 2
+  for (int64_t line = 0; line < bytes; line += kEvery) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + kAhead + line, _MM_HINT_T1);
+  }
+}
+
+struct Float32 {
+  static constexpr int64_t kBytes = 4;
+  static __m256 load(const uint8_t* at) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(at));
+  }
+};
+
+struct Float16 {
+  static constexpr int64_t kBytes = 2;
+  static __m256 load(const uint8_t* at) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  }
+};
+
+struct Bfloat16 {
+  static constexpr int64_t kBytes = 2;
+  static __m256 load(const uint8_t* at) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  }
+};
+
+template <typename Weight>
+struct FloatProduct {
+  template <int kRows>
+  static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
+    constexpr int64_t kChunk = 32;
+    constexpr int kVectors = kRows == 1 ? 8 : 2;
+    constexpr int64_t kStep = kColumns * Weight::kBytes;
+    __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
+    const float* x[kRows];
+    for (int row = 0; row < kRows; ++row) x[row] = static_cast<const float*>(rows[row]);
+    for (int64_t first = 0; first < depth; first += kChunk, panel += kChunk * kStep) {
+      const int64_t last = first + kChunk < depth ? first + kChunk : depth;
+      for (int64_t column = 0; column < kColumns; column += 8 * kVectors) {
+        __m256 sum[kRows][kVectors];
+        for (int row = 0; row < kRows; ++row) {
+          for (int v = 0; v < kVectors; ++v) {
+            sum[row][v] = _mm256_loadu_ps(sums + row * kColumns + column + 8 * v);
+          }
+        }
+        const uint8_t* at = panel + column * Weight::kBytes;
+        for (int64_t d = first; d < last; ++d, at += kStep) {
+          if (column == 0) prefetch(at, kStep);
+          __m256 weights[kVectors];
+          for (int v = 0; v < kVectors; ++v) weights[v] = Weight::load(at + 8 * v * Weight::kBytes);
+          for (int row = 0; row < kRows; ++row) {
+            const __m256 value = _mm256_set1_ps(x[row][d]);
+            for (int v = 0; v < kVectors; ++v) {
+              sum[row][v] = _mm256_fmadd_ps(weights[v], value, sum[row][v]);
+            }
+          }
+        }
+        for (int row = 0; row < kRows; ++row) {
+          for (int v = 0; v < kVectors; ++v) {
+            _mm256_storeu_ps(sums + row * kColumns + column + 8 * v, sum[row][v]);
+          }
+        }
+      }
+    }
+  }
+};
+
+// Four codes, in every lane.
+inline __m256i broadcast(const int8_t* codes) {
+  int32_t four;
+  __builtin_memcpy(&four, codes, sizeof four);
+  return _mm256_set1_epi32(four);
+}
+
+inline __m256i load(const uint8_t* at) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+}
+
+// The sums of the dot products over a block: 32-bit, of 8 columns each.
+struct Int8 {
+  static constexpr int64_t kBlockBytes = kInt8BlockBytes;
+
+  template <int kRows, int kVectors>
+  static void dot(const uint8_t* codes, const QuantizedBlock* const* x,
+                  __m256i (&sum)[kRows][kVectors]) {
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm256_setzero_si256();
+    }
+    const __m256i offset = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
+    for (int step = 0; step < kBlock / 4; ++step, codes += 4 * kColumns) {
+      for (int v = 0; v < kVectors; ++v) {
+        // maddubs saturates at 16 bits. Two products of a magnitude up to 128 with one up to 127
+        // stay within; of an unsigned code with one they would not. So the sign goes to the other.
+        const __m256i weights = _mm256_xor_si256(load(codes + 32 * v), offset);
+        const __m256i magnitude = _mm256_abs_epi8(weights);
+        for (int row = 0; row < kRows; ++row) {
+          const __m256i value = _mm256_sign_epi8(broadcast(x[row]->codes + 4 * step), weights);
+          const __m256i pairs = _mm256_maddubs_epi16(magnitude, value);
+          sum[row][v] = _mm256_add_epi32(sum[row][v], _mm256_madd_epi16(pairs, ones));
+        }
+      }
+    }
+  }
+};
+
+struct Int4 {
+  static constexpr int64_t kBlockBytes = kInt4BlockBytes;
+
+  template <int kRows, int kVectors>
+  static void dot(const uint8_t* codes, const QuantizedBlock* const* x,
+                  __m256i (&sum)[kRows][kVectors]) {
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm256_setzero_si256();
+    }
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
+      for (int v = 0; v < kVectors; ++v) {
+        const __m256i pairs = load(codes + 32 * v);
+        const __m256i low = _mm256_and_si256(pairs, nibble);
+        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), nibble);
+        for (int row = 0; row < kRows; ++row) {
+          const __m256i first = _mm256_maddubs_epi16(low, broadcast(x[row]->codes + 8 * step));
+          const __m256i second = _mm256_maddubs_epi16(high, broadcast(x[row]->codes + 8 * step + 4));
+          // A lane takes 16 products of at most 15 * 127 in a block: 30480, within 16 bits.
+          sum[row][v] = _mm256_add_epi16(sum[row][v], _mm256_add_epi16(first, second));
+        }
+      }
+    }
+    for (int row = 0; row < kRows; ++row) {
+      const __m256i start = _mm256_set1_epi32(-8 * x[row]->sum);
+      for (int v = 0; v < kVectors; ++v) {
+        const __m256i wide = _mm256_madd_epi16(sum[row][v], _mm256_set1_epi16(1));
+        sum[row][v] = _mm256_add_epi32(start, wide);
+      }
+    }
+  }
+};
+
+template <typename Weight>
+struct QuantizedProduct {
+  template <int kRows>
+  static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
+    constexpr int kVectors = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
+    __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
+    const QuantizedBlock* x[kRows];
+    for (int row = 0; row < kRows; ++row) x[row] = static_cast<const QuantizedBlock*>(rows[row]);
+    for (int64_t d = 0; d < depth; d += kBlock, panel += Weight::kBlockBytes) {
+      prefetch(panel, Weight::kBlockBytes);
+      for (int64_t column = 0; column < kColumns; column += 8 * kVectors) {
+        __m256i sum[kRows][kVectors];
+        Weight::template dot<kRows, kVectors>(panel + kScaleBytes + 4 * column, x, sum);
+        for (int v = 0; v < kVectors; ++v) {
+          const __m256 scale = Float16::load(panel + 2 * (column + 8 * v));
+          for (int row = 0; row < kRows; ++row) {
+            float* at = sums + row * kColumns + column + 8 * v;
+            const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x[row]->scale));
+            _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[row][v]), both,
+                                                 _mm256_loadu_ps(at)));
+          }
+        }
+      }
+      for (int row = 0; row < kRows; ++row) ++x[row];
+    }
+  }
+};
+
+constexpr float kInverseFactorials[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6,
+                                        0.5f,       1.0f,       1.0f};
+
+// As in the AVX-512 kernels. 2^n is put together from its bits: zero for n = -127 and infinity for
+// n = 128.
+inline __m256 exp(__m256 x) {
+  x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-88.0f)), _mm256_set1_ps(89.0f));
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e4p-1f), x);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f), r);
+  __m256 series = _mm256_set1_ps(1.0f / 5040);
+  for (float factor : kInverseFactorials) {
+    series = _mm256_fmadd_ps(series, r, _mm256_set1_ps(factor));
+  }
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(series, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+
+void swiglu(const float* sums, float* hidden) {
+  for (int64_t unit = 0; unit < kUnits; unit += 8) {
+    const __m256 gate = _mm256_loadu_ps(sums + unit);
+    const __m256 one_plus =
+        _mm256_add_ps(_mm256_set1_ps(1.0f), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
+    const __m256 up = _mm256_loadu_ps(sums + kUnits + unit);
+    _mm256_storeu_ps(hidden + unit, _mm256_mul_ps(_mm256_div_ps(gate, one_plus), up));
+  }
+}
+
+inline int32_t largest_lane(__m256i lanes) {
+  alignas(32) int32_t values[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(values), lanes);
+  int32_t largest = values[0];
+  for (int32_t value : values) largest = value > largest ? value : largest;
+  return largest;
+}
+
+void quantize(const float* values, int64_t count, QuantizedBlock* blocks) {
+  for (int64_t first = 0; first < count; first += kBlock, ++blocks) {
+    alignas(32) float block[kBlock] = {};
+    const int64_t size = count - first < kBlock ? count - first : kBlock;
+    __builtin_memcpy(block, values + first, static_cast<size_t>(size) * sizeof(float));
+    // Compared as integers, magnitudes of infinity and NaN are above all others.
+    __m256i magnitude = _mm256_setzero_si256();
+    for (int64_t i = 0; i < kBlock; i += 8) {
+      const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + i));
+      magnitude = _mm256_max_epi32(magnitude,
+                                   _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+    }
+    const int32_t bits = largest_lane(magnitude);
+    float largest;
+    __builtin_memcpy(&largest, &bits, sizeof largest);
+    blocks->scale = largest / 127.0f;
+    blocks->sum = 0;
+    float inverse = 127.0f / largest;
+    if (bits >= 0x7f800000) {
+      __builtin_memset(blocks->codes, 0, sizeof blocks->codes);
+      blocks->scale = __builtin_nanf("");
+      continue;
+    }
+    if (!(inverse <= __FLT_MAX__)) inverse = 0.0f;
+    for (int64_t i = 0; i < kBlock; i += 8) {
+      alignas(32) int32_t codes[8];
+      const __m256 scaled = _mm256_mul_ps(_mm256_load_ps(block + i), _mm256_set1_ps(inverse));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(codes), _mm256_cvtps_epi32(scaled));
+      for (int lane = 0; lane < 8; ++lane) {
+        blocks->codes[i + lane] = static_cast<int8_t>(codes[lane]);
+        blocks->sum += codes[lane];
+      }
+    }
+  }
+}
+
+void widen(const uint16_t* halves, int64_t count, float* values) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i));
+    _mm256_storeu_ps(values + i, _mm256_cvtph_ps(half));
+  }
+  for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
+}
+
+void narrow(const float* values, int64_t count, uint16_t* halves) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(halves + i), half);
+  }
+  for (; i < count; ++i) halves[i] = _cvtss_sh(values[i], _MM_FROUND_TO_NEAREST_INT);
+}
+
+const Kernels kKernels = {
+    "avx2",
+    {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
+     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
+     by_count<QuantizedProduct<Int4>>},
+    swiglu,
+    quantize,
+    widen,
+    narrow};
+
+}  // namespace
+
+const Kernels* avx2_kernels() { return &kKernels; }
+
+}  // namespace moe_export
+
+#else
+
+const moe_export::Kernels* moe_export::avx2_kernels() { return nullptr; }
+
+#endif

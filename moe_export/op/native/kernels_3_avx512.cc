@@ -1,0 +1,273 @@
+// The kernels for AVX-512 with VNNI: a panel's 64 columns are four vectors.
+#include "kernels.h"
+
+#if defined(__AVX512VNNI__)
+
+#include <immintrin.h>
+
+#include "by_count.h"
+
+namespace moe_export {
+namespace {
+
+constexpr int kVectors = 4;
+
+// How far ahead of the weights in use to fetch, in bytes. The processor fetches by itself what
+// follows a line in use, but stops at the end of each page and knows no distance. Every second line,
+// into the second-level cache, is enough to lead it on, and measured a third faster than every line
+// into the first, whose few buffers for misses are then taken.
+constexpr int64_t kAhead = 8192;
+constexpr int64_t kEvery = 128;
+
+inline void prefetch(const uint8_t* at, int64_t bytes) {
+#pragma GCC unroll 2
+  for (int64_t line = 0; line < bytes; line += kEvery) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + kAhead + line, _MM_HINT_T1);
+  }
+}
+
+struct Float32 {
+  static constexpr int64_t kBytes = 4;
+  static __m512 load(const uint8_t* at) { return _mm512_loadu_ps(at); }
+};
+
+struct Float16 {
+  static constexpr int64_t kBytes = 2;
+  static __m512 load(const uint8_t* at) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+  }
+};
+
+struct Bfloat16 {
+  static constexpr int64_t kBytes = 2;
+  static __m512 load(const uint8_t* at) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+};
+
+template <typename Weight>
+struct FloatProduct {
+  template <int kRows>
+  static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
+    const float* x[kRows];
+    __m512 sum[kRows][kVectors];
+    for (int row = 0; row < kRows; ++row) {
+      x[row] = static_cast<const float*>(rows[row]);
+      for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm512_setzero_ps();
+    }
+    constexpr int64_t kStep = kColumns * Weight::kBytes;
+    for (int64_t d = 0; d < depth; ++d, panel += kStep) {
+      prefetch(panel, kStep);
+      __m512 weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        weights[v] = Weight::load(panel + v * 16 * Weight::kBytes);
+      }
+      for (int row = 0; row < kRows; ++row) {
+        const __m512 value = _mm512_set1_ps(x[row][d]);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[row][v] = _mm512_fmadd_ps(weights[v], value, sum[row][v]);
+        }
+      }
+    }
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v) {
+        _mm512_storeu_ps(sums + row * kColumns + v * 16, sum[row][v]);
+      }
+    }
+  }
+};
+
+// Four codes, in every lane.
+inline __m512i broadcast(const int8_t* codes) {
+  int32_t four;
+  __builtin_memcpy(&four, codes, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+struct Int8 {
+  static constexpr int64_t kBlockBytes = kInt8BlockBytes;
+  static constexpr int32_t kOffset = 128;
+
+  template <int kRows>
+  static void add(const uint8_t* codes, const QuantizedBlock* const* x,
+                  __m512i (&sum)[kRows][kVectors]) {
+#pragma GCC unroll 8
+    for (int step = 0; step < kBlock / 4; ++step, codes += 4 * kColumns) {
+      prefetch(codes, 4 * kColumns);
+      __m512i weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) weights[v] = _mm512_loadu_si512(codes + 64 * v);
+      for (int row = 0; row < kRows; ++row) {
+        const __m512i value = broadcast(x[row]->codes + 4 * step);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], weights[v], value);
+        }
+      }
+    }
+  }
+};
+
+struct Int4 {
+  static constexpr int64_t kBlockBytes = kInt4BlockBytes;
+  static constexpr int32_t kOffset = 8;
+
+  template <int kRows>
+  static void add(const uint8_t* codes, const QuantizedBlock* const* x,
+                  __m512i (&sum)[kRows][kVectors]) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
+      prefetch(codes, 4 * kColumns);
+      __m512i low[kVectors], high[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        const __m512i pairs = _mm512_loadu_si512(codes + 64 * v);
+        low[v] = _mm512_and_si512(pairs, nibble);
+        high[v] = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), nibble);
+      }
+      for (int row = 0; row < kRows; ++row) {
+        const __m512i first = broadcast(x[row]->codes + 8 * step);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], low[v], first);
+        }
+      }
+      for (int row = 0; row < kRows; ++row) {
+        const __m512i second = broadcast(x[row]->codes + 8 * step + 4);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], high[v], second);
+        }
+      }
+    }
+  }
+};
+
+template <typename Weight>
+struct QuantizedProduct {
+  template <int kRows>
+  static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
+    const QuantizedBlock* x[kRows];
+    __m512 total[kRows][kVectors];
+    for (int row = 0; row < kRows; ++row) {
+      x[row] = static_cast<const QuantizedBlock*>(rows[row]);
+      for (int v = 0; v < kVectors; ++v) total[row][v] = _mm512_setzero_ps();
+    }
+    for (int64_t d = 0; d < depth; d += kBlock, panel += Weight::kBlockBytes) {
+      prefetch(panel, kScaleBytes);
+      __m512i sum[kRows][kVectors];
+      for (int row = 0; row < kRows; ++row) {
+        const __m512i start = _mm512_set1_epi32(-Weight::kOffset * x[row]->sum);
+        for (int v = 0; v < kVectors; ++v) sum[row][v] = start;
+      }
+      Weight::template add<kRows>(panel + kScaleBytes, x, sum);
+      for (int v = 0; v < kVectors; ++v) {
+        const __m512 scale = Float16::load(panel + 32 * v);
+        for (int row = 0; row < kRows; ++row) {
+          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[row]->scale));
+          total[row][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[row][v]), both, total[row][v]);
+        }
+      }
+      for (int row = 0; row < kRows; ++row) ++x[row];
+    }
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v) {
+        _mm512_storeu_ps(sums + row * kColumns + v * 16, total[row][v]);
+      }
+    }
+  }
+};
+
+constexpr float kInverseFactorials[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6,
+                                        0.5f,       1.0f,       1.0f};
+
+// exp(x) = 2^n exp(r) with |r| <= ln(2) / 2, where the series to r^7 is exact to float32. Above the
+// range of float32 it gives infinity, as it has to: -3e38 / (1 + exp(3e38)) is zero.
+inline __m512 exp(__m512 x) {
+  x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-88.0f)), _mm512_set1_ps(89.0f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  // ln(2) in two parts, the first with enough trailing zeros for n * part to be exact.
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e4p-1f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.7f7d1cp-20f), r);
+  __m512 series = _mm512_set1_ps(1.0f / 5040);
+  for (float factor : kInverseFactorials) {
+    series = _mm512_fmadd_ps(series, r, _mm512_set1_ps(factor));
+  }
+  return _mm512_scalef_ps(series, n);
+}
+
+void swiglu(const float* sums, float* hidden) {
+  for (int64_t unit = 0; unit < kUnits; unit += 16) {
+    const __m512 gate = _mm512_loadu_ps(sums + unit);
+    const __m512 one_plus = _mm512_add_ps(
+        _mm512_set1_ps(1.0f), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+    const __m512 up = _mm512_loadu_ps(sums + kUnits + unit);
+    _mm512_storeu_ps(hidden + unit, _mm512_mul_ps(_mm512_div_ps(gate, one_plus), up));
+  }
+}
+
+inline __mmask16 first_lanes(int64_t count) {
+  if (count >= 16) return 0xffff;
+  return count <= 0 ? 0 : static_cast<__mmask16>((1 << count) - 1);
+}
+
+void quantize(const float* values, int64_t count, QuantizedBlock* blocks) {
+  for (int64_t first = 0; first < count; first += kBlock, ++blocks) {
+    const __m512 a = _mm512_maskz_loadu_ps(first_lanes(count - first), values + first);
+    const __m512 b = _mm512_maskz_loadu_ps(first_lanes(count - first - 16), values + first + 16);
+    // Compared as integers, magnitudes of infinity and NaN are above all others.
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    const int32_t bits = _mm512_reduce_max_epi32(
+        _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
+                         _mm512_and_si512(_mm512_castps_si512(b), magnitude)));
+    float largest;
+    __builtin_memcpy(&largest, &bits, sizeof largest);
+    const bool finite = bits < 0x7f800000;
+    float inverse = 127.0f / largest;
+    if (!finite || !(inverse <= __FLT_MAX__)) inverse = 0.0f;
+    const __m512i a_codes = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse)));
+    const __m512i b_codes = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(blocks->codes), _mm512_cvtepi32_epi8(a_codes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(blocks->codes + 16),
+                     _mm512_cvtepi32_epi8(b_codes));
+    blocks->scale = finite ? largest / 127.0f : __builtin_nanf("");
+    blocks->sum = finite ? _mm512_reduce_add_epi32(_mm512_add_epi32(a_codes, b_codes)) : 0;
+  }
+}
+
+void widen(const uint16_t* halves, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 lanes = first_lanes(count - i);
+    const __m256i half = _mm256_maskz_loadu_epi16(lanes, halves + i);
+    _mm512_mask_storeu_ps(values + i, lanes, _mm512_cvtph_ps(half));
+  }
+}
+
+void narrow(const float* values, int64_t count, uint16_t* halves) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 lanes = first_lanes(count - i);
+    const __m512 value = _mm512_maskz_loadu_ps(lanes, values + i);
+    const __m256i half = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_mask_storeu_epi16(halves + i, lanes, half);
+  }
+}
+
+const Kernels kKernels = {
+    "avx512",
+    {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
+     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
+     by_count<QuantizedProduct<Int4>>},
+    swiglu,
+    quantize,
+    widen,
+    narrow};
+
+}  // namespace
+
+const Kernels* avx512_kernels() { return &kKernels; }
+
+}  // namespace moe_export
+
+#else
+
+const moe_export::Kernels* moe_export::avx512_kernels() { return nullptr; }
+
+#endif

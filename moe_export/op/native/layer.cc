@@ -1,0 +1,192 @@
+#include "layer.h"
+
+#include <cstring>
+#include <new>
+
+#include "half.h"
+#include "pages.h"
+
+namespace moe_export {
+namespace {
+
+constexpr size_t kCacheLine = 64;
+constexpr size_t kHugePage = size_t{1} << 21;
+
+// A [depth, columns] matrix of the model and, if it is quantized, its [groups, columns] scales.
+struct Matrix {
+  const MoeTensor* values;
+  const MoeTensor* scales;
+};
+
+// Columns [from, from + count) of `matrix` become columns [to, to + room) of a panel; those beyond
+// the matrix are zero.
+struct Part {
+  const Matrix* matrix;
+  int64_t from;
+  int64_t to;
+  int64_t room;
+
+  int64_t count() const {
+    const int64_t left = matrix->values->shape[1] - from;
+    return left < room ? left : room;
+  }
+};
+
+void pack_floats(const Part& part, size_t bytes_each, uint8_t* panel) {
+  const MoeTensor& values = *part.matrix->values;
+  const size_t used = static_cast<size_t>(part.count()) * bytes_each;
+  const size_t room = static_cast<size_t>(part.room) * bytes_each;
+  const size_t row_bytes = static_cast<size_t>(values.shape[1]) * bytes_each;
+  const uint8_t* from =
+      static_cast<const uint8_t*>(values.data) + static_cast<size_t>(part.from) * bytes_each;
+  uint8_t* to = panel + static_cast<size_t>(part.to) * bytes_each;
+  for (int64_t d = 0; d < values.shape[0]; ++d) {
+    std::memcpy(to, from, used);
+    std::memset(to + used, 0, room - used);
+    from += row_bytes;
+    to += kColumns * bytes_each;
+  }
+}
+
+// Both are the value plus the offset that makes it unsigned: the sign bit turned over.
+uint8_t int8_code(const uint8_t* data, int64_t index) { return data[index] ^ 0x80; }
+uint8_t int4_code(const uint8_t* data, int64_t index) {
+  return ((data[index / 2] >> (index % 2 * 4)) & 15) ^ 8;
+}
+
+void pack_codes(const Part& part, bool four_bits, uint8_t* panel) {
+  const MoeTensor& values = *part.matrix->values;
+  const uint8_t* data = static_cast<const uint8_t*>(values.data);
+  const int64_t depth = values.shape[0], columns = values.shape[1], count = part.count();
+  const int64_t block_bytes = four_bits ? kInt4BlockBytes : kInt8BlockBytes;
+  for (int64_t d = 0; d < round_up(depth, kBlock); ++d) {
+    uint8_t* codes = panel + d / kBlock * block_bytes + kScaleBytes;
+    const int64_t in_block = d % kBlock, step = in_block / (four_bits ? 8 : 4);
+    uint8_t* to = codes + (step * kColumns + part.to) * 4 + in_block % 4;
+    const bool high = four_bits && in_block % 8 >= 4;
+    for (int64_t c = 0; c < part.room; ++c, to += 4) {
+      const bool real = d < depth && c < count;
+      const int64_t index = d * columns + part.from + c;
+      if (!four_bits) {
+        *to = real ? int8_code(data, index) : 128;
+        continue;
+      }
+      const uint8_t code = real ? int4_code(data, index) : 8;
+      *to = static_cast<uint8_t>(high ? *to | code << 4 : code);
+    }
+  }
+}
+
+// False if a scale is not a float16 number.
+bool pack_scales(const Part& part, int64_t group_size, int64_t block_bytes, uint8_t* panel) {
+  const MoeTensor& scales = *part.matrix->scales;
+  const int64_t depth = part.matrix->values->shape[0], columns = scales.shape[1];
+  for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes) {
+    for (int64_t c = 0; c < part.room; ++c) {
+      const int64_t index = d / group_size * columns + part.from + c;
+      uint16_t half = 0;
+      if (c < part.count() && scales.type == kFloat16) {
+        half = static_cast<const uint16_t*>(scales.data)[index];
+      } else if (c < part.count()) {
+        const float scale = static_cast<const float*>(scales.data)[index];
+        half = half_of_float(scale);
+        if (float_of_half(half) != scale) return false;
+      }
+      std::memcpy(panel + 2 * (part.to + c), &half, sizeof half);
+    }
+  }
+  return true;
+}
+
+bool pack_part(const Problem& problem, const Part& part, uint8_t* panel) {
+  switch (problem.format) {
+    case Format::kFloat32:
+      pack_floats(part, 4, panel);
+      return true;
+    case Format::kFloat16:
+    case Format::kBfloat16:
+      pack_floats(part, 2, panel);
+      return true;
+    case Format::kInt8:
+      pack_codes(part, false, panel);
+      return pack_scales(part, problem.group_size, kInt8BlockBytes, panel);
+    case Format::kInt4:
+      pack_codes(part, true, panel);
+      return pack_scales(part, problem.group_size, kInt4BlockBytes, panel);
+  }
+  return false;
+}
+
+size_t data_bytes(const MoeTensor& tensor) {
+  const size_t count = static_cast<size_t>(tensor.shape[0]) * static_cast<size_t>(tensor.shape[1]);
+  switch (tensor.type) {
+    case kFloat32:
+      return count * 4;
+    case kInt8:
+      return count;
+    case kInt4:
+      return (count + 1) / 2;
+    default:
+      return count * 2;
+  }
+}
+
+}  // namespace
+
+Memory allocate(size_t bytes) {
+  const bool is_large = bytes >= 2 * kHugePage;
+  const size_t alignment = is_large ? kHugePage : kCacheLine;
+  const size_t rounded = (bytes + alignment) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, rounded);
+  if (memory == nullptr) throw std::bad_alloc();
+  if (is_large) use_huge_pages(memory, rounded);
+  return Memory(static_cast<uint8_t*>(memory));
+}
+
+Layer::Layer(const Problem& problem, const Kernels* kernels)
+    : problem_(problem), kernels_(kernels) {
+  for (size_t expert = 0; expert < problem_.widths.size(); ++expert) {
+    offsets_.push_back(bytes_);
+    const int64_t gate_up =
+        gate_up_panels(expert) * panel_bytes(problem_.format, problem_.hidden_size);
+    const int64_t down = down_panels() * panel_bytes(problem_.format, problem_.widths[expert]);
+    bytes_ += static_cast<size_t>(gate_up + down);
+  }
+  data_ = allocate(bytes_);
+}
+
+std::unique_ptr<Layer> Layer::pack(const Problem& problem, const MoeWeights& weights,
+                                   const Kernels* kernels, std::string* error) {
+  std::unique_ptr<Layer> layer(new Layer(problem, kernels));
+  const size_t each = static_cast<size_t>(problem.tensors_per_expert());
+  const size_t step = each / 3;
+  for (size_t expert = 0; expert < problem.widths.size(); ++expert) {
+    const MoeTensor* tensors = weights.tensors + expert * each;
+    Matrix matrices[3];
+    for (size_t role = 0; role < 3; ++role) {
+      matrices[role] = {tensors + role * step, tensors + role * step + step - 1};
+    }
+    bool fits[3] = {true, true, true};
+    for (int64_t panel = 0; panel < layer->gate_up_panels(expert); ++panel) {
+      uint8_t* to = const_cast<uint8_t*>(layer->gate_up_panel(expert, panel));
+      for (int role = 0; role < 2; ++role) {
+        const Part part = {&matrices[role], panel * kUnits, role * kUnits, kUnits};
+        fits[role] &= pack_part(problem, part, to);
+      }
+    }
+    for (int64_t panel = 0; panel < layer->down_panels(); ++panel) {
+      uint8_t* to = const_cast<uint8_t*>(layer->down_panel(expert, panel));
+      fits[2] &= pack_part(problem, {&matrices[2], panel * kColumns, 0, kColumns}, to);
+    }
+    for (size_t role = 0; role < 3; ++role) {
+      if (fits[role]) continue;
+      *error = weight_name(problem, expert * each + role * step + 1) +
+               " holds a value that is not a float16 number, as all scales have to be";
+      return nullptr;
+    }
+    for (size_t i = 0; i < each; ++i) give_back_pages(tensors[i].data, data_bytes(tensors[i]));
+  }
+  return layer;
+}
+
+}  // namespace moe_export

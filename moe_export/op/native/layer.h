@@ -1,0 +1,64 @@
+// The experts of a layer in the kernels' own layout.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "ragged_moe.h"
+
+namespace moe_export {
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using Memory = std::unique_ptr<uint8_t, Free>;
+
+// Uninitialized, at the start of a cache line; large blocks are asked to be of huge pages, which
+// are read about a fifth faster. Throws std::bad_alloc.
+Memory allocate(size_t bytes);
+
+// An expert's panels follow each other: those of gate and up, of depth D, then those of down, of
+// depth w. The panels of down are one after the other in D, so that a range of y's columns is a
+// sequential read of each expert.
+class Layer {
+ public:
+  // Packs weights that passed the check, and gives the pages of their file back as it goes.
+  // Null and a sentence if a value cannot be packed.
+  static std::unique_ptr<Layer> pack(const Problem& problem, const MoeWeights& weights,
+                                     const Kernels* kernels, std::string* error);
+
+  const Problem& problem() const { return problem_; }
+  const Kernels& kernels() const { return *kernels_; }
+  size_t bytes() const { return bytes_; }
+
+  // Whether rows are floats although the weights are quantized.
+  bool is_exact() const { return problem_.exact_activations && is_quantized(problem_.format); }
+
+  int64_t gate_up_panels(size_t expert) const {
+    return round_up(problem_.widths[expert], kUnits) / kUnits;
+  }
+  int64_t down_panels() const { return round_up(problem_.hidden_size, kColumns) / kColumns; }
+
+  const uint8_t* gate_up_panel(size_t expert, int64_t panel) const {
+    return data_.get() + offsets_[expert] +
+           panel * panel_bytes(problem_.format, problem_.hidden_size);
+  }
+  const uint8_t* down_panel(size_t expert, int64_t panel) const {
+    return gate_up_panel(expert, gate_up_panels(expert)) +
+           panel * panel_bytes(problem_.format, problem_.widths[expert]);
+  }
+
+ private:
+  Layer(const Problem& problem, const Kernels* kernels);
+
+  Problem problem_;
+  const Kernels* kernels_;
+  std::vector<size_t> offsets_;  // of each expert
+  size_t bytes_ = 0;
+  Memory data_;
+};
+
+}  // namespace moe_export

@@ -1,0 +1,204 @@
+#include "ragged_moe.h"
+
+#include <initializer_list>
+
+namespace moe_export {
+namespace {
+
+// Sizes within these bounds, of tensors that are really in memory, cannot overflow 64 bits in any
+// product that is formed of them.
+constexpr int64_t kLargestSize = (int64_t{1} << 28) - 1;
+constexpr int64_t kLargestCount = int64_t{1} << 16;
+
+// In the order of `Format`.
+struct FormatRule {
+  const char* name;
+  int32_t weight_type;
+  bool takes_float32;
+  bool takes_float16;
+};
+const FormatRule kFormatRules[kNumFormats] = {
+    {"float32", kFloat32, true, false}, {"float16", kFloat16, false, true},
+    {"bfloat16", kBfloat16, true, true}, {"int8", kInt8, true, true},
+    {"int4", kInt4, true, true},
+};
+
+std::string type_name(int32_t type) {
+  switch (type) {
+    case kFloat32:
+      return "float32";
+    case kInt8:
+      return "int8";
+    case kInt64:
+      return "int64";
+    case kFloat16:
+      return "float16";
+    case kBfloat16:
+      return "bfloat16";
+    case kInt4:
+      return "int4";
+    default:
+      return "element type " + std::to_string(type);
+  }
+}
+
+// A size of -1 fits any and is called `open`.
+constexpr int64_t kAny = -1;
+
+std::string shape_text(const int64_t* shape, size_t rank, const char* open) {
+  std::string text = "[";
+  for (size_t axis = 0; axis < rank; ++axis) {
+    if (axis > 0) text += ", ";
+    text += shape[axis] < 0 ? open : std::to_string(shape[axis]);
+  }
+  return text + "]";
+}
+
+std::string check_tensor(const std::string& name, const MoeTensor& tensor, int32_t type,
+                         std::initializer_list<int64_t> shape, const char* open) {
+  bool fits = tensor.type == type && tensor.rank == static_cast<int32_t>(shape.size());
+  for (size_t axis = 0; fits && axis < shape.size(); ++axis) {
+    const int64_t expected = shape.begin()[axis];
+    fits = tensor.shape[axis] >= 0 && (expected == kAny || tensor.shape[axis] == expected);
+  }
+  if (fits) return "";
+  const size_t rank = tensor.rank < 0 ? 0 : static_cast<size_t>(tensor.rank);
+  return name + " is " + type_name(tensor.type) + " " + shape_text(tensor.shape, rank, "?") +
+         ", expected " + type_name(type) + " " + shape_text(shape.begin(), shape.size(), open);
+}
+
+std::string check_size(const std::string& what, int64_t size, int64_t smallest, int64_t largest) {
+  if (smallest <= size && size <= largest) return "";
+  return what + " is " + std::to_string(size) + ", expected " + std::to_string(smallest) + " to " +
+         std::to_string(largest);
+}
+
+std::string check_attributes(const MoeWeights& weights, Problem* problem) {
+  const std::string format = weights.format, activation = weights.activation;
+  const FormatRule* rule = nullptr;
+  for (int i = 0; i < kNumFormats; ++i) {
+    if (format == kFormatRules[i].name) {
+      rule = &kFormatRules[i];
+      problem->format = static_cast<Format>(i);
+    }
+  }
+  if (rule == nullptr) {
+    return "attribute format is '" + format +
+           "', expected float32, float16, bfloat16, int8 or int4";
+  }
+  if (activation != "swiglu") {
+    return "attribute activation is '" + activation + "', expected swiglu";
+  }
+  const bool taken = weights.x_type == kFloat32   ? rule->takes_float32
+                     : weights.x_type == kFloat16 ? rule->takes_float16
+                                                  : false;
+  if (!taken) {
+    return "x is " + type_name(weights.x_type) + ", which does not go with the format " + format;
+  }
+  problem->x_type = weights.x_type;
+  problem->group_size = weights.group_size;
+  problem->exact_activations = weights.exact_activations != 0;
+  if (is_quantized(problem->format) && weights.group_size != 32 && weights.group_size != 64 &&
+      weights.group_size != 128) {
+    return "attribute group_size is " + std::to_string(weights.group_size) +
+           ", expected 32, 64 or 128";
+  }
+  problem->num_experts = weights.num_experts;
+  return check_size("attribute num_experts", weights.num_experts, 1, kLargestCount);
+}
+
+// The weights of one expert; `first` is the index of its gate.
+std::string check_expert(const MoeWeights& weights, size_t first, Problem* problem) {
+  const bool quantized = is_quantized(problem->format);
+  const int32_t weight_type = kFormatRules[static_cast<int>(problem->format)].weight_type;
+  int64_t width = kAny;
+  size_t index = first;
+  for (int role = 0; role < 3; ++role) {
+    const MoeTensor& tensor = weights.tensors[index];
+    const std::string name = weight_name(*problem, index++);
+    const int64_t hidden_size = problem->hidden_size;
+    const int64_t depth = role == 2 ? width : hidden_size;
+    const int64_t columns = role == 2 ? hidden_size : width;
+    std::string error =
+        check_tensor(name, tensor, weight_type, {depth, columns}, depth == kAny ? "D" : "w");
+    if (error.empty() && role == 0) {
+      problem->hidden_size = tensor.shape[0];
+      width = tensor.shape[1];
+      error = check_size("the hidden size, from " + name + ",", tensor.shape[0], 1, kLargestSize);
+      if (error.empty()) error = check_size("the width of " + name, width, 0, kLargestSize);
+    }
+    if (error.empty() && quantized) {
+      const int64_t groups = round_up(tensor.shape[0], problem->group_size) / problem->group_size;
+      error = check_tensor(weight_name(*problem, index), weights.tensors[index], problem->x_type,
+                           {groups, tensor.shape[1]}, "");
+      ++index;
+    }
+    if (!error.empty()) return error;
+  }
+  problem->widths.push_back(width);
+  return "";
+}
+
+}  // namespace
+
+std::string weight_name(const Problem& problem, size_t index) {
+  static const char* const kRoles[] = {"gate", "up", "down"};
+  const size_t each = static_cast<size_t>(problem.tensors_per_expert());
+  const size_t expert = index / each, part = index % each;
+  std::string name = kRoles[part * 3 / each];
+  if (each == 6 && part % 2 == 1) name += "_scale";
+  if (expert == static_cast<size_t>(problem.num_experts)) return "shared_" + name;
+  return name + "_" + std::to_string(expert);
+}
+
+std::string check_weights(const MoeWeights& weights, Problem* problem) {
+  *problem = Problem();
+  std::string error = check_attributes(weights, problem);
+  if (!error.empty()) return error;
+  const size_t each = static_cast<size_t>(problem->tensors_per_expert());
+  const size_t experts = weights.num_tensors / each;
+  const size_t routed = static_cast<size_t>(weights.num_experts);
+  if (weights.num_tensors % each != 0 || (experts != routed && experts != routed + 1)) {
+    return "the node has " + std::to_string(weights.num_tensors) + " weights, expected " +
+           std::to_string(routed * each) + " for " + std::to_string(routed) + " experts, or " +
+           std::to_string(routed * each + each) + " with a shared expert";
+  }
+  problem->hidden_size = kAny;
+  for (size_t expert = 0; expert < experts && error.empty(); ++expert) {
+    error = check_expert(weights, expert * each, problem);
+  }
+  return error;
+}
+
+std::string check_call(const Problem& problem, const MoeCall& call) {
+  const int64_t num_experts = problem.num_experts;
+  std::string error =
+      check_tensor("x", call.x, problem.x_type, {kAny, problem.hidden_size}, "T");
+  if (!error.empty()) return error;
+  const int64_t tokens = call.x.shape[0];
+  error = check_size("the number of tokens", tokens, 0, kLargestSize);
+  if (error.empty()) {
+    error = check_tensor("expert_indices", call.expert_indices, kInt64, {tokens, kAny}, "K");
+  }
+  if (!error.empty()) return error;
+  const int64_t top_k = call.expert_indices.shape[1];
+  error = check_size("the number of columns of expert_indices", top_k, 1, num_experts);
+  if (error.empty()) {
+    error = check_tensor("routing_weights", call.routing_weights, problem.x_type, {tokens, top_k},
+                         "");
+  }
+  if (error.empty() && problem.has_shared_expert()) {
+    error = check_tensor("shared_weight", call.shared_weight, problem.x_type, {tokens, 1}, "");
+  }
+  if (!error.empty()) return error;
+  const int64_t* indices = static_cast<const int64_t*>(call.expert_indices.data);
+  for (int64_t i = 0; i < tokens * top_k; ++i) {
+    if (indices[i] < 0 || indices[i] >= num_experts) {
+      return "expert_indices holds " + std::to_string(indices[i]) + ", expected 0 to " +
+             std::to_string(num_experts - 1);
+    }
+  }
+  return "";
+}
+
+}  // namespace moe_export

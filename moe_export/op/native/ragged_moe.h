@@ -1,0 +1,40 @@
+// What a RaggedMoE node may look like: every rule about shapes and types, once.
+//
+// Legend: T tokens, D hidden, K experts per token, w width of an expert.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "c_api.h"
+#include "formats.h"
+
+namespace moe_export {
+
+// The sizes of a layer, read off weights that passed the check. A shared expert is the last entry
+// of `widths` and is not counted in `num_experts`.
+struct Problem {
+  Format format = Format::kFloat32;
+  int32_t x_type = kFloat32;
+  bool exact_activations = false;
+  int64_t group_size = 0;
+  int64_t num_experts = 0;
+  int64_t hidden_size = 0;
+  std::vector<int64_t> widths;
+
+  bool has_shared_expert() const { return static_cast<int64_t>(widths.size()) > num_experts; }
+
+  // gate, up and down; in the quantized formats each is followed by its scales.
+  int tensors_per_expert() const { return is_quantized(format) ? 6 : 3; }
+};
+
+// The name of a weight of the node, by its place after the three common inputs.
+std::string weight_name(const Problem& problem, size_t index);
+
+// Fills `problem`. Gives an empty string, or one sentence saying what does not fit.
+std::string check_weights(const MoeWeights& weights, Problem* problem);
+
+// Gives an empty string, or one sentence saying what does not fit.
+std::string check_call(const Problem& problem, const MoeCall& call);
+
+}  // namespace moe_export

@@ -1,0 +1,35 @@
+// The function that ONNX Runtime looks for in a library of custom operators.
+#include <string>
+
+#include "c_api.h"
+#include "node.h"
+#include "ort_abi.h"
+
+namespace ort = moe_export::ort;
+
+MOE_EXPORT_API ort::Status* RegisterCustomOps(ort::SessionOptions* options,
+                                              const ort::ApiBase* base) {
+  const ort::Api api = base->get_api(ort::kApiVersion);
+  if (api == nullptr) {
+    // The slots needed to say so are as old as the table.
+    const std::string sentence = std::string("moe_export needs ONNX Runtime ") +
+                                 ort::kOldestVersion + " or newer, this is " +
+                                 base->get_version_string();
+    return ort::CreateStatus::of(base->get_api(1))(ort::kFail, sentence.c_str());
+  }
+  static const moe_export::RaggedMoeOp float32_op(ort::kFloat32), float16_op(ort::kFloat16);
+  // Made once: options of sessions only refer to it.
+  static ort::CustomOpDomain* domain = nullptr;
+  static ort::Status* const failure = [&]() -> ort::Status* {
+    ort::Status* status = ort::CreateCustomOpDomain::of(api)("moe_export", &domain);
+    const ort::CustomOp* const ops[] = {&float32_op, &float16_op};
+    for (const ort::CustomOp* op : ops) {
+      if (status == nullptr) status = ort::CustomOpDomainAdd::of(api)(domain, op);
+    }
+    return status;
+  }();
+  if (failure != nullptr) {
+    return ort::CreateStatus::of(api)(ort::kFail, "moe_export could not create its domain");
+  }
+  return ort::AddCustomOpDomain::of(api)(options, domain);
+}
