@@ -1,6 +1,6 @@
 """Memory and speed of one exported model, measured in a process of its own.
 
-Run as `python -m moe_export.probe DIRECTORY PROVIDER SPEED_JSON`; prints one JSON object.
+Run as `python -m moe_export.probe DIRECTORY PROVIDER OPERATOR SPEED_JSON`; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -17,30 +17,26 @@ import numpy as np
 
 from moe_export.errors import MoeExportError
 from moe_export.memory import PeakMemory, resident_bytes
+from moe_export.op.library import describe
 from moe_export.runtime import OrtModel
 
 PORTABLE_PATH = "portable function body"
 
 
-def probe(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, Any]:
+def probe(directory: Path, provider: str, operator: str, speed: dict[str, Any]) -> dict[str, Any]:
     """Starts the measuring process and reads its result.
 
     Args:
         directory: holds `model.onnx`.
         provider: `cpu` or `cuda`.
+        operator: `native` or `portable`.
         speed: the recipe's `validate.speed`, as plain values.
 
     Raises:
         MoeExportError: the process failed; its last words are in the message.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "moe_export.probe",
-        str(directory),
-        provider,
-        json.dumps(speed),
-    ]
+    arguments = [str(directory), provider, operator, json.dumps(speed)]
+    command = [sys.executable, "-m", "moe_export.probe", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -51,13 +47,13 @@ def probe(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, An
     return result
 
 
-def measure(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, Any]:
+def measure(directory: Path, provider: str, operator: str, speed: dict[str, Any]) -> dict[str, Any]:
     """Measures in this process: memory first, while nothing else is loaded."""
     import onnxruntime  # noqa: F401, PLC0415 - loaded before memory is counted
 
     before = resident_bytes()
     with PeakMemory() as loading:
-        model = OrtModel(directory, provider)
+        model = OrtModel(directory, provider, operator=operator)
     _decode(model, 1, 8, 8)
     memory = {
         "load_peak_bytes": loading.peak_bytes - before,
@@ -65,14 +61,23 @@ def measure(directory: Path, provider: str, speed: dict[str, Any]) -> dict[str, 
         "file_bytes": sum(p.stat().st_size for p in directory.glob("model.onnx*")),
     }
     del model
-    return {"memory": memory, "speed": _speeds(directory, provider, speed)}
+    return {"memory": memory, "speed": _speeds(directory, provider, operator, speed)}
 
 
-def _speeds(directory: Path, provider: str, speed: dict[str, Any]) -> list[dict[str, Any]]:
+def execution_path(operator: str) -> str:
+    """What runs the experts, in words."""
+    if operator == "portable":
+        return PORTABLE_PATH
+    return f"native library ({describe().kernel})"
+
+
+def _speeds(
+    directory: Path, provider: str, operator: str, speed: dict[str, Any]
+) -> list[dict[str, Any]]:
     prompt, new = speed["prompt_tokens"], speed["new_tokens"]
     results = []
     for threads in speed["threads"]:
-        model = OrtModel(directory, provider, threads)
+        model = OrtModel(directory, provider, threads, operator)
         for batch in speed["batch_sizes"]:
             _decode(model, batch, prompt, min(new, 4))  # warm-up
             runs = [_decode(model, batch, prompt, new) for _ in range(speed["repeats"])]
@@ -84,7 +89,7 @@ def _speeds(directory: Path, provider: str, speed: dict[str, Any]) -> list[dict[
                     "new_tokens": new,
                     "prefill_tokens_per_s": _spread([batch * prompt / s for s, _ in runs]),
                     "decode_tokens_per_s": _spread([batch * new / s for _, s in runs]),
-                    "path": PORTABLE_PATH,
+                    "path": execution_path(operator),
                 }
             )
     return results
@@ -110,4 +115,6 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))))
+    _, folder, provider_word, operator_word, settings = sys.argv
+    found = measure(Path(folder), provider_word, operator_word, json.loads(settings))
+    sys.stdout.write(json.dumps(found))

@@ -26,6 +26,7 @@ Score = Literal[
 ]
 Dtype = Literal["float32", "float16"]
 Provider = Literal["cpu", "cuda"]
+Operator = Literal["native", "portable"]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -149,10 +150,13 @@ class PruneSettings(Section):
 
 
 class ExportSettings(Section):
-    """`baseline` also exports the unpruned model, so that both run in the same engine."""
+    """`baseline` also exports the unpruned model, so that both run in the same engine; `library`
+    copies the native operator library beside each model, where runtimes find it by its bare name.
+    """
 
     dtype: Dtype = "float32"
     baseline: bool = True
+    library: bool = True
 
 
 class Task(Source):
@@ -181,9 +185,14 @@ class GateSettings(Section):
 
 
 class ValidateSettings(Section):
-    """What is measured on the exported model, on which providers, and the limits."""
+    """What is measured on the exported model, on which providers, and the limits.
+
+    operator: `native` runs the experts in the native library, `portable` as the function of
+              standard operators that the model carries; never one in place of the other.
+    """
 
     providers: Annotated[tuple[Provider, ...], Field(min_length=1)] = ("cpu",)
+    operator: Operator = "native"
     tasks: tuple[Task, ...] = ()
     greedy_tokens: Count = 64
     greedy_prompts: Count = 4

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import ArtifactError, DependencyError
+from moe_export.op.library import library_path, register
 
 MODEL_FILE = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -69,6 +70,20 @@ def require_provider(provider: str) -> None:
         )
 
 
+def require_native(provider: str) -> None:
+    """Makes sure that the native library has kernels for a provider.
+
+    Raises:
+        DependencyError: it has none, or the library is absent.
+    """
+    if provider != "cpu":
+        raise DependencyError(
+            f"the native library has no kernels for the provider {provider!r} yet; set "
+            "validate.operator: portable, or give generate --operator portable"
+        )
+    library_path()
+
+
 class OrtModel:
     """A session over an exported directory.
 
@@ -76,13 +91,20 @@ class OrtModel:
         directory: holds `model.onnx`.
         provider: `cpu` or `cuda`; it runs there or not at all.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
+        operator: `native` runs the experts in the native library, `portable` as standard operators.
 
     Raises:
-        DependencyError: ONNX Runtime or the provider is absent.
+        DependencyError: ONNX Runtime, the provider, or the native library for it is absent.
         ArtifactError: the model is missing or does not load.
     """
 
-    def __init__(self, directory: Path, provider: str = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        provider: str = "cpu",
+        threads: int = 0,
+        operator: str = "native",
+    ) -> None:
         require_provider(provider)
         import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -92,6 +114,9 @@ class OrtModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if operator == "native":
+            require_native(provider)
+            register(options)
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=[PROVIDERS[provider]]

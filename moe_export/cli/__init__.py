@@ -103,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--prompt", required=True, help="text to go on from")
     generate.add_argument("--variant", default="pruned", help="pruned (default) or baseline")
     generate.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+    generate.add_argument(
+        "--operator",
+        choices=("native", "portable"),
+        default="native",
+        help="what runs the experts: the native library (default) or standard operators",
+    )
     generate.add_argument("--new-tokens", type=_count, default=64, help="at most (default: 64)")
 
     verify = commands.add_parser("verify", help="hold every file of a run against its SHA-256")

@@ -94,7 +94,7 @@ def generate(arguments: argparse.Namespace) -> None:
             f"{directory} is not there; run the export stage, or choose another --variant"
         )
     tokenizer = TextTokenizer(directory)
-    model = OrtModel(directory, arguments.provider)
+    model = OrtModel(directory, arguments.provider, operator=arguments.operator)
     prompt = tokenizer.encode_prompt(arguments.prompt)
     tokens = model.generate(prompt, arguments.new_tokens, tokenizer.eos_ids)
     sys.stdout.write(arguments.prompt)

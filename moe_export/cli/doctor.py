@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from moe_export.errors import DependencyError
 from moe_export.machine import machine, versions
+from moe_export.op.library import describe
 from moe_export.runtime import PROVIDERS, require_provider, require_runtime
 
 
@@ -16,6 +17,12 @@ def diagnose() -> Iterator[tuple[str, str]]:
     yield "memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"
     yield "GPU", facts["gpu"] or "none (the NVIDIA driver reports none)"
     yield from versions().items()
+    try:
+        library = describe()
+        yield "native library", str(library.path)
+        yield "kernel", f"{library.kernel}: {library.reason}"
+    except DependencyError as error:
+        yield "native library", f"not available: {error}"
     try:
         require_runtime()
     except DependencyError as error:

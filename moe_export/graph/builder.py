@@ -129,10 +129,6 @@ class GraphBuilder:
         """The product of x and the weights of the given roles, side by side."""
         return self.op("MatMul", x, self.weight(*roles, layer=layer, transpose=True), name=name)
 
-    def silu(self, x: ir.Value, name: str) -> ir.Value:
-        """The product of x and its sigmoid."""
-        return self.op("Mul", x, self.op("Sigmoid", x, name=f"{name}.sigmoid"), name=name)
-
     def _register(self, tensor: ir.TensorProtocol, meta: Mapping[str, Any]) -> ir.Value:
         value = ir.Value(
             name=tensor.name,

@@ -76,7 +76,9 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
         ir_version=IR_VERSION,
         producer_name="moe-export",
         producer_version=moe_export.__version__,
-        functions=[ragged_moe_function(spec.num_experts)],
+        functions=[
+            ragged_moe_function(spec.num_experts, dtype, shared_expert=spec.has_shared_expert)
+        ],
     )
     model.metadata_props["moe_export.model_type"] = spec.family.model_type
     model.metadata_props["moe_export.format_version"] = FORMAT_VERSION

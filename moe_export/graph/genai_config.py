@@ -14,7 +14,10 @@ SEARCH_KEYS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty
 
 
 def genai_config(
-    spec: ModelSpec, config: dict[str, Any], generation: dict[str, Any]
+    spec: ModelSpec,
+    config: dict[str, Any],
+    generation: dict[str, Any],
+    library: str | None = None,
 ) -> dict[str, Any]:
     """The content of `genai_config.json`.
 
@@ -22,7 +25,11 @@ def genai_config(
         spec: sizes of the model.
         config: content of `config.json`.
         generation: content of `generation_config.json`, empty if there is none; it has precedence.
+        library: file name of the operator library beside the model, if there is one.
     """
+    session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
+    if library is not None:
+        session["custom_ops_library"] = library
     tokens = {
         key: generation.get(key, config.get(key))
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -39,7 +46,7 @@ def genai_config(
             "vocab_size": spec.vocab_size,
             "decoder": {
                 "filename": MODEL_FILE,
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "session_options": session,
                 "head_size": spec.head_dim,
                 "hidden_size": spec.hidden_size,
                 "num_attention_heads": spec.num_heads,

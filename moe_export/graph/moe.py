@@ -1,4 +1,4 @@
-"""The MoE block: router, routed experts as one `RaggedMoE` node, shared expert."""
+"""The MoE block: a router, and all experts of the layer in one `RaggedMoE` node."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
     spec, prefix = builder.spec, f"layers.{layer}.moe"
     tokens = builder.op("Reshape", x, builder.ints(-1, spec.hidden_size), name=f"{prefix}.tokens")
     weights, indices = router(builder, tokens, layer)
-    y = routed_experts(builder, tokens, indices, weights, layer)
-    if spec.has_shared_expert:
-        y = builder.op("Add", y, shared_expert(builder, tokens, layer), name=f"{prefix}.sum")
+    y = experts(builder, tokens, indices, weights, layer)
     shape = builder.op("Shape", x, name=f"{prefix}.shape")
     return builder.op("Reshape", y, shape, name=prefix)
 
@@ -47,36 +45,38 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
     return weights, indices
 
 
-def routed_experts(
+def experts(
     builder: GraphBuilder, tokens: ir.Value, indices: ir.Value, weights: ir.Value, layer: int
 ) -> ir.Value:
-    """The `RaggedMoE` node, [T, D] to [T, D]."""
-    experts = [
+    """The `RaggedMoE` node with all experts of the layer, [T, D] to [T, D]."""
+    spec = builder.spec
+    inputs = [
         builder.weight(role, layer=layer, expert=expert, transpose=True)
-        for expert in range(builder.spec.num_experts)
+        for expert in range(spec.num_experts)
         for role in op_spec.EXPERT_INPUTS
     ]
+    if spec.has_shared_expert:
+        inputs += [
+            builder.weight(f"shared_{role}", layer=layer, transpose=True)
+            for role in op_spec.EXPERT_INPUTS
+        ]
+        inputs.append(shared_weight(builder, tokens, layer))
     return builder.op(
         op_spec.NAME,
         tokens,
         indices,
         weights,
-        *experts,
+        *inputs,
         name=f"layers.{layer}.experts",
         domain=op_spec.DOMAIN,
-        num_experts=builder.spec.num_experts,
+        num_experts=spec.num_experts,
         activation="swiglu",
         format=builder.dtype,
     )
 
 
-def shared_expert(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:
-    """The expert that every token takes, weighted by a sigmoid gate of its own."""
+def shared_weight(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:
+    """The weight of the expert that every token takes, [T, 1]: a sigmoid gate of its own."""
     prefix = f"layers.{layer}.shared_expert"
-    gate = builder.linear(tokens, "shared_gate", name=f"{prefix}.gate", layer=layer)
-    up = builder.linear(tokens, "shared_up", name=f"{prefix}.up", layer=layer)
-    hidden = builder.op("Mul", builder.silu(gate, f"{prefix}.silu"), up, name=f"{prefix}.hidden")
-    out = builder.linear(hidden, "shared_down", name=f"{prefix}.out", layer=layer)
     logit = builder.linear(tokens, "shared_router", name=f"{prefix}.router", layer=layer)
-    share = builder.op("Sigmoid", logit, name=f"{prefix}.share")
-    return builder.op("Mul", out, share, name=f"{prefix}.weighted")
+    return builder.op("Sigmoid", logit, name=f"{prefix}.share")

@@ -25,6 +25,7 @@ from moe_export.graph import (
 )
 from moe_export.graph.weights import Dtype
 from moe_export.jobs import Job
+from moe_export.op.library import library_path
 from moe_export.recipe import ExportSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
 
@@ -58,6 +59,7 @@ def run(job: Job[ExportSettings]) -> None:
             job.out / variant,
             dtype,
             partial(job.progress, what=variant),
+            library=job.settings.library,
         )
         found = facts[variant]["data_bytes"]
         expected = planned["after" if variant == PRUNED_FOLDER else "before"]["total_bytes"]
@@ -74,6 +76,8 @@ def export_model(
     out_dir: Path,
     dtype: Dtype,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    library: bool = False,
 ) -> dict[str, Any]:
     """Writes one checkpoint as an ONNX model with its tokenizer and `genai_config.json`.
 
@@ -82,6 +86,7 @@ def export_model(
         out_dir: created; must not hold anything yet.
         dtype: of the exported model.
         progress: called with weights written and weights in all.
+        library: whether the native operator library is copied beside it.
 
     Returns:
         Sizes and counts, as in `export.json`.
@@ -89,7 +94,9 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint is incomplete, unknown or has no tokenizer.json.
         ResourceError: the disk is too small.
+        DependencyError: the library is asked for and not installed.
     """
+    source = library_path() if library else None
     checkpoint = Checkpoint(checkpoint_dir)
     spec = spec_of(checkpoint.config)
     check_ledger(checkpoint, spec)
@@ -104,8 +111,12 @@ def export_model(
     save_model(model, out_dir, progress)
     copy_tokenizer_files(checkpoint_dir, out_dir)
     write_json(out_dir / "config.json", checkpoint.config)
+    if source is not None:
+        _copy_library(source, out_dir)
+    generation = _generation(checkpoint_dir)
+    library_name = source.name if source is not None else None
     write_json(
-        out_dir / CONFIG_FILE, genai_config(spec, checkpoint.config, _generation(checkpoint_dir))
+        out_dir / CONFIG_FILE, genai_config(spec, checkpoint.config, generation, library_name)
     )
     data_bytes = (out_dir / DATA_FILE).stat().st_size
     logger.info("%s: %d bytes of weights, %d nodes", out_dir, data_bytes, len(model.graph))
@@ -115,6 +126,13 @@ def export_model(
         "data_bytes": data_bytes,
         "graph_bytes": (out_dir / MODEL_FILE).stat().st_size,
     }
+
+
+def _copy_library(source: Path, out_dir: Path) -> None:
+    try:
+        shutil.copyfile(source, out_dir / source.name)
+    except OSError as error:
+        raise disk_error(error, out_dir / source.name) from error
 
 
 def _make_room(out_dir: Path, needed_bytes: int) -> None:

@@ -15,7 +15,7 @@ from moe_export.machine import machine, versions
 from moe_export.parity import compare_greedy, compare_logits
 from moe_export.probe import probe
 from moe_export.recipe import Task, ValidateSettings
-from moe_export.runtime import OrtModel, require_provider
+from moe_export.runtime import OrtModel, require_native, require_provider
 from moe_export.sources import draw, has_answers, task_names
 from moe_export.tokens import Sequence
 
@@ -41,6 +41,8 @@ def run(job: Job[ValidateSettings]) -> None:
     settings = job.settings
     for provider in settings.providers:
         require_provider(provider)
+        if settings.operator == "native":
+            require_native(provider)
     variants = variants_of(job.folders["export"])
     tasks = {
         name: draw(
@@ -54,10 +56,16 @@ def run(job: Job[ValidateSettings]) -> None:
         job.progress(0, 3, f"{provider}: parity with torch")
         providers[provider] = _parity(job, variants[PRODUCT], provider, tasks)
         job.progress(1, 3, f"{provider}: accuracy")
-        providers[provider]["variants"] = _accuracy(variants, provider, settings.tasks, tasks)
+        models = {
+            variant: OrtModel(directory, provider, operator=settings.operator)
+            for variant, directory in variants.items()
+        }
+        providers[provider]["variants"] = _accuracy(models, settings.tasks, tasks)
+        del models
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
-            measured = probe(directory, provider, settings.speed.model_dump(mode="json"))
+            speed_settings = settings.speed.model_dump(mode="json")
+            measured = probe(directory, provider, settings.operator, speed_settings)
             names = {"variant": variant, "provider": provider}
             memory.append(names | measured["memory"])
             speed += [names | result for result in measured["speed"]]
@@ -100,7 +108,7 @@ def _parity(
 
     settings = job.settings
     torch_model = load_torch_model(job.folders["prune"], torch.float32)
-    ort_model = OrtModel(directory, provider)
+    ort_model = OrtModel(directory, provider, operator=settings.operator)
     sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
     parity = compare_logits(
         directory,
@@ -122,13 +130,9 @@ def _parity(
 
 
 def _accuracy(
-    variants: dict[str, Path],
-    provider: str,
-    settings: tuple[Task, ...],
-    tasks: dict[str, list[Sequence]],
+    models: dict[str, OrtModel], settings: tuple[Task, ...], tasks: dict[str, list[Sequence]]
 ) -> dict[str, Any]:
     """Every variant on every task, with its divergence from the baseline where there is one."""
-    models = {name: OrtModel(directory, provider) for name, directory in variants.items()}
     vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
     scores: dict[str, TaskScores] = {name: {} for name in models}
     for name, task in task_names(settings).items():

@@ -18,6 +18,7 @@ from moe_export.errors import ArtifactError, CheckpointError, ResourceError
 from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
+from moe_export.op.library import LIBRARY_NAME, library_path
 from moe_export.recipe import ExportSettings
 from moe_export.stages.export import export_model, run
 from tests.graph.decoding import Decoder
@@ -135,6 +136,20 @@ def test_genai_is_told_what_it_needs(tmp_path: Path) -> None:
         "max_length": 128,
         "past_present_share_buffer": False,
     }
+
+
+def test_the_library_stands_beside_the_model_and_genai_finds_it_by_its_bare_name(
+    tmp_path: Path,
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    export_model(source, tmp_path / "out", "float32", library=True)
+    copied = tmp_path / "out" / LIBRARY_NAME
+    assert copied.read_bytes() == library_path().read_bytes()
+    config = json.loads((tmp_path / "out" / "genai_config.json").read_text())
+    options = config["model"]["decoder"]["session_options"]
+    assert options["custom_ops_library"] == LIBRARY_NAME
+    export_model(source, tmp_path / "bare", "float32")
+    assert not (tmp_path / "bare" / LIBRARY_NAME).exists()
 
 
 def test_genai_pads_with_the_end_token_where_the_model_has_no_other(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""One exported file, run by the native library and as standard operators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+import moe_export
+from moe_export.errors import DependencyError
+from moe_export.graph.weights import Dtype
+from moe_export.op import library
+from moe_export.runtime import OrtModel
+from moe_export.stages.export import export_model
+from tests.tiny import pruned_checkpoint, tiny_checkpoint
+
+WIDTHS = [[0, 1, 24, 7, 16, 3], [24, 24, 0, 0, 5, 9], [8, 8, 8, 8, 8, 8]]
+SEQUENCES = [list(range(40)), [7, 7, 7], [200]]
+
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11}
+
+
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_the_library_runs_every_dtype_that_the_exporter_writes(
+    tmp_path: Path, dtype: Dtype
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    directory = tmp_path / "onnx"
+    export_model(pruned_checkpoint(source, tmp_path / "pruned", WIDTHS), directory, dtype)
+    native = OrtModel(directory, operator="native").logits(SEQUENCES)
+    portable = OrtModel(directory, operator="portable").logits(SEQUENCES)
+    for ours, theirs in zip(native, portable, strict=True):
+        # Three layers of sums of some 100 products each, on logits of that size.
+        limit = 100 * UNIT_ROUNDOFF[dtype] * np.abs(theirs).max()
+        assert np.abs(ours - theirs).max() <= limit
+    assert any(not np.array_equal(a, b) for a, b in zip(native, portable, strict=True)), (
+        "bit-equal logits mean that the same kernels ran twice"
+    )
+
+
+def test_the_package_tells_where_its_library_is() -> None:
+    assert moe_export.library_path().name == library.LIBRARY_NAME
+    assert library.describe().kernel in ("portable", "avx2", "avx512")
+
+
+def test_native_on_a_provider_without_kernels_is_refused(tmp_path: Path) -> None:
+    from moe_export.runtime import require_native
+
+    with pytest.raises(DependencyError, match="no kernels for the provider 'cuda'"):
+        require_native("cuda")
+
+
+def test_an_absent_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "LIBRARY_NAME", "libabsent.so")
+    with pytest.raises(DependencyError, match=r"libabsent\.so is not installed"):
+        library.library_path()
