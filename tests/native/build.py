@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -21,11 +23,18 @@ def build(source: Path, target: str, folder: Path) -> Path:
     Returns:
         `folder`.
     """
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    cmake, ninja = _tool("cmake"), _tool("ninja")
     for command in (
-        ["cmake", *generator, "-S", source, "-B", folder],
-        ["cmake", "--build", folder, "--target", target, "--parallel", "2"],
+        [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", source, "-B", folder],
+        [cmake, "--build", folder, "--target", target, "--parallel", "2"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def _tool(name: str) -> str:
+    """A program of this environment, which need not be activated, or else of the system."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert found is not None, f"{name} is not installed; the extra [test] brings it"
+    return found
