@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,11 @@ def test_sixty_four_greedy_tokens_are_those_of_torch(run: Path, prompts: list[li
 def test_generate_answers_and_stops(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(run), "--prompt", PROMPTS[1]]) == 0
     assert capsys.readouterr().out == f"{PROMPTS[1]} Oslo.\n\n"
+
+
+def test_the_python_of_the_readme_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code.replace("runs/demo_50pct", str(run)), {})
+    tokenizer = TextTokenizer(checkpoint_dir())
+    assert tokenizer.decode([int(capsys.readouterr().out)]) == "4", "12+30= begins with a 4"
