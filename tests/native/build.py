@@ -35,6 +35,8 @@ def build(source: Path, target: str, folder: Path) -> Path:
 
 def _tool(name: str) -> str:
     """A program of this environment, which need not be activated, or else of the system."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    found = shutil.which(
+        name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     assert found is not None, f"{name} is not installed; the extra [test] brings it"
     return found

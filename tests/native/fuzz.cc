@@ -111,8 +111,7 @@ Status* get_int64(const ort::KernelInfo* info, const char* name, int64_t* value)
 }
 Status* get_string(const ort::KernelInfo* info, const char* name, char* out, size_t* size) {
   const auto found = info->texts.find(name);
-  return found == info->texts.end() ? no("no such attribute")
-                                    : copy_text(found->second, out, size);
+  return found == info->texts.end() ? no("no such attribute") : copy_text(found->second, out, size);
 }
 Status* get_node_name(const ort::KernelInfo*, char* out, size_t* size) {
   return copy_text("fuzz", out, size);
@@ -171,7 +170,8 @@ class Fuzzer {
   void one_case(ort::Api api) {
     // A case has no defect or a few, so that refusals come from everywhere.
     defects_ = pick({0, 0, 1, 1, 2}) / 100.0;
-    const std::string format = pick<std::string>({"float32", "float16", "bfloat16", "int8", "int4"});
+    const std::string format =
+        pick<std::string>({"float32", "float16", "bfloat16", "int8", "int4"});
     const bool quantized = format[0] == 'i';
     const int x_type = format == "float32"   ? moe_export::kFloat32
                        : format == "float16" ? moe_export::kFloat16
@@ -181,7 +181,8 @@ class Fuzzer {
                             : format == "bfloat16" ? moe_export::kBfloat16
                             : format == "int8"     ? moe_export::kInt8
                                                    : moe_export::kInt4;
-    const int64_t num_experts = upto(5) + 1, hidden = upto(150) + 1, group_size = pick<int64_t>({32, 64, 128});
+    const int64_t num_experts = upto(5) + 1, hidden = upto(150) + 1,
+                  group_size = pick<int64_t>({32, 64, 128});
     const bool shared = upto(2) == 0;
 
     ort::KernelInfo info;
@@ -206,8 +207,8 @@ class Fuzzer {
     for (const auto& weight : weights) info.inputs.push_back(broken() ? nullptr : weight.get());
     if (shared) info.inputs.push_back(nullptr);
 
-    static const moe_export::RaggedMoeOp ops[] = {
-        moe_export::RaggedMoeOp(ort::kFloat32), moe_export::RaggedMoeOp(ort::kFloat16)};
+    static const moe_export::RaggedMoeOp ops[] = {moe_export::RaggedMoeOp(ort::kFloat32),
+                                                  moe_export::RaggedMoeOp(ort::kFloat16)};
     const moe_export::RaggedMoeOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
     void* kernel = nullptr;
     if (!accepted(op.create_kernel_v2(&op, api, &info, &kernel))) return;

@@ -32,9 +32,8 @@ Choice choose(const std::string& name) {
     bool available;
   };
   // From fast to plain.
-  const Candidate candidates[] = {{avx512_kernels(), has_avx512()},
-                                  {avx2_kernels(), has_avx2()},
-                                  {portable_kernels(), true}};
+  const Candidate candidates[] = {
+      {avx512_kernels(), has_avx512()}, {avx2_kernels(), has_avx2()}, {portable_kernels(), true}};
   std::string available;
   for (const Candidate& candidate : candidates) {
     if (candidate.kernels == nullptr || !candidate.available) continue;
@@ -42,8 +41,9 @@ Choice choose(const std::string& name) {
     if (name == candidate.kernels->name) return {candidate.kernels, "asked for by name"};
     available += (available.empty() ? "" : ", ") + std::string(candidate.kernels->name);
   }
-  return {nullptr, "there is no kernel '" + name + "' for this processor, set MOE_EXPORT_KERNEL to " +
-                       "one of " + available + ", or not at all"};
+  return {nullptr, "there is no kernel '" + name +
+                       "' for this processor, set MOE_EXPORT_KERNEL to " + "one of " + available +
+                       ", or not at all"};
 }
 
 const Choice& process_choice() {

@@ -44,8 +44,8 @@ void exact_product(const Kernels& kernels, Format format, const uint8_t* panel, 
       block_rows[row] = static_cast<const float*>(rows[row]) + first;
     }
     alignas(64) float block_sums[kTile * kColumns];
-    kernels.product[static_cast<int>(Format::kFloat32)](
-        reinterpret_cast<const uint8_t*>(weights), here, block_rows, count, block_sums);
+    kernels.product[static_cast<int>(Format::kFloat32)](reinterpret_cast<const uint8_t*>(weights),
+                                                        here, block_rows, count, block_sums);
     for (size_t i = 0; i < size; ++i) sums[i] += block_sums[i];
   }
 }

@@ -35,7 +35,8 @@ constexpr int64_t kUnits = 32;
 // 64 scales in float16, then the codes, which are unsigned (the value plus 128 or 8), so that they
 // can be the unsigned operand of dot product instructions.
 //   int8: [8 steps][64 columns][4 of the depth] bytes
-//   int4: [4 steps][64 columns][4 of the depth] bytes; the low nibble holds the depth 8 * step + 0..3
+//   int4: [4 steps][64 columns][4 of the depth] bytes; the low nibble holds the depth 8 * step +
+//   0..3
 //         and the high nibble 8 * step + 4..7
 constexpr int64_t kBlock = 32;
 constexpr int64_t kScaleBytes = kColumns * 2;

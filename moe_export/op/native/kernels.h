@@ -1,8 +1,8 @@
 // The arithmetic of a layer, once per instruction set, and the choice among them.
 //
-// The files kernels_1_portable.cc, kernels_2_avx2.cc and kernels_3_avx512.cc say the same thing from
-// plain to fast. They are compiled with different flags, so nothing that they include may hold inline
-// functions which the linker could share between them.
+// The files kernels_1_portable.cc, kernels_2_avx2.cc and kernels_3_avx512.cc say the same thing
+// from plain to fast. They are compiled with different flags, so nothing that they include may hold
+// inline functions which the linker could share between them.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace moe_export {
 
-// Rows that one product takes at most: with 6 rows of 64 columns AVX-512 keeps the 24 sums, 4 vectors
-// of weights and an activation in its 32 registers.
+// Rows that one product takes at most: with 6 rows of 64 columns AVX-512 keeps the 24 sums, 4
+// vectors of weights and an activation in its 32 registers.
 constexpr int kTile = 6;
 
 // sums[row * 64 + column] = sum over d < depth of rows[row][d] * panel[d][column], in float32.

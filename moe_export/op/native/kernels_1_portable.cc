@@ -35,8 +35,7 @@ struct Bfloat16 {
 };
 
 template <typename Weight>
-void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
-             float* sums) {
+void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count, float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
   for (int64_t d = 0; d < depth; ++d, panel += kColumns * Weight::kBytes) {
     float weights[kColumns];

@@ -13,9 +13,9 @@ namespace {
 constexpr int kVectors = 4;
 
 // How far ahead of the weights in use to fetch, in bytes. The processor fetches by itself what
-// follows a line in use, but stops at the end of each page and knows no distance. Every second line,
-// into the second-level cache, is enough to lead it on, and measured a third faster than every line
-// into the first, whose few buffers for misses are then taken.
+// follows a line in use, but stops at the end of each page and knows no distance. Every second
+// line, into the second-level cache, is enough to lead it on, and measured a third faster than
+// every line into the first, whose few buffers for misses are then taken.
 constexpr int64_t kAhead = 8192;
 constexpr int64_t kEvery = 128;
 
@@ -197,8 +197,8 @@ inline __m512 exp(__m512 x) {
 void swiglu(const float* sums, float* hidden) {
   for (int64_t unit = 0; unit < kUnits; unit += 16) {
     const __m512 gate = _mm512_loadu_ps(sums + unit);
-    const __m512 one_plus = _mm512_add_ps(
-        _mm512_set1_ps(1.0f), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+    const __m512 one_plus =
+        _mm512_add_ps(_mm512_set1_ps(1.0f), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
     const __m512 up = _mm512_loadu_ps(sums + kUnits + unit);
     _mm512_storeu_ps(hidden + unit, _mm512_mul_ps(_mm512_div_ps(gate, one_plus), up));
   }
@@ -226,8 +226,7 @@ void quantize(const float* values, int64_t count, QuantizedBlock* blocks) {
     const __m512i a_codes = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse)));
     const __m512i b_codes = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(blocks->codes), _mm512_cvtepi32_epi8(a_codes));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(blocks->codes + 16),
-                     _mm512_cvtepi32_epi8(b_codes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(blocks->codes + 16), _mm512_cvtepi32_epi8(b_codes));
     blocks->scale = finite ? largest / 127.0f : __builtin_nanf("");
     blocks->sum = finite ? _mm512_reduce_add_epi32(_mm512_add_epi32(a_codes, b_codes)) : 0;
   }
@@ -250,15 +249,14 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   }
 }
 
-const Kernels kKernels = {
-    "avx512",
-    {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
-     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
-     by_count<QuantizedProduct<Int4>>},
-    swiglu,
-    quantize,
-    widen,
-    narrow};
+const Kernels kKernels = {"avx512",
+                          {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
+                           by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
+                           by_count<QuantizedProduct<Int4>>},
+                          swiglu,
+                          quantize,
+                          widen,
+                          narrow};
 
 }  // namespace
 

@@ -108,8 +108,7 @@ class Info {
   View weight(size_t input) const {
     int is_constant = 0;
     const ort::Value* value = nullptr;
-    Status* status =
-        ort::KernelInfoGetConstantInput::of(api_)(info_, input, &is_constant, &value);
+    Status* status = ort::KernelInfoGetConstantInput::of(api_)(info_, input, &is_constant, &value);
     if (status != nullptr) ort::ReleaseStatus::of(api_)(status);
     if (status != nullptr || !is_constant || value == nullptr) {
       fail(api_, name_,
@@ -135,7 +134,8 @@ bool wants_exact_activations(Api api, const std::string& node) {
   const char* setting = std::getenv("MOE_EXPORT_ACTIVATIONS");
   if (setting == nullptr || std::strcmp(setting, "int8") == 0) return false;
   if (std::strcmp(setting, "exact") == 0) return true;
-  fail(api, node, "MOE_EXPORT_ACTIVATIONS is '" + std::string(setting) + "', expected int8 or exact");
+  fail(api, node,
+       "MOE_EXPORT_ACTIVATIONS is '" + std::string(setting) + "', expected int8 or exact");
 }
 
 class Node {
@@ -159,14 +159,10 @@ class Node {
       tensors.push_back(views.back().tensor());
     }
     const MoeWeights weights = {
-        num_experts,
-        activation.c_str(),
-        format.c_str(),
-        quantized ? info.number("group_size") : 0,
-        x_type,
-        wants_exact_activations(api, name_),
-        tensors.data(),
-        tensors.size(),
+        num_experts,    activation.c_str(),
+        format.c_str(), quantized ? info.number("group_size") : 0,
+        x_type,         wants_exact_activations(api, name_),
+        tensors.data(), tensors.size(),
     };
     const Choice& choice = process_choice();
     if (choice.kernels == nullptr) fail(api, name_, choice.reason);
@@ -174,7 +170,8 @@ class Node {
     std::string error = check_weights(weights, &problem);
     if (!error.empty()) fail(api, name_, error);
     if (problem.has_shared_expert() != has_shared_expert_) {
-      fail(api, name_, "the weights of a shared expert and its last input shared_weight go together");
+      fail(api, name_,
+           "the weights of a shared expert and its last input shared_weight go together");
     }
     layer_ = Layer::pack(problem, weights, choice.kernels, &error);
     if (layer_ == nullptr) fail(api, name_, error);
@@ -210,8 +207,7 @@ class Node {
     static void call(void* pool, size_t items, void (*item)(void*, size_t), void* job) {
       Pool& self = *static_cast<Pool*>(pool);
       if (self.status != nullptr) return;
-      self.status =
-          ort::KernelContextParallelFor::of(self.api)(self.context, item, items, 0, job);
+      self.status = ort::KernelContextParallelFor::of(self.api)(self.context, item, items, 0, job);
     }
   };
 

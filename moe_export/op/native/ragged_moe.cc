@@ -18,7 +18,7 @@ struct FormatRule {
   bool takes_float16;
 };
 const FormatRule kFormatRules[kNumFormats] = {
-    {"float32", kFloat32, true, false}, {"float16", kFloat16, false, true},
+    {"float32", kFloat32, true, false},  {"float16", kFloat16, false, true},
     {"bfloat16", kBfloat16, true, true}, {"int8", kInt8, true, true},
     {"int4", kInt4, true, true},
 };
@@ -172,8 +172,7 @@ std::string check_weights(const MoeWeights& weights, Problem* problem) {
 
 std::string check_call(const Problem& problem, const MoeCall& call) {
   const int64_t num_experts = problem.num_experts;
-  std::string error =
-      check_tensor("x", call.x, problem.x_type, {kAny, problem.hidden_size}, "T");
+  std::string error = check_tensor("x", call.x, problem.x_type, {kAny, problem.hidden_size}, "T");
   if (!error.empty()) return error;
   const int64_t tokens = call.x.shape[0];
   error = check_size("the number of tokens", tokens, 0, kLargestSize);
@@ -184,8 +183,8 @@ std::string check_call(const Problem& problem, const MoeCall& call) {
   const int64_t top_k = call.expert_indices.shape[1];
   error = check_size("the number of columns of expert_indices", top_k, 1, num_experts);
   if (error.empty()) {
-    error = check_tensor("routing_weights", call.routing_weights, problem.x_type, {tokens, top_k},
-                         "");
+    error =
+        check_tensor("routing_weights", call.routing_weights, problem.x_type, {tokens, top_k}, "");
   }
   if (error.empty() && problem.has_shared_expert()) {
     error = check_tensor("shared_weight", call.shared_weight, problem.x_type, {tokens, 1}, "");

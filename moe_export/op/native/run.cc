@@ -48,7 +48,8 @@ class Run {
         call_(call),
         tokens_(static_cast<size_t>(call.x.shape[0])),
         row_bytes_(row_bytes(problem_.hidden_size)),
-        down_items_(std::min(static_cast<size_t>(layer.down_panels()), kItemsPerThread * threads())) {
+        down_items_(
+            std::min(static_cast<size_t>(layer.down_panels()), kItemsPerThread * threads())) {
     group_pairs();
     if (!x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
     hidden_ = allocate(hidden_bytes_);
@@ -139,8 +140,7 @@ class Run {
   }
 
   uint8_t* hidden_row(const Group& group, size_t row) const {
-    return hidden_.get() + group.hidden_offset +
-           row * row_bytes(problem_.widths[group.expert]);
+    return hidden_.get() + group.hidden_offset + row * row_bytes(problem_.widths[group.expert]);
   }
 
   void prepare(size_t token) {
@@ -181,9 +181,9 @@ class Run {
   }
 
   void gate_up(size_t item) {
-    const auto after = std::upper_bound(
-        groups_.begin(), groups_.end(), item,
-        [](size_t value, const Group& group) { return value < group.first_item; });
+    const auto after =
+        std::upper_bound(groups_.begin(), groups_.end(), item,
+                         [](size_t value, const Group& group) { return value < group.first_item; });
     const Group& group = *(after - 1);
     const int64_t index = static_cast<int64_t>(item - group.first_item);
     const uint8_t* panel = layer_.gate_up_panel(group.expert, index);
