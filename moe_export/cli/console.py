@@ -15,7 +15,8 @@ from moe_export.jobs import Progress as StageProgress
 from moe_export.pipeline import Step
 from moe_export.run import State
 
-console = Console(highlight=False, soft_wrap=True)
+# No markup: "moe-export[gpu]" and paths with brackets are to be shown as they are.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -35,9 +36,9 @@ class RunDisplay:
         self._bars = (
             Progress(
                 SpinnerColumn(),
-                TextColumn("{task.fields[folder]:<20}"),
+                TextColumn("{task.fields[folder]:<20}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 TimeElapsedColumn(),
                 console=console,
                 transient=True,

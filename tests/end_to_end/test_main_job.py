@@ -183,3 +183,4 @@ def test_doctor_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     assert "onnxruntime" in shown
     assert "provider cpu     available" in shown
+    assert "install moe-export[gpu]" in shown, "brackets are text, not markup"
