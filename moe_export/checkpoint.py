@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from moe_export.errors import CheckpointError, ResourceError
+from moe_export.quantization import QUANTIZATION_KEY
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -33,6 +34,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 """Storage types of weights that are accepted, by their name in a safetensors header."""
+
+CODE_DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)}
+"""What is accepted besides where the config has `QUANTIZATION_KEY`."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,17 @@ class Checkpoint:
 
     Raises:
         CheckpointError: no `config.json`, no weights, a shard that is missing or truncated,
-            a tensor in two shards, or a storage type other than float32, float16 and bfloat16.
+            a tensor in two shards, or a storage type other than float32, float16 and bfloat16
+            (and int8 and uint8, if the config says that it is quantized).
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.config = _read_json(directory / "config.json")
         self.tensors: dict[str, TensorInfo] = {}
+        accepted = DTYPES | (CODE_DTYPES if QUANTIZATION_KEY in self.config else {})
         for shard in self._shards():
-            for name, info in _read_header(directory / shard).items():
+            for name, info in _read_header(directory / shard, accepted).items():
                 if name in self.tensors:
                     first = self.tensors[name].shard
                     raise CheckpointError(
@@ -243,17 +249,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
+def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, TensorInfo]:
     infos = {}
     try:
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)
-                dtype = DTYPES.get(view.get_dtype())
+                dtype = accepted.get(view.get_dtype())
                 if dtype is None:
                     raise CheckpointError(
                         f"{path}: tensor {name} is stored as {view.get_dtype()}, expected one of "
-                        f"{', '.join(DTYPES)}; convert the checkpoint first"
+                        f"{', '.join(accepted)}; convert the checkpoint first"
                     )
                 infos[name] = TensorInfo(path.name, dtype, tuple(view.get_shape()))
     except FileNotFoundError as error:

@@ -7,14 +7,17 @@ stand for a slow laptop: they are meant to say whether a run takes seconds or ho
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
+from moe_export.families.stored import stored_tensors
 from moe_export.graph.predict import predicted_bytes
 from moe_export.pipeline import steps_of
+from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Recipe
 
 FLOPS_PER_S = 20e9
@@ -25,6 +28,9 @@ BYTES_PER_S = 200e6
 
 PYTHON_BYTES = 100 << 20
 """An interpreter with numpy, onnx_ir and safetensors loaded."""
+
+QUANTIZED_PER_S = {"rtn": 50e6, "mse": 10e6}
+"""Parameters quantized in a second, by method."""
 
 TORCH_BYTES = 450 << 20
 """The same with torch and transformers."""
@@ -57,7 +63,10 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     dense = _parameters(spec)
     kept = _budgeted(recipe, spec)
     pruned = _parameters(kept)
+    quantized = replace(kept, quantization=_quantization(recipe))
     export = predicted_bytes(kept, recipe.export.dtype).total_bytes
+    if recipe.quantize is not None:
+        export += predicted_bytes(quantized, recipe.export.dtype).total_bytes
     if recipe.export.baseline:
         export += predicted_bytes(spec, recipe.export.dtype).total_bytes
     layer_bytes = 4 * dense // (spec.num_layers + 1)
@@ -82,6 +91,11 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
             PYTHON_BYTES + layer_bytes,
             1 + STORED_BYTES * (dense + pruned) / BYTES_PER_S,
         ),
+        "quantize": (
+            _quantized_bytes(quantized),
+            PYTHON_BYTES + 2 * layer_bytes,
+            1 + pruned / QUANTIZED_PER_S[recipe.quantize.method if recipe.quantize else "rtn"],
+        ),
         "export": (export, PYTHON_BYTES + layer_bytes, 2 + export / BYTES_PER_S),
         "validate": (
             1 << 16,
@@ -100,12 +114,28 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     if recipe.plan is not None and recipe.plan.keep is not None:
         keep = recipe.plan.keep
     elif recipe.plan is not None and recipe.plan.target_bytes is not None:
-        whole = predicted_bytes(spec, recipe.export.dtype)
-        fixed = whole.total_bytes - whole.by_class["experts"]
-        keep = (recipe.plan.target_bytes - fixed) / max(whole.by_class["experts"], 1)
+        whole = predicted_bytes(
+            replace(spec, quantization=_quantization(recipe)), recipe.export.dtype
+        )
+        experts = sum(whole.experts_by_layer)
+        keep = (recipe.plan.target_bytes - whole.total_bytes + experts) / max(experts, 1)
         keep = min(max(keep, 0.0), 1.0)
     widths = tuple(tuple(round(width * keep) for width in layer) for layer in spec.widths)
     return replace(spec, widths=widths)
+
+
+def _quantization(recipe: Recipe) -> Quantization:
+    section = recipe.quantize
+    if section is None:
+        return UNQUANTIZED
+    return Quantization(section.experts, section.dense, section.group_size)
+
+
+def _quantized_bytes(spec: ModelSpec) -> int:
+    return sum(
+        math.prod(tensor.shape) * (tensor.dtype.itemsize if tensor.dtype else STORED_BYTES)
+        for tensor in stored_tensors(spec).values()
+    )
 
 
 def _parameters(spec: ModelSpec) -> int:

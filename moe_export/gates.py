@@ -15,7 +15,8 @@ def check_gates(
 
     Args:
         limits: of the recipe.
-        providers: by provider, its `parity`, its `greedy`, and the scores of the `product`.
+        providers: by provider, its `parity` and its `greedy` by variant, and the scores of the
+            `product`.
         recovery: see `validation.json`; None where it is not known.
     """
     found = []
@@ -26,13 +27,19 @@ def check_gates(
         )
 
     for provider, result in providers.items():
-        error = result["parity"]["max_logit_error"]
+        error = result["parity"]["pruned"]["max_logit_error"]
         limit = limits.max_logit_error
         add("max_logit_error", provider, limit, error, error <= limit)
-        if result["greedy"] is not None:
-            agreement = result["greedy"]["agreement"]
+        if result["greedy"]["pruned"] is not None:
+            agreement = result["greedy"]["pruned"]["agreement"]
             limit = limits.min_greedy_agreement
             add("min_greedy_agreement", provider, limit, agreement, agreement >= limit)
+        if "quantized" in result["parity"]:
+            quantized = result["parity"]["quantized"]
+            divergence, limit = quantized["kl_nats"], limits.max_quantized_kl_nats
+            add("max_quantized_kl_nats", provider, limit, divergence, divergence <= limit)
+            agreement, limit = quantized["top1_agreement"], limits.min_quantized_top1_agreement
+            add("min_quantized_top1_agreement", provider, limit, agreement, agreement >= limit)
         scores = result["product"]["tasks"].values()
         divergences = [score["kl_nats"] for score in scores if "kl_nats" in score]
         if limits.max_kl_nats is not None and divergences:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moe_export.checkpoint import Checkpoint
+from moe_export.errors import CheckpointError
 from moe_export.pipeline import Step
+from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.recipe import BakeoffSettings, CalibrateSettings, Source, ValidateSettings
 from moe_export.run import file_sha256
 from moe_export.sources import outside_files
@@ -18,10 +20,16 @@ def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
     that the step's sources name.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete or damaged.
+        CheckpointError: the checkpoint is incomplete, damaged or quantized already.
         CalibrationError: a source file cannot be read.
     """
-    common = {"checkpoint": Checkpoint(model).fingerprint()}
+    checkpoint = Checkpoint(model)
+    if QUANTIZATION_KEY in checkpoint.config:
+        raise CheckpointError(
+            f"{model}: config.json says that the checkpoint is quantized; give the one that it was "
+            "made from, and a quantize section"
+        )
+    common = {"checkpoint": checkpoint.fingerprint()}
     if (model / TOKENIZER_FILE).exists():
         common["tokenizer"] = file_sha256(model / TOKENIZER_FILE)
     return {step.folder: common | outside_files(_sources(step)) for step in steps}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.evaluation import log_softmax
 from moe_export.runtime import OrtModel
 
 if TYPE_CHECKING:
@@ -22,30 +23,43 @@ def compare_logits(
     ort_model: OrtModel,
     torch_model: PreTrainedModel,
     sequences: list[list[int]],
-    limit: float,
+    limit: float | None = None,
 ) -> dict[str, Any]:
-    """The largest difference of any logit at any position.
+    """The largest difference of any logit at any position, and what it does to the distributions.
 
     Args:
         directory: of the exported model, opened again to find the layer at fault.
         ort_model: the same model.
         torch_model: the oracle.
         sequences: token ids.
-        limit: an error above it is traced to the first layer whose output differs by more.
+        limit: an error above it is traced to the first layer whose output differs by more; None
+            where a difference is no fault.
 
     Returns:
-        `max_logit_error`, `tokens`, and `first_bad_layer` (None within the limit; the number of
+        `max_logit_error`, `tokens`, `kl_nats` (mean divergence of the exported model from torch),
+        `top1_agreement`, and `first_bad_layer` (None within the limit or without one; the number of
         layers if all layers agree and the head is at fault).
     """
-    worst = 0.0
+    worst, kl_nats, agreements = 0.0, 0.0, 0
     for sequence in sequences:
-        expected = torch_logits(torch_model, sequence)
-        worst = max(worst, float(np.abs(ort_model.logits([sequence])[0] - expected).max()))
+        expected_TV = torch_logits(torch_model, sequence)
+        found_TV = ort_model.logits([sequence])[0]
+        # Not by max(), which drops a NaN that comes second.
+        worst = float(np.maximum(worst, np.abs(found_TV - expected_TV).max()))
+        log_q, log_p = log_softmax(expected_TV), log_softmax(found_TV)
+        kl_nats += float((np.exp(log_q) * (log_q - log_p)).sum())
+        agreements += int((expected_TV.argmax(-1) == found_TV.argmax(-1)).sum())
     bad = None
-    if worst > limit or np.isnan(worst):
+    if limit is not None and not worst <= limit:
         bad = first_bad_layer(directory, torch_model, sequences[0], limit)
     tokens = sum(len(sequence) for sequence in sequences)
-    return {"max_logit_error": worst, "tokens": tokens, "first_bad_layer": bad}
+    return {
+        "max_logit_error": worst,
+        "tokens": tokens,
+        "kl_nats": kl_nats / tokens,
+        "top1_agreement": agreements / tokens,
+        "first_bad_layer": bad,
+    }
 
 
 def compare_greedy(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import Recipe, Section
+from moe_export.recipe import Formats, Recipe, Section
 from moe_export.stages import MAIN_JOB, STAGES
 
 
@@ -31,9 +31,19 @@ def steps_of(recipe: Recipe) -> list[Step]:
     """The steps of a recipe, each after all that it reads."""
     if recipe.bakeoff is not None:
         return _bakeoff_steps(recipe)
+    settings = {
+        stage: section for stage in MAIN_JOB if (section := recipe.section(stage)) is not None
+    }
+    if recipe.quantize is not None:
+        # The plan predicts the bytes of what will be exported.
+        formats = Formats(**recipe.quantize.model_dump(include=set(Formats.model_fields)))
+        assert recipe.plan is not None
+        settings["plan"] = recipe.plan.model_copy(update={"formats": formats})
     return [
-        Step(stage, stage, recipe.section(stage), {name: name for name in STAGES[stage].reads})
-        for stage in MAIN_JOB
+        Step(
+            stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}
+        )
+        for stage, section in settings.items()
     ]
 
 

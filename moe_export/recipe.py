@@ -25,6 +25,7 @@ Score = Literal[
     "random",
 ]
 Dtype = Literal["float32", "float16"]
+Format = Literal["float", "int8", "int4"]
 Provider = Literal["cpu", "cuda"]
 Operator = Literal["native", "portable"]
 
@@ -115,11 +116,41 @@ class ImportanceSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
+class Formats(Section):
+    """What weights are stored in.
+
+    experts:    all matrices of experts, the shared one's too.
+    dense:      attention's matrices and the lm_head, unless it is the embedding's.
+    group_size: weights along the axis that is summed over that share a scale.
+    """
+
+    experts: Format = "int4"
+    dense: Format = "float"
+    group_size: Literal[32, 64, 128] = 32
+
+
+class QuantizeSettings(Formats):
+    """Which weights are quantized, and how; the router and the embeddings never are.
+
+    method: `rtn` rounds to the nearest code, the largest value of a group having the last one;
+            `mse` takes for each group the scale that loses the least, in squared error.
+    """
+
+    method: Literal["rtn", "mse"] = "rtn"
+
+    @model_validator(mode="after")
+    def _something(self) -> QuantizeSettings:
+        if self.experts == self.dense == "float":
+            raise ValueError("experts and dense are both float; leave the section out")
+        return self
+
+
 class PlanSettings(Section):
     """How much is kept (`keep`, a fraction of all expert dimensions, or `target_bytes`, the size of
     the exported weights) and by what ranking.
 
     dtype:   what `target_bytes` counts weights in; the export's, unless given.
+    formats: the same; always those of the quantize section, and not to be given.
     scope:   `model` ranks all dimensions together, `layer` within each layer, `expert` gives every
              expert the same width.
     unit:    `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
@@ -129,6 +160,7 @@ class PlanSettings(Section):
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     target_bytes: ByteSize | None = None
     dtype: Dtype | None = None
+    formats: Formats | None = None
     score: Score = "fisher_margin"
     scope: Literal["model", "layer", "expert"] = "model"
     unit: Literal["dimension", "expert"] = "dimension"
@@ -176,10 +208,21 @@ class SpeedSettings(Section):
 
 
 class GateSettings(Section):
-    """Limits; failing one still writes the report and ends with exit code 5."""
+    """Limits; failing one still writes the report and ends with exit code 5.
+
+    max_logit_error, min_greedy_agreement:
+        between the pruned model as exported and in torch.
+    max_quantized_kl_nats, min_quantized_top1_agreement:
+        the same for the quantized one, whose weights are dequantized in torch. What is between
+        them is the rounding of activations to int8, which kernels of quantized weights do.
+    min_recovery, max_kl_nats:
+        between the last variant and the baseline.
+    """
 
     max_logit_error: Annotated[float, Field(gt=0)] = 1e-4
     min_greedy_agreement: Fraction = 1.0
+    max_quantized_kl_nats: Annotated[float, Field(gt=0)] = 1e-3
+    min_quantized_top1_agreement: Fraction = 0.98
     min_recovery: Fraction | None = None
     max_kl_nats: Annotated[float, Field(gt=0)] | None = None
 
@@ -225,6 +268,7 @@ class Recipe(Section):
     importance: ImportanceSettings = ImportanceSettings()
     plan: PlanSettings | None = None
     prune: PruneSettings = PruneSettings()
+    quantize: QuantizeSettings | None = None
     export: ExportSettings = ExportSettings()
     validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
     report: ReportSettings = ReportSettings()
@@ -245,6 +289,10 @@ class Recipe(Section):
     def _one_kind(self) -> Recipe:
         if (self.plan is None) == (self.bakeoff is None):
             raise ValueError("a recipe has a plan section or a bakeoff section, and not both")
+        if self.plan is not None and self.plan.formats is not None:
+            raise ValueError("plan.formats is taken from the quantize section; leave it out")
+        if self.bakeoff is not None and self.quantize is not None:
+            raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")
         if self.plan is not None and self.plan.score not in self.importance.scores:
             raise ValueError(
                 f"plan.score {self.plan.score} is not in importance.scores "
@@ -252,10 +300,10 @@ class Recipe(Section):
             )
         return self
 
-    def section(self, stage: str) -> Section:
-        """The settings of a stage."""
+    def section(self, stage: str) -> Section | None:
+        """The settings of a stage; None if the recipe has no such section."""
         section = getattr(self, "validate_" if stage == "validate" else stage)
-        assert isinstance(section, Section)
+        assert section is None or isinstance(section, Section)
         return section
 
     def plain(self) -> dict[str, Any]:

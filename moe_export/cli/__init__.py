@@ -12,6 +12,7 @@ from types import FrameType
 
 from moe_export import __version__
 from moe_export.errors import INTERRUPTED_EXIT_CODE, MoeExportError, ResourceError
+from moe_export.variants import VARIANTS
 
 EXIT_CODES = """\
 exit codes:
@@ -101,7 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="stream text from an exported model")
     generate.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     generate.add_argument("--prompt", required=True, help="text to go on from")
-    generate.add_argument("--variant", default="pruned", help="pruned (default) or baseline")
+    generate.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        help="which model (default: the quantized one, or the pruned one where none is quantized)",
+    )
     generate.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     generate.add_argument(
         "--operator",

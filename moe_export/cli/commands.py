@@ -22,6 +22,7 @@ from moe_export.reporting.units import size
 from moe_export.run import Run
 from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
+from moe_export.variants import exported
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -88,11 +89,16 @@ def generate(arguments: argparse.Namespace) -> None:
     from moe_export.runtime import OrtModel  # noqa: PLC0415 - loads ONNX Runtime
     from moe_export.tokens import TextTokenizer  # noqa: PLC0415 - only here
 
-    directory = arguments.run / "export" / arguments.variant
-    if not directory.is_dir():
+    export = arguments.run / "export"
+    variants = exported(export)
+    if not variants:
+        raise ArtifactError(f"{export} holds no model; run the export stage")
+    name = arguments.variant or list(variants)[-1]
+    if name not in variants:
         raise ArtifactError(
-            f"{directory} is not there; run the export stage, or choose another --variant"
+            f"{export / name} is not there; choose another --variant: {', '.join(variants)}"
         )
+    directory = variants[name]
     tokenizer = TextTokenizer(directory)
     model = OrtModel(directory, arguments.provider, operator=arguments.operator)
     prompt = tokenizer.encode_prompt(arguments.prompt)
@@ -180,8 +186,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
     )
     for dtype, sizes in plan["export_bytes"].items():
-        before, after = sizes["before"]["total_bytes"], sizes["after"]["total_bytes"]
-        console.print(f"exported weights, {dtype}: {size(before)} → {size(after)}")
+        steps = " → ".join(size(step["total_bytes"]) for step in sizes.values())
+        console.print(f"exported weights, {dtype}: {steps}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from moe_export.errors import CheckpointError
 from moe_export.experts import ExpertTable
+from moe_export.quantization import UNQUANTIZED, Quantization, read_quantization
 
 PRUNED_PREFIX = "moe_export_"
 """Prepended to a family's model_type in the config of a pruned checkpoint."""
@@ -102,6 +103,7 @@ class ModelSpec:
         widths: per layer, per expert; all equal until the model is pruned.
         shared_width: width of the always-on expert, 0 if there is none.
         normalize_top_k: whether the chosen routing weights are divided by their sum.
+        quantization: what is stored in fewer bits; shapes and numbers of elements are as without.
     """
 
     family: Family = field(repr=False)
@@ -121,6 +123,7 @@ class ModelSpec:
     tied_embeddings: bool
     norm_epsilon: float
     rope_theta: float
+    quantization: Quantization = UNQUANTIZED
 
     def table(self, layer: int) -> ExpertTable:
         """Where the experts of a layer lie on R."""
@@ -240,6 +243,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         tied_embeddings=bool(facts.get("tie_word_embeddings", False)),
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
+        quantization=read_quantization(config),
     )
 
 

@@ -7,8 +7,7 @@ zero point. That is what `DequantizeLinear` of ONNX does with axis 0 and block_s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -17,7 +16,23 @@ from moe_export.formats.matrix import GROUP_SIZES, QuantizedMatrix
 
 __all__ = ["FORMATS", "GROUP_SIZES", "QuantizedMatrix"]
 
-FORMATS: dict[str, Callable[[NDArray[Any], int, str], QuantizedMatrix]] = {
+
+class Codec(Protocol):
+    """The function that quantizes to one format."""
+
+    def __call__(
+        self,
+        matrix_KN: NDArray[Any],
+        group_size: int,
+        scale_dtype: str = "float32",
+        *,
+        search: bool = False,
+    ) -> QuantizedMatrix:
+        """A matrix [K, N] in groups of `group_size` along K."""
+        ...
+
+
+FORMATS: dict[str, Codec] = {
     "int8": int8.quantize,
     "int4": int4.quantize,
 }

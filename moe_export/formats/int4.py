@@ -6,6 +6,7 @@ codes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -13,10 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.formats.matrix import QuantizedMatrix, encode, grouped
+from moe_export.formats.search import least_error_scale
+
+LIMITS = (-8, 7)
 
 
 def quantize(
-    matrix_KN: NDArray[Any], group_size: int, scale_dtype: str = "float32"
+    matrix_KN: NDArray[Any],
+    group_size: int,
+    scale_dtype: str = "float32",
+    *,
+    search: bool = False,
 ) -> QuantizedMatrix:
     """The nearest codes.
 
@@ -28,6 +36,7 @@ def quantize(
         matrix_KN: [K, N], floats.
         group_size: 32, 64 or 128.
         scale_dtype: float32 or float16.
+        search: whether each group's scale is the one that loses the least.
 
     Raises:
         ShapeError: if it is no matrix, or the group size is another.
@@ -37,7 +46,10 @@ def quantize(
     low_GN = values_GgN.min(axis=1, initial=0)
     high_GN = values_GgN.max(axis=1, initial=0)
     extreme_GN = np.where(high_GN > -low_GN, high_GN, low_GN)
-    codes, scale = encode(values_GgN, extreme_GN / -8, matrix_KN.shape[0], (-8, 7), scale_dtype)
+    scale_GN = extreme_GN / -8
+    if search:
+        scale_GN = least_error_scale(values_GgN, scale_GN, LIMITS)
+    codes, scale = encode(values_GgN, scale_GN, matrix_KN.shape[0], LIMITS, scale_dtype)
     return QuantizedMatrix(codes.astype(ml_dtypes.int4), scale, group_size)
 
 
@@ -51,3 +63,14 @@ def pack(codes: NDArray[Any]) -> NDArray[np.uint8]:
     nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
     pairs: NDArray[np.uint8] = np.bitwise_or(nibbles[0::2], nibbles[1::2] << np.uint8(4))
     return pairs
+
+
+def unpack(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The codes that `pack` made bytes of.
+
+    >>> unpack(np.array([0x21, 0x43, 0x08], np.uint8), (5,)).tolist()
+    [1, 2, 3, 4, -8]
+    """
+    nibbles = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(-1)
+    codes = nibbles[: math.prod(shape)].astype(np.int8)
+    return np.where(codes > 7, codes - 16, codes).astype(ml_dtypes.int4).reshape(shape)

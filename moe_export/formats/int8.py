@@ -8,10 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.formats.matrix import QuantizedMatrix, encode, grouped
+from moe_export.formats.search import least_error_scale
+
+LIMITS = (-127, 127)
 
 
 def quantize(
-    matrix_KN: NDArray[Any], group_size: int, scale_dtype: str = "float32"
+    matrix_KN: NDArray[Any],
+    group_size: int,
+    scale_dtype: str = "float32",
+    *,
+    search: bool = False,
 ) -> QuantizedMatrix:
     """The nearest codes.
 
@@ -22,6 +29,7 @@ def quantize(
         matrix_KN: [K, N], floats.
         group_size: 32, 64 or 128.
         scale_dtype: float32 or float16.
+        search: whether each group's scale is the one that loses the least.
 
     Raises:
         ShapeError: if it is no matrix, or the group size is another.
@@ -29,5 +37,7 @@ def quantize(
     """
     values_GgN = grouped(matrix_KN, group_size)
     scale_GN = np.abs(values_GgN).max(axis=1, initial=0) / 127
-    codes, scale = encode(values_GgN, scale_GN, matrix_KN.shape[0], (-127, 127), scale_dtype)
+    if search:
+        scale_GN = least_error_scale(values_GgN, scale_GN, LIMITS)
+    codes, scale = encode(values_GgN, scale_GN, matrix_KN.shape[0], LIMITS, scale_dtype)
     return QuantizedMatrix(codes, scale, group_size)

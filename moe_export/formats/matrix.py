@@ -77,9 +77,6 @@ def encode(
 ) -> tuple[NDArray[np.int8], NDArray[Any]]:
     """Codes [depth, N] in int8 for the scales, rounded to float16, and those scales.
 
-    A code is value / scale rounded to the nearest, ties to even, within `limits`. A group whose
-    scale is zero has codes of zero.
-
     Raises:
         CheckpointError: if a scale is too large for float16.
     """
@@ -89,7 +86,15 @@ def encode(
         raise CheckpointError(
             f"weights reach {np.abs(values_GgN).max():.3g}, too large for scales in float16"
         )
-    divisor_GN = np.where(rounded_GN == 0, np.inf, rounded_GN.astype(np.float32))
-    codes = np.rint(values_GgN / divisor_GN[:, None]).clip(*limits).astype(np.int8)
+    codes = rounded_codes(values_GgN, rounded_GN.astype(np.float32), limits).astype(np.int8)
     flat = codes.reshape(codes.shape[0] * codes.shape[1], codes.shape[2])
     return flat[:depth], rounded_GN.astype(scale_dtype)
+
+
+def rounded_codes(
+    values_GgN: NDArray[np.float32], scale_GN: NDArray[np.float32], limits: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Value over scale to the nearest whole number within `limits`, ties to even; 0 over 0."""
+    divisor_GN = np.where(scale_GN == 0, np.float32(np.inf), scale_GN)
+    codes: NDArray[np.float32] = np.rint(values_GgN / divisor_GN[:, None]).clip(*limits)
+    return codes

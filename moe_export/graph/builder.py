@@ -10,17 +10,28 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
+from moe_export.graph.quantized import BITS, matmul_nbits_weight, ragged_moe_weight
 from moe_export.graph.weights import CheckpointTensor, Dtype, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
+from moe_export.quantization import QuantizedFormat
 
 ORT_DOMAIN = "com.microsoft"
 
 CLASS_KEY = "tensor_class"
 """Key of a weight's `meta`: the class its bytes are counted in; absent for constants."""
 
+OWNER_KEY = "owner_class"
+"""Key of a weight's `meta`: its class, and for scales that of the weights they belong to."""
+
 LAYER_KEY = "layer"
 """Key of a weight's `meta`: its layer, None for a weight of the whole model."""
+
+SCALES = "scales"
+"""The class of the scales of all quantized weights."""
+
+INT8_ACTIVATIONS = 4
+"""accuracy_level of MatMulNBits: as the experts' kernels, it may round activations to int8."""
 
 AttributeValue = int | float | str
 
@@ -123,11 +134,66 @@ class GraphBuilder:
         specs = [self.spec.tensors[source] for source in names]
         shape = (sum(s.shape[0] for s in specs), *specs[0].shape[1:])
         tensor = CheckpointTensor(name, self.dtype, shape, names, self._read, transpose=transpose)
-        return self._register(tensor, {CLASS_KEY: specs[0].tensor_class, LAYER_KEY: layer})
+        return self._register(tensor, _meta(specs[0].tensor_class, layer))
+
+    def expert_weight(
+        self, role: str, layer: int, expert: int | None = None
+    ) -> tuple[ir.Value, ...]:
+        """The inputs of a `RaggedMoE` node for one matrix: itself, or its codes and its scales."""
+        format_name = self.spec.quantization.format_of(role)
+        if format_name is None:
+            return (self.weight(role, layer=layer, expert=expert, transpose=True),)
+        name = self.spec.name(role, layer, expert)
+        parts = ragged_moe_weight(self.spec, name, format_name, self.dtype, self._read)
+        return self._register_quantized(parts, self.spec.tensors[name].tensor_class, layer)
 
     def linear(self, x: ir.Value, *roles: str, name: str, layer: int | None = None) -> ir.Value:
         """The product of x and the weights of the given roles, side by side."""
+        format_name = self.spec.quantization.format_of(roles[0])
+        if format_name is not None:
+            return self._quantized_linear(x, roles, format_name, name, layer)
         return self.op("MatMul", x, self.weight(*roles, layer=layer, transpose=True), name=name)
+
+    def _quantized_linear(
+        self,
+        x: ir.Value,
+        roles: Sequence[str],
+        format_name: QuantizedFormat,
+        name: str,
+        layer: int | None,
+    ) -> ir.Value:
+        sources = [self.spec.name(role, layer) for role in roles]
+        first = self.spec.tensors[sources[0]]
+        parts = matmul_nbits_weight(
+            self.spec, join_names(sources), sources, format_name, self.dtype, self._read
+        )
+        codes, scale = self._register_quantized(parts, first.tensor_class, layer)
+        assert codes.shape is not None
+        return self.op(
+            "MatMulNBits",
+            x,
+            codes,
+            scale,
+            name=name,
+            domain=ORT_DOMAIN,
+            K=first.shape[1],
+            N=int(codes.shape.numpy()[0]),
+            bits=BITS[format_name],
+            block_size=self.spec.quantization.group_size,
+            accuracy_level=INT8_ACTIVATIONS,
+        )
+
+    def _register_quantized(
+        self,
+        parts: tuple[ir.TensorProtocol, ir.TensorProtocol],
+        tensor_class: str,
+        layer: int | None,
+    ) -> tuple[ir.Value, ir.Value]:
+        codes, scale = parts
+        return (
+            self._register(codes, _meta(tensor_class, layer)),
+            self._register(scale, _meta(tensor_class, layer) | {CLASS_KEY: SCALES}),
+        )
 
     def _register(self, tensor: ir.TensorProtocol, meta: Mapping[str, Any]) -> ir.Value:
         value = ir.Value(
@@ -139,3 +205,7 @@ class GraphBuilder:
         value.meta.update(meta)
         self.graph.register_initializer(value)
         return value
+
+
+def _meta(tensor_class: str, layer: int | None) -> dict[str, Any]:
+    return {CLASS_KEY: tensor_class, OWNER_KEY: tensor_class, LAYER_KEY: layer}

@@ -35,8 +35,8 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
     than one new token after a past only for a batch of one.
 
     Args:
-        spec: sizes of the model, pruned or not.
-        dtype: of weights, activations, caches and logits.
+        spec: sizes of the model, pruned and quantized or not.
+        dtype: of activations, caches, logits, and all weights that are not quantized.
         weights: where values are read; None gives the same graph without values.
     """
     builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values)
@@ -76,9 +76,7 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
         ir_version=IR_VERSION,
         producer_name="moe-export",
         producer_version=moe_export.__version__,
-        functions=[
-            ragged_moe_function(spec.num_experts, dtype, shared_expert=spec.has_shared_expert)
-        ],
+        functions=[_experts_function(spec, dtype)],
     )
     model.metadata_props["moe_export.model_type"] = spec.family.model_type
     model.metadata_props["moe_export.format_version"] = FORMAT_VERSION
@@ -95,6 +93,16 @@ def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value) -> ir.
         "Concat", shape, builder.ints(spec.vocab_size), name="logits.new_shape", axis=0
     )
     return builder.op("Reshape", flat, shape, name="logits")
+
+
+def _experts_function(spec: ModelSpec, dtype: Dtype) -> ir.Function:
+    quantization, shared = spec.quantization, spec.has_shared_expert
+    format_name = quantization.format_of("gate")
+    if format_name is None:
+        return ragged_moe_function(spec.num_experts, dtype, shared_expert=shared)
+    return ragged_moe_function(
+        spec.num_experts, format_name, quantization.group_size, shared_expert=shared
+    )
 
 
 def _no_values(name: str) -> NDArray[Any]:

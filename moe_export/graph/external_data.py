@@ -1,7 +1,8 @@
 """Writing a model: the graph in one file, its weights in another, one weight in memory at a time.
 
-Every floating-point initializer but scalars goes to the data file, in the order of the graph.
-Integers and scalars stay in the graph, where shape inference and fusions look for them.
+Every weight, and every other floating-point initializer but scalars, goes to the data file, in the
+order of the graph. Other integers and scalars stay in the graph, where shape inference and fusions
+look for them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 
 from moe_export.checkpoint import disk_error
+from moe_export.graph.builder import CLASS_KEY
 from moe_export.graph.weights import CheckpointTensor
 
 MODEL_FILE = "model.onnx"
@@ -43,7 +44,8 @@ def layout(model: ir.Model) -> list[Placement]:
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
-        if not tensor.dtype.is_floating_point() or not len(tensor.shape) or not tensor.nbytes:
+        outside = CLASS_KEY in value.meta or tensor.dtype.is_floating_point()
+        if not outside or not len(tensor.shape) or not tensor.nbytes:
             continue
         alignment = LARGE_ALIGNMENT_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
         offset = -(-end // alignment) * alignment
@@ -76,7 +78,7 @@ def save_model(
                 for chunk in tensor.chunks():
                     file.write(chunk.data)
             else:
-                file.write(np.ascontiguousarray(tensor.numpy()).data)
+                file.write(tensor.tobytes())
             if progress is not None:
                 progress(done, len(placements))
     with _replacing(directory / MODEL_FILE) as file:

@@ -50,15 +50,19 @@ def experts(
 ) -> ir.Value:
     """The `RaggedMoE` node with all experts of the layer, [T, D] to [T, D]."""
     spec = builder.spec
+    format_name = spec.quantization.format_of("gate")
+    groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
     inputs = [
-        builder.weight(role, layer=layer, expert=expert, transpose=True)
+        value
         for expert in range(spec.num_experts)
         for role in op_spec.EXPERT_INPUTS
+        for value in builder.expert_weight(role, layer, expert)
     ]
     if spec.has_shared_expert:
         inputs += [
-            builder.weight(f"shared_{role}", layer=layer, transpose=True)
+            value
             for role in op_spec.EXPERT_INPUTS
+            for value in builder.expert_weight(f"shared_{role}", layer)
         ]
         inputs.append(shared_weight(builder, tokens, layer))
     return builder.op(
@@ -71,7 +75,8 @@ def experts(
         domain=op_spec.DOMAIN,
         num_experts=spec.num_experts,
         activation="swiglu",
-        format=builder.dtype,
+        format=format_name or builder.dtype,
+        **groups,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
-from moe_export.graph.builder import CLASS_KEY, LAYER_KEY
+from moe_export.graph.builder import CLASS_KEY, LAYER_KEY, OWNER_KEY, SCALES
 from moe_export.graph.decoder import build_decoder
 from moe_export.graph.external_data import layout
 from moe_export.graph.weights import Dtype
@@ -17,9 +17,9 @@ class PredictedBytes:
     """What the data file of an export is made of.
 
     Attributes:
-        by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `constants` (the rotary
-            tables and the like) and `padding` (between weights).
-        experts_by_layer: bytes of the routed experts of each layer.
+        by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (of all quantized
+            weights), `constants` (the rotary tables and the like) and `padding` (between weights).
+        experts_by_layer: bytes of the routed experts of each layer, with their scales.
     """
 
     by_class: dict[str, int]
@@ -42,14 +42,14 @@ class PredictedBytes:
 def predicted_bytes(spec: ModelSpec, dtype: Dtype) -> PredictedBytes:
     """Bytes on disk of a model's weights once exported, exactly."""
     model = build_decoder(spec, dtype, weights=None)
-    by_class = dict.fromkeys((*TENSOR_CLASSES, "constants", "padding"), 0)
+    by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, "constants", "padding"), 0)
     experts = [0] * spec.num_layers
     end = 0
     for name, offset, size_bytes in layout(model):
         meta = model.graph.initializers[name].meta
         by_class[meta.get(CLASS_KEY, "constants")] += size_bytes
         by_class["padding"] += offset - end
-        if meta.get(CLASS_KEY) == "experts":
+        if meta.get(OWNER_KEY) == "experts":
             experts[meta[LAYER_KEY]] += size_bytes
         end = offset + size_bytes
     return PredictedBytes(by_class, tuple(experts))

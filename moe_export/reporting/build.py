@@ -24,7 +24,7 @@ from moe_export.reporting.build_validation import (
 )
 from moe_export.reporting.methods import methods_of
 from moe_export.reporting.units import percent
-from moe_export.reporting.variants import BASELINE, ordered
+from moe_export.variants import BASELINE, ordered
 
 STAGE_FILE = "stage.json"
 

@@ -8,13 +8,10 @@ from typing import Any
 
 from moe_export.artifacts import load_json
 from moe_export.errors import ArtifactError
-from moe_export.reporting.variants import BASELINE, ordered
+from moe_export.variants import BASELINE, PLANNED, ordered
 
 DATA_FILE = "model.onnx.data"
 MODEL_FILE = "model.onnx"
-
-PLANNED = {BASELINE: "before", "pruned": "after"}
-"""The variants whose bytes `plan.json` predicts, and where."""
 
 
 def memory_facts(
@@ -40,6 +37,7 @@ def memory_facts(
         variants.append(
             {
                 "variant": variant,
+                "format": _format(written, export["dtype"]),
                 "weights_bytes": on_disk if written else planned_bytes,
                 "predicted_weights_bytes": planned_bytes,
                 "disk_weights_bytes": on_disk,
@@ -105,21 +103,27 @@ def recovery_of(tasks: Mapping[str, Any], baseline: Mapping[str, Any]) -> float 
 
 
 def parity_facts(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How near the exported model is to torch, by provider; greedy figures null without prompts."""
+    """How near the exported models are to torch, by provider and variant; greedy figures null
+    without prompts.
+    """
     found = []
     for provider, result in validation["providers"].items():
-        parity, greedy = result["parity"], result["greedy"] or {}
-        found.append(
-            {
-                "provider": provider,
-                "max_logit_error": parity["max_logit_error"],
-                "compared_tokens": parity["tokens"],
-                "first_bad_layer": parity["first_bad_layer"],
-                "greedy_prompts": greedy.get("prompts"),
-                "greedy_new_tokens": greedy.get("new_tokens"),
-                "greedy_agreement": greedy.get("agreement"),
-            }
-        )
+        for variant in ordered(result["parity"]):
+            parity, greedy = result["parity"][variant], result["greedy"][variant] or {}
+            found.append(
+                {
+                    "provider": provider,
+                    "variant": variant,
+                    "max_logit_error": parity["max_logit_error"],
+                    "kl_nats": parity["kl_nats"],
+                    "top1_agreement": parity["top1_agreement"],
+                    "compared_tokens": parity["tokens"],
+                    "first_bad_layer": parity["first_bad_layer"],
+                    "greedy_prompts": greedy.get("prompts"),
+                    "greedy_new_tokens": greedy.get("new_tokens"),
+                    "greedy_agreement": greedy.get("agreement"),
+                }
+            )
     return found
 
 
@@ -134,6 +138,18 @@ def execution_facts(measurements: Mapping[str, Any]) -> list[dict[str, str]]:
         {"variant": variant, "provider": provider, "path": path}
         for variant, provider, path in sorted(seen, key=lambda key: order.index(key[0]))
     ]
+
+
+def _format(written: Mapping[str, Any] | None, dtype: str) -> str:
+    """What a variant's weights are stored in, in words."""
+    quantization = written["quantization"] if written else None
+    if quantization is None:
+        return dtype
+    words = {"experts": "experts", "dense": "attention and lm_head"}
+    parts = [
+        f"{name} {quantization[key]}" for key, name in words.items() if quantization[key] != "float"
+    ]
+    return f"{', '.join(parts)} in groups of {quantization['group_size']}, else {dtype}"
 
 
 def _size(path: Path) -> int:

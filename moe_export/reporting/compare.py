@@ -16,7 +16,7 @@ from moe_export.reporting.markdown import table as markdown_table
 from moe_export.reporting.sentences import speed_words
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import figures, percent, ratio, size
-from moe_export.reporting.variants import BASELINE
+from moe_export.variants import BASELINE
 
 TITLE = "Runs compared"
 
@@ -58,7 +58,7 @@ def to_table(comparison: Mapping[str, Any]) -> Table:
         ("variant", [column["variant"] for column in columns]),
         ("ranking", [column["score"] or "" for column in columns]),
         ("kept", [percent(column["kept"]) for column in columns]),
-        ("dtype", [column["dtype"] for column in columns]),
+        ("format", [column["format"] for column in columns]),
         ("weights", [size(column["weights_bytes"]) for column in columns]),
         ("load peak", [size(column["load_peak_bytes"]) for column in columns]),
         ("steady memory", [size(column["steady_resident_bytes"]) for column in columns]),
@@ -159,7 +159,7 @@ def _column(
         "title": report["title"],
         "score": None if is_baseline else report["plan"]["score"],
         "kept": 1.0 if is_baseline else report["plan"]["kept"],
-        "dtype": report["memory"]["dtype"],
+        "format": memory["format"],
         "weights_bytes": memory["disk_weights_bytes"],
         "load_peak_bytes": resident.get("load_peak_bytes"),
         "steady_resident_bytes": resident.get("steady_resident_bytes"),
@@ -178,7 +178,7 @@ def _column(
 
 def _same(column: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two columns are the same model with the same scores, whatever its speed."""
-    keys = ("variant", "dtype", "weights_bytes", "tasks")
+    keys = ("variant", "format", "weights_bytes", "tasks")
     return all(column[key] == other[key] for key in keys)
 
 

@@ -53,12 +53,10 @@ def memory_bars(report: Mapping[str, Any]) -> str:
     bar, pitch, top = 40, 72, 58
     canvas = Canvas("memory", HALF, top + pitch * len(variants) + 4)
     left = 0.0
-    for name, words in (
-        ("experts", "experts"), ("shared", "shared"), ("attention", "attention"),
-        ("embeddings", "embeddings"), ("other", "other"),
-    ):  # fmt: skip
-        canvas.swatch(left, 14, name, words)
-        left += 34 + CHARACTER * len(words)
+    for name in CLASS_COLOURS:
+        if any(classes[name] for classes in sums.values()):
+            canvas.swatch(left, 14, name, name)
+            left += 31 + CHARACTER * len(name)
     for number, (variant, classes) in enumerate(sums.items()):
         y = top + pitch * number
         canvas.text(0, y - 12, variant)

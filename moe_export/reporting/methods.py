@@ -44,8 +44,10 @@ def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> li
             "nats, and share of tokens whose most likely next token is the same."
         ),
         "logit error, greedy agreement": (
-            "Exported pruned model against the torch model of the same checkpoint: the largest "
-            "difference of any logit, and the share of greedy tokens up to the first difference."
+            "Each exported model against the torch model of the same checkpoint: the largest "
+            "difference of any logit, mean divergence and top-1 agreement per token, and the share "
+            "of greedy tokens up to the first difference. A quantized model's weights are "
+            "dequantized in torch; what differs is that its kernels round activations to int8."
         ),
         "prefill, decode": (
             f"Tokens per second of all sequences together: a prompt of {prompt} tokens, then "

@@ -30,6 +30,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "shared": ("#8fb3de", "#a9cdf7"),
     "attention": ("#d07f14", "#e39a3b"),
     "embeddings": ("#f0cd8c", "#f4dba8"),
+    "scales": ("#7a9e7e", "#9cc4a0"),
     "other": ("#a6aeb7", "#8a95a1"),
 }
 
@@ -48,6 +49,7 @@ CLASS_COLOURS: dict[str, tuple[str, ...]] = {
     "shared": ("shared_expert",),
     "attention": ("attention",),
     "embeddings": ("embeddings",),
+    "scales": ("scales",),
     "other": ("router", "norms", "constants", "padding"),
 }
 """Colour to the memory classes it stands for; a class that is not named is `other` too."""

@@ -16,7 +16,7 @@ from moe_export.reporting.units import (
     ratio,
     size,
 )
-from moe_export.reporting.variants import BASELINE
+from moe_export.variants import BASELINE
 
 Report = Mapping[str, Any]
 
@@ -29,7 +29,16 @@ def summary(report: Report) -> str:
         f"{model['experts_per_token']} per token. {parameters(model['parameters']['before'])} "
         f"parameters before, {parameters(model['parameters']['after'])} after. Ranked by "
         f"{plan['score']} {SCOPES.get(plan['scope'], plan['scope'])}, by {plan['unit']}; "
-        f"exported in {report['memory']['dtype']}."
+        f"exported in {report['memory']['dtype']}.{_formats(report)}"
+    )
+
+
+def _formats(report: Report) -> str:
+    """What is quantized, where something is."""
+    return "".join(
+        f" The {entry['variant']} model has {entry['format']}."
+        for entry in report["memory"]["variants"]
+        if entry["format"] != report["memory"]["dtype"]
     )
 
 
@@ -162,7 +171,8 @@ def prediction_sentence(report: Report) -> str:
             f"{e['variant']} {e['disk_weights_bytes']} instead of {e['predicted_weights_bytes']}"
             for e in off
         )
-    names = " and ".join(entry["variant"] for entry in checked)
+    *others, last = [entry["variant"] for entry in checked]
+    names = f"{', '.join(others)} and {last}" if others else last
     return f"The plan predicted the bytes on disk exactly ({names})."
 
 

@@ -29,6 +29,11 @@ SCOPES = {
 GATES = {
     "max_logit_error": ("largest logit error", "at most"),
     "min_greedy_agreement": ("greedy agreement with torch", "at least"),
+    "max_quantized_kl_nats": ("KL of the quantized model from torch, nats", "at most"),
+    "min_quantized_top1_agreement": (
+        "top-1 agreement of the quantized model with torch",
+        "at least",
+    ),
     "max_kl_nats": ("largest KL from the baseline, nats", "at most"),
     "min_recovery": ("recovery", "at least"),
 }
@@ -58,14 +63,14 @@ def memory_table(report: Report) -> Table:
     """Weights by class for every variant, with the total on disk and as predicted."""
     variants = report["memory"]["variants"]
     columns = [{e["class"]: e["weights_bytes"] for e in entry["classes"]} for entry in variants]
-    names = list(dict.fromkeys(name for column in columns for name in column))
+    names = list(dict.fromkeys(n for column in columns for n, bytes_ in column.items() if bytes_))
     rows = [[name.replace("_", " "), *(size(c.get(name)) for c in columns)] for name in names]
     for label, key in (
-        ("model.onnx.data on disk", "disk_weights_bytes"),
-        ("predicted by the plan", "predicted_weights_bytes"),
+        ("on disk, bytes", "disk_weights_bytes"),
+        ("predicted, bytes", "predicted_weights_bytes"),
     ):
-        rows.append([label, *(_exact(entry[key]) for entry in variants)])
-    rows.append(["model.onnx (graph)", *(size(entry["graph_bytes"]) for entry in variants)])
+        rows.append([label, *(count(entry[key]) for entry in variants)])
+    rows.append(["graph", *(size(entry["graph_bytes"]) for entry in variants)])
     keys = [class_colour(name) for name in names]
     return Table(["", *(entry["variant"] for entry in variants)], rows, keys=keys)
 
@@ -145,8 +150,8 @@ def gates_table(report: Report) -> Table:
     rows = []
     for gate in report["gates"]:
         words, side = GATES.get(gate["name"], (gate["name"], "limit"))
-        shares = gate["name"] in ("min_greedy_agreement", "min_recovery")
-        show = percent if shares else figures
+        # Every lower limit is a share.
+        show = percent if gate["name"].startswith("min_") else figures
         rows.append(
             [
                 words,
@@ -160,11 +165,14 @@ def gates_table(report: Report) -> Table:
 
 
 def parity_table(report: Report) -> Table:
-    """The exported model against torch."""
+    """The exported models against torch."""
     rows = [
         [
+            entry["variant"],
             entry["provider"],
             figures(entry["max_logit_error"]),
+            figures(entry["kl_nats"]),
+            percent(entry["top1_agreement"]),
             count(entry["compared_tokens"]),
             percent(entry["greedy_agreement"]),
             NONE
@@ -175,10 +183,10 @@ def parity_table(report: Report) -> Table:
         for entry in report["parity"]
     ]
     head = [
-        "provider", "largest logit error", "tokens compared", "greedy agreement",
-        "prompts × tokens", "first bad layer",
+        "variant", "provider", "largest logit error", "KL, nats", "top-1", "tokens compared",
+        "greedy agreement", "prompts × tokens", "first bad layer",
     ]  # fmt: skip
-    return Table(head, rows)
+    return Table(head, rows, words=2)
 
 
 def layer_table(report: Report) -> Table:
@@ -248,10 +256,6 @@ def methods_table(report: Report) -> Table:
     """How each number was measured."""
     rows = [[entry["quantity"], entry["method"]] for entry in report["methods"]]
     return Table(["number", "how it was measured"], rows, words=2)
-
-
-def _exact(count_bytes: int | None) -> str:
-    return NONE if count_bytes is None else f"{count(count_bytes)} B"
 
 
 def _rate(rate: float | None, stderr: float | None) -> str:

@@ -15,7 +15,7 @@ class StageFacts:
 
     Attributes:
         version: raised when the same settings would give other output.
-        reads: the stages whose folders it is given.
+        reads: the stages whose folders it is given, as far as the recipe has them.
         purpose: one line for `--dry-run` and `status`.
     """
 
@@ -27,18 +27,31 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
     "importance": StageFacts(1, ("calibrate",), "a score for every expert dimension"),
-    "plan": StageFacts(1, ("importance",), "a width for every expert"),
+    "plan": StageFacts(2, ("importance",), "a width for every expert"),
     "prune": StageFacts(1, ("importance", "plan"), "the checkpoint without the rest"),
-    "export": StageFacts(1, ("prune", "plan"), "ONNX models"),
+    "quantize": StageFacts(1, ("prune",), "the checkpoint in fewer bits"),
+    "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
     "validate": StageFacts(
-        1, ("calibrate", "prune", "export"), "accuracy, memory and speed in ONNX Runtime"
+        2,
+        ("calibrate", "prune", "quantize", "export"),
+        "accuracy, memory and speed in ONNX Runtime",
     ),
     "report": StageFacts(
-        1,
-        ("calibrate", "importance", "plan", "prune", "export", "validate"),
+        2,
+        ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
         "tables and pictures",
     ),
     "bakeoff": StageFacts(1, (), "rankings compared on the masked model"),
 }
 
-MAIN_JOB = ("calibrate", "importance", "plan", "prune", "export", "validate", "report")
+MAIN_JOB = (
+    "calibrate",
+    "importance",
+    "plan",
+    "prune",
+    "quantize",
+    "export",
+    "validate",
+    "report",
+)
+"""In order; a stage whose section a recipe may leave out is carried out where it does not."""

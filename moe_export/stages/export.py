@@ -1,4 +1,6 @@
-"""The pruned checkpoint, and the source where asked for, as ONNX models that run on their own."""
+"""The pruned checkpoint, the quantized one, and the source where asked for, as ONNX models that run
+on their own.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,17 @@ from moe_export.jobs import Job
 from moe_export.op.library import library_path
 from moe_export.recipe import ExportSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
+from moe_export.variants import BASELINE, PLANNED, PRUNED, QUANTIZED
 
 logger = logging.getLogger(__name__)
 
 EXPORT_FILE = "export.json"
-PRUNED_FOLDER = "pruned"
-BASELINE_FOLDER = "baseline"
-
 BESIDE_WEIGHTS_BYTES = 64 << 20
 """Free space asked for beside the weights: the graph and the tokenizer."""
 
 
 def run(job: Job[ExportSettings]) -> None:
-    """Writes `pruned/`, `baseline/` where asked for, and `export.json` over both.
+    """Writes `pruned/`, `quantized/` and `baseline/` where asked for, and `export.json` over all.
 
     Raises:
         CheckpointError: a checkpoint is incomplete, unknown or has no tokenizer.json.
@@ -48,9 +48,11 @@ def run(job: Job[ExportSettings]) -> None:
         ArtifactError: the weights do not have the size that the plan predicted.
     """
     dtype = job.settings.dtype
-    variants = {PRUNED_FOLDER: job.folders["prune"]}
+    variants = {PRUNED: job.folders["prune"]}
+    if "quantize" in job.folders:
+        variants[QUANTIZED] = job.folders["quantize"]
     if job.settings.baseline:
-        variants[BASELINE_FOLDER] = job.model
+        variants[BASELINE] = job.model
     planned = load_json(job.folders["plan"] / "plan.json")["export_bytes"][dtype]
     facts = {}
     for variant, checkpoint in variants.items():
@@ -62,7 +64,7 @@ def run(job: Job[ExportSettings]) -> None:
             library=job.settings.library,
         )
         found = facts[variant]["data_bytes"]
-        expected = planned["after" if variant == PRUNED_FOLDER else "before"]["total_bytes"]
+        expected = planned[PLANNED[variant]]["total_bytes"]
         if found != expected:
             raise ArtifactError(
                 f"{job.out / variant / DATA_FILE}: {found} bytes, the plan predicted {expected}; "
@@ -82,9 +84,9 @@ def export_model(
     """Writes one checkpoint as an ONNX model with its tokenizer and `genai_config.json`.
 
     Args:
-        checkpoint_dir: pruned or not.
+        checkpoint_dir: pruned and quantized or not.
         out_dir: created; must not hold anything yet.
-        dtype: of the exported model.
+        dtype: of the exported model, but for what is quantized.
         progress: called with weights written and weights in all.
         library: whether the native operator library is copied beside it.
 
@@ -122,6 +124,7 @@ def export_model(
     logger.info("%s: %d bytes of weights, %d nodes", out_dir, data_bytes, len(model.graph))
     return {
         "nodes": len(model.graph),
+        "quantization": None if spec.quantization.is_float else spec.quantization.as_config(),
         "weights": predicted.as_dict(),
         "data_bytes": data_bytes,
         "graph_bytes": (out_dir / MODEL_FILE).stat().st_size,

@@ -17,6 +17,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
+from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Dtype, PlanSettings
 from moe_export.widths import WidthRule, solve_widths
 
@@ -93,6 +94,7 @@ def _fit_bytes(
     assert settings.target_bytes is not None
     assert settings.dtype is not None
     target = settings.target_bytes
+    spec = replace(spec, quantization=formats_of(settings))
     empty = tuple((0,) * spec.num_experts for _ in tables)
     fixed = predicted_bytes(replace(spec, widths=empty), settings.dtype).total_bytes
     total = sum(table.rows for table in tables)
@@ -112,6 +114,14 @@ def _fit_bytes(
     return solve_widths(ranked, tables, least, rule)
 
 
+def formats_of(settings: PlanSettings) -> Quantization:
+    """What the exported weights will be stored in."""
+    formats = settings.formats
+    if formats is None:
+        return UNQUANTIZED
+    return Quantization(formats.experts, formats.dense, formats.group_size)
+
+
 def _frozen(widths: list[list[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(layer) for layer in widths)
 
@@ -125,11 +135,11 @@ def _outcome(
     settings: PlanSettings,
 ) -> dict[str, Any]:
     after = replace(spec, widths=_frozen(widths))
+    models = {"before": spec, "after": after}
+    if settings.formats is not None:
+        models["quantized"] = replace(after, quantization=formats_of(settings))
     sizes = {
-        dtype: {
-            "before": predicted_bytes(spec, dtype).as_dict(),
-            "after": predicted_bytes(after, dtype).as_dict(),
-        }
+        dtype: {when: predicted_bytes(model, dtype).as_dict() for when, model in models.items()}
         for dtype in DTYPES
     }
     layers = []

@@ -18,11 +18,10 @@ from moe_export.recipe import Task, ValidateSettings
 from moe_export.runtime import OrtModel, require_native, require_provider
 from moe_export.sources import draw, has_answers, task_names
 from moe_export.tokens import Sequence
+from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
 
 VALIDATION_FILE = "validation.json"
 MEASUREMENTS_FILE = "measurements.json"
-REFERENCE = "baseline"
-PRODUCT = "pruned"
 
 TEST_SEED = 1234
 """Scored documents are the same in every run, so that runs can be compared."""
@@ -43,7 +42,8 @@ def run(job: Job[ValidateSettings]) -> None:
         require_provider(provider)
         if settings.operator == "native":
             require_native(provider)
-    variants = variants_of(job.folders["export"])
+    variants = exported(job.folders["export"])
+    product = list(variants)[-1]
     tasks = {
         name: draw(
             task, job.model, task.items, settings.sequence_length, TEST_SEED, "test"
@@ -54,7 +54,7 @@ def run(job: Job[ValidateSettings]) -> None:
     speed, memory = [], []
     for provider in settings.providers:
         job.progress(0, 3, f"{provider}: parity with torch")
-        providers[provider] = _parity(job, variants[PRODUCT], provider, tasks)
+        providers[provider] = _parity(job, variants, provider, tasks)
         job.progress(1, 3, f"{provider}: accuracy")
         models = {
             variant: OrtModel(directory, provider, operator=settings.operator)
@@ -70,7 +70,7 @@ def run(job: Job[ValidateSettings]) -> None:
             memory.append(names | measured["memory"])
             speed += [names | result for result in measured["speed"]]
     job.progress(3, 3, "done")
-    recovery = _recovery(providers)
+    recovery = _recovery(providers, product)
     save_json(
         job.out / VALIDATION_FILE,
         {
@@ -79,7 +79,7 @@ def run(job: Job[ValidateSettings]) -> None:
             "gates": check_gates(
                 settings.gates,
                 {
-                    name: {**found, "product": found["variants"][PRODUCT]}
+                    name: {**found, "product": found["variants"][product]}
                     for name, found in providers.items()
                 },
                 recovery,
@@ -92,40 +92,42 @@ def run(job: Job[ValidateSettings]) -> None:
     )
 
 
-def variants_of(export: Path) -> dict[str, Path]:
-    """The exported models by name, the baseline first."""
-    names = (REFERENCE, PRODUCT)
-    return {name: export / name for name in names if (export / name).is_dir()}
-
-
 def _parity(
-    job: Job[ValidateSettings], directory: Path, provider: str, tasks: dict[str, list[Sequence]]
+    job: Job[ValidateSettings],
+    variants: dict[str, Path],
+    provider: str,
+    tasks: dict[str, list[Sequence]],
 ) -> dict[str, Any]:
-    """The exported model against torch on the first documents of the tasks."""
+    """The exported models against torch on the first documents of the tasks.
+
+    The quantized one is held against the model whose weights are the dequantized ones, so what is
+    found is not what quantization costs, but how the exported file computes.
+    """
     import torch  # noqa: PLC0415 - only here is the model run in torch
 
     from moe_export.torch_model import load_torch_model  # noqa: PLC0415 - imports torch
 
     settings = job.settings
-    torch_model = load_torch_model(job.folders["prune"], torch.float32)
-    ort_model = OrtModel(directory, provider, operator=settings.operator)
     sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
-    parity = compare_logits(
-        directory,
-        ort_model,
-        torch_model,
-        sequences[:PARITY_SEQUENCES],
-        settings.gates.max_logit_error,
-    )
     prompts = [
         sequence.tokens[: sequence.prompt_tokens]
         for documents in zip(*tasks.values(), strict=False)
         for sequence in documents
         if sequence.prompt_tokens > 0
     ]
-    greedy = compare_greedy(
-        ort_model, torch_model, prompts[: settings.greedy_prompts], settings.greedy_tokens
-    )
+    parity, greedy = {}, {}
+    for variant, stage in ((PRUNED, "prune"), (QUANTIZED, "quantize")):
+        if variant not in variants:
+            continue
+        torch_model = load_torch_model(job.folders[stage], torch.float32)
+        ort_model = OrtModel(variants[variant], provider, operator=settings.operator)
+        limit = settings.gates.max_logit_error if variant == PRUNED else None
+        parity[variant] = compare_logits(
+            variants[variant], ort_model, torch_model, sequences[:PARITY_SEQUENCES], limit
+        )
+        greedy[variant] = compare_greedy(
+            ort_model, torch_model, prompts[: settings.greedy_prompts], settings.greedy_tokens
+        )
     return {"parity": parity, "greedy": greedy}
 
 
@@ -141,9 +143,9 @@ def _accuracy(
             tokens = [sequence.tokens for sequence in batch]
             logits = {variant: model.logits(tokens) for variant, model in models.items()}
             for row, sequence in enumerate(batch):
-                reference = logits[REFERENCE][row] if REFERENCE in logits else None
+                reference = logits[BASELINE][row] if BASELINE in logits else None
                 for variant, tally in tallies.items():
-                    other = None if variant == REFERENCE else reference
+                    other = None if variant == BASELINE else reference
                     tally_document(tally, sequence, logits[variant][row], other)
         for variant, tally in tallies.items():
             scores[variant][name] = tally.as_dict()
@@ -153,16 +155,16 @@ def _accuracy(
     }
 
 
-def _recovery(providers: dict[str, Any]) -> float | None:
-    """Mean over the tasks of the pruned model's match rate over the baseline's, on the first
-    provider; None where there is no baseline or it solves nothing.
+def _recovery(providers: dict[str, Any], product: str) -> float | None:
+    """Mean over the tasks of the product's match rate over the baseline's, on the first provider;
+    None where there is no baseline or it solves nothing.
     """
     variants = next(iter(providers.values()))["variants"]
-    if REFERENCE not in variants:
+    if BASELINE not in variants:
         return None
     rates = []
-    for name, before in variants[REFERENCE]["tasks"].items():
-        after = variants[PRODUCT]["tasks"][name]
+    for name, before in variants[BASELINE]["tasks"].items():
+        after = variants[product]["tasks"][name]
         if before["exact_match"]:
             rates.append(after["exact_match"] / before["exact_match"])
     return float(np.mean(rates)) if rates else None

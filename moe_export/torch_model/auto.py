@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 
 from moe_export._transformers import pruned_config_class
+from moe_export.errors import CheckpointError
 from moe_export.families import FAMILIES, spec_of
 from moe_export.torch_model.block import RaggedMoEBlock
 
@@ -23,8 +24,13 @@ def model_class(model_type: str) -> type[Any]:
     base: Any = getattr(transformers, family.architecture)
 
     def init(self: Any, config: Any) -> None:
-        base.__init__(self, config)
         spec = spec_of(config.to_dict())
+        if not spec.quantization.is_float:
+            raise CheckpointError(
+                "transformers cannot load codes as weights: load the quantized checkpoint by "
+                "moe_export.torch_model.load_torch_model, or the pruned one in its place"
+            )
+        base.__init__(self, config)
         *path, last = family.moe_module.split(".")
         for layer, decoder_layer in enumerate(self.base_model.layers):
             parent = decoder_layer.get_submodule(".".join(path))

@@ -17,6 +17,8 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families import check_ledger, spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+from moe_export.families.stored import read_values
+from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.torch_model.auto import model_class
 
 
@@ -24,7 +26,8 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model of a checkpoint, pruned or not, on the CPU, for evaluation.
 
     Its class is the family's own with a `RaggedMoEBlock` in place of each MoE block; a checkpoint
-    that is not pruned is taken as one in which all widths are equal.
+    that is not pruned is taken as one in which all widths are equal, and quantized weights are
+    dequantized.
 
     Args:
         directory: a checkpoint of a known family.
@@ -37,8 +40,10 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     spec = spec_of(checkpoint.config)
     check_ledger(checkpoint, spec)
     family = spec.family
+    # In memory the model is a float one.
+    floats = {key: value for key, value in checkpoint.config.items() if key != QUANTIZATION_KEY}
     config = pruned_config_class(family.model_type).from_dict(
-        checkpoint.config
+        floats
         | {
             "model_type": PRUNED_PREFIX + family.model_type,
             WIDTHS_KEY: [list(widths) for widths in spec.widths],
@@ -47,7 +52,9 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     # On the meta device nothing is allocated or drawn at random that would be overwritten anyway.
     with torch.device("meta"):
         model: PreTrainedModel = model_class(family.model_type)(config)
-    tensors = {name: to_torch(checkpoint.read(name)).to(dtype) for name in spec.tensors}
+    tensors = {
+        name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors
+    }
     if spec.tied_embeddings:
         tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
     wrong = sorted(tensors.keys() ^ model.state_dict().keys())

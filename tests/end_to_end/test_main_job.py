@@ -12,6 +12,7 @@ import pytest
 
 from moe_export.cli import main
 from moe_export.stages import MAIN_JOB
+from moe_export.variants import PLANNED
 from tests.end_to_end.common import artifacts, write_recipe
 from tests.tiny import tiny_checkpoint
 
@@ -33,14 +34,15 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_leaves_its_mark_and_its_files(finished: Path) -> None:
     assert {path.parent.name for path in finished.glob("*/stage.json")} == set(MAIN_JOB)
     for name in ("model.onnx", "model.onnx.data", "tokenizer.json", "genai_config.json"):
-        assert (finished / "export" / "pruned" / name).exists()
+        for variant in PLANNED:
+            assert (finished / "export" / variant / name).exists()
     assert (finished / "report" / "report.html").exists()
     assert main(["verify", str(finished)]) == 0
 
 
 def test_predicted_bytes_are_the_bytes_on_disk(finished: Path) -> None:
     plan = json.loads((finished / "plan" / "plan.json").read_text())
-    for variant, when in (("baseline", "before"), ("pruned", "after")):
+    for variant, when in PLANNED.items():
         data = finished / "export" / variant / "model.onnx.data"
         assert data.stat().st_size == plan["export_bytes"]["float32"][when]["total_bytes"]
     ledger = json.loads((finished / "prune" / "ledger.json").read_text())
@@ -51,8 +53,8 @@ def test_predicted_bytes_are_the_bytes_on_disk(finished: Path) -> None:
 def test_the_exported_model_agrees_with_torch(finished: Path) -> None:
     validation = json.loads((finished / "validate" / "validation.json").read_text())
     found = validation["providers"]["cpu"]
-    assert found["parity"]["max_logit_error"] <= 1e-4
-    assert found["greedy"]["agreement"] == 1.0
+    assert found["parity"]["pruned"]["max_logit_error"] <= 1e-4
+    assert found["greedy"]["pruned"]["agreement"] == 1.0
     assert all(gate["passed"] for gate in validation["gates"])
 
 
@@ -80,12 +82,16 @@ def test_replanning_at_another_keep_does_not_calibrate_again(
     assert "25.0% of all rows kept" in shown
 
 
-def test_a_byte_budget_is_met_and_nearly_spent(model: Path, tmp_path: Path) -> None:
-    target = 600_000
-    recipe = write_recipe(tmp_path, model, plan={"target_bytes": target})
+@pytest.mark.parametrize(
+    ("quantize", "product", "target"), [(None, "after", 600_000), ({}, "quantized", 330_000)]
+)
+def test_a_byte_budget_is_met_and_nearly_spent(
+    model: Path, tmp_path: Path, quantize: dict[str, str] | None, product: str, target: int
+) -> None:
+    recipe = write_recipe(tmp_path, model, plan={"target_bytes": target}, quantize=quantize)
     assert main(["run", str(recipe), "--until", "plan", "--run", str(tmp_path / "run")]) == 0
     plan = json.loads((tmp_path / "run" / "plan" / "plan.json").read_text())
-    size = plan["export_bytes"]["float32"]["after"]["total_bytes"]
+    size = plan["export_bytes"]["float32"][product]["total_bytes"]
     assert target - 3 * 64 * 4 < size <= target
 
 
@@ -135,7 +141,7 @@ def test_a_failed_gate_writes_the_report_and_ends_with_its_own_code(
     assert "max_logit_error on cpu is" in capsys.readouterr().err
     assert (tmp_path / "run" / "report" / "report.html").exists()
     validation = json.loads((tmp_path / "run" / "validate" / "validation.json").read_text())
-    assert validation["providers"]["cpu"]["parity"]["first_bad_layer"] is not None
+    assert validation["providers"]["cpu"]["parity"]["pruned"]["first_bad_layer"] is not None
     assert main(arguments) == 5, "a second run of finished stages must fail too"
 
 

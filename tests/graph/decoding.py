@@ -13,6 +13,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.graph import build_decoder, save_model
 from moe_export.graph.weights import Dtype
+from moe_export.op.library import register
 
 
 def exported(checkpoint_dir: Path, out: Path, dtype: Dtype = "float32") -> Path:
@@ -24,11 +25,13 @@ def exported(checkpoint_dir: Path, out: Path, dtype: Dtype = "float32") -> Path:
 
 
 class Decoder:
-    """A session of stock ONNX Runtime with its KV cache."""
+    """A session of ONNX Runtime with its KV cache; stock, or with the native library."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, native: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        if native:
+            register(options)
         self.session = onnxruntime.InferenceSession(
             directory / "model.onnx", options, providers=["CPUExecutionProvider"]
         )

@@ -212,6 +212,7 @@ def _export(folder: Path, plan: dict[str, Any], baseline: bool) -> None:
             "weights": weights,
             "data_bytes": weights["total_bytes"],
             "graph_bytes": 34_567,
+            "quantization": None,
         }
     save_json(folder / "export.json", {"dtype": "float32", "variants": variants})
 
@@ -246,8 +247,16 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
         {
             "providers": {
                 "cpu": {
-                    "parity": {"max_logit_error": 5.1e-6, "tokens": 1234, "first_bad_layer": None},
-                    "greedy": {"prompts": 4, "new_tokens": 64, "agreement": 1.0},
+                    "parity": {
+                        "pruned": {
+                            "max_logit_error": 5.1e-6,
+                            "tokens": 1234,
+                            "kl_nats": 1.3e-12,
+                            "top1_agreement": 1.0,
+                            "first_bad_layer": None,
+                        }
+                    },
+                    "greedy": {"pruned": {"prompts": 4, "new_tokens": 64, "agreement": 1.0}},
                     "variants": variants,
                 }
             },

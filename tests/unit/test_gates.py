@@ -9,11 +9,20 @@ from moe_export.gates import check_gates, raise_for_gates
 from moe_export.recipe import GateSettings
 
 
-def found(error: float = 1e-6, agreement: float = 1.0, kl: float = 0.01) -> dict[str, Any]:
+def found(
+    error: float = 1e-6,
+    agreement: float = 1.0,
+    kl: float = 0.01,
+    torch_kl: float | None = None,
+    torch_top1: float = 0.99,
+) -> dict[str, Any]:
+    quantized = {}
+    if torch_kl is not None:
+        quantized = {"quantized": {"kl_nats": torch_kl, "top1_agreement": torch_top1}}
     return {
         "cpu": {
-            "parity": {"max_logit_error": error},
-            "greedy": {"agreement": agreement},
+            "parity": {"pruned": {"max_logit_error": error}} | quantized,
+            "greedy": {"pruned": {"agreement": agreement}},
             "product": {"tasks": {"sums": {"kl_nats": kl}}},
         }
     }
@@ -31,6 +40,10 @@ LIMITS = GateSettings(max_kl_nats=0.1, min_recovery=0.9)
         (found(agreement=0.99), 0.95, ["min_greedy_agreement"]),
         (found(kl=0.2), 0.95, ["max_kl_nats"]),
         (found(), 0.85, ["min_recovery"]),
+        (found(torch_kl=0.001), 0.95, []),
+        (found(torch_kl=0.02), 0.95, ["max_quantized_kl_nats"]),
+        (found(torch_kl=float("nan")), 0.95, ["max_quantized_kl_nats"]),
+        (found(torch_kl=0.001, torch_top1=0.8), 0.95, ["min_quantized_top1_agreement"]),
     ],
 )
 def test_each_limit_fails_on_its_own(

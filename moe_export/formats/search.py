@@ -1,0 +1,36 @@
+"""Scales that lose the least: smaller ones than the largest value asks for, where that pays.
+
+Legend: G groups, g rows of a group, N columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.formats.matrix import rounded_codes
+
+FACTORS = tuple(1 - step / 64 for step in range(17))
+"""What a scale is multiplied by: 1 down to 0.75. Twice as many steps take less than a thousandth
+off the error of int4 on normally distributed values.
+"""
+
+
+def least_error_scale(
+    values_GgN: NDArray[np.float32], scale_GN: NDArray[np.float32], limits: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Of each group, the scale among `FACTORS` times the given one with the least squared error.
+
+    Ties go to the larger scale, so that a group is as it would be without a search unless it gains.
+    """
+    best_GN = np.full(scale_GN.shape, np.inf, np.float32)
+    chosen_GN = scale_GN
+    for factor in FACTORS:
+        # The error is that of the scale as it will be stored.
+        tried_GN = (scale_GN * np.float32(factor)).astype(np.float16).astype(np.float32)
+        difference = values_GgN - rounded_codes(values_GgN, tried_GN, limits) * tried_GN[:, None]
+        error_GN = np.square(difference, out=difference).sum(axis=1)
+        better = error_GN < best_GN
+        best_GN = np.where(better, error_GN, best_GN)
+        chosen_GN = np.where(better, tried_GN, chosen_GN)
+    return chosen_GN

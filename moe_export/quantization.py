@@ -1,0 +1,81 @@
+"""Which tensors of a model are quantized and to what, in the words of the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from moe_export.errors import CheckpointError
+from moe_export.formats import GROUP_SIZES
+
+QUANTIZATION_KEY = "quantization"
+"""Config key of a quantized checkpoint."""
+
+QuantizedFormat = Literal["int8", "int4"]
+Format = Literal["float", "int8", "int4"]
+
+EXPERT_ROLES = frozenset({"gate", "up", "down", "shared_gate", "shared_up", "shared_down"})
+"""The tensors of experts; the shared one's are of the same format, being in the same node."""
+
+DENSE_ROLES = frozenset({"q", "k", "v", "o", "lm_head"})
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The formats of a model's tensors; what is in neither class stays as it is.
+
+    Attributes:
+        experts: of all experts' matrices, the shared one's too.
+        dense: of attention's matrices and the lm_head.
+        group_size: values of a column that share a scale.
+    """
+
+    experts: Format = "float"
+    dense: Format = "float"
+    group_size: int = 32
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.experts == self.dense == "float"
+
+    def format_of(self, role: str) -> QuantizedFormat | None:
+        """The format of a tensor by its role; None if it is not quantized."""
+        word: Format = "float"
+        if role in EXPERT_ROLES:
+            word = self.experts
+        elif role in DENSE_ROLES:
+            word = self.dense
+        return None if word == "float" else word
+
+    def as_config(self) -> dict[str, Any]:
+        """What a quantized checkpoint's config says of it."""
+        return asdict(self)
+
+
+UNQUANTIZED = Quantization()
+
+
+def read_quantization(config: dict[str, Any]) -> Quantization:
+    """What a config says of quantization; nothing is quantized unless it does.
+
+    Raises:
+        CheckpointError: it says something that is not ours.
+    """
+    if QUANTIZATION_KEY not in config:
+        return UNQUANTIZED
+    found = config[QUANTIZATION_KEY]
+    keys = ("experts", "dense", "group_size")
+    words = get_args(Format)
+    if (
+        not isinstance(found, dict)
+        or set(found) != set(keys)
+        or found["experts"] not in words
+        or found["dense"] not in words
+        or found["group_size"] not in GROUP_SIZES
+    ):
+        raise CheckpointError(
+            f"config.json: {QUANTIZATION_KEY} is {found!r}, expected experts and dense to be one "
+            f"of {', '.join(words)} and group_size one of {', '.join(map(str, GROUP_SIZES))}"
+        )
+    return Quantization(found["experts"], found["dense"], found["group_size"])

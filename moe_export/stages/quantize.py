@@ -1,0 +1,163 @@
+"""The pruned checkpoint with its large matrices in fewer bits, layer by layer.
+
+Legend: K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.artifacts import save_json
+from moe_export.checkpoint import Checkpoint, CheckpointWriter
+from moe_export.errors import CheckpointError, ResourceError
+from moe_export.families import check_ledger, spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.families.stored import scale_name, stored_tensors
+from moe_export.formats import FORMATS
+from moe_export.formats.storage import to_storage
+from moe_export.jobs import Job
+from moe_export.quantization import QUANTIZATION_KEY, Quantization
+from moe_export.recipe import QuantizeSettings
+from moe_export.tokenizer_files import copy_tokenizer_files
+
+logger = logging.getLogger(__name__)
+
+QUANTIZATION_FILE = "quantization.json"
+
+
+@dataclass
+class _Sums:
+    """Of one class of tensors."""
+
+    tensors: int = 0
+    elements: int = 0
+    code_bytes: int = 0
+    scale_bytes: int = 0
+    squared_error: float = 0.0
+    squared_values: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tensors": self.tensors,
+            "elements": self.elements,
+            "code_bytes": self.code_bytes,
+            "scale_bytes": self.scale_bytes,
+            "relative_error": _relative(self.squared_error, self.squared_values),
+        }
+
+
+@dataclass
+class _Ledger:
+    """What became of every tensor."""
+
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sums: dict[str, _Sums] = field(default_factory=dict)
+
+
+def run(job: Job[QuantizeSettings]) -> None:
+    """Writes a checkpoint directory with `quantization.json`.
+
+    Raises:
+        CheckpointError: the pruned checkpoint is damaged, or a weight is too large for a scale.
+        ResourceError: the disk is too small.
+    """
+    settings = job.settings
+    source = Checkpoint(job.folders["prune"])
+    spec = spec_of(source.config)
+    check_ledger(source, spec)
+    quantization = Quantization(settings.experts, settings.dense, settings.group_size)
+    quantized = replace(spec, quantization=quantization)
+    _check_space(job, source, quantized)
+    config = source.config | {QUANTIZATION_KEY: quantization.as_config()}
+    ledger = _Ledger()
+    layers: list[int | None] = [None, *range(spec.num_layers)]
+    with CheckpointWriter(job.out, config, num_shards=len(layers)) as writer:
+        for number, layer in enumerate(layers):
+            what = "outside the layers" if layer is None else f"layer {layer}"
+            job.progress(number, len(layers), what)
+            shard: dict[str, NDArray[Any]] = {}
+            for name, tensor in spec.tensors.items():
+                if tensor.layer == layer:
+                    values = source.read(name)
+                    shard |= _stored(name, values, quantized, settings.method, ledger)
+            writer.write_shard(shard)
+    job.progress(len(layers), len(layers), "done")
+    copy_tokenizer_files(job.folders["prune"], job.out)
+    written = Checkpoint(job.out)
+    check_ledger(written, quantized)
+    actions = [entry["action"] for entry in ledger.entries.values()]
+    save_json(
+        job.out / QUANTIZATION_FILE,
+        {
+            **quantization.as_config(),
+            "method": settings.method,
+            "tensor_bytes": sum(info.size_bytes for info in written.tensors.values()),
+            "counts": {word: actions.count(word) for word in ("kept", "quantized")},
+            "classes": {name: sums.as_dict() for name, sums in ledger.sums.items()},
+            "tensors": ledger.entries,
+        },
+    )
+    for name, sums in ledger.sums.items():
+        lost = _relative(sums.squared_error, sums.squared_values)
+        logger.info("%s: relative error %.4g", name, lost)
+
+
+def _stored(
+    name: str, values: NDArray[Any], spec: ModelSpec, method: str, ledger: _Ledger
+) -> dict[str, NDArray[Any]]:
+    """What is written for one tensor, entered into the ledger."""
+    tensor = spec.tensors[name]
+    format_name = spec.quantization.format_of(tensor.role)
+    if format_name is None:
+        ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
+        return {name: values}
+    matrix_KN = values.T.astype(np.float32)
+    try:
+        quantized = FORMATS[format_name](
+            matrix_KN, spec.quantization.group_size, "float16", search=method == "mse"
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    codes, scale = to_storage(quantized)
+    lost = float(np.square(quantized.dequantized() - matrix_KN, dtype=np.float64).sum())
+    norm = float(np.square(matrix_KN, dtype=np.float64).sum())
+    ledger.entries[name] = {
+        "action": "quantized",
+        "format": format_name,
+        "group_size": spec.quantization.group_size,
+        "bytes": codes.nbytes + scale.nbytes,
+        "relative_error": _relative(lost, norm),
+    }
+    sums = ledger.sums.setdefault(tensor.tensor_class, _Sums())
+    sums.tensors += 1
+    sums.elements += matrix_KN.size
+    sums.code_bytes += codes.nbytes
+    sums.scale_bytes += scale.nbytes
+    sums.squared_error += lost
+    sums.squared_values += norm
+    return {name: codes, scale_name(name): scale}
+
+
+def _relative(squared_error: float, squared_values: float) -> float:
+    """Root of the squared error over that of the squared values; 0 where there are no values."""
+    return math.sqrt(squared_error / squared_values) if squared_values else 0.0
+
+
+def _check_space(job: Job[QuantizeSettings], source: Checkpoint, spec: ModelSpec) -> None:
+    needed = 0
+    for name, stored in stored_tensors(spec).items():
+        dtype = stored.dtype or source.tensors[name].dtype
+        needed += math.prod(stored.shape) * dtype.itemsize
+    free = shutil.disk_usage(job.out).free
+    if needed > free:
+        raise ResourceError(
+            f"{job.out}: the quantized checkpoint needs {needed} bytes, the disk has {free} free; "
+            "free some, or give a run directory on another disk with --run"
+        )
