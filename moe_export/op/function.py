@@ -17,16 +17,19 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import (
     ATTRIBUTES,
     DOMAIN,
-    EXPERT_INPUTS,
+    GATED,
     INPUTS,
     NAME,
     OUTPUTS,
     QUANTIZED_ATTRIBUTES,
     QUANTIZED_FORMATS,
+    Activation,
     Format,
+    expert_inputs,
     input_names,
 )
 
@@ -42,6 +45,7 @@ def ragged_moe_function(
     group_size: int = 0,
     *,
     shared_expert: bool = False,
+    activation: Activation = "swiglu",
 ) -> ir.Function:
     """The function for layers of `num_experts` experts; their widths are not in it.
 
@@ -50,12 +54,17 @@ def ragged_moe_function(
         format_name: of the weights. The functions of float32 and float16 are the same.
         group_size: of a quantized format, otherwise 0.
         shared_expert: whether the nodes have one.
+        activation: of the nodes.
     """
-    names = input_names(num_experts, format_name, shared_expert=shared_expert)
+    names = input_names(
+        num_experts, format_name, shared_expert=shared_expert, activation=activation
+    )
     inputs = [ir.Value(name=name) for name in names]
     x, expert_indices, routing_weights = inputs[:3]
     quantized = format_name in QUANTIZED_FORMATS
-    each = 6 if quantized else 3
+    roles = expert_inputs(activation)
+    tensors_each = 2 if quantized else 1
+    each = len(roles) * tensors_each
     nodes: list[ir.Node] = []
 
     def op(kind: str, *operands: ir.Value, name: str, **attributes: int) -> ir.Value:
@@ -64,9 +73,9 @@ def ragged_moe_function(
         nodes.append(node)
         return node.outputs[0]
 
-    def constant(name: str, value: int | list[int]) -> ir.Value:
-        key = "value_ints" if isinstance(value, list) else "value_int"
-        node = ir.node("Constant", [], {key: value}, name=name)
+    def constant(name: str, value: float | list[int]) -> ir.Value:
+        kinds = {list: "value_ints", int: "value_int", float: "value_float"}
+        node = ir.node("Constant", [], {kinds[type(value)]: value}, name=name)
         node.outputs[0].name = name
         nodes.append(node)
         return node.outputs[0]
@@ -85,18 +94,40 @@ def ragged_moe_function(
             return op("CastLike", *tensors, x, name=f"widened_{suffix}")
         return tensors[0]
 
-    def feed_forward(rows: ir.Value, tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
-        gate, up, down = (
-            weight(tensors[i * each // 3 : (i + 1) * each // 3], f"{role}_{suffix}")
-            for i, role in enumerate(EXPERT_INPUTS)
-        )
-        a = op("MatMul", rows, gate, name=f"gate_product_{suffix}")
-        b = op("MatMul", rows, up, name=f"up_product_{suffix}")
+    def activated(a: ir.Value, suffix: str) -> ir.Value:
+        if activation in ("relu", "relu2"):
+            relu = op("Relu", a, name=f"relu_{suffix}")
+            return op("Mul", relu, relu, name=f"relu2_{suffix}") if activation == "relu2" else relu
+        if activation == "geglu":
+            # By a sigmoid, as in the reference.
+            square = op("Mul", a, a, name=f"square_{suffix}")
+            cubic = op("Mul", square, gelu_cubic, name=f"cubic_{suffix}")
+            slope = op("Add", cubic, gelu_linear, name=f"slope_{suffix}")
+            twice_z = op("Mul", a, slope, name=f"twice_z_{suffix}")
+            sigmoid = op("Sigmoid", twice_z, name=f"sigmoid_{suffix}")
+            return op("Mul", a, sigmoid, name=f"gelu_{suffix}")
         sigmoid = op("Sigmoid", a, name=f"sigmoid_{suffix}")
-        silu = op("Mul", a, sigmoid, name=f"silu_{suffix}")
-        hidden = op("Mul", silu, b, name=f"hidden_{suffix}")
+        return op("Mul", a, sigmoid, name=f"silu_{suffix}")
+
+    def feed_forward(rows: ir.Value, tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
+        *factors, down = (
+            weight(tensors[i * tensors_each : (i + 1) * tensors_each], f"{role}_{suffix}")
+            for i, role in enumerate(roles)
+        )
+        products = [
+            op("MatMul", rows, factor, name=f"{role}_product_{suffix}")
+            for role, factor in zip(roles, factors, strict=False)
+        ]
+        hidden = activated(products[0], suffix)
+        if activation in GATED:
+            hidden = op("Mul", hidden, products[1], name=f"hidden_{suffix}")
         return op("MatMul", hidden, down, name=f"out_{suffix}")
 
+    if activation == "geglu":
+        gelu_cubic, gelu_linear = (
+            op("CastLike", constant(f"{name}_float", value), x, name=name)
+            for name, value in (("gelu_cubic", GELU_CUBIC), ("gelu_linear", GELU_LINEAR))
+        )
     one, minus_one = constant("one", [1]), constant("minus_one", [-1])
 
     # Row e of the one-hot marks the pairs of expert e, so its non-zero positions, read in order,

@@ -5,7 +5,8 @@ Legend: T tokens, D hidden, K experts per token, E experts, R rows (the sum of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from moe_export.errors import ShapeError
 from moe_export.experts import ExpertTable
 from moe_export.formats import QuantizedMatrix
-from moe_export.op.spec import EXPERT_INPUTS
+from moe_export.op.spec import GATED, Activation, expert_inputs
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 Weight = NDArray[Any] | QuantizedMatrix
-Expert = tuple[Weight, Weight, Weight]
+Expert = tuple[Weight, ...]
+"""Gate, up and down; up and down where the activation is not gated."""
 
 
 def ragged_moe(
@@ -30,16 +32,26 @@ def ragged_moe(
     experts: Sequence[Expert],
     shared: Expert | None = None,
     shared_weight_T1: NDArray[Any] | None = None,
+    activation: Activation = "swiglu",
 ) -> NDArray[Any]:
     """The routed experts of one layer, where each expert has a width of its own.
 
-    For a token t, with silu(a) = a / (1 + exp(-a)):
+    For a token t:
 
         y[t] = sum over k of routing_weights[t, k] * expert(expert_indices[t, k], x[t])
-        expert(e, v) = (silu(v @ gate_e) * (v @ up_e)) @ down_e
+
+    and with silu(a) = a / (1 + exp(-a)), relu(a) = max(a, 0), and gelu in the form that MoE models
+    use, 0.5 * a * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 * a ** 3)))
+    ("gelu_pytorch_tanh", not the one by the error function), expert(e, v) is
+
+        swiglu    (silu(v @ gate_e) * (v @ up_e)) @ down_e
+        geglu     (gelu(v @ gate_e) * (v @ up_e)) @ down_e
+        silu      silu(v @ up_e) @ down_e
+        relu      relu(v @ up_e) @ down_e
+        relu2     (relu(v @ up_e) ** 2) @ down_e
 
     Written with the experts side by side along one axis R, owner[r] being the expert of row r and
-    P[t, e] the sum of the routing weights that token t gives to expert e, the whole layer is
+    P[t, e] the sum of the routing weights that token t gives to expert e, a layer of swiglu is
 
         y = ((silu(x @ gate) * (x @ up)) * P[:, owner]) @ down
 
@@ -65,10 +77,12 @@ def ragged_moe(
         x_TD: [T, D], float32 or float16.
         expert_indices_TK: [T, K] int64, each from 0 to E - 1; 1 <= K <= E.
         routing_weights_TK: [T, K], x's dtype.
-        experts: for each of the E experts (gate [D, w], up [D, w], down [w, D]): in x's dtype or
-            in bfloat16, or quantized with scales in x's dtype.
-        shared: gate, up and down of the shared expert, if there is one.
+        experts: for each of the E experts (gate [D, w], up [D, w], down [w, D]), without gate where
+            the activation is not gated: in x's dtype or in bfloat16, or quantized with scales in
+            x's dtype.
+        shared: the same of the shared expert, if there is one.
         shared_weight_T1: [T, 1], x's dtype; given if there is a shared expert.
+        activation: one of `spec.ACTIVATIONS`.
 
     Returns:
         [T, D] in x's dtype.
@@ -76,19 +90,21 @@ def ragged_moe(
     Raises:
         ShapeError: if shapes or dtypes do not fit, or an expert index is not within 0 and E - 1.
     """
-    _check(x_TD, expert_indices_TK, routing_weights_TK, experts)
+    _check(x_TD, expert_indices_TK, routing_weights_TK, experts, expert_inputs(activation))
     if shared is not None and shared_weight_T1 is not None:
-        _check_shared(x_TD, shared, shared_weight_T1)
+        _check_shared(x_TD, shared, shared_weight_T1, expert_inputs(activation))
         last = np.full((x_TD.shape[0], 1), len(experts))
         expert_indices_TK = np.concatenate([expert_indices_TK, last], axis=1)
         routing_weights_TK = np.concatenate([routing_weights_TK, shared_weight_T1], axis=1)
         experts = [*experts, shared]
     tokens, num_experts = x_TD.shape[0], len(experts)
-    owner_R = ExpertTable(tuple(gate.shape[1] for gate, _, _ in experts)).owner_R
-    gate_DR, up_DR = (
-        np.concatenate([_values(expert[i]) for expert in experts], axis=1) for i in (0, 1)
-    )
-    down_RD = np.concatenate([_values(down) for _, _, down in experts])
+    owner_R = ExpertTable(tuple(expert[0].shape[1] for expert in experts)).owner_R
+    # Gate and up, or up alone.
+    factors_DR = [
+        np.concatenate([_values(expert[i]) for expert in experts], axis=1)
+        for i in range(len(experts[0]) - 1)
+    ]
+    down_RD = np.concatenate([_values(expert[-1]) for expert in experts])
 
     weight_TE = np.zeros((tokens, num_experts))
     chosen_TE = np.zeros((tokens, num_experts), dtype=bool)
@@ -99,7 +115,10 @@ def ragged_moe(
     # Overflow and NaN are part of the definition here, not accidents to warn of.
     with np.errstate(over="ignore", invalid="ignore"):
         x = x_TD.astype(np.float64)
-        product_TR = silu(x @ gate_DR) * (x @ up_DR) * weight_TE[:, owner_R]
+        hidden_TR = _FUNCTIONS[activation](x @ factors_DR[0])
+        if activation in GATED:
+            hidden_TR = hidden_TR * (x @ factors_DR[1])
+        product_TR = hidden_TR * weight_TE[:, owner_R]
         hidden_TR = np.where(chosen_TE[:, owner_R], product_TR, 0.0)
         y_TD: NDArray[Any] = (hidden_TR @ down_RD).astype(x_TD.dtype)
     return y_TD
@@ -114,6 +133,32 @@ def silu(a: NDArray[np.float64]) -> NDArray[np.float64]:
     return a / (1.0 + np.exp(-a))
 
 
+def gelu(a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gives 0.5 * a * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 * a ** 3))), elementwise.
+
+    Written as a * sigmoid(2 z), z being what tanh is taken of, it keeps its precision for negative
+    a, where 1 + tanh(z) would cancel.
+
+    >>> float(gelu(np.array([0.0]))[0])
+    0.0
+    """
+    twice_z: NDArray[np.float64] = a * (GELU_LINEAR + GELU_CUBIC * a * a)
+    return a / (1.0 + np.exp(-twice_z))
+
+
+GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
+GELU_CUBIC = GELU_LINEAR * 0.044715
+
+_FUNCTIONS: dict[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "swiglu": silu,
+    "geglu": gelu,
+    "silu": silu,
+    "relu": lambda a: np.maximum(a, 0.0),
+    "relu2": lambda a: np.maximum(a, 0.0) ** 2,
+}
+"""Of the gate, or of up where there is none."""
+
+
 def _values(weight: Weight) -> NDArray[np.float64]:
     stored = weight.dequantized() if isinstance(weight, QuantizedMatrix) else weight
     return stored.astype(np.float64)
@@ -124,6 +169,7 @@ def _check(
     indices: NDArray[Any],
     weights: NDArray[Any],
     experts: Sequence[Expert],
+    roles: tuple[str, ...],
 ) -> None:
     if x.ndim != 2 or x.dtype not in DTYPES:
         raise ShapeError(f"x is {x.dtype} {list(x.shape)}, expected [T, D] in float32 or float16")
@@ -147,11 +193,13 @@ def _check(
             f"expert_indices holds {int(indices[outside][0])}, expected 0 to {len(experts) - 1}"
         )
     for number, expert in enumerate(experts):
-        _check_expert(x, expert, prefix="", suffix=f"_{number}")
+        _check_expert(x, expert, roles, prefix="", suffix=f"_{number}")
 
 
-def _check_shared(x: NDArray[Any], shared: Expert, weight: NDArray[Any]) -> None:
-    _check_expert(x, shared, prefix="shared_", suffix="")
+def _check_shared(
+    x: NDArray[Any], shared: Expert, weight: NDArray[Any], roles: tuple[str, ...]
+) -> None:
+    _check_expert(x, shared, roles, prefix="shared_", suffix="")
     if weight.shape != (x.shape[0], 1) or weight.dtype != x.dtype:
         raise ShapeError(
             f"shared_weight is {weight.dtype} {list(weight.shape)}, expected {x.dtype} "
@@ -159,11 +207,14 @@ def _check_shared(x: NDArray[Any], shared: Expert, weight: NDArray[Any]) -> None
         )
 
 
-def _check_expert(x: NDArray[Any], expert: Expert, *, prefix: str, suffix: str) -> None:
+def _check_expert(
+    x: NDArray[Any], expert: Expert, roles: tuple[str, ...], *, prefix: str, suffix: str
+) -> None:
+    if len(expert) != len(roles):
+        raise ShapeError(f"an expert has {len(expert)} weights, expected {', '.join(roles)}")
     hidden, width = x.shape[1], expert[0].shape[-1]
-    for role, weight, shape in zip(
-        EXPERT_INPUTS, expert, ((hidden, width), (hidden, width), (width, hidden)), strict=True
-    ):
+    for role, weight in zip(roles, expert, strict=True):
+        shape = (width, hidden) if role == "down" else (hidden, width)
         dtype = weight.scale.dtype if isinstance(weight, QuantizedMatrix) else weight.dtype
         if weight.shape != shape or dtype not in (x.dtype, ml_dtypes.bfloat16):
             raise ShapeError(

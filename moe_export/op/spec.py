@@ -20,7 +20,12 @@ and float16 it is the same, with the other formats it is either of the two."""
 
 QUANTIZED_FORMATS: tuple[Format, ...] = ("int8", "int4")
 
-ACTIVATIONS = ("swiglu",)
+Activation = Literal["swiglu", "geglu", "silu", "relu", "relu2"]
+ACTIVATIONS: tuple[Activation, ...] = ("swiglu", "geglu", "silu", "relu", "relu2")
+"""What lies between an expert's matrices; `moe_export.op.reference` has the formulas."""
+
+GATED: tuple[Activation, ...] = ("swiglu", "geglu")
+"""Those of two factors, gate and up."""
 
 ATTRIBUTES = {"num_experts": "int", "activation": "string", "format": "string"}
 """Every node carries all of them."""
@@ -36,16 +41,32 @@ EXPERT_INPUTS = ("gate", "up", "down")
 quantized format each is codes and is followed by its scales, [ceil(D / group_size), w] and so on,
 in x's dtype; see `moe_export.formats`."""
 
+PLAIN_EXPERT_INPUTS = ("up", "down")
+"""The same where the activation is not gated."""
+
 SHARED_INPUTS = ("shared_gate", "shared_up", "shared_down", "shared_weight")
 """The last inputs, all of them or none: an expert that every token takes, and its weight [T, 1] in
-x's dtype. The weights have the experts' format."""
+x's dtype. The weights have the experts' format; there is a `shared_gate` where there is a gate."""
 
 OUTPUTS = ("y",)
 """[T, D]."""
 
 
+def expert_inputs(activation: Activation) -> tuple[str, ...]:
+    """The weights of an expert.
+
+    >>> expert_inputs("geglu"), expert_inputs("relu")
+    (('gate', 'up', 'down'), ('up', 'down'))
+    """
+    return EXPERT_INPUTS if activation in GATED else PLAIN_EXPERT_INPUTS
+
+
 def input_names(
-    num_experts: int, format_name: Format = "float32", *, shared_expert: bool = False
+    num_experts: int,
+    format_name: Format = "float32",
+    *,
+    shared_expert: bool = False,
+    activation: Activation = "swiglu",
 ) -> list[str]:
     """Every input of a node, in order.
 
@@ -56,12 +77,12 @@ def input_names(
     >>> input_names(1, shared_expert=True)[6:]
     ['shared_gate', 'shared_up', 'shared_down', 'shared_weight']
     """
+    roles = expert_inputs(activation)
     parts = ("", "_scale") if format_name in QUANTIZED_FORMATS else ("",)
     names = [*INPUTS]
     for expert in range(num_experts):
-        names += [f"{role}{part}_{expert}" for role in EXPERT_INPUTS for part in parts]
+        names += [f"{role}{part}_{expert}" for role in roles for part in parts]
     if shared_expert:
-        *weights, weight = SHARED_INPUTS
-        names += [f"{role}{part}" for role in weights for part in parts]
-        names.append(weight)
+        names += [f"shared_{role}{part}" for role in roles for part in parts]
+        names.append(SHARED_INPUTS[-1])
     return names

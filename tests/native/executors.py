@@ -61,6 +61,7 @@ def layer_of(
         format_name=inputs.format_name,
         x_dtype=inputs.x.dtype.name,
         group_size=inputs.group_size,
+        activation=inputs.activation,
         kernel=kernel,
         exact_activations=exact_activations,
     )
@@ -90,6 +91,8 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
     num_experts, hidden = int(random.integers(1, 6)), int(random.integers(1, 140))
     tokens, top_k = int(random.integers(0, 20)), int(random.integers(1, num_experts + 1))
 
+    activation = spec.ACTIVATIONS[int(random.integers(0, len(spec.ACTIVATIONS)))]
+
     def normal(*shape: int, scale: float = 1) -> NDArray[Any]:
         return (random.standard_normal(shape) * scale).astype(dtype)
 
@@ -101,9 +104,9 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
 
     def expert(width: int) -> Expert:
         across, back = hidden**-0.5, max(width, 1) ** -0.5
+        into = len(spec.expert_inputs(activation)) - 1
         return (
-            weight(hidden, width, across),
-            weight(hidden, width, across),
+            *(weight(hidden, width, across) for _ in range(into)),
             weight(width, hidden, back),
         )
 
@@ -118,4 +121,5 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
         normal(tokens, 1) if has_shared else None,
         format_name,
         group_size,
+        activation,
     )

@@ -184,17 +184,21 @@ class Fuzzer {
     const int64_t num_experts = upto(5) + 1, hidden = upto(150) + 1,
                   group_size = pick<int64_t>({32, 64, 128});
     const bool shared = upto(2) == 0;
+    const std::string activation = pick<std::string>({"swiglu", "geglu", "silu", "relu", "relu2"});
+    const int down = activation == "swiglu" || activation == "geglu" ? 2 : 1;
 
     ort::KernelInfo info;
-    info.texts = {{"format", broken() ? "int5" : format}, {"activation", broken() ? "" : "swiglu"}};
+    info.texts = {{"format", broken() ? "int5" : format},
+                  {"activation", broken() ? "" : activation}};
     info.numbers = {{"num_experts", size(num_experts)}, {"group_size", size(group_size)}};
     if (broken()) info.numbers.erase("group_size");
     if (broken()) info.texts.erase("format");
     std::vector<std::unique_ptr<Value>> weights;
     for (int64_t expert = 0; expert < num_experts + shared; ++expert) {
       const int64_t width = pick<int64_t>({0, 1, upto(40), upto(130), 64});
-      for (int role = 0; role < 3; ++role) {
-        const int64_t depth = role < 2 ? hidden : width, columns = role < 2 ? width : hidden;
+      for (int role = 0; role <= down; ++role) {
+        const int64_t depth = role < down ? hidden : width;
+        const int64_t columns = role < down ? width : hidden;
         weights.push_back(value(weight_type, {depth, columns}));
         if (quantized) {
           weights.push_back(value(x_type, {(depth + group_size - 1) / group_size, columns}));

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from moe_export.op import spec
+from moe_export.op.reference import gelu
 from tests.native.executors import (
     KERNELS,
     layer_of,
@@ -154,6 +155,25 @@ def test_silu_is_right_over_the_range_of_float32(library: Path, kernel: str) -> 
     # Four roundings and twice that in exp. exp(-x) may be infinite from x = -88.3 on, where silu is
     # above -2^-120.
     np.testing.assert_allclose(y, expected, rtol=8 * 2**-24, atol=2.0**-120)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gelu_is_right_over_the_range_of_float32(library: Path, kernel: str) -> None:
+    a = np.concatenate([np.linspace(-20, 20, 4001), [-3e38, -1e-30, 0.0, 1e-30, 3e38]])
+    tokens = a.size
+    first, second = np.eye(2, dtype=np.float32)[:, :, None]
+    inputs = Inputs(
+        np.stack([a, np.ones(tokens)], axis=1).astype(np.float32),
+        np.zeros((tokens, 1), np.int64),
+        np.ones((tokens, 1), np.float32),
+        ((first, second, np.ones((1, 2), np.float32)),),
+        activation="geglu",
+    )
+    y = run_kernel(library, inputs, kernel)[:, 0].astype(np.float64)
+    with np.errstate(over="ignore"):
+        expected = gelu(inputs.x[:, 0].astype(np.float64))
+    # exp(-2 z) multiplies the three roundings of 2 z by 2 z, which is 88 where exp overflows.
+    np.testing.assert_allclose(y, expected, rtol=300 * 2**-24, atol=2.0**-120)
 
 
 def test_many_layers_of_one_process_do_not_disturb_each_other(library: Path) -> None:

@@ -41,7 +41,15 @@ def with_weight(index: int, weight: np.ndarray[Any, Any]) -> list[Any]:
             {"format_name": "int3"},
             "attribute format is 'int3', expected float32, float16, bfloat16",
         ),
-        ({"activation": "gelu"}, "attribute activation is 'gelu', expected swiglu"),
+        (
+            {"activation": "gelu"},
+            "attribute activation is 'gelu', expected swiglu, geglu, silu, relu or relu2",
+        ),
+        (
+            {"activation": "relu", "weights": [*FLAT[1:3] * 5, FLAT[1], FLAT[1]]},
+            "down_5 is float32 [48, 8], expected float32 [8, 48]",
+        ),
+        ({"activation": "silu"}, "the node has 18 weights, expected 12 for 6 experts, or 14 with"),
         ({"num_experts": 0}, "attribute num_experts is 0, expected 1 to 65536"),
         ({"num_experts": -1}, "attribute num_experts is -1, expected 1 to 65536"),
         ({"num_experts": 4}, "the node has 18 weights, expected 12 for 4 experts, or 15 with a"),

@@ -32,6 +32,7 @@ class Case:
     hidden: int = 48
     routing: str = "random"
     shared_width: int | None = None
+    activation: spec.Activation = "swiglu"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Inputs:
     shared_weight: NDArray[Any] | None = None
     format_name: spec.Format = "float32"
     group_size: int = 0
+    activation: spec.Activation = "swiglu"
 
     @property
     def weights(self) -> list[NDArray[Any]]:
@@ -87,6 +89,24 @@ CASES = (
     Case("shared_expert_and_no_tokens", MIXED, tokens=0, top_k=2, shared_width=50),
     Case("shared_expert_of_width_zero", MIXED, tokens=7, top_k=2, shared_width=0),
     Case("all_empty_but_the_shared_expert", (0, 0), tokens=7, top_k=1, shared_width=33),
+    *(
+        case
+        for activation in spec.ACTIVATIONS[1:]
+        for case in (
+            Case(f"{activation}", (*MIXED, 96), tokens=7, top_k=3, activation=activation),
+            Case(f"{activation}_and_one_token", MIXED, 1, top_k=2, activation=activation),
+            Case(f"{activation}_and_no_tokens", MIXED, 0, top_k=2, activation=activation),
+            Case(
+                f"{activation}_and_a_shared_expert",
+                (3, 0, 65),
+                tokens=13,
+                top_k=2,
+                hidden=33,
+                shared_width=50,
+                activation=activation,
+            ),
+        )
+    ),
 )
 
 DTYPES = ("float32", "float16")
@@ -155,9 +175,9 @@ def inputs_of(
 
     def expert(width: int) -> Expert:
         gate_scale = case.hidden**-0.5
+        into = len(spec.expert_inputs(case.activation)) - 1
         return (
-            weight(case.hidden, width, gate_scale),
-            weight(case.hidden, width, gate_scale),
+            *(weight(case.hidden, width, gate_scale) for _ in range(into)),
             weight(width, case.hidden, max(width, 1) ** -0.5),
         )
 
@@ -166,4 +186,14 @@ def inputs_of(
     shared = shared_weight = None
     if case.shared_width is not None:
         shared, shared_weight = expert(case.shared_width), normal(case.tokens, 1)
-    return Inputs(x, indices, weights, experts, shared, shared_weight, format_name, group_size)
+    return Inputs(
+        x,
+        indices,
+        weights,
+        experts,
+        shared,
+        shared_weight,
+        format_name,
+        group_size,
+        case.activation,
+    )

@@ -38,7 +38,12 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
     ]
     weights = []
     has_shared = inputs.shared is not None
-    names = spec.input_names(num_experts, inputs.format_name, shared_expert=has_shared)
+    names = spec.input_names(
+        num_experts,
+        inputs.format_name,
+        shared_expert=has_shared,
+        activation=inputs.activation,
+    )
     if has_shared:
         graph_inputs.append(value(names.pop(), dtype, ["T", 1]))
     for name, tensor in zip(names[len(spec.INPUTS) :], inputs.weights, strict=True):
@@ -47,7 +52,7 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
         weights.append(weight)
     attributes = {
         "num_experts": num_experts,
-        "activation": "swiglu",
+        "activation": inputs.activation,
         "format": inputs.format_name,
     }
     if inputs.format_name in spec.QUANTIZED_FORMATS:
@@ -69,7 +74,11 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
         name="one_node",
     )
     function = ragged_moe_function(
-        num_experts, inputs.format_name, inputs.group_size, shared_expert=has_shared
+        num_experts,
+        inputs.format_name,
+        inputs.group_size,
+        shared_expert=has_shared,
+        activation=inputs.activation,
     )
     functions = [function] if with_function else []
     return ir.to_proto(ir.Model(graph, ir_version=10, functions=functions))
@@ -112,10 +121,9 @@ def without_empty_experts(inputs: Inputs) -> Inputs:
     """
 
     def filled(expert: Expert) -> Expert:
-        gate, up, down = expert
+        *factors, down = expert
         return (
-            _at_least_one_unit(gate, is_down=False),
-            _at_least_one_unit(up, is_down=False),
+            *(_at_least_one_unit(factor, is_down=False) for factor in factors),
             _at_least_one_unit(down, is_down=True),
         )
 
@@ -155,4 +163,5 @@ def run_reference(inputs: Inputs) -> NDArray[Any]:
         inputs.experts,
         inputs.shared,
         inputs.shared_weight,
+        inputs.activation,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +13,27 @@ import pytest
 from moe_export.errors import ShapeError
 from moe_export.formats import QuantizedMatrix
 from moe_export.op import spec
+from moe_export.op.reference import gelu as gelu_of_the_reference
 from moe_export.op.reference import ragged_moe
 from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
+
+
+def silu(a: float) -> float:
+    return a / (1 + math.exp(-a))
+
+
+def gelu(a: float) -> float:
+    return 0.5 * a * (1 + math.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)))
+
+
+FUNCTIONS: dict[str, Callable[..., float]] = {
+    "swiglu": lambda gate, up: silu(gate) * up,
+    "geglu": lambda gate, up: gelu(gate) * up,
+    "silu": silu,
+    "relu": lambda up: max(up, 0.0),
+    "relu2": lambda up: max(up, 0.0) ** 2,
+}
 
 
 def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
@@ -28,14 +47,15 @@ def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
         if inputs.shared is not None and inputs.shared_weight is not None:
             chosen.append((inputs.shared, inputs.shared_weight[t, 0]))
         for expert, weight in chosen:
-            gate, up, down = (
+            *factors, down = (
                 (w.dequantized() if isinstance(w, QuantizedMatrix) else w).astype(np.float64)
                 for w in expert
             )
-            for j in range(gate.shape[1]):
-                a = math.fsum(row * gate[:, j])
-                b = math.fsum(row * up[:, j])
-                y[t] += float(weight) * (a / (1 + math.exp(-a))) * b * down[j]
+            for j in range(down.shape[0]):
+                hidden = FUNCTIONS[inputs.activation](
+                    *(math.fsum(row * factor[:, j]) for factor in factors)
+                )
+                y[t] += float(weight) * hidden * down[j]
     return y
 
 
@@ -81,6 +101,19 @@ GOOD = inputs_of(CASES[2], "float32")
 def test_inputs_that_do_not_fit_are_refused(bad: Inputs, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         ragged_moe(bad.x, bad.expert_indices, bad.routing_weights, bad.experts)
+
+
+def test_an_expert_with_a_gate_that_its_activation_lacks_is_refused() -> None:
+    with pytest.raises(ShapeError, match="an expert has 3 weights, expected up, down"):
+        run_reference(replace(GOOD, activation="relu"))
+
+
+def test_gelu_is_torchs_tanh_approximation() -> None:
+    torch = pytest.importorskip("torch")
+    a = np.linspace(-12, 12, 2001)
+    expected = torch.nn.functional.gelu(torch.from_numpy(a), approximate="tanh").numpy()
+    # torch's form cancels for negative values.
+    np.testing.assert_allclose(gelu_of_the_reference(a), expected, rtol=1e-14, atol=1e-14)
 
 
 def test_every_expert_has_three_inputs_after_the_common_ones() -> None:

@@ -5,13 +5,15 @@ Legend: T tokens, D hidden, w width of an expert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.formats import QuantizedMatrix
-from moe_export.op.reference import Weight
+from moe_export.op import spec
+from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR, Weight
 from tests.op.cases import Inputs
 
 Array = NDArray[Any]
@@ -23,9 +25,10 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
     A sum of n products that is accumulated and rounded in a dtype of unit roundoff u errs by at
     most about 4 * sqrt(n) * u times the sum of the products' magnitudes, unless the roundings
     conspire (Higham and Mary 2019, doi:10.1137/18M1226312). That is applied to each of the four
-    sums of the definition (gate, up, down, over the experts) and carried through silu, whose slope
-    is at most 1.1 in magnitude. The dtype is x's: an execution may round every intermediate result
-    to it, and the weights where they are of another format.
+    sums of the definition (gate, up, down, over the experts) and carried through the activation,
+    whose slope is at most 1.1 in magnitude (silu), 1.13 (gelu) or 1 (relu). The dtype is x's: an
+    execution may round every intermediate result to it, and the weights where they are of another
+    format.
 
     Args:
         inputs: of the call.
@@ -61,25 +64,49 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
     if inputs.shared is not None and inputs.shared_weight is not None:
         chosen.append((inputs.shared, np.abs(inputs.shared_weight.astype(np.float64))[:, 0]))
     for expert, weight_T in chosen:
-        signed_gate, signed_up, signed_down = (_values(weight) for weight in expert)
-        gate, up, down = np.abs(signed_gate), np.abs(signed_up), np.abs(signed_down)
-        hidden_size, width = gate.shape
-        g, u = x @ signed_gate, x @ signed_up
+        *signed_factors, signed_down = (_values(weight) for weight in expert)
+        down = np.abs(signed_down)
+        width, hidden_size = down.shape
         depth_unit = gamma(hidden_size) + weight_unit
-        g_error = depth_unit * (np.abs(x) @ gate) + x_error @ gate + under
-        u_error = depth_unit * (np.abs(x) @ up) + x_error @ up + under
-        silu = g / (1 + np.exp(-g))
-        silu_error = 1.1 * g_error + gamma(2) * np.abs(silu) + under
-        hidden = np.abs(silu * u)
-        hidden_error = (
-            silu_error * np.abs(u) + np.abs(silu) * u_error + silu_error * u_error
-        ) + unit * hidden
+        products = [x @ factor for factor in signed_factors]
+        errors = [
+            depth_unit * (np.abs(x) @ np.abs(factor)) + x_error @ np.abs(factor) + under
+            for factor in signed_factors
+        ]
+        value, hidden_error = _activated(inputs.activation, products[0], errors[0], gamma)
+        hidden_error = hidden_error + under
+        hidden = np.abs(value)
+        if inputs.activation in spec.GATED:
+            u, u_error = np.abs(products[1]), errors[1]
+            hidden_error = hidden_error * u + hidden * u_error + hidden_error * u_error
+            hidden = hidden * u
+            hidden_error = hidden_error + unit * hidden
         hidden_error = hidden_error + activation_error(hidden + hidden_error)
         out_unit = gamma(width) + weight_unit
         out_error = (hidden_error + under) @ down + out_unit * (hidden @ down) + under
         bound += weight_T[:, None] * out_error
         magnitude += weight_T[:, None] * (hidden @ down)
     return bound + gamma(indices.shape[1] + 1) * magnitude + under
+
+
+def _activated(
+    activation: spec.Activation, a: Array, error: Array, gamma: Callable[[int], float]
+) -> tuple[Array, Array]:
+    """The activation of `a`, and by how much it errs where `a` errs by `error`."""
+    if activation in ("relu", "relu2"):
+        relu = np.maximum(a, 0)
+        if activation == "relu":
+            return relu, error
+        return relu**2, 2 * relu * error + error**2 + gamma(1) * relu**2
+    if activation == "geglu":
+        # The argument of the sigmoid is rounded too, and the sigmoid has a slope of s (1 - s).
+        twice_z = a * (GELU_LINEAR + GELU_CUBIC * a**2)
+        s = 1 / (1 + np.exp(-twice_z))
+        value = a * s
+        through_sigmoid = np.abs(a * twice_z) * s * (1 - s)
+        return value, 1.13 * error + gamma(2) * np.abs(value) + gamma(4) * through_sigmoid
+    value = a / (1 + np.exp(-a))
+    return value, 1.1 * error + gamma(2) * np.abs(value)
 
 
 def _values(weight: Weight) -> Array:

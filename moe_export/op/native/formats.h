@@ -21,15 +21,26 @@ constexpr int kNumFormats = 5;
 
 constexpr bool is_quantized(Format format) { return format >= Format::kInt8; }
 
+// What lies between an expert's matrices, in the order of `activation` in op/spec.py. The gated
+// ones come first.
+enum class Activation { kSwiglu, kGeglu, kSilu, kRelu, kRelu2 };
+constexpr int kNumActivations = 5;
+
+constexpr bool is_gated(Activation activation) { return activation <= Activation::kGeglu; }
+
 constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
 // The unit of all work is a panel: 64 columns of a [depth, columns] matrix. In a panel of gate and
 // up, 32 columns are of gate and the 32 after them the same ones of up, so that both factors of a
-// hidden unit come out of one product.
+// hidden unit come out of one product. Where there is no gate, all 64 are of up.
 constexpr int64_t kColumns = 64;
-constexpr int64_t kUnits = 32;
+
+// Hidden units that come out of a panel.
+constexpr int64_t units_per_panel(Activation activation) {
+  return is_gated(activation) ? kColumns / 2 : kColumns;
+}
 
 // A panel of floats is [depth][64]. A quantized panel is one block for each 32 of the depth:
 // 64 scales in float16, then the codes, which are unsigned (the value plus 128 or 8), so that they

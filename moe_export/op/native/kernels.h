@@ -16,6 +16,10 @@ namespace moe_export {
 // vectors of weights and an activation in its 32 registers.
 constexpr int kTile = 6;
 
+// gelu(a) = a * sigmoid(a * (kGeluLinear + kGeluCubic * a * a)), as in op/reference.py.
+constexpr float kGeluLinear = 1.5957691216057308f;
+constexpr float kGeluCubic = 0.07135481282550528f;
+
 // sums[row * 64 + column] = sum over d < depth of rows[row][d] * panel[d][column], in float32.
 // `rows` point to floats, for the quantized formats to QuantizedBlocks; 1 <= count <= kTile.
 using Product = void(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
@@ -24,8 +28,9 @@ using Product = void(const uint8_t* panel, int64_t depth, const void* const* row
 struct Kernels {
   const char* name;
   Product* product[kNumFormats];  // in the order of `Format`
-  // hidden[unit] = silu(sums[unit]) * sums[32 + unit], for 32 units.
-  void (*swiglu)(const float* sums, float* hidden);
+  // hidden[unit] = f(sums[unit]) * sums[32 + unit] for 32 units, or f(sums[unit]) for 64 where
+  // there is no gate; in the order of `Activation`.
+  void (*activate[kNumActivations])(const float* sums, float* hidden);
   // One block for each 32 of `count` values; the last is filled up with zeros.
   void (*quantize)(const float* values, int64_t count, QuantizedBlock* blocks);
   void (*widen)(const uint16_t* halves, int64_t count, float* values);

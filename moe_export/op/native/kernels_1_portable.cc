@@ -82,11 +82,35 @@ void quantized_product(const uint8_t* panel, int64_t depth, const void* const* r
   }
 }
 
-void swiglu(const float* sums, float* hidden) {
-  for (int64_t unit = 0; unit < kUnits; ++unit) {
-    const float gate = sums[unit];
-    hidden[unit] = gate / (1.0f + std::exp(-gate)) * sums[kUnits + unit];
+struct Silu {
+  static float of(float a) { return a / (1.0f + std::exp(-a)); }
+};
+
+struct Gelu {
+  static float of(float a) {
+    return a / (1.0f + std::exp(-a * (kGeluLinear + kGeluCubic * a * a)));
   }
+};
+
+struct Relu {
+  static float of(float a) { return a < 0 ? 0 : a; }  // NaN stays NaN
+};
+
+struct Relu2 {
+  static float of(float a) { return Relu::of(a) * Relu::of(a); }
+};
+
+template <typename Function>
+void gated(const float* sums, float* hidden) {
+  constexpr int64_t kUnits = kColumns / 2;
+  for (int64_t unit = 0; unit < kUnits; ++unit) {
+    hidden[unit] = Function::of(sums[unit]) * sums[kUnits + unit];
+  }
+}
+
+template <typename Function>
+void plain(const float* sums, float* hidden) {
+  for (int64_t unit = 0; unit < kColumns; ++unit) hidden[unit] = Function::of(sums[unit]);
 }
 
 void quantize(const float* values, int64_t count, QuantizedBlock* blocks) {
@@ -125,7 +149,7 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
 const Kernels kKernels = {"portable",
                           {product<Float32>, product<Float16>, product<Bfloat16>,
                            quantized_product<Int8>, quantized_product<Int4>},
-                          swiglu,
+                          {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
                           quantize,
                           widen,
                           narrow};

@@ -193,13 +193,45 @@ inline __m256 exp(__m256 x) {
   return _mm256_mul_ps(series, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 
-void swiglu(const float* sums, float* hidden) {
+struct Silu {
+  static __m256 of(__m256 a) {
+    const __m256 negative = _mm256_sub_ps(_mm256_setzero_ps(), a);
+    return _mm256_div_ps(a, _mm256_add_ps(_mm256_set1_ps(1.0f), exp(negative)));
+  }
+};
+
+struct Gelu {
+  static __m256 of(__m256 a) {
+    const __m256 slope = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_set1_ps(kGeluCubic), a), a,
+                                         _mm256_set1_ps(kGeluLinear));
+    const __m256 negative = _mm256_sub_ps(_mm256_setzero_ps(), _mm256_mul_ps(a, slope));
+    return _mm256_div_ps(a, _mm256_add_ps(_mm256_set1_ps(1.0f), exp(negative)));
+  }
+};
+
+struct Relu {
+  // Of a NaN and another number the instruction gives the second.
+  static __m256 of(__m256 a) { return _mm256_max_ps(_mm256_setzero_ps(), a); }
+};
+
+struct Relu2 {
+  static __m256 of(__m256 a) { return _mm256_mul_ps(Relu::of(a), Relu::of(a)); }
+};
+
+template <typename Function>
+void gated(const float* sums, float* hidden) {
+  constexpr int64_t kUnits = kColumns / 2;
   for (int64_t unit = 0; unit < kUnits; unit += 8) {
-    const __m256 gate = _mm256_loadu_ps(sums + unit);
-    const __m256 one_plus =
-        _mm256_add_ps(_mm256_set1_ps(1.0f), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
     const __m256 up = _mm256_loadu_ps(sums + kUnits + unit);
-    _mm256_storeu_ps(hidden + unit, _mm256_mul_ps(_mm256_div_ps(gate, one_plus), up));
+    const __m256 gate = Function::of(_mm256_loadu_ps(sums + unit));
+    _mm256_storeu_ps(hidden + unit, _mm256_mul_ps(gate, up));
+  }
+}
+
+template <typename Function>
+void plain(const float* sums, float* hidden) {
+  for (int64_t unit = 0; unit < kColumns; unit += 8) {
+    _mm256_storeu_ps(hidden + unit, Function::of(_mm256_loadu_ps(sums + unit)));
   }
 }
 
@@ -269,7 +301,7 @@ const Kernels kKernels = {"avx2",
                           {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
                            by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
                            by_count<QuantizedProduct<Int4>>},
-                          swiglu,
+                          {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
                           quantize,
                           widen,
                           narrow};

@@ -194,13 +194,45 @@ inline __m512 exp(__m512 x) {
   return _mm512_scalef_ps(series, n);
 }
 
-void swiglu(const float* sums, float* hidden) {
+struct Silu {
+  static __m512 of(__m512 a) {
+    const __m512 negative = _mm512_sub_ps(_mm512_setzero_ps(), a);
+    return _mm512_div_ps(a, _mm512_add_ps(_mm512_set1_ps(1.0f), exp(negative)));
+  }
+};
+
+struct Gelu {
+  static __m512 of(__m512 a) {
+    const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(kGeluCubic), a), a,
+                                         _mm512_set1_ps(kGeluLinear));
+    const __m512 negative = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(a, slope));
+    return _mm512_div_ps(a, _mm512_add_ps(_mm512_set1_ps(1.0f), exp(negative)));
+  }
+};
+
+struct Relu {
+  // Of a NaN and another number the instruction gives the second.
+  static __m512 of(__m512 a) { return _mm512_max_ps(_mm512_setzero_ps(), a); }
+};
+
+struct Relu2 {
+  static __m512 of(__m512 a) { return _mm512_mul_ps(Relu::of(a), Relu::of(a)); }
+};
+
+template <typename Function>
+void gated(const float* sums, float* hidden) {
+  constexpr int64_t kUnits = kColumns / 2;
   for (int64_t unit = 0; unit < kUnits; unit += 16) {
-    const __m512 gate = _mm512_loadu_ps(sums + unit);
-    const __m512 one_plus =
-        _mm512_add_ps(_mm512_set1_ps(1.0f), exp(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
     const __m512 up = _mm512_loadu_ps(sums + kUnits + unit);
-    _mm512_storeu_ps(hidden + unit, _mm512_mul_ps(_mm512_div_ps(gate, one_plus), up));
+    const __m512 gate = Function::of(_mm512_loadu_ps(sums + unit));
+    _mm512_storeu_ps(hidden + unit, _mm512_mul_ps(gate, up));
+  }
+}
+
+template <typename Function>
+void plain(const float* sums, float* hidden) {
+  for (int64_t unit = 0; unit < kColumns; unit += 16) {
+    _mm512_storeu_ps(hidden + unit, Function::of(_mm512_loadu_ps(sums + unit)));
   }
 }
 
@@ -253,7 +285,7 @@ const Kernels kKernels = {"avx512",
                           {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
                            by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
                            by_count<QuantizedProduct<Int4>>},
-                          swiglu,
+                          {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
                           quantize,
                           widen,
                           narrow};

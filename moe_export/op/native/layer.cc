@@ -159,26 +159,28 @@ std::unique_ptr<Layer> Layer::pack(const Problem& problem, const MoeWeights& wei
                                    const Kernels* kernels, std::string* error) {
   std::unique_ptr<Layer> layer(new Layer(problem, kernels));
   const size_t each = static_cast<size_t>(problem.tensors_per_expert());
-  const size_t step = each / 3;
+  const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
+  const size_t down = static_cast<size_t>(problem.matrices_per_expert()) - 1;
+  const int64_t units = units_per_panel(problem.activation);
   for (size_t expert = 0; expert < problem.widths.size(); ++expert) {
     const MoeTensor* tensors = weights.tensors + expert * each;
     Matrix matrices[3];
-    for (size_t role = 0; role < 3; ++role) {
+    for (size_t role = 0; role <= down; ++role) {
       matrices[role] = {tensors + role * step, tensors + role * step + step - 1};
     }
     bool fits[3] = {true, true, true};
     for (int64_t panel = 0; panel < layer->gate_up_panels(expert); ++panel) {
       uint8_t* to = const_cast<uint8_t*>(layer->gate_up_panel(expert, panel));
-      for (int role = 0; role < 2; ++role) {
-        const Part part = {&matrices[role], panel * kUnits, role * kUnits, kUnits};
-        fits[role] &= pack_part(problem, part, to);
+      for (size_t role = 0; role < down; ++role) {
+        const int64_t column = static_cast<int64_t>(role) * units;
+        fits[role] &= pack_part(problem, {&matrices[role], panel * units, column, units}, to);
       }
     }
     for (int64_t panel = 0; panel < layer->down_panels(); ++panel) {
       uint8_t* to = const_cast<uint8_t*>(layer->down_panel(expert, panel));
-      fits[2] &= pack_part(problem, {&matrices[2], panel * kColumns, 0, kColumns}, to);
+      fits[down] &= pack_part(problem, {&matrices[down], panel * kColumns, 0, kColumns}, to);
     }
-    for (size_t role = 0; role < 3; ++role) {
+    for (size_t role = 0; role <= down; ++role) {
       if (fits[role]) continue;
       *error = weight_name(problem, expert * each + role * step + 1) +
                " holds a value that is not a float16 number, as all scales have to be";

@@ -20,9 +20,9 @@ using Memory = std::unique_ptr<uint8_t, Free>;
 // are read about a fifth faster. Throws std::bad_alloc.
 Memory allocate(size_t bytes);
 
-// An expert's panels follow each other: those of gate and up, of depth D, then those of down, of
-// depth w. The panels of down are one after the other in D, so that a range of y's columns is a
-// sequential read of each expert.
+// An expert's panels follow each other: those of gate and up (or of up alone), of depth D, then
+// those of down, of depth w. The panels of down are one after the other in D, so that a range of
+// y's columns is a sequential read of each expert.
 class Layer {
  public:
   // Packs weights that passed the check, and gives the pages of their file back as it goes.
@@ -38,7 +38,8 @@ class Layer {
   bool is_exact() const { return problem_.exact_activations && is_quantized(problem_.format); }
 
   int64_t gate_up_panels(size_t expert) const {
-    return round_up(problem_.widths[expert], kUnits) / kUnits;
+    const int64_t units = units_per_panel(problem_.activation);
+    return round_up(problem_.widths[expert], units) / units;
   }
   int64_t down_panels() const { return round_up(problem_.hidden_size, kColumns) / kColumns; }
 

@@ -147,8 +147,17 @@ class Node {
     const bool quantized = format == "int8" || format == "int4";
     const int64_t num_experts = info.number("num_experts");
     num_inputs_ = info.num_inputs();
+    MoeWeights weights = {
+        num_experts,    activation.c_str(),
+        format.c_str(), quantized ? info.number("group_size") : 0,
+        x_type,         wants_exact_activations(api, name_),
+        nullptr,        0,
+    };
+    Problem problem;
+    std::string error = check_attributes(weights, &problem);
+    if (!error.empty()) fail(api, name_, error);
     // With a shared expert the last input is its weight, which is computed, not stored.
-    const size_t each = quantized ? 6 : 3;
+    const size_t each = static_cast<size_t>(problem.tensors_per_expert());
     has_shared_expert_ = num_inputs_ > kFirstWeight && (num_inputs_ - kFirstWeight) % each == 1;
     const size_t last = has_shared_expert_ ? num_inputs_ - 1 : num_inputs_;
 
@@ -158,16 +167,11 @@ class Node {
       views.push_back(info.weight(input));
       tensors.push_back(views.back().tensor());
     }
-    const MoeWeights weights = {
-        num_experts,    activation.c_str(),
-        format.c_str(), quantized ? info.number("group_size") : 0,
-        x_type,         wants_exact_activations(api, name_),
-        tensors.data(), tensors.size(),
-    };
+    weights.tensors = tensors.data();
+    weights.num_tensors = tensors.size();
     const Choice& choice = process_choice();
     if (choice.kernels == nullptr) fail(api, name_, choice.reason);
-    Problem problem;
-    std::string error = check_weights(weights, &problem);
+    error = check_weights(weights, &problem);
     if (!error.empty()) fail(api, name_, error);
     if (problem.has_shared_expert() != has_shared_expert_) {
       fail(api, name_,
@@ -241,7 +245,7 @@ RaggedMoeOp::RaggedMoeOp(ort::ElementType type) : CustomOp(), x_type(type) {
   get_input_characteristic = [](Op, size_t input) -> int {
     return input < kFirstWeight ? ort::kRequired : ort::kVariadic;
   };
-  get_variadic_input_min_arity = [](Op) { return 3; };
+  get_variadic_input_min_arity = [](Op) { return 2; };
   get_variadic_input_homogeneity = [](Op) { return 0; };
   get_input_memory_type = [](Op, size_t) { return 0; };
   get_output_type_count = [](Op) -> size_t { return 1; };

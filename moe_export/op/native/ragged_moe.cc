@@ -23,6 +23,9 @@ const FormatRule kFormatRules[kNumFormats] = {
     {"int4", kInt4, true, true},
 };
 
+// In the order of `Activation`.
+const char* const kActivationNames[kNumActivations] = {"swiglu", "geglu", "silu", "relu", "relu2"};
+
 std::string type_name(int32_t type) {
   switch (type) {
     case kFloat32:
@@ -73,7 +76,10 @@ std::string check_size(const std::string& what, int64_t size, int64_t smallest, 
          std::to_string(largest);
 }
 
+}  // namespace
+
 std::string check_attributes(const MoeWeights& weights, Problem* problem) {
+  *problem = Problem();
   const std::string format = weights.format, activation = weights.activation;
   const FormatRule* rule = nullptr;
   for (int i = 0; i < kNumFormats; ++i) {
@@ -86,8 +92,15 @@ std::string check_attributes(const MoeWeights& weights, Problem* problem) {
     return "attribute format is '" + format +
            "', expected float32, float16, bfloat16, int8 or int4";
   }
-  if (activation != "swiglu") {
-    return "attribute activation is '" + activation + "', expected swiglu";
+  bool is_known = false;
+  for (int i = 0; i < kNumActivations; ++i) {
+    if (activation != kActivationNames[i]) continue;
+    is_known = true;
+    problem->activation = static_cast<Activation>(i);
+  }
+  if (!is_known) {
+    return "attribute activation is '" + activation +
+           "', expected swiglu, geglu, silu, relu or relu2";
   }
   const bool taken = weights.x_type == kFloat32   ? rule->takes_float32
                      : weights.x_type == kFloat16 ? rule->takes_float16
@@ -107,18 +120,21 @@ std::string check_attributes(const MoeWeights& weights, Problem* problem) {
   return check_size("attribute num_experts", weights.num_experts, 1, kLargestCount);
 }
 
-// The weights of one expert; `first` is the index of its gate.
+namespace {
+
+// The weights of one expert; `first` is the index of the first of them.
 std::string check_expert(const MoeWeights& weights, size_t first, Problem* problem) {
   const bool quantized = is_quantized(problem->format);
   const int32_t weight_type = kFormatRules[static_cast<int>(problem->format)].weight_type;
   int64_t width = kAny;
   size_t index = first;
-  for (int role = 0; role < 3; ++role) {
+  const int last = problem->matrices_per_expert() - 1;
+  for (int role = 0; role <= last; ++role) {
     const MoeTensor& tensor = weights.tensors[index];
     const std::string name = weight_name(*problem, index++);
     const int64_t hidden_size = problem->hidden_size;
-    const int64_t depth = role == 2 ? width : hidden_size;
-    const int64_t columns = role == 2 ? hidden_size : width;
+    const int64_t depth = role == last ? width : hidden_size;
+    const int64_t columns = role == last ? hidden_size : width;
     std::string error =
         check_tensor(name, tensor, weight_type, {depth, columns}, depth == kAny ? "D" : "w");
     if (error.empty() && role == 0) {
@@ -144,15 +160,15 @@ std::string check_expert(const MoeWeights& weights, size_t first, Problem* probl
 std::string weight_name(const Problem& problem, size_t index) {
   static const char* const kRoles[] = {"gate", "up", "down"};
   const size_t each = static_cast<size_t>(problem.tensors_per_expert());
+  const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
   const size_t expert = index / each, part = index % each;
-  std::string name = kRoles[part * 3 / each];
-  if (each == 6 && part % 2 == 1) name += "_scale";
+  std::string name = kRoles[part / step + (is_gated(problem.activation) ? 0 : 1)];
+  if (part % step == 1) name += "_scale";
   if (expert == static_cast<size_t>(problem.num_experts)) return "shared_" + name;
   return name + "_" + std::to_string(expert);
 }
 
 std::string check_weights(const MoeWeights& weights, Problem* problem) {
-  *problem = Problem();
   std::string error = check_attributes(weights, problem);
   if (!error.empty()) return error;
   const size_t each = static_cast<size_t>(problem->tensors_per_expert());

@@ -15,6 +15,7 @@ namespace moe_export {
 // of `widths` and is not counted in `num_experts`.
 struct Problem {
   Format format = Format::kFloat32;
+  Activation activation = Activation::kSwiglu;
   int32_t x_type = kFloat32;
   bool exact_activations = false;
   int64_t group_size = 0;
@@ -24,9 +25,17 @@ struct Problem {
 
   bool has_shared_expert() const { return static_cast<int64_t>(widths.size()) > num_experts; }
 
-  // gate, up and down; in the quantized formats each is followed by its scales.
-  int tensors_per_expert() const { return is_quantized(format) ? 6 : 3; }
+  // gate, up and down, or up and down.
+  int matrices_per_expert() const { return is_gated(activation) ? 3 : 2; }
+
+  // In the quantized formats each is followed by its scales.
+  int tensors_per_matrix() const { return is_quantized(format) ? 2 : 1; }
+
+  int tensors_per_expert() const { return matrices_per_expert() * tensors_per_matrix(); }
 };
+
+// Fills in what the node's attributes say, and gives an empty string or one sentence.
+std::string check_attributes(const MoeWeights& weights, Problem* problem);
 
 // The name of a weight of the node, by its place after the three common inputs.
 std::string weight_name(const Problem& problem, size_t index);

@@ -2,11 +2,13 @@
 // one token the groups have one row each. Then, each step in parallel:
 //
 //   1. prepare   a row of x for each token, as the products want it
-//   2. gate_up   an item is a panel of an expert: 32 hidden units for all rows of its group
+//   2. gate_up   an item is a panel of an expert: 32 hidden units for all rows of its group, or 64
+//                where there is no gate
 //   3. down      an item is 64 columns of y for all tokens: a panel of each expert in turn
 //
 // Two passes over the experts cost one more meeting of the threads than doing gate, up and down of
-// 32 units at once, but need no copy of y per thread and give the same bits on any number of them.
+// a panel's units at once, but need no copy of y per thread and give the same bits on any number of
+// them.
 #include "run.h"
 
 #include <algorithm>
@@ -187,7 +189,10 @@ class Run {
     const Group& group = *(after - 1);
     const int64_t index = static_cast<int64_t>(item - group.first_item);
     const uint8_t* panel = layer_.gate_up_panel(group.expert, index);
-    const int64_t units = std::min(kUnits, problem_.widths[group.expert] - index * kUnits);
+    const int64_t most = units_per_panel(problem_.activation);
+    const int64_t units = std::min(most, problem_.widths[group.expert] - index * most);
+    // Rows have room for whole blocks; what lies beyond the units is zero.
+    const int64_t room = round_up(units, kBlock);
     for_tiles(group.count, [&](size_t first, int count) {
       const void* rows[kTile];
       for (int i = 0; i < count; ++i) {
@@ -196,13 +201,15 @@ class Run {
       alignas(64) float sums[kTile * kColumns];
       product(panel, problem_.hidden_size, rows, count, sums);
       for (int i = 0; i < count; ++i) {
-        alignas(64) float hidden[kUnits];
-        kernels_.swiglu(sums + i * kColumns, hidden);
+        alignas(64) float hidden[kColumns];
+        kernels_.activate[static_cast<int>(problem_.activation)](sums + i * kColumns, hidden);
         uint8_t* row = hidden_row(group, first + static_cast<size_t>(i));
         if (rows_are_quantized()) {
-          kernels_.quantize(hidden, units, reinterpret_cast<QuantizedBlock*>(row) + index);
+          kernels_.quantize(hidden, units,
+                            reinterpret_cast<QuantizedBlock*>(row) + index * most / kBlock);
         } else {
-          std::memcpy(reinterpret_cast<float*>(row) + index * kUnits, hidden, sizeof hidden);
+          std::memcpy(reinterpret_cast<float*>(row) + index * most, hidden,
+                      static_cast<size_t>(room) * sizeof(float));
         }
       }
     });
