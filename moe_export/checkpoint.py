@@ -1,12 +1,14 @@
-"""Hugging Face checkpoint directories: a lazy reader and a writer that streams shard by shard."""
+"""Hugging Face checkpoint directories: a lazy reader, and a writer of one tensor at a time."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import math
 import os
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,6 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.quantization import QUANTIZATION_KEY
@@ -37,6 +38,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 CODE_DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)}
 """What is accepted besides where the config has `QUANTIZATION_KEY`."""
+
+_DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,24 @@ class Checkpoint:
         """One tensor in its stored dtype, read from disk now.
 
         Raises:
-            CheckpointError: if the tensor is absent or holds a NaN or an infinity.
+            CheckpointError: if the tensor is absent or unreadable, or holds a NaN or an infinity.
         """
         if name not in self.tensors:
             raise CheckpointError(f"{self.directory}: tensor {name} is missing")
         info = self.tensors[name]
-        with safe_open(self.directory / info.shard, "np") as shard:
-            tensor: NDArray[Any] = shard.get_tensor(name)
+        path = self.directory / info.shard
+        try:
+            with safe_open(path, "np") as shard:
+                tensor: NDArray[Any] = shard.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: tensor {name} cannot be read ({error}); copy the shard again"
+            ) from error
         # float16 and bfloat16 overflow nothing here: only the stored values are looked at.
         bad = int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
         if bad:
             raise CheckpointError(
-                f"{self.directory / info.shard}: tensor {name} holds {bad} values that are not "
+                f"{path}: tensor {name} holds {bad} values that are not "
                 "finite; get an undamaged copy of the checkpoint"
             )
         return tensor
@@ -159,7 +168,7 @@ class CheckpointWriter:
     Args:
         directory: an existing directory.
         config: becomes `config.json`.
-        num_shards: how many times `write_shard` will be called.
+        num_shards: how many shards will be written.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], num_shards: int) -> None:
@@ -173,21 +182,50 @@ class CheckpointWriter:
     def __enter__(self) -> Self:
         return self
 
-    def write_shard(self, tensors: dict[str, NDArray[Any]]) -> None:
-        """Writes one shard.
+    def write_shard(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Writes one shard of tensors that are in memory.
+
+        Raises:
+            ResourceError: if the disk is full.
+        """
+        layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        self.stream_shard(layout, tensors.__getitem__)
+
+    def stream_shard(
+        self,
+        layout: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+        values: Callable[[str], NDArray[Any]],
+    ) -> None:
+        """Writes one shard, asking for one tensor at a time, in the order of `layout`.
+
+        Args:
+            layout: dtype and shape of every tensor of the shard.
+            values: gives a tensor when it is its turn.
 
         Raises:
             ResourceError: if the disk is full.
         """
         self._written += 1
         shard = f"model-{self._written:05d}-of-{self._num_shards:05d}.safetensors"
-        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, (dtype, shape) in layout.items():
+            start, end = end, end + math.prod(shape) * dtype.itemsize
+            word = _DTYPE_WORDS[dtype]
+            header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
         try:
-            save_file(contiguous, self.directory / shard, metadata={"format": "pt"})
-        except (OSError, SafetensorError) as error:
+            with (self.directory / shard).open("wb") as file:
+                file.write(struct.pack("<Q", len(text)) + text)
+                for name, (dtype, shape) in layout.items():
+                    tensor = np.ascontiguousarray(values(name))
+                    assert (tensor.dtype, tensor.shape) == (dtype, shape), name
+                    file.write(tensor.reshape(-1).view(np.uint8).data)
+        except OSError as error:
             raise disk_error(error, self.directory / shard) from error
-        self._weight_map |= dict.fromkeys(tensors, shard)
-        self._total_bytes += sum(tensor.nbytes for tensor in contiguous.values())
+        self._weight_map |= dict.fromkeys(layout, shard)
+        self._total_bytes += end
 
     def __exit__(
         self,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from moe_export.workers import ALONE, Workers
+
 SettingsT = TypeVar("SettingsT")
 
 
@@ -31,6 +33,7 @@ class Job(Generic[SettingsT]):
         folders: where the stages that it reads have written.
         out: its own folder, empty.
         progress: see `Progress`.
+        workers: those that carry it out together.
     """
 
     settings: SettingsT
@@ -38,3 +41,9 @@ class Job(Generic[SettingsT]):
     folders: Mapping[str, Path]
     out: Path
     progress: Progress = silent
+    workers: Workers = ALONE
+
+    @property
+    def partial(self) -> Path:
+        """A folder for what an interrupted execution has reached; it goes when the stage ends."""
+        return self.out.with_name(f"{self.out.name}.partial")

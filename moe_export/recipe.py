@@ -309,3 +309,13 @@ class Recipe(Section):
     def plain(self) -> dict[str, Any]:
         """The recipe with every default filled in, as plain JSON values."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def settings_of(stage: str, text: str) -> Section:
+    """The settings of a stage from their JSON."""
+    kind: type[Section] = SETTINGS[stage]
+    return kind.model_validate_json(text)
+
+
+SETTINGS: dict[str, type[Section]] = {"importance": ImportanceSettings}
+"""Of the stages that workers share."""

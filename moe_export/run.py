@@ -27,13 +27,16 @@ from moe_export.errors import ArtifactError
 from moe_export.jobs import Job, Progress
 from moe_export.memory import PeakMemory
 from moe_export.pipeline import Step
+from moe_export.recipe import Section
 from moe_export.stages import STAGES
+from moe_export.workers import ALONE, Workers
 
 logger = logging.getLogger(__name__)
 
 STAGE_FILE = "stage.json"
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
+KEY_FILE = "key"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Run:
         steps: in order.
         model: the source checkpoint.
         outside: fingerprints of what the stages read outside the run, by step folder.
+        workers: this process, which is the first, and those that it shares stages with.
     """
 
     def __init__(
@@ -66,11 +70,13 @@ class Run:
         steps: list[Step],
         model: Path,
         outside: Mapping[str, Mapping[str, str]],
+        workers: Workers = ALONE,
     ) -> None:
         self.directory = directory
         self.steps = steps
         self.model = model
         self._outside = outside
+        self.workers = workers
 
     def states(self) -> list[State]:
         """Freshness of every step, in order.
@@ -118,29 +124,36 @@ class Run:
                     on_step(state, 0.0)
                     continue
                 on_step(state, None)
-                on_step(state, self._execute(state, progress_of(state.step)))
+                anew = state.step.folder in forced
+                on_step(state, self._execute(state, progress_of(state.step), anew))
+            self.workers.tell(None)
 
-    def _execute(self, state: State, progress: Progress) -> float:
+    def _execute(self, state: State, progress: Progress, anew: bool) -> float:
         step = state.step
         out = self.directory / step.folder
         started = time.monotonic()
-        try:
-            _clear(out)
-        except OSError as error:
-            raise disk_error(error, out) from error
         job = Job(
             settings=step.settings,
             model=self.model,
             folders={name: self.directory / folder for name, folder in step.reads.items()},
             out=out,
             progress=progress,
+            workers=self.workers,
         )
+        try:
+            _clear(out)
+            _prepare(job.partial, state.key, anew)
+        except OSError as error:
+            raise disk_error(error, out) from error
+        if STAGES[step.stage].shared:
+            self.workers.tell(_as_message(step, job))
         stage = importlib.import_module(f"moe_export.stages.{step.stage}")
         with PeakMemory() as memory:
             try:
                 stage.run(job)
             except OSError as error:
                 raise disk_error(error, out) from error
+        shutil.rmtree(job.partial)
         self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
         return time.monotonic() - started
 
@@ -214,6 +227,27 @@ class Run:
             yield
 
 
+def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
+    """Takes part in the shared stages of a run until the first of the workers has ended it.
+
+    Args:
+        workers: this process, which is not the first.
+        settings_of: makes the settings of a stage from their JSON.
+
+    Raises:
+        MoeExportError: whatever a stage raises.
+    """
+    while message := workers.tell(None):
+        job = Job(
+            settings=settings_of(message["stage"], message["settings"]),
+            model=Path(message["model"]),
+            folders={name: Path(folder) for name, folder in message["folders"].items()},
+            out=Path(message["out"]),
+            workers=workers,
+        )
+        importlib.import_module(f"moe_export.stages.{message['stage']}").run(job)
+
+
 def verify(directory: Path) -> int:
     """Holds every file of a run against the SHA-256 that its stage wrote down.
 
@@ -264,6 +298,25 @@ def _clear(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+
+
+def _prepare(partial: Path, key: str, anew: bool) -> None:
+    """Leaves in a stage's partial folder what an execution with the same key left there."""
+    mark = partial / KEY_FILE
+    if anew or not mark.exists() or mark.read_text(encoding="utf-8") != key:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        mark.write_text(key, encoding="utf-8")
+
+
+def _as_message(step: Step, job: Job[Section]) -> dict[str, Any]:
+    return {
+        "stage": step.stage,
+        "settings": job.settings.model_dump_json(),
+        "model": str(job.model.resolve()),
+        "folders": {name: str(folder.resolve()) for name, folder in job.folders.items()},
+        "out": str(job.out.resolve()),
+    }
 
 
 def _canonical(value: Any) -> bytes:

@@ -16,13 +16,14 @@ from moe_export.cli.console import RunDisplay, console, print_table
 from moe_export.errors import ArtifactError
 from moe_export.gates import raise_for_gates
 from moe_export.pipeline import Step, between, steps_of
-from moe_export.recipe import Recipe
+from moe_export.recipe import Recipe, settings_of
 from moe_export.recipe_file import load_recipe
 from moe_export.reporting.units import size
-from moe_export.run import Run
+from moe_export.run import Run, serve
 from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
 from moe_export.variants import exported
+from moe_export.workers import ALONE, Workers, is_first, joined
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     directory = _directory(arguments)
     _execute(recipe, steps, forced, directory, arguments.threads)
+    if not is_first():
+        return
     validation = directory / "validate" / "validation.json"
     if any(step.stage == "report" for step in steps):
         console.print(f"report: {directory / 'report' / 'report.html'}")
@@ -66,7 +69,8 @@ def plan(arguments: argparse.Namespace) -> None:
     steps, _ = between(steps_of(recipe), None, "plan")
     directory = _directory(arguments)
     _execute(recipe, steps, set(), directory, arguments.threads)
-    _print_plan(load_json(directory / "plan" / "plan.json"))
+    if is_first():
+        _print_plan(load_json(directory / "plan" / "plan.json"))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -141,16 +145,20 @@ def _execute(
 ) -> None:
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first loaded
-    run = _run_of(recipe, steps, directory)
-    with RunDisplay() as display:
-        run.execute(recipe.plain(), forced, display.progress_of, display.on_step)
+    with joined() as workers:
+        if workers.rank > 0:
+            serve(workers, settings_of)
+            return
+        run = _run_of(recipe, steps, directory, workers)
+        with RunDisplay() as display:
+            run.execute(recipe.plain(), forced, display.progress_of, display.on_step)
 
 
-def _run_of(recipe: Recipe, steps: list[Step], directory: Path) -> Run:
+def _run_of(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:
     from moe_export.outside import fingerprints  # noqa: PLC0415 - reads checkpoints
 
     model = locate(recipe.model)
-    return Run(directory, steps, model, fingerprints(steps, model))
+    return Run(directory, steps, model, fingerprints(steps, model), workers)
 
 
 def _directory(arguments: argparse.Namespace) -> Path:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from moe_export.scores.base import Loss
 
-CHUNK_TOKENS = 1024
-"""Target positions whose logits are in memory at one time: 0.6 GB at a vocabulary of 152 k."""
+CHUNK_BYTES = 1 << 27
+"""Logits that are in memory at one time, in float32, of which there are about four copies: 220
+target positions at a vocabulary of 152 k."""
 
 
 def loss_gradients(
@@ -23,7 +24,7 @@ def loss_gradients(
 
     With p the softmax of the logits over the tokens that the loss counts (all, or all but gold),
     the gradient of a token's loss with respect to its logits is p less 1 at gold. Written out like
-    this both losses share the logits, which are never held for more than `CHUNK_TOKENS` at once.
+    this both losses share the logits, which are never held for more than `CHUNK_BYTES` at once.
 
     Args:
         hidden_TD: last hidden states, after the final norm.
@@ -35,10 +36,11 @@ def loss_gradients(
     Returns:
         [T, D] in the dtype of `hidden_TD`, for each loss.
     """
+    chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
     gradients: dict[Loss, list[Tensor]] = {loss: [] for loss in losses}
     with torch.no_grad():
-        for start in range(0, len(gold_T), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
+        for start in range(0, len(gold_T), chunk):
+            part = slice(start, start + chunk)
             gold = gold_T[part, None]
             logits_TV = head(hidden_TD[part])
             logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))

@@ -17,16 +17,18 @@ class StageFacts:
         version: raised when the same settings would give other output.
         reads: the stages whose folders it is given, as far as the recipe has them.
         purpose: one line for `--dry-run` and `status`.
+        shared: whether several workers carry it out together; all others the first does alone.
     """
 
     version: int
     reads: tuple[str, ...]
     purpose: str
+    shared: bool = False
 
 
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
-    "importance": StageFacts(1, ("calibrate",), "a score for every expert dimension"),
+    "importance": StageFacts(2, ("calibrate",), "a score for every expert dimension", shared=True),
     "plan": StageFacts(2, ("importance",), "a width for every expert"),
     "prune": StageFacts(1, ("importance", "plan"), "the checkpoint without the rest"),
     "quantize": StageFacts(1, ("prune",), "the checkpoint in fewer bits"),

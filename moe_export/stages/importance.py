@@ -14,26 +14,36 @@ from moe_export.jobs import Job
 from moe_export.recipe import ImportanceSettings
 from moe_export.scores import scores_named
 from moe_export.scores.collect import collect_importance
-from moe_export.torch_model import load_torch_model
+from moe_export.torch_model import StreamedModel
 
 logger = logging.getLogger(__name__)
 
 
 def run(job: Job[ImportanceSettings]) -> None:
-    """Writes `importance.safetensors`.
+    """Writes `importance.safetensors`; of several workers the first does.
 
     Raises:
         RecipeError: a score is unknown.
         CheckpointError: the model cannot be loaded.
         CalibrationError: the calibration set does not suit the model.
+        ResourceError: the disk is too small for the states between layers.
     """
     settings = job.settings
     scores = scores_named(settings.scores)
     calibration = load_calibration(job.folders["calibrate"])
-    model = load_torch_model(job.model, getattr(torch, settings.dtype))
-    importance = collect_importance(model, calibration, scores, settings.batch_tokens, job.progress)
-    _warn_of_unreached(importance)
-    save_importance(job.out, importance)
+    model = StreamedModel(job.model, getattr(torch, settings.dtype))
+    importance = collect_importance(
+        model,
+        calibration,
+        scores,
+        settings.batch_tokens,
+        job.partial,
+        job.progress,
+        job.workers,
+    )
+    if importance is not None:
+        _warn_of_unreached(importance)
+        save_importance(job.out, importance)
 
 
 def _warn_of_unreached(importance: Importance) -> None:

@@ -6,7 +6,15 @@ Attention, norms and embeddings are the classes of transformers; only the MoE bl
 from __future__ import annotations
 
 from moe_export.torch_model.block import RaggedMoEBlock
+from moe_export.torch_model.layered import LayeredModel, StreamedModel
 from moe_export.torch_model.load import load_torch_model
 from moe_export.torch_model.recording import Recording, recording
 
-__all__ = ["RaggedMoEBlock", "Recording", "load_torch_model", "recording"]
+__all__ = [
+    "LayeredModel",
+    "RaggedMoEBlock",
+    "Recording",
+    "StreamedModel",
+    "load_torch_model",
+    "recording",
+]

@@ -16,7 +16,7 @@ from moe_export._transformers import pruned_config_class
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families import check_ledger, spec_of
-from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.families.stored import read_values
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.torch_model.auto import model_class
@@ -39,7 +39,30 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     checkpoint = Checkpoint(directory)
     spec = spec_of(checkpoint.config)
     check_ledger(checkpoint, spec)
+    model = empty_model(checkpoint, spec, dtype)
+    tensors = {
+        name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors
+    }
+    if spec.tied_embeddings:
+        tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
+    model.load_state_dict(tensors, assign=True)
+    model.tie_weights()
+    return model
+
+
+def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a checkpoint without its weights, which are on the meta device, for evaluation.
+
+    Args:
+        checkpoint: of a known family.
+        spec: what its config says.
+        dtype: that the weights will have.
+
+    Raises:
+        CheckpointError: transformers and the family disagree on the tensors.
+    """
     family = spec.family
+    directory = checkpoint.directory
     # In memory the model is a float one.
     floats = {key: value for key, value in checkpoint.config.items() if key != QUANTIZATION_KEY}
     config = pruned_config_class(family.model_type).from_dict(
@@ -52,20 +75,14 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     # On the meta device nothing is allocated or drawn at random that would be overwritten anyway.
     with torch.device("meta"):
         model: PreTrainedModel = model_class(family.model_type)(config)
-    tensors = {
-        name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors
-    }
-    if spec.tied_embeddings:
-        tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
-    wrong = sorted(tensors.keys() ^ model.state_dict().keys())
+    tied = {spec.name("lm_head")} if spec.tied_embeddings else set()
+    wrong = sorted((spec.tensors.keys() | tied) ^ model.state_dict().keys())
     if wrong:
         raise CheckpointError(
             f"{directory}: {family.architecture} of the installed transformers and the facts of "
             f"{family.model_type} disagree on tensor {wrong[0]} (and {len(wrong) - 1} more); use "
             "a supported version of transformers"
         )
-    model.load_state_dict(tensors, assign=True)
-    model.tie_weights()
     _compute_buffers(model, config)
     model.config.dtype = dtype
     if (directory / "generation_config.json").exists():

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from moe_export.artifacts import Calibration, load_importance, save_calibration
+from moe_export.errors import ResourceError
 from moe_export.experts import ExpertTable, kept_rows
 from moe_export.jobs import Job
 from moe_export.recipe import ImportanceSettings
 from moe_export.stages import importance
+from moe_export.torch_model import StreamedModel
 from tests.tiny import tiny_checkpoint
 
 
@@ -75,6 +81,64 @@ def test_experts_that_no_token_reached_are_told_of_and_kept_first(
     assert [len(rows) for rows in kept] == widths
 
 
+class StopHereError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("after", "layers"),
+    [
+        (1, [0, 1, 2, 2, 1, 0]),
+        (4, [2, 2, 1, 0]),
+        (6, [2, 1, 0]),
+        (7, [2, 1, 0]),
+        (9, [2, 1, 0]),
+        (10, [1, 0]),
+        (13, [0]),
+    ],
+)
+def test_an_interrupted_stage_goes_on_at_the_layer_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, layers: list[int]
+) -> None:
+    settings = ImportanceSettings(scores=("fisher_margin", "fisher", "reap"), batch_tokens=10)
+    whole = job_for(tmp_path / "whole", settings, (10, 5, 5))
+    importance.run(whole)
+    job = job_for(tmp_path / "halves", settings, (10, 5, 5))
+
+    def interrupt(done: int, _of: int, _what: str) -> None:
+        if done == after:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        importance.run(replace(job, progress=interrupt))
+    assert not any(job.out.iterdir())
+    loaded = []
+    load = StreamedModel.layer
+
+    def remember(self: StreamedModel, number: int) -> Any:
+        loaded.append(number)
+        return load(self, number)
+
+    monkeypatch.setattr(StreamedModel, "layer", remember)
+    importance.run(job)
+    assert loaded == layers
+    name = "importance.safetensors"
+    assert (job.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_states_that_the_disk_has_no_room_for_are_refused_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 3 batches of 20 positions, 64 wide, in float32; 3 + 1 inputs, and 3 gradients of one loss.
+    needed = 60 * 64 * 4 * 7
+    job = job_for(tmp_path, ImportanceSettings(batch_tokens=20), (20, 20, 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(ResourceError, match=f"need {needed} bytes, the disk has {needed - 1} free"):
+        importance.run(job)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    importance.run(job)
+
+
 def test_progress_counts_the_batches(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     job = job_for(tmp_path, ImportanceSettings(batch_tokens=10), (10, 5, 5))
@@ -87,7 +151,8 @@ def test_progress_counts_the_batches(tmp_path: Path) -> None:
             lambda done, of, _: told.append((done, of)),
         )
     )
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    # Two batches in three layers forward, through the head, and in three layers back.
+    assert told == [(done, 14) for done in range(15)]
 
 
 def test_the_stage_leaves_the_settings_of_torch_as_they_were(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ from moe_export.recipe import Score as ScoreName
 from moe_export.scores import SCORES, scores_named
 from moe_export.scores.collect import collect_importance
 from moe_export.scores.loss import loss_gradients
-from moe_export.torch_model import RaggedMoEBlock, load_torch_model
+from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
 from tests.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.torch_model.common import UNEQUAL
 
@@ -74,7 +75,16 @@ def calibration_of(lengths: Sequence[int]) -> Calibration:
 def collect(
     model: Any, names: Sequence[str], lengths: Sequence[int] = LENGTHS, batch_tokens: int = 30
 ) -> Importance:
-    return collect_importance(model, calibration_of(lengths), scores_named(names), batch_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        found = collect_importance(
+            LayeredModel(model),
+            calibration_of(lengths),
+            scores_named(names),
+            batch_tokens,
+            Path(folder),
+        )
+    assert found is not None
+    return found
 
 
 def blocks_of(model: Any) -> list[RaggedMoEBlock]:
@@ -321,10 +331,12 @@ def test_bfloat16_scores_are_near_those_of_float32(directory: Path) -> None:
     ],
 )
 def test_unsuitable_sequences_are_refused(
-    model: Any, calibration: Calibration, message: str
+    model: Any, calibration: Calibration, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CalibrationError, match=message):
-        collect_importance(model, calibration, scores_named(["fisher"]), 100)
+        collect_importance(
+            LayeredModel(model), calibration, scores_named(["fisher"]), 100, tmp_path
+        )
 
 
 def test_a_score_that_is_not_a_number_is_refused_and_torch_left_as_it_was(model: Any) -> None:

@@ -1,0 +1,79 @@
+"""Hidden states and gradients between layers, in files.
+
+What fits stays in the page cache of the operating system; what does not costs disk instead of
+memory; and what a run had reached when it was interrupted is still there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moe_export.checkpoint import disk_error
+from moe_export.errors import ResourceError
+
+_DONE = "done"
+
+
+class States:
+    """Tensors by kind (`input`, or the loss of a gradient), layer and batch.
+
+    Args:
+        folder: is created; what a former run left there is found again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def check_space(self, needed_bytes: int) -> None:
+        """Makes sure that so much can be written.
+
+        Raises:
+            ResourceError: it cannot.
+        """
+        free_bytes = shutil.disk_usage(self._folder).free
+        if needed_bytes > free_bytes:
+            raise ResourceError(
+                f"{self._folder}: the states between layers need {needed_bytes} bytes, the disk "
+                f"has {free_bytes} free; free some, lower calibrate.sequences, or give a run "
+                "directory on another disk with --run"
+            )
+
+    def put(self, kind: str, layer: int, batch: int, value: Tensor) -> None:
+        """Writes one tensor.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        path = self._path(kind, layer) / str(batch)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_file({"value": value.detach().cpu().contiguous()}, path)
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def get(self, kind: str, layer: int, batch: int, device: torch.device) -> Tensor:
+        """Reads one tensor."""
+        return load_file(self._path(kind, layer) / str(batch))["value"].to(device)
+
+    def finish(self, kind: str, layer: int) -> None:
+        """Marks that all batches of a layer are there."""
+        self._path(kind, layer).mkdir(exist_ok=True)
+        (self._path(kind, layer) / _DONE).touch()
+
+    def finished(self, kind: str, layer: int) -> bool:
+        """Whether they are."""
+        return (self._path(kind, layer) / _DONE).exists()
+
+    def drop(self, kind: str, layer: int) -> None:
+        """Removes all batches of a layer, if there are any."""
+        (self._path(kind, layer) / _DONE).unlink(missing_ok=True)
+        shutil.rmtree(self._path(kind, layer), ignore_errors=True)
+
+    def _path(self, kind: str, layer: int) -> Path:
+        return self._folder / f"{kind}-{layer}"
