@@ -16,7 +16,7 @@ from moe_export._transformers import pruned_config_class
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families import check_ledger, spec_of
-from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.families.stored import read_values
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.torch_model.auto import model_class
@@ -39,6 +39,29 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     checkpoint = Checkpoint(directory)
     spec = spec_of(checkpoint.config)
     check_ledger(checkpoint, spec)
+    model = model_without_weights(checkpoint, spec)
+    tensors = {
+        name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors
+    }
+    if spec.tied_embeddings:
+        tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
+    wrong = sorted(tensors.keys() ^ model.state_dict().keys())
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: {spec.family.architecture} of the installed transformers and the facts "
+            f"of {spec.family.model_type} disagree on tensor {wrong[0]} (and {len(wrong) - 1} "
+            "more); use a supported version of transformers"
+        )
+    model.load_state_dict(tensors, assign=True)
+    model.tie_weights()
+    model.config.dtype = dtype
+    if (directory / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model.eval().requires_grad_(False)
+
+
+def model_without_weights(checkpoint: Checkpoint, spec: ModelSpec) -> PreTrainedModel:
+    """The model with all its parameters on the meta device, where nothing is allocated."""
     family = spec.family
     # In memory the model is a float one.
     floats = {key: value for key, value in checkpoint.config.items() if key != QUANTIZATION_KEY}
@@ -49,27 +72,9 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
             WIDTHS_KEY: [list(widths) for widths in spec.widths],
         }
     )
-    # On the meta device nothing is allocated or drawn at random that would be overwritten anyway.
     with torch.device("meta"):
         model: PreTrainedModel = model_class(family.model_type)(config)
-    tensors = {
-        name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors
-    }
-    if spec.tied_embeddings:
-        tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
-    wrong = sorted(tensors.keys() ^ model.state_dict().keys())
-    if wrong:
-        raise CheckpointError(
-            f"{directory}: {family.architecture} of the installed transformers and the facts of "
-            f"{family.model_type} disagree on tensor {wrong[0]} (and {len(wrong) - 1} more); use "
-            "a supported version of transformers"
-        )
-    model.load_state_dict(tensors, assign=True)
-    model.tie_weights()
     _compute_buffers(model, config)
-    model.config.dtype = dtype
-    if (directory / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
     return model.eval().requires_grad_(False)
 
 
