@@ -29,7 +29,7 @@ BYTES_PER_S = 200e6
 PYTHON_BYTES = 100 << 20
 """An interpreter with numpy, onnx_ir and safetensors loaded."""
 
-QUANTIZED_PER_S = {"rtn": 50e6, "mse": 10e6}
+QUANTIZED_PER_S = {"rtn": 50e6, "mse": 10e6, "gptq": 2e6}
 """Parameters quantized in a second, by method."""
 
 TORCH_BYTES = 450 << 20

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from moe_export.errors import CheckpointError
-from moe_export.formats import GROUP_SIZES
+from moe_export.formats import GROUP_SIZES, QuantizedMatrix
 
 QUANTIZATION_KEY = "quantization"
 """Config key of a quantized checkpoint."""
 
 QuantizedFormat = Literal["int8", "int4"]
 Format = Literal["float", "int8", "int4"]
+Method = Literal["rtn", "mse", "gptq"]
 
 EXPERT_ROLES = frozenset({"gate", "up", "down", "shared_gate", "shared_up", "shared_down"})
 """The tensors of experts; the shared one's are of the same format, being in the same node."""
@@ -54,6 +55,23 @@ class Quantization:
 
 
 UNQUANTIZED = Quantization()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized matrix and how it came about.
+
+    Attributes:
+        matrix: codes and scales.
+        method: that was used.
+        tokens: that it was calibrated on; None for a method that needs none.
+        fell_back: whether the method is not the one that was asked for.
+    """
+
+    matrix: QuantizedMatrix
+    method: Method
+    tokens: int | None = None
+    fell_back: bool = False
 
 
 def read_quantization(config: dict[str, Any]) -> Quantization:

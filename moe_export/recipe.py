@@ -133,10 +133,18 @@ class QuantizeSettings(Formats):
     """Which weights are quantized, and how; the router and the embeddings never are.
 
     method: `rtn` rounds to the nearest code, the largest value of a group having the last one;
-            `mse` takes for each group the scale that loses the least, in squared error.
+            `mse` takes for each group the scale that loses the least, in squared error;
+            `gptq` makes the weights that are still to be rounded make up for the error of those
+            that are, as the calibration set's inputs ask for. It runs the pruned model in torch,
+            layer by layer, and takes `mse` for a matrix that fewer tokens reach than it has
+            inputs, which `quantization.json` and the report tell.
+    damping: what gptq adds to the diagonal of the inputs' second moments, over its mean.
+    calibration_tokens: how many of the calibration tokens gptq uses at most.
     """
 
-    method: Literal["rtn", "mse"] = "rtn"
+    method: Literal["rtn", "mse", "gptq"] = "rtn"
+    damping: Annotated[float, Field(gt=0)] = 0.01
+    calibration_tokens: Count = 65536
 
     @model_validator(mode="after")
     def _something(self) -> QuantizeSettings:

@@ -17,6 +17,15 @@ from moe_export.formats.matrix import QuantizedMatrix, encode, grouped
 from moe_export.formats.search import least_error_scale
 
 LIMITS = (-8, 7)
+CODE_DTYPE = np.dtype(ml_dtypes.int4)
+
+
+def full_scale(values_GgN: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scale [G, N] with which the value that is largest in magnitude has the code -8."""
+    low_GN = values_GgN.min(axis=1, initial=0)
+    high_GN = values_GgN.max(axis=1, initial=0)
+    scale_GN: NDArray[np.float32] = np.where(high_GN > -low_GN, high_GN, low_GN) / -8
+    return scale_GN
 
 
 def quantize(
@@ -43,10 +52,7 @@ def quantize(
         CheckpointError: if a value is infinite, not a number or too large.
     """
     values_GgN = grouped(matrix_KN, group_size)
-    low_GN = values_GgN.min(axis=1, initial=0)
-    high_GN = values_GgN.max(axis=1, initial=0)
-    extreme_GN = np.where(high_GN > -low_GN, high_GN, low_GN)
-    scale_GN = extreme_GN / -8
+    scale_GN = full_scale(values_GgN)
     if search:
         scale_GN = least_error_scale(values_GgN, scale_GN, LIMITS)
     codes, scale = encode(values_GgN, scale_GN, matrix_KN.shape[0], LIMITS, scale_dtype)

@@ -11,6 +11,13 @@ from moe_export.formats.matrix import QuantizedMatrix, encode, grouped
 from moe_export.formats.search import least_error_scale
 
 LIMITS = (-127, 127)
+CODE_DTYPE = np.dtype(np.int8)
+
+
+def full_scale(values_GgN: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scale [G, N] with which the largest magnitude has the code 127."""
+    scale_GN: NDArray[np.float32] = np.abs(values_GgN).max(axis=1, initial=0) / 127
+    return scale_GN
 
 
 def quantize(
@@ -36,7 +43,7 @@ def quantize(
         CheckpointError: if a value is infinite, not a number or too large.
     """
     values_GgN = grouped(matrix_KN, group_size)
-    scale_GN = np.abs(values_GgN).max(axis=1, initial=0) / 127
+    scale_GN = full_scale(values_GgN)
     if search:
         scale_GN = least_error_scale(values_GgN, scale_GN, LIMITS)
     codes, scale = encode(values_GgN, scale_GN, matrix_KN.shape[0], LIMITS, scale_dtype)

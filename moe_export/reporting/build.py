@@ -16,6 +16,7 @@ from moe_export.reporting.build_plan import (
     model_facts,
     plan_facts,
 )
+from moe_export.reporting.build_quantization import quantization_facts
 from moe_export.reporting.build_validation import (
     accuracy_facts,
     execution_facts,
@@ -66,6 +67,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> dict[
             if key != "schema"
         },
         "memory": memory_facts(folders, plan, export, measurements),
+        "quantization": quantization_facts(folders),
         "accuracy": accuracy_facts(validation),
         "parity": parity_facts(validation),
         "gates": validation["gates"],

@@ -28,6 +28,8 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
     yield table(tables.layer_table(report))
     yield "## Memory"
     yield f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
+    if report["quantization"] is not None:
+        yield escaped(sentences.quantization_sentence(report))
     yield table(tables.memory_table(report))
     yield from _unless_empty(tables.resident_table(report))
     yield "## Accuracy"

@@ -51,6 +51,8 @@ def _memory(report: Report) -> Iterator[str]:
     yield html.paragraph(
         f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
     )
+    if report["quantization"] is not None:
+        yield html.paragraph(sentences.quantization_sentence(report))
     resident = tables.resident_table(report)
     left = html.figure(figures_bars.memory_bars(report))
     if resident.rows:

@@ -176,6 +176,43 @@ def prediction_sentence(report: Report) -> str:
     return f"The plan predicted the bytes on disk exactly ({names})."
 
 
+FALLBACKS_NAMED = 6
+
+
+def quantization_sentence(report: Report) -> str:
+    """What quantization lost, and where its method was another; empty where nothing was."""
+    found = report["quantization"]
+    if found is None:
+        return ""
+    lost = ", ".join(
+        f"{entry['class'].replace('_', ' ')} {percent(entry['relative_error'])}"
+        for entry in found["classes"]
+    )
+    text = (
+        f"{count(found['matrices'])} matrices were quantized by {found['method']}; the weights' "
+        f"error is {lost}."
+    )
+    fallbacks = found["fallbacks"]
+    if fallbacks:
+        named = "; ".join(_fallback_words(entry) for entry in fallbacks[:FALLBACKS_NAMED])
+        rest = len(fallbacks) - FALLBACKS_NAMED
+        text += (
+            f" {count(len(fallbacks))} of them were reached by fewer calibration tokens than they "
+            f"have inputs and were rounded to the nearest code instead ({named}"
+            + (f"; and {count(rest)} more)." if rest > 0 else ").")
+        )
+    elif found["method"] == "gptq":
+        text += " Every one of them was reached by enough calibration tokens."
+    return text
+
+
+def _fallback_words(entry: Mapping[str, Any]) -> str:
+    name = entry["tensor"].removesuffix(".weight").rsplit(".", 1)[-1]
+    expert = "" if entry["expert"] is None else f", expert {entry['expert']}"
+    layer = "" if entry["layer"] is None else f"layer {entry['layer']}{expert}, "
+    return f"{layer}{name}: {count(entry['tokens'])} tokens"
+
+
 def active_sentence(report: Report) -> str:
     """Parameters that a token uses."""
     active = report["model"]["active_parameters_per_token"]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import save_json
+from moe_export.artifacts import load_calibration, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
@@ -23,7 +24,7 @@ from moe_export.families.stored import scale_name, stored_tensors
 from moe_export.formats import FORMATS
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
-from moe_export.quantization import QUANTIZATION_KEY, Quantization
+from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization
 from moe_export.recipe import QuantizeSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
 
@@ -59,6 +60,7 @@ class _Ledger:
 
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
+    fallbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(job: Job[QuantizeSettings]) -> None:
@@ -77,18 +79,18 @@ def run(job: Job[QuantizeSettings]) -> None:
     _check_space(job, source, quantized)
     config = source.config | {QUANTIZATION_KEY: quantization.as_config()}
     ledger = _Ledger()
-    layers: list[int | None] = [None, *range(spec.num_layers)]
-    with CheckpointWriter(job.out, config, num_shards=len(layers)) as writer:
-        for number, layer in enumerate(layers):
+    with CheckpointWriter(job.out, config, num_shards=spec.num_layers + 1) as writer:
+        for number, (layer, found) in enumerate(_layers(job, spec, quantization)):
             what = "outside the layers" if layer is None else f"layer {layer}"
-            job.progress(number, len(layers), what)
+            job.progress(number, spec.num_layers + 1, what)
             shard: dict[str, NDArray[Any]] = {}
             for name, tensor in spec.tensors.items():
                 if tensor.layer == layer:
                     values = source.read(name)
-                    shard |= _stored(name, values, quantized, settings.method, ledger)
+                    made = found.get(name) or _rounded(name, values, quantized, settings.method)
+                    shard |= _stored(name, values, made, quantized, ledger)
             writer.write_shard(shard)
-    job.progress(len(layers), len(layers), "done")
+    job.progress(spec.num_layers + 1, spec.num_layers + 1, "done")
     copy_tokenizer_files(job.folders["prune"], job.out)
     written = Checkpoint(job.out)
     check_ledger(written, quantized)
@@ -100,6 +102,7 @@ def run(job: Job[QuantizeSettings]) -> None:
             "method": settings.method,
             "tensor_bytes": sum(info.size_bytes for info in written.tensors.values()),
             "counts": {word: actions.count(word) for word in ("kept", "quantized")},
+            "fallbacks": ledger.fallbacks,
             "classes": {name: sums.as_dict() for name, sums in ledger.sums.items()},
             "tensors": ledger.entries,
         },
@@ -107,34 +110,94 @@ def run(job: Job[QuantizeSettings]) -> None:
     for name, sums in ledger.sums.items():
         lost = _relative(sums.squared_error, sums.squared_values)
         logger.info("%s: relative error %.4g", name, lost)
+    if ledger.fallbacks:
+        logger.warning(
+            "%d of %d matrices were reached by fewer tokens than they have inputs and were rounded "
+            "with a search for scales instead of %s; quantization.json names them",
+            len(ledger.fallbacks),
+            actions.count("quantized"),
+            settings.method,
+        )
 
 
-def _stored(
-    name: str, values: NDArray[Any], spec: ModelSpec, method: str, ledger: _Ledger
-) -> dict[str, NDArray[Any]]:
-    """What is written for one tensor, entered into the ledger."""
-    tensor = spec.tensors[name]
-    format_name = spec.quantization.format_of(tensor.role)
+def _layers(
+    job: Job[QuantizeSettings], spec: ModelSpec, quantization: Quantization
+) -> Iterator[tuple[int | None, Mapping[str, Made]]]:
+    """The layers in order and None last, with those matrices that calibration makes."""
+    settings = job.settings
+    if settings.method != "gptq":
+        for layer in (*range(spec.num_layers), None):
+            yield layer, {}
+        return
+    from moe_export.torch_model.gptq import quantize_by_layer  # noqa: PLC0415 - torch
+
+    calibration = load_calibration(job.folders["calibrate"])
+    yield from quantize_by_layer(
+        job.folders["prune"],
+        quantization,
+        evenly_chosen(calibration.sequences(), settings.calibration_tokens),
+        settings.damping,
+    )
+
+
+def evenly_chosen(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[NDArray[np.int32]]:
+    """As many sequences, evenly spread, as have at most so many tokens; at least one.
+
+    >>> [len(s) for s in evenly_chosen([np.zeros(n, np.int32) for n in (3, 4, 5, 6)], 10)]
+    [3, 5]
+    """
+    every = 1
+    while every < len(sequences) and sum(map(len, sequences[::every])) > tokens:
+        every += 1
+    return list(sequences[::every])
+
+
+def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -> Made | None:
+    """A matrix in the nearest codes; None where it is not to be quantized."""
+    format_name = spec.quantization.format_of(spec.tensors[name].role)
     if format_name is None:
-        ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
-        return {name: values}
-    matrix_KN = values.T.astype(np.float32)
+        return None
     try:
-        quantized = FORMATS[format_name](
-            matrix_KN, spec.quantization.group_size, "float16", search=method == "mse"
+        matrix = FORMATS[format_name](
+            values.T, spec.quantization.group_size, "float16", search=method == "mse"
         )
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    codes, scale = to_storage(quantized)
-    lost = float(np.square(quantized.dequantized() - matrix_KN, dtype=np.float64).sum())
+    return Made(matrix, method)
+
+
+def _stored(
+    name: str, values: NDArray[Any], made: Made | None, spec: ModelSpec, ledger: _Ledger
+) -> dict[str, NDArray[Any]]:
+    """What is written for one tensor, entered into the ledger."""
+    tensor = spec.tensors[name]
+    if made is None:
+        ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
+        return {name: values}
+    matrix_KN = values.T.astype(np.float32)
+    codes, scale = to_storage(made.matrix)
+    lost = float(np.square(made.matrix.dequantized() - matrix_KN, dtype=np.float64).sum())
     norm = float(np.square(matrix_KN, dtype=np.float64).sum())
     ledger.entries[name] = {
         "action": "quantized",
-        "format": format_name,
+        "format": spec.quantization.format_of(tensor.role),
         "group_size": spec.quantization.group_size,
+        "method": made.method,
+        "tokens": made.tokens,
         "bytes": codes.nbytes + scale.nbytes,
         "relative_error": _relative(lost, norm),
     }
+    if made.fell_back:
+        ledger.fallbacks.append(
+            {
+                "tensor": name,
+                "layer": tensor.layer,
+                "expert": tensor.expert,
+                "method": made.method,
+                "tokens": made.tokens,
+                "inputs": matrix_KN.shape[0],
+            }
+        )
     sums = ledger.sums.setdefault(tensor.tensor_class, _Sums())
     sums.tensors += 1
     sums.elements += matrix_KN.size

@@ -56,8 +56,14 @@ def masked(model: PreTrainedModel, kept: Kept) -> Iterator[None]:
             weight.copy_(values)
 
 
-def score_tasks(model: PreTrainedModel, tasks: Mapping[str, ScoredTask]) -> TaskScores:
-    """The scores of `moe_export.evaluation` for every task."""
+def score_tasks(
+    model: PreTrainedModel,
+    tasks: Mapping[str, ScoredTask],
+    reference: PreTrainedModel | None = None,
+) -> TaskScores:
+    """The scores of `moe_export.evaluation` for every task, with the divergence from a reference
+    where one is given.
+    """
     scores = {}
     for name, task in tasks.items():
         tally = Tally(task.has_answers)
@@ -68,7 +74,10 @@ def score_tasks(model: PreTrainedModel, tasks: Mapping[str, ScoredTask]) -> Task
                 ids[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
             with torch.no_grad():
                 logits = model(input_ids=ids, use_cache=False).logits.numpy()
+                others = reference and reference(input_ids=ids, use_cache=False).logits.numpy()
             for row, sequence in enumerate(batch):
-                tally_document(tally, sequence, logits[row, : len(sequence.tokens)], None)
+                part = slice(len(sequence.tokens))
+                other = None if others is None else others[row, part]
+                tally_document(tally, sequence, logits[row, part], other)
         scores[name] = tally.as_dict()
     return scores

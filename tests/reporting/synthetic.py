@@ -15,7 +15,7 @@ from moe_export.jobs import Job
 from moe_export.recipe import ReportSettings
 from moe_export.stages import report
 
-STAGES = ("calibrate", "importance", "plan", "prune", "export", "validate")
+STAGES = ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
 
 BASELINE_TASKS = {"arithmetic": 1.0, "sums": 0.995, "facts": 0.973, "strings": 0.94, "text": None}
 PRUNED_TASKS = {"arithmetic": 0.99, "sums": 1.0, "facts": 0.9475, "strings": 0.93, "text": None}
@@ -54,6 +54,7 @@ def write_run(
     plan = _plan(scores, widths, width)
     save_json(folders["plan"] / "plan.json", plan)
     _prune(folders["prune"], plan, num_experts, width)
+    _quantize(folders["quantize"])
     _export(folders["export"], plan, baseline)
     _validate(folders["validate"], plan, baseline, gate_passed)
     for stage, folder in folders.items():
@@ -195,6 +196,28 @@ def _prune(folder: Path, plan: dict[str, Any], num_experts: int, width: int) -> 
     write_json(folder / "config.json", config)
     counts = {"kept": 51, "sliced": 3 * num_experts * len(widths), "dropped": 0}
     save_json(folder / "ledger.json", {"tensor_bytes": 4_444_444, "counts": counts, "tensors": {}})
+
+
+def _quantize(folder: Path) -> None:
+    """A ledger alone: no quantized variant is among the exported ones."""
+    classes = {"experts": {"relative_error": 0.0912}, "shared_expert": {"relative_error": 0.0834}}
+    fallback = {
+        "tensor": "model.layers.0.mlp.experts.1.up_proj.weight",
+        "layer": 0,
+        "expert": 1,
+        "method": "mse",
+        "tokens": 0,
+        "inputs": 128,
+    }
+    save_json(
+        folder / "quantization.json",
+        {
+            "method": "gptq",
+            "counts": {"kept": 51, "quantized": 204},
+            "classes": classes,
+            "fallbacks": [fallback],
+        },
+    )
 
 
 def _export(folder: Path, plan: dict[str, Any], baseline: bool) -> None:

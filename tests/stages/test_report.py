@@ -78,6 +78,13 @@ def test_the_headline_numbers_stand_in_text_and_page(run: Path, name: str) -> No
         assert words in text, words
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_an_expert_that_too_few_tokens_reached_is_named(run: Path, name: str) -> None:
+    sentence = "1 of them were reached by fewer calibration tokens than they have inputs"
+    assert sentence in read(run, name)
+    assert "layer 0, expert 1, up_proj: 0 tokens" in read(run, name)
+
+
 def test_recovery_is_the_one_that_validation_found(run: Path) -> None:
     report = json.loads(read(run, "report.json"))
     validation = json.loads((run / "validate" / "validation.json").read_text(encoding="utf-8"))

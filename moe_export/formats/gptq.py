@@ -1,0 +1,114 @@
+"""GPTQ: rows are rounded one after another, and those still to come make up for the error.
+
+What is made small is the error of the product with the inputs that were seen, not that of the
+weights: Frantar et al., arXiv:2210.17323. Rows are taken as they lie, without their `act_order`.
+
+Legend: K depth, N columns, g rows of a group.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.errors import CheckpointError, ShapeError
+from moe_export.formats import int4, int8
+from moe_export.formats.matrix import QuantizedMatrix, grouped, rounded_codes
+from moe_export.formats.search import least_error_scale
+
+GRIDS = {
+    "int8": (int8.LIMITS, int8.full_scale, int8.CODE_DTYPE),
+    "int4": (int4.LIMITS, int4.full_scale, int4.CODE_DTYPE),
+}
+"""Of each format: the least and greatest code, the scale of a group, the dtype of codes."""
+
+
+def inverse_factor(hessian_KK: NDArray[np.float64], damping: float) -> NDArray[np.float32]:
+    """The upper triangle U with Uᵀ U the inverse of the damped Hessian.
+
+    >>> inverse_factor(np.diag([4.0, 0.25]), 0.0).tolist()
+    [[0.5, 0.0], [0.0, 2.0]]
+
+    Args:
+        hessian_KK: the sum over tokens of x xᵀ, each with its weight.
+        damping: what is added to the diagonal, as a share of its mean.
+
+    Raises:
+        CheckpointError: it is not positive definite even so.
+    """
+    depth = len(hessian_KK)
+    damped = hessian_KK.astype(np.float64, copy=True)
+    mean = float(damped.diagonal().mean()) if depth else 1.0
+    damped[np.diag_indices(depth)] += damping * mean
+    try:
+        # With rows and columns reversed, the lower factor is the upper one of what is wanted.
+        lower = np.linalg.cholesky(damped[::-1, ::-1])
+        factor: NDArray[np.float32] = np.linalg.inv(lower[::-1, ::-1]).astype(np.float32)
+    except np.linalg.LinAlgError as error:
+        raise CheckpointError(
+            f"the inputs seen in calibration give no positive definite matrix ({error}); raise "
+            "quantize.damping"
+        ) from error
+    return np.triu(factor)
+
+
+def quantize(
+    matrix_KN: NDArray[np.float32],
+    factor_KK: NDArray[np.float32],
+    format_name: str,
+    group_size: int,
+) -> QuantizedMatrix:
+    """Codes that lose little of the product with what was seen.
+
+    The scale of a group is searched for when its first row is reached, for the weights as they then
+    are, where each row counts by what a unit of its error costs.
+
+    Args:
+        matrix_KN: [K, N].
+        factor_KK: as `inverse_factor` gives it.
+        format_name: int8 or int4.
+        group_size: 32, 64 or 128.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+        CheckpointError: a value is infinite, not a number or too large for a scale.
+    """
+    depth, columns = matrix_KN.shape
+    if factor_KK.shape != (depth, depth):
+        raise ShapeError(f"a factor of {factor_KK.shape} for a matrix of {matrix_KN.shape}")
+    limits, full_scale, code_dtype = GRIDS[format_name]
+    grouped(matrix_KN, group_size)  # checks the matrix
+    left_KN = matrix_KN.astype(np.float32, copy=True)
+    cost_K = 1 / np.square(factor_KK.diagonal().astype(np.float64))
+    codes = np.zeros((depth, columns), np.int8)
+    scales = []
+    for start in range(0, depth, group_size):
+        part = slice(start, min(start + group_size, depth))
+        values_gN = left_KN[part]
+        scale_1N = full_scale(values_gN[None])
+        cost_g = cost_K[part] / cost_K[part].max()
+        scale_1N = least_error_scale(values_gN[None], scale_1N, limits, cost_g)
+        scale_N = _rounded(scale_1N[0])
+        scales.append(scale_N)
+        factor_gg = factor_KK[part, part]
+        error_gN = np.empty_like(values_gN)
+        for row in range(len(values_gN)):
+            value_N = values_gN[row]
+            code_N = rounded_codes(value_N[None, None], scale_N[None], limits)[0, 0]
+            codes[start + row] = code_N
+            error_gN[row] = (value_N - code_N * scale_N) / factor_gg[row, row]
+            values_gN[row + 1 :] -= np.outer(factor_gg[row, row + 1 :], error_gN[row])
+        left_KN[part.stop :] -= factor_KK[part, part.stop :].T @ error_gN
+    scale = np.stack(scales) if scales else np.zeros((0, columns), np.float32)
+    return QuantizedMatrix(codes.astype(code_dtype), scale.astype(np.float16), group_size)
+
+
+def _rounded(scale_N: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scale as it will be stored."""
+    with np.errstate(over="ignore"):
+        stored = scale_N.astype(np.float16)
+    if np.isinf(stored).any():
+        raise CheckpointError(
+            f"weights need a scale of {np.abs(scale_N).max():.3g}, too large for float16"
+        )
+    return stored.astype(np.float32)
