@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_export.errors import DependencyError
+from moe_export.op.c_interface import load
 
 if TYPE_CHECKING:
     from onnxruntime import SessionOptions
@@ -84,12 +85,7 @@ def describe(path: Path | None = None) -> LibraryDescription:
             a kernel that this processor lacks.
     """
     path = path or library_path()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise DependencyError(
-            f"the native library {path} cannot be loaded ({error}): build it again on this machine"
-        ) from error
+    library = load(path)
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     refused = library.moe_export_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
     text = message.value.decode()

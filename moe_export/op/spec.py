@@ -48,6 +48,12 @@ SHARED_INPUTS = ("shared_gate", "shared_up", "shared_down", "shared_weight")
 """The last inputs, all of them or none: an expert that every token takes, and its weight [T, 1] in
 x's dtype. The weights have the experts' format; there is a `shared_gate` where there is a gate."""
 
+PACKED_NAME = "RaggedMoEPacked"
+PACKED_INPUTS = ("x", "expert_indices", "routing_weights", "packed", "shared_weight")
+"""The other form of the operator, without attributes: `packed` is one uint8 tensor [bytes] that
+holds all the weights and says what they are (`moe_export.op.packed`). shared_weight is given if it
+holds a shared expert."""
+
 OUTPUTS = ("y",)
 """[T, D]."""
 

@@ -7,106 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.formats import int4
+from moe_export.op import c_interface
+from moe_export.op.c_interface import ONNX_TYPES, RefusedError
 
-ONNX_TYPES = {
-    "float32": 1,
-    "int8": 3,
-    "int64": 7,
-    "float16": 10,
-    "float64": 11,
-    "bfloat16": 16,
-    "int4": 22,
-}
-
-
-class RefusedError(Exception):
-    """The library's own sentence."""
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("rank", ctypes.c_int32),
-        ("type", ctypes.c_int32),
-    )
-
-
-class _Weights(ctypes.Structure):
-    _fields_ = (
-        ("num_experts", ctypes.c_int64),
-        ("activation", ctypes.c_char_p),
-        ("format", ctypes.c_char_p),
-        ("group_size", ctypes.c_int64),
-        ("x_type", ctypes.c_int32),
-        ("exact_activations", ctypes.c_int32),
-        ("tensors", ctypes.POINTER(_Tensor)),
-        ("num_tensors", ctypes.c_size_t),
-    )
+__all__ = ["CLayer", "OpenedLayer", "RefusedError"]
 
 
 class _Call(ctypes.Structure):
     _fields_ = (
-        ("x", _Tensor),
-        ("expert_indices", _Tensor),
-        ("routing_weights", _Tensor),
-        ("shared_weight", _Tensor),
+        ("x", c_interface.Tensor),
+        ("expert_indices", c_interface.Tensor),
+        ("routing_weights", c_interface.Tensor),
+        ("shared_weight", c_interface.Tensor),
         ("y", ctypes.c_void_p),
     )
 
 
-def _tensor(array: NDArray[Any] | None, keep: list[Any]) -> _Tensor:
-    if array is None:
-        return _Tensor()
-    name = array.dtype.name
-    data = int4.pack(array) if array.dtype == ml_dtypes.int4 else np.ascontiguousarray(array)
-    shape = (ctypes.c_int64 * array.ndim)(*array.shape)
-    keep += [data, shape]
-    return _Tensor(data.ctypes.data, shape, array.ndim, ONNX_TYPES[name])
+def _tensor(array: NDArray[Any] | None, keep: list[Any]) -> c_interface.Tensor:
+    return c_interface.Tensor() if array is None else c_interface.tensor(array, keep)
 
 
-class CLayer:
-    """A layer packed by the library."""
+class _Layer:
+    """What the two kinds of layers have in common."""
 
-    def __init__(
-        self,
-        library: Path,
-        weights: Sequence[NDArray[Any]],
-        *,
-        num_experts: int,
-        format_name: str,
-        x_dtype: str,
-        group_size: int = 0,
-        activation: str = "swiglu",
-        kernel: str | None = None,
-        exact_activations: bool = False,
-    ) -> None:
+    def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.moe_export_layer_bytes.restype = ctypes.c_uint64
-        keep: list[Any] = []
-        tensors = (_Tensor * len(weights))(*[_tensor(weight, keep) for weight in weights])
-        described = _Weights(
-            num_experts,
-            activation.encode(),
-            format_name.encode(),
-            group_size,
-            ONNX_TYPES[x_dtype],
-            int(exact_activations),
-            tensors,
-            len(weights),
-        )
         self._layer = ctypes.c_void_p()
-        name = None if kernel is None else kernel.encode()
-        message = ctypes.create_string_buffer(1024)
-        if self._library.moe_export_create(
-            ctypes.byref(described), name, ctypes.byref(self._layer), message, ctypes.c_size_t(1024)
-        ):
-            raise RefusedError(message.value.decode())
 
     def __del__(self) -> None:
         if getattr(self, "_layer", None):
@@ -137,9 +67,69 @@ class CLayer:
             _tensor(shared_weight, keep),
             y.ctypes.data,
         )
-        message = ctypes.create_string_buffer(1024)
-        if self._library.moe_export_run(
-            self._layer, ctypes.byref(call), num_threads, message, ctypes.c_size_t(1024)
-        ):
-            raise RefusedError(message.value.decode())
+        c_interface.call(self._library.moe_export_run, self._layer, ctypes.byref(call), num_threads)
         return y
+
+
+class OpenedLayer(_Layer):
+    """A layer over packed bytes."""
+
+    def __init__(
+        self,
+        library: Path,
+        packed: NDArray[np.uint8],
+        *,
+        x_dtype: str,
+        kernel: str | None = None,
+        exact_activations: bool = False,
+    ) -> None:
+        super().__init__(library)
+        self._packed = packed
+        c_interface.call(
+            self._library.moe_export_open,
+            ctypes.c_void_p(packed.ctypes.data),
+            ctypes.c_uint64(packed.nbytes),
+            ONNX_TYPES[x_dtype],
+            int(exact_activations),
+            None if kernel is None else kernel.encode(),
+            ctypes.byref(self._layer),
+        )
+
+
+class CLayer(_Layer):
+    """A layer packed by the library."""
+
+    def __init__(
+        self,
+        library: Path,
+        weights: Sequence[NDArray[Any]],
+        *,
+        num_experts: int,
+        format_name: str,
+        x_dtype: str,
+        group_size: int = 0,
+        activation: str = "swiglu",
+        kernel: str | None = None,
+        exact_activations: bool = False,
+    ) -> None:
+        super().__init__(library)
+        keep: list[Any] = []
+        tensors = (c_interface.Tensor * len(weights))(
+            *[_tensor(weight, keep) for weight in weights]
+        )
+        described = c_interface.Weights(
+            num_experts,
+            activation.encode(),
+            format_name.encode(),
+            group_size,
+            ONNX_TYPES[x_dtype],
+            int(exact_activations),
+            tensors,
+            len(weights),
+        )
+        c_interface.call(
+            self._library.moe_export_create,
+            ctypes.byref(described),
+            None if kernel is None else kernel.encode(),
+            ctypes.byref(self._layer),
+        )

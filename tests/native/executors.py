@@ -8,12 +8,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
 from moe_export.formats import FORMATS
 from moe_export.op import spec
+from moe_export.op.function import OPSET
 from moe_export.op.library import register
+from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.reference import Expert, Weight
 from tests.native.c_library import CLayer
 from tests.op.cases import Inputs, Kind
@@ -123,3 +126,60 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
         group_size,
         activation,
     )
+
+
+def layout_of(inputs: Inputs) -> PackedLayout:
+    """What a packed layer of the inputs holds."""
+    return PackedLayout(
+        inputs.format_name,
+        inputs.group_size,
+        inputs.x.shape[1],
+        tuple(expert[-1].shape[0] for expert in inputs.experts),
+        None if inputs.shared is None else inputs.shared[-1].shape[0],
+        inputs.activation,
+    )
+
+
+def packed(library: Path, inputs: Inputs) -> NDArray[np.uint8]:
+    """The experts of the inputs as the tensor of a `RaggedMoEPacked` node."""
+    layout = layout_of(inputs)
+    packer = Packer(layout, library)
+    each = len(inputs.weights) // len(layout.all_widths)
+    parts = [np.frombuffer(layout.header(), np.uint8)]
+    for number, width in enumerate(layout.all_widths):
+        weights = inputs.weights[each * number : each * (number + 1)]
+        parts.append(packer.expert(weights, width, f"expert {number}"))
+    return np.concatenate(parts)
+
+
+def packed_model(tensor: NDArray[np.uint8], inputs: Inputs) -> ir.Model:
+    """A model of one `RaggedMoEPacked` node."""
+    dtype = ir.DataType.from_numpy(inputs.x.dtype)
+    top_k, hidden = inputs.expert_indices.shape[1], inputs.x.shape[1]
+    sizes: dict[str, tuple[ir.DataType, list[int | str]]] = {
+        "x": (dtype, ["T", hidden]),
+        "expert_indices": (ir.DataType.INT64, ["T", top_k]),
+        "routing_weights": (dtype, ["T", top_k]),
+        "packed": (ir.DataType.UINT8, [tensor.size]),
+        "shared_weight": (dtype, ["T", 1]),
+    }
+    names = spec.PACKED_INPUTS[: 4 if inputs.shared is None else 5]
+    values = {
+        name: ir.Value(
+            name=name, type=ir.TensorType(sizes[name][0]), shape=ir.Shape(sizes[name][1])
+        )
+        for name in names
+    }
+    values["packed"].const_value = ir.Tensor(tensor, name="packed")
+    node = ir.node(spec.PACKED_NAME, list(values.values()), domain=spec.DOMAIN)
+    y = node.outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(dtype), ir.Shape(["T", hidden])
+    graph = ir.Graph(
+        [value for name, value in values.items() if name != "packed"],
+        [y],
+        nodes=[node],
+        initializers=[values["packed"]],
+        opset_imports={"": OPSET, spec.DOMAIN: spec.VERSION},
+        name="one_node",
+    )
+    return ir.Model(graph, ir_version=10)

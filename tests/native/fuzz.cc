@@ -3,6 +3,7 @@
 // beyond a tensor's end, overflows or leaks is found by the sanitizers.
 //
 //   fuzz CASES SEED      prints "ran N refused N"
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,8 +15,10 @@
 #include <vector>
 
 #include "formats.h"
+#include "layer.h"
 #include "node.h"
 #include "ort_abi.h"
+#include "packed.h"
 
 namespace ort = moe_export::ort;
 
@@ -60,6 +63,7 @@ size_t bytes_of(int type, const std::vector<int64_t>& shape) {
     case moe_export::kFloat32:
       return count * 4;
     case moe_export::kInt8:
+    case moe_export::kUint8:
       return count;
     case moe_export::kInt4:
       return (count + 1) / 2;
@@ -214,6 +218,66 @@ class Fuzzer {
     static const moe_export::RaggedMoeOp ops[] = {moe_export::RaggedMoeOp(ort::kFloat32),
                                                   moe_export::RaggedMoeOp(ort::kFloat16)};
     const moe_export::RaggedMoeOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
+    run_calls(api, op, info, x_type, hidden, num_experts, shared);
+  }
+
+  // A packed layer of which the header is nearly right and the panels are any bytes.
+  void one_packed_case(ort::Api api) {
+    defects_ = pick({0, 0, 1, 3, 6}) / 100.0;
+    moe_export::Problem problem;
+    problem.format = static_cast<moe_export::Format>(upto(moe_export::kNumFormats));
+    problem.activation = static_cast<moe_export::Activation>(upto(moe_export::kNumActivations));
+    problem.num_experts = upto(5) + 1;
+    problem.hidden_size = upto(150) + 1;
+    const bool shared = upto(2) == 0;
+    const int x_type = problem.format == moe_export::Format::kFloat32 ? moe_export::kFloat32
+                       : problem.format == moe_export::Format::kFloat16
+                           ? moe_export::kFloat16
+                           : pick({moe_export::kFloat32, moe_export::kFloat16});
+    std::vector<int64_t> widths;
+    moe_export::PackedHeader header = {};
+    uint64_t bytes = sizeof header;
+    for (int64_t expert = 0; expert < problem.num_experts + shared; ++expert) {
+      widths.push_back(pick<int64_t>({0, 1, upto(40), upto(130), 64}));
+      bytes += sizeof(int64_t);
+    }
+    bytes = (bytes + 63) / 64 * 64;
+    for (int64_t& width : widths) {
+      bytes += moe_export::expert_bytes(problem, width);
+      width = size(width);
+    }
+    if (broken()) bytes = static_cast<uint64_t>(upto(200));
+    std::memcpy(header.magic, moe_export::kPackedMagic, sizeof header.magic);
+    if (broken()) header.magic[upto(8)] ^= 1;
+    header.version = broken() ? 2 : 1;
+    header.format = static_cast<uint32_t>(size(static_cast<int64_t>(problem.format)));
+    header.activation = static_cast<uint32_t>(size(static_cast<int64_t>(problem.activation)));
+    header.group_size = static_cast<uint32_t>(size(32));
+    header.num_experts = static_cast<uint32_t>(size(problem.num_experts));
+    header.has_shared_expert = static_cast<uint32_t>(size(shared));
+    header.hidden_size = static_cast<uint64_t>(size(problem.hidden_size));
+    header.total_bytes = broken() ? bytes + 1 : bytes;
+
+    const bool right = !broken();
+    const std::unique_ptr<Value> packed =
+        value(right ? moe_export::kUint8 : moe_export::kInt8, {static_cast<int64_t>(bytes)});
+    std::vector<uint8_t> head(sizeof header + widths.size() * sizeof(int64_t));
+    std::memcpy(head.data(), &header, sizeof header);
+    std::memcpy(head.data() + sizeof header, widths.data(), widths.size() * sizeof(int64_t));
+    std::memcpy(packed->data.get(), head.data(),
+                std::min(head.size(), bytes_of(packed->type, packed->shape)));
+    ort::KernelInfo info;
+    info.inputs = {nullptr, nullptr, nullptr, broken() ? nullptr : packed.get()};
+    if (shared != broken()) info.inputs.push_back(nullptr);
+    static const moe_export::RaggedMoePackedOp ops[] = {
+        moe_export::RaggedMoePackedOp(ort::kFloat32), moe_export::RaggedMoePackedOp(ort::kFloat16)};
+    const moe_export::RaggedMoePackedOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
+    run_calls(api, op, info, x_type, problem.hidden_size, problem.num_experts, shared);
+  }
+
+ private:
+  void run_calls(ort::Api api, const ort::CustomOp& op, const ort::KernelInfo& info, int x_type,
+                 int64_t hidden, int64_t num_experts, bool shared) {
     void* kernel = nullptr;
     if (!accepted(op.create_kernel_v2(&op, api, &info, &kernel))) return;
     for (int call = 0; call < 2; ++call) {
@@ -235,7 +299,6 @@ class Fuzzer {
     op.kernel_destroy(kernel);
   }
 
- private:
   int64_t upto(int64_t end) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(end)); }
 
   bool broken() { return std::uniform_real_distribution<double>()(random_) < defects_; }
@@ -315,6 +378,9 @@ int main(int argc, char** argv) {
   if (argc != 3) return 2;
   const std::vector<const void*> slots = table();
   Fuzzer fuzzer(static_cast<uint64_t>(std::atoll(argv[2])));
-  for (int i = 0; i < std::atoi(argv[1]); ++i) fuzzer.one_case(slots.data());
+  for (int i = 0; i < std::atoi(argv[1]); ++i) {
+    fuzzer.one_case(slots.data());
+    fuzzer.one_packed_case(slots.data());
+  }
   std::printf("ran %d refused %d\n", fuzzer.ran, fuzzer.refused);
 }

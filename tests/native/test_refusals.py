@@ -63,7 +63,7 @@ def with_weight(index: int, weight: np.ndarray[Any, Any]) -> list[Any]:
         ),
         (
             {"weights": with_weight(0, np.ones((0, 8), np.float32))},
-            "the hidden size, from gate_0, is 0, expected 1 to 268435455",
+            "gate_0: the hidden size is 0, expected 1 to 268435455",
         ),
         (
             {"weights": with_weight(0, np.ones(48, np.float32))},

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from moe_export.op import spec
 from moe_export.op.function import OPSET, ragged_moe_function
+from moe_export.op.packed import PackedLayout
 
 HIDDEN, EXPERTS, TOP_K, FULL_WIDTH, MEAN_WIDTH, SHARED_WIDTH = 2048, 60, 4, 1408, 704, 5632
 GROUP = 32
@@ -28,7 +29,9 @@ SHAPES = {
 OURS = ("float32", "float16", "bfloat16", "int8", "int4")
 ALL = [
     *(f"ragged_{name}" for name in OURS),
+    *(f"packed_{name}" for name in OURS),
     "ragged_int4_shared",
+    "packed_int4_shared",
     "body_int4",
     "qmoe_int4_padded",
     "moe_float32_padded",
@@ -108,9 +111,10 @@ def build(
     else:
         shared = name.endswith("_shared")
         format_name = name.removesuffix("_shared").rsplit("_", maxsplit=1)[-1]
+        layer_of = _packed if name.startswith("packed") else _ragged
         inputs = _ragged_inputs(format_name, shared=shared)
         nodes = [
-            _ragged(format_name, widths, weights, layer, shared=shared) for layer in range(layers)
+            layer_of(format_name, widths, weights, layer, shared=shared) for layer in range(layers)
         ]
     functions = []
     if name.startswith("body"):
@@ -146,6 +150,15 @@ class _Weights:
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ir.Value:
         source = self._codes if dtype.name in ("int8", "int4", "uint8") else self._normal
         return self.keep(name, np.resize(source, shape).astype(dtype))
+
+    def panels(self, format_name: str) -> NDArray[np.uint8]:
+        """Panels of 64 columns in the kernels' layout."""
+        if format_name not in spec.QUANTIZED_FORMATS:
+            return self._normal.astype(NUMPY[format_name]).view(np.uint8)
+        code_bytes = WEIGHT_BITS[format_name] * 32 * 64 // 8 - 128
+        blocks = self._codes.view(np.uint8)[: int(code_bytes) * 512].reshape(512, -1)
+        scales = np.full((512, 64), 2.0**-8, np.float16).view(np.uint8)
+        return np.concatenate([scales, blocks], axis=1).reshape(-1)
 
     def keep(self, name: str, array: NDArray[Any]) -> ir.Value:
         value = _value(name, ir.DataType.from_numpy(array.dtype), list(array.shape))
@@ -202,6 +215,29 @@ def _ragged(
     if quantized:
         attributes["group_size"] = GROUP
     return _Node(spec.NAME, spec.DOMAIN, values, len(spec.INPUTS), attributes)
+
+
+def _packed(
+    format_name: Any,
+    widths: NDArray[np.int64],
+    weights: _Weights,
+    layer: int,
+    *,
+    shared: bool,
+) -> _Node:
+    layout = PackedLayout(
+        format_name,
+        GROUP if format_name in spec.QUANTIZED_FORMATS else 0,
+        HIDDEN,
+        tuple(map(int, widths)),
+        SHARED_WIDTH if shared else None,
+    )
+    # Any bytes are panels; those of random floats make no infinities.
+    source = weights.panels(format_name)
+    panels = np.resize(source, layout.total_bytes - layout.header_bytes)
+    tensor = np.concatenate([np.frombuffer(layout.header(), np.uint8), panels])
+    packed = weights.keep(f"{layer}.packed", tensor)
+    return _Node(spec.PACKED_NAME, spec.DOMAIN, [packed], len(spec.INPUTS), {})
 
 
 def _qmoe(weights: _Weights, layer: int) -> _Node:

@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "layer.h"
 #include "ort_abi.h"
+#include "packed.h"
 #include "run.h"
 
 struct MoeLayer {
@@ -43,12 +44,15 @@ void on_threads(void* pool, size_t items, void (*item)(void*, size_t), void* job
   for (std::thread& thread : threads) thread.join();
 }
 
+moe_export::Choice choice_of(const char* kernel) {
+  return kernel == nullptr ? moe_export::process_choice() : moe_export::choose(kernel);
+}
+
 }  // namespace
 
 int moe_export_create(const MoeWeights* weights, const char* kernel, MoeLayer** layer,
                       char* message, size_t message_bytes) try {
-  const moe_export::Choice choice =
-      kernel == nullptr ? moe_export::process_choice() : moe_export::choose(kernel);
+  const moe_export::Choice choice = choice_of(kernel);
   if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
   moe_export::Problem problem;
   std::string error = moe_export::check_weights(*weights, &problem);
@@ -59,6 +63,44 @@ int moe_export_create(const MoeWeights* weights, const char* kernel, MoeLayer** 
   return 0;
 } catch (const std::bad_alloc&) {
   return refuse("the packed weights do not fit into memory", message, message_bytes);
+}
+
+int moe_export_pack_expert(const MoeWeights* weights, void* packed, uint64_t bytes, char* message,
+                           size_t message_bytes) try {
+  moe_export::Problem problem;
+  std::string error = moe_export::check_weights(*weights, &problem);
+  if (!error.empty()) return refuse(error, message, message_bytes);
+  if (problem.widths.size() != 1) {
+    return refuse(
+        "experts are packed one at a time, these are " + std::to_string(problem.widths.size()),
+        message, message_bytes);
+  }
+  const uint64_t needed = moe_export::expert_bytes(problem, problem.widths[0]);
+  if (bytes != needed) {
+    return refuse("the packed expert takes " + std::to_string(needed) + " bytes, not " +
+                      std::to_string(bytes),
+                  message, message_bytes);
+  }
+  error = moe_export::pack_expert(problem, *weights, 0, static_cast<uint8_t*>(packed));
+  return error.empty() ? 0 : refuse(error, message, message_bytes);
+} catch (const std::bad_alloc&) {
+  return refuse("memory does not suffice", message, message_bytes);
+}
+
+int moe_export_open(const void* packed, uint64_t bytes, int32_t x_type, int32_t exact_activations,
+                    const char* kernel, MoeLayer** layer, char* message, size_t message_bytes) try {
+  const moe_export::Choice choice = choice_of(kernel);
+  if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
+  moe_export::Problem problem;
+  size_t first = 0;
+  const uint8_t* data = static_cast<const uint8_t*>(packed);
+  const std::string error =
+      moe_export::read_packed(data, bytes, x_type, exact_activations != 0, &problem, &first);
+  if (!error.empty()) return refuse(error, message, message_bytes);
+  *layer = new MoeLayer{Layer::over(problem, data + first, choice.kernels)};
+  return 0;
+} catch (const std::bad_alloc&) {
+  return refuse("memory does not suffice", message, message_bytes);
 }
 
 int moe_export_run(const MoeLayer* layer, const MoeCall* call, int32_t num_threads, char* message,

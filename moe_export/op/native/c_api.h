@@ -50,6 +50,15 @@ struct MoeLayer;
 MOE_EXPORT_API int moe_export_create(const struct MoeWeights* weights, const char* kernel,
                                      struct MoeLayer** layer, char* message, size_t message_bytes);
 
+// Packs one expert (num_experts is 1) into `bytes` bytes of the layout of packed.h.
+MOE_EXPORT_API int moe_export_pack_expert(const struct MoeWeights* weights, void* packed,
+                                          uint64_t bytes, char* message, size_t message_bytes);
+
+// A layer over packed bytes, header and all, which stay where they are and have to outlive it.
+MOE_EXPORT_API int moe_export_open(const void* packed, uint64_t bytes, int32_t x_type,
+                                   int32_t exact_activations, const char* kernel,
+                                   struct MoeLayer** layer, char* message, size_t message_bytes);
+
 MOE_EXPORT_API int moe_export_run(const struct MoeLayer* layer, const struct MoeCall* call,
                                   int32_t num_threads, char* message, size_t message_bytes);
 

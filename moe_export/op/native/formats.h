@@ -9,6 +9,7 @@ namespace moe_export {
 // The numbers of ONNX.
 enum Type : int32_t {
   kFloat32 = 1,
+  kUint8 = 2,
   kInt8 = 3,
   kInt64 = 7,
   kFloat16 = 10,

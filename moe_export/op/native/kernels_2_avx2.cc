@@ -12,9 +12,10 @@
 namespace moe_export {
 namespace {
 
-// As in the AVX-512 kernels.
-constexpr int64_t kAhead = 8192;
-constexpr int64_t kEvery = 128;
+// As in the AVX-512 kernels, but the loop is closer to the memory it reads. On a Zen 4, one token,
+// this gave 0.73 and 0.84 of the rate of a plain read in int4 and int8, 8 KB ahead 0.32 and 0.40.
+constexpr int64_t kAhead = 1024;
+constexpr int64_t kEvery = 256;
 
 inline void prefetch(const uint8_t* at, int64_t bytes) {
 #pragma GCC unroll 2

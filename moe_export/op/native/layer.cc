@@ -9,7 +9,6 @@
 namespace moe_export {
 namespace {
 
-constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{1} << 21;
 
 // A [depth, columns] matrix of the model and, if it is quantized, its [groups, columns] scales.
@@ -143,50 +142,82 @@ Memory allocate(size_t bytes) {
   return Memory(static_cast<uint8_t*>(memory));
 }
 
+int64_t gate_up_panels(const Problem& problem, int64_t width) {
+  const int64_t units = units_per_panel(problem.activation);
+  return round_up(width, units) / units;
+}
+
+int64_t down_panels(const Problem& problem) {
+  return round_up(problem.hidden_size, kColumns) / kColumns;
+}
+
+uint64_t expert_bytes(const Problem& problem, int64_t width) {
+  const int64_t into =
+      gate_up_panels(problem, width) * panel_bytes(problem.format, problem.hidden_size);
+  return static_cast<uint64_t>(into + down_panels(problem) * panel_bytes(problem.format, width));
+}
+
+std::string pack_expert(const Problem& problem, const MoeWeights& weights, size_t expert,
+                        uint8_t* packed) {
+  const size_t each = static_cast<size_t>(problem.tensors_per_expert());
+  const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
+  const size_t down = static_cast<size_t>(problem.matrices_per_expert()) - 1;
+  const int64_t units = units_per_panel(problem.activation);
+  const int64_t width = problem.widths[expert];
+  const MoeTensor* tensors = weights.tensors + expert * each;
+  Matrix matrices[3];
+  for (size_t role = 0; role <= down; ++role) {
+    matrices[role] = {tensors + role * step, tensors + role * step + step - 1};
+  }
+  bool fits[3] = {true, true, true};
+  for (int64_t panel = 0; panel < gate_up_panels(problem, width); ++panel) {
+    for (size_t role = 0; role < down; ++role) {
+      const int64_t column = static_cast<int64_t>(role) * units;
+      fits[role] &= pack_part(problem, {&matrices[role], panel * units, column, units}, packed);
+    }
+    packed += panel_bytes(problem.format, problem.hidden_size);
+  }
+  for (int64_t panel = 0; panel < down_panels(problem); ++panel) {
+    fits[down] &= pack_part(problem, {&matrices[down], panel * kColumns, 0, kColumns}, packed);
+    packed += panel_bytes(problem.format, width);
+  }
+  for (size_t role = 0; role <= down; ++role) {
+    if (fits[role]) continue;
+    return weight_name(problem, expert * each + role * step + 1) +
+           " holds a value that is not a float16 number, as all scales have to be";
+  }
+  return "";
+}
+
 Layer::Layer(const Problem& problem, const Kernels* kernels)
     : problem_(problem), kernels_(kernels) {
-  for (size_t expert = 0; expert < problem_.widths.size(); ++expert) {
+  for (int64_t width : problem_.widths) {
     offsets_.push_back(bytes_);
-    const int64_t gate_up =
-        gate_up_panels(expert) * panel_bytes(problem_.format, problem_.hidden_size);
-    const int64_t down = down_panels() * panel_bytes(problem_.format, problem_.widths[expert]);
-    bytes_ += static_cast<size_t>(gate_up + down);
+    bytes_ += static_cast<size_t>(expert_bytes(problem_, width));
   }
-  data_ = allocate(bytes_);
+}
+
+std::unique_ptr<Layer> Layer::over(const Problem& problem, const uint8_t* panels,
+                                   const Kernels* kernels) {
+  std::unique_ptr<Layer> layer(new Layer(problem, kernels));
+  layer->panels_ = panels;
+  return layer;
 }
 
 std::unique_ptr<Layer> Layer::pack(const Problem& problem, const MoeWeights& weights,
                                    const Kernels* kernels, std::string* error) {
   std::unique_ptr<Layer> layer(new Layer(problem, kernels));
+  layer->owned_ = allocate(layer->bytes_);
+  layer->panels_ = layer->owned_.get();
   const size_t each = static_cast<size_t>(problem.tensors_per_expert());
-  const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
-  const size_t down = static_cast<size_t>(problem.matrices_per_expert()) - 1;
-  const int64_t units = units_per_panel(problem.activation);
   for (size_t expert = 0; expert < problem.widths.size(); ++expert) {
-    const MoeTensor* tensors = weights.tensors + expert * each;
-    Matrix matrices[3];
-    for (size_t role = 0; role <= down; ++role) {
-      matrices[role] = {tensors + role * step, tensors + role * step + step - 1};
+    uint8_t* to = layer->owned_.get() + layer->offsets_[expert];
+    *error = pack_expert(problem, weights, expert, to);
+    if (!error->empty()) return nullptr;
+    for (size_t i = 0; i < each; ++i) {
+      const MoeTensor& tensor = weights.tensors[expert * each + i];
+      give_back_pages(tensor.data, data_bytes(tensor));
     }
-    bool fits[3] = {true, true, true};
-    for (int64_t panel = 0; panel < layer->gate_up_panels(expert); ++panel) {
-      uint8_t* to = const_cast<uint8_t*>(layer->gate_up_panel(expert, panel));
-      for (size_t role = 0; role < down; ++role) {
-        const int64_t column = static_cast<int64_t>(role) * units;
-        fits[role] &= pack_part(problem, {&matrices[role], panel * units, column, units}, to);
-      }
-    }
-    for (int64_t panel = 0; panel < layer->down_panels(); ++panel) {
-      uint8_t* to = const_cast<uint8_t*>(layer->down_panel(expert, panel));
-      fits[down] &= pack_part(problem, {&matrices[down], panel * kColumns, 0, kColumns}, to);
-    }
-    for (size_t role = 0; role <= down; ++role) {
-      if (fits[role]) continue;
-      *error = weight_name(problem, expert * each + role * step + 1) +
-               " holds a value that is not a float16 number, as all scales have to be";
-      return nullptr;
-    }
-    for (size_t i = 0; i < each; ++i) give_back_pages(tensors[i].data, data_bytes(tensors[i]));
   }
   return layer;
 }

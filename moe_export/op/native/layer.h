@@ -11,6 +11,18 @@
 
 namespace moe_export {
 
+constexpr int64_t kCacheLine = 64;
+
+// Of an expert's panels.
+int64_t gate_up_panels(const Problem& problem, int64_t width);
+int64_t down_panels(const Problem& problem);
+uint64_t expert_bytes(const Problem& problem, int64_t width);
+
+// Packs expert number `expert` of weights that passed the check into `expert_bytes` bytes. Gives an
+// empty string, or one sentence if a value cannot be packed.
+std::string pack_expert(const Problem& problem, const MoeWeights& weights, size_t expert,
+                        uint8_t* packed);
+
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
@@ -30,6 +42,10 @@ class Layer {
   static std::unique_ptr<Layer> pack(const Problem& problem, const MoeWeights& weights,
                                      const Kernels* kernels, std::string* error);
 
+  // Panels that are already in place, after each other; they have to outlive the layer.
+  static std::unique_ptr<Layer> over(const Problem& problem, const uint8_t* panels,
+                                     const Kernels* kernels);
+
   const Problem& problem() const { return problem_; }
   const Kernels& kernels() const { return *kernels_; }
   size_t bytes() const { return bytes_; }
@@ -38,14 +54,12 @@ class Layer {
   bool is_exact() const { return problem_.exact_activations && is_quantized(problem_.format); }
 
   int64_t gate_up_panels(size_t expert) const {
-    const int64_t units = units_per_panel(problem_.activation);
-    return round_up(problem_.widths[expert], units) / units;
+    return moe_export::gate_up_panels(problem_, problem_.widths[expert]);
   }
-  int64_t down_panels() const { return round_up(problem_.hidden_size, kColumns) / kColumns; }
+  int64_t down_panels() const { return moe_export::down_panels(problem_); }
 
   const uint8_t* gate_up_panel(size_t expert, int64_t panel) const {
-    return data_.get() + offsets_[expert] +
-           panel * panel_bytes(problem_.format, problem_.hidden_size);
+    return panels_ + offsets_[expert] + panel * panel_bytes(problem_.format, problem_.hidden_size);
   }
   const uint8_t* down_panel(size_t expert, int64_t panel) const {
     return gate_up_panel(expert, gate_up_panels(expert)) +
@@ -59,7 +73,8 @@ class Layer {
   const Kernels* kernels_;
   std::vector<size_t> offsets_;  // of each expert
   size_t bytes_ = 0;
-  Memory data_;
+  Memory owned_;  // none if the panels are others' memory
+  const uint8_t* panels_ = nullptr;
 };
 
 }  // namespace moe_export

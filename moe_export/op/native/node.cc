@@ -1,134 +1,24 @@
 #include "node.h"
 
 #include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <new>
 
 #include "dispatch.h"
 #include "layer.h"
+#include "ort_objects.h"
+#include "packed.h"
 #include "run.h"
 
 namespace moe_export {
 namespace {
 
-using ort::Api;
-using ort::Status;
+using Op = const ort::CustomOp*;
 
-constexpr size_t kX = 0, kExpertIndices = 1, kRoutingWeights = 2, kFirstWeight = 3;
+constexpr const char* kRaggedMoe = "RaggedMoE";
+constexpr const char* kRaggedMoePacked = "RaggedMoEPacked";
 
-// Leaves a function that ONNX Runtime called.
-struct Failure {
-  Status* status;
-};
-
-void succeed(Status* status) {
-  if (status != nullptr) throw Failure{status};
-}
-
-[[noreturn]] void fail(Api api, const std::string& node, const std::string& sentence) {
-  const std::string text = "RaggedMoE node '" + node + "': " + sentence;
-  throw Failure{ort::CreateStatus::of(api)(ort::kInvalidArgument, text.c_str())};
-}
-
-template <typename Body>
-Status* guarded(Api api, const Body& body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const Failure& failure) {
-    return failure.status;
-  } catch (const std::bad_alloc&) {
-    return ort::CreateStatus::of(api)(ort::kFail, "RaggedMoE: memory does not suffice");
-  }
-}
-
-// A tensor of ONNX Runtime; the shape lives as long as this object does.
-class View {
- public:
-  View(Api api, const ort::Value* value) {
-    ort::TypeAndShape* info = nullptr;
-    succeed(ort::GetTensorTypeAndShape::of(api)(value, &info));
-    const std::unique_ptr<ort::TypeAndShape, void (*)(ort::TypeAndShape*)> owner(
-        info, ort::ReleaseTypeAndShape::of(api));
-    size_t rank = 0;
-    int type = 0;
-    void* data = nullptr;
-    succeed(ort::GetDimensionsCount::of(api)(info, &rank));
-    shape_.resize(rank);
-    succeed(ort::GetDimensions::of(api)(info, shape_.data(), rank));
-    succeed(ort::GetTensorElementType::of(api)(info, &type));
-    succeed(ort::GetTensorMutableData::of(api)(const_cast<ort::Value*>(value), &data));
-    tensor_ = {data, shape_.data(), static_cast<int32_t>(rank), type};
-  }
-  View(View&& other) = default;
-
-  const MoeTensor& tensor() const { return tensor_; }
-  const std::vector<int64_t>& shape() const { return shape_; }
-
- private:
-  std::vector<int64_t> shape_;
-  MoeTensor tensor_;
-};
-
-// What is known of a node when its session is created.
-class Info {
- public:
-  Info(Api api, const ort::KernelInfo* info) : api_(api), info_(info) {
-    size_t size = 0;
-    succeed(ort::KernelInfoGetNodeName::of(api)(info, nullptr, &size));
-    name_.resize(size);
-    succeed(ort::KernelInfoGetNodeName::of(api)(info, name_.data(), &size));
-    name_.resize(std::strlen(name_.c_str()));
-  }
-
-  const std::string& name() const { return name_; }
-
-  std::string text(const char* attribute) const {
-    size_t size = 0;
-    require(ort::KernelInfoGetString::of(api_)(info_, attribute, nullptr, &size), attribute);
-    std::string value(size, '\0');
-    require(ort::KernelInfoGetString::of(api_)(info_, attribute, value.data(), &size), attribute);
-    value.resize(std::strlen(value.c_str()));
-    return value;
-  }
-
-  int64_t number(const char* attribute) const {
-    int64_t value = 0;
-    require(ort::KernelInfoGetInt64::of(api_)(info_, attribute, &value), attribute);
-    return value;
-  }
-
-  size_t num_inputs() const {
-    size_t count = 0;
-    succeed(ort::KernelInfoGetInputCount::of(api_)(info_, &count));
-    return count;
-  }
-
-  View weight(size_t input) const {
-    int is_constant = 0;
-    const ort::Value* value = nullptr;
-    Status* status = ort::KernelInfoGetConstantInput::of(api_)(info_, input, &is_constant, &value);
-    if (status != nullptr) ort::ReleaseStatus::of(api_)(status);
-    if (status != nullptr || !is_constant || value == nullptr) {
-      fail(api_, name_,
-           "input " + std::to_string(input) +
-               " is not a constant, as weights have to be; make it an initializer");
-    }
-    return View(api_, value);
-  }
-
- private:
-  void require(Status* status, const char* attribute) const {
-    if (status == nullptr) return;
-    ort::ReleaseStatus::of(api_)(status);
-    fail(api_, name_, "attribute " + std::string(attribute) + " is missing or of another type");
-  }
-
-  Api api_;
-  const ort::KernelInfo* info_;
-  std::string name_;
-};
+constexpr size_t kX = 0, kExpertIndices = 1, kRoutingWeights = 2;
+constexpr size_t kFirstWeight = 3;                      // of RaggedMoE
+constexpr size_t kPacked = 3, kPackedSharedWeight = 4;  // of RaggedMoEPacked
 
 bool wants_exact_activations(Api api, const std::string& node) {
   const char* setting = std::getenv("MOE_EXPORT_ACTIVATIONS");
@@ -138,28 +28,38 @@ bool wants_exact_activations(Api api, const std::string& node) {
        "MOE_EXPORT_ACTIVATIONS is '" + std::string(setting) + "', expected int8 or exact");
 }
 
+const Kernels* kernels_or_fail(Api api, const std::string& node) {
+  const Choice& choice = process_choice();
+  if (choice.kernels == nullptr) fail(api, node, choice.reason);
+  return choice.kernels;
+}
+
+// An operator's kernel: a layer, and where the node's inputs are.
 class Node {
  public:
-  Node(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) : api_(api) {
-    const Info info(api, kernel_info);
-    name_ = info.name();
+  // Of a RaggedMoE node.
+  static Node* of_weights(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
+    const Info info(api, kernel_info, kRaggedMoe);
     const std::string activation = info.text("activation"), format = info.text("format");
     const bool quantized = format == "int8" || format == "int4";
-    const int64_t num_experts = info.number("num_experts");
-    num_inputs_ = info.num_inputs();
     MoeWeights weights = {
-        num_experts,    activation.c_str(),
-        format.c_str(), quantized ? info.number("group_size") : 0,
-        x_type,         wants_exact_activations(api, name_),
-        nullptr,        0,
+        info.number("num_experts"),
+        activation.c_str(),
+        format.c_str(),
+        quantized ? info.number("group_size") : 0,
+        x_type,
+        wants_exact_activations(api, info.name()),
+        nullptr,
+        0,
     };
     Problem problem;
     std::string error = check_attributes(weights, &problem);
-    if (!error.empty()) fail(api, name_, error);
+    if (!error.empty()) fail(api, info.name(), error);
     // With a shared expert the last input is its weight, which is computed, not stored.
     const size_t each = static_cast<size_t>(problem.tensors_per_expert());
-    has_shared_expert_ = num_inputs_ > kFirstWeight && (num_inputs_ - kFirstWeight) % each == 1;
-    const size_t last = has_shared_expert_ ? num_inputs_ - 1 : num_inputs_;
+    const size_t num_inputs = info.num_inputs();
+    const bool has_shared = num_inputs > kFirstWeight && (num_inputs - kFirstWeight) % each == 1;
+    const size_t last = has_shared ? num_inputs - 1 : num_inputs;
 
     std::vector<View> views;
     std::vector<MoeTensor> tensors;
@@ -169,16 +69,40 @@ class Node {
     }
     weights.tensors = tensors.data();
     weights.num_tensors = tensors.size();
-    const Choice& choice = process_choice();
-    if (choice.kernels == nullptr) fail(api, name_, choice.reason);
+    const Kernels* kernels = kernels_or_fail(api, info.name());
     error = check_weights(weights, &problem);
-    if (!error.empty()) fail(api, name_, error);
-    if (problem.has_shared_expert() != has_shared_expert_) {
-      fail(api, name_,
+    if (!error.empty()) fail(api, info.name(), error);
+    if (problem.has_shared_expert() != has_shared) {
+      fail(api, info.name(),
            "the weights of a shared expert and its last input shared_weight go together");
     }
-    layer_ = Layer::pack(problem, weights, choice.kernels, &error);
-    if (layer_ == nullptr) fail(api, name_, error);
+    std::unique_ptr<Layer> layer = Layer::pack(problem, weights, kernels, &error);
+    if (layer == nullptr) fail(api, info.name(), error);
+    return new Node(api, info.name(), last, std::move(layer));
+  }
+
+  // Of a RaggedMoEPacked node. The bytes stay where ONNX Runtime has them, which is the mapped file
+  // if they lie in one; it keeps constants for as long as the kernel.
+  static Node* of_packed(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
+    const Info info(api, kernel_info, kRaggedMoePacked);
+    const View packed = info.weight(kPacked);
+    if (packed.tensor().type != kUint8 || packed.tensor().rank != 1) {
+      fail(api, info.name(), "packed is not of one axis and uint8");
+    }
+    const uint8_t* data = static_cast<const uint8_t*>(packed.tensor().data);
+    const bool exact = wants_exact_activations(api, info.name());
+    const Kernels* kernels = kernels_or_fail(api, info.name());
+    Problem problem;
+    size_t first_panel = 0;
+    const std::string error = read_packed(data, static_cast<uint64_t>(packed.shape()[0]), x_type,
+                                          exact, &problem, &first_panel);
+    if (!error.empty()) fail(api, info.name(), error);
+    if (problem.has_shared_expert() != (info.num_inputs() > kPackedSharedWeight)) {
+      fail(api, info.name(),
+           "a shared expert in packed and the last input shared_weight go together");
+    }
+    return new Node(api, info.name(), kPackedSharedWeight,
+                    Layer::over(problem, data + first_panel, kernels));
   }
 
   Status* compute(ort::KernelContext* context) const {
@@ -186,7 +110,9 @@ class Node {
       const View x = input(context, kX), indices = input(context, kExpertIndices);
       const View weights = input(context, kRoutingWeights);
       std::unique_ptr<View> shared;
-      if (has_shared_expert_) shared.reset(new View(input(context, num_inputs_ - 1)));
+      if (layer_->problem().has_shared_expert()) {
+        shared.reset(new View(input(context, shared_weight_)));
+      }
       MoeCall call = {x.tensor(), indices.tensor(), weights.tensor(),
                       shared ? shared->tensor() : MoeTensor{}, nullptr};
       const std::string error = check_call(layer_->problem(), call);
@@ -202,6 +128,9 @@ class Node {
   }
 
  private:
+  Node(Api api, const std::string& name, size_t shared_weight, std::unique_ptr<Layer> layer)
+      : api_(api), name_(name), shared_weight_(shared_weight), layer_(std::move(layer)) {}
+
   // The threads of the session.
   struct Pool {
     Api api;
@@ -223,45 +152,61 @@ class Node {
 
   Api api_;
   std::string name_;
-  size_t num_inputs_ = 0;
-  bool has_shared_expert_ = false;
+  size_t shared_weight_;  // the input, if there is a shared expert
   std::unique_ptr<Layer> layer_;
 };
 
-const RaggedMoeOp& self(const ort::CustomOp* op) { return *static_cast<const RaggedMoeOp*>(op); }
+int x_type_of(const ort::CustomOp* op) { return static_cast<const MoeOp*>(op)->x_type; }
 
 }  // namespace
 
-RaggedMoeOp::RaggedMoeOp(ort::ElementType type) : CustomOp(), x_type(type) {
-  using Op = const ort::CustomOp*;
+MoeOp::MoeOp(ort::ElementType type) : CustomOp(), x_type(type) {
   version = ort::kApiVersion;
-  get_name = [](Op) { return "RaggedMoE"; };
   get_execution_provider_type = [](Op) { return "CPUExecutionProvider"; };
-  get_input_type_count = [](Op) -> size_t { return kFirstWeight + 1; };
-  get_input_type = [](Op op, size_t input) -> int {
-    if (input == kExpertIndices) return ort::kInt64;
-    return input < kFirstWeight ? self(op).x_type : ort::kUndefined;
-  };
-  get_input_characteristic = [](Op, size_t input) -> int {
-    return input < kFirstWeight ? ort::kRequired : ort::kVariadic;
-  };
-  get_variadic_input_min_arity = [](Op) { return 2; };
-  get_variadic_input_homogeneity = [](Op) { return 0; };
   get_input_memory_type = [](Op, size_t) { return 0; };
   get_output_type_count = [](Op) -> size_t { return 1; };
-  get_output_type = [](Op op, size_t) -> int { return self(op).x_type; };
+  get_output_type = [](Op op, size_t) -> int { return x_type_of(op); };
   get_output_characteristic = [](Op, size_t) -> int { return ort::kRequired; };
+  get_variadic_input_min_arity = [](Op) { return 2; };
+  get_variadic_input_homogeneity = [](Op) { return 0; };
   get_variadic_output_min_arity = [](Op) { return 0; };
   get_variadic_output_homogeneity = [](Op) { return 0; };
   get_start_version = [](Op) { return 1; };
   get_end_version = [](Op) { return 1; };
-  create_kernel_v2 = [](Op op, Api api, const ort::KernelInfo* info, void** kernel) {
-    return guarded(api, [&] { *kernel = new Node(api, info, self(op).x_type); });
-  };
   kernel_compute_v2 = [](void* kernel, ort::KernelContext* context) {
     return static_cast<const Node*>(kernel)->compute(context);
   };
   kernel_destroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
+}
+
+RaggedMoeOp::RaggedMoeOp(ort::ElementType type) : MoeOp(type) {
+  get_name = [](Op) { return kRaggedMoe; };
+  get_input_type_count = [](Op) -> size_t { return kFirstWeight + 1; };
+  get_input_type = [](Op op, size_t input) -> int {
+    if (input == kExpertIndices) return ort::kInt64;
+    return input < kFirstWeight ? x_type_of(op) : ort::kUndefined;
+  };
+  get_input_characteristic = [](Op, size_t input) -> int {
+    return input < kFirstWeight ? ort::kRequired : ort::kVariadic;
+  };
+  create_kernel_v2 = [](Op op, Api api, const ort::KernelInfo* info, void** kernel) {
+    return guarded(api, [&] { *kernel = Node::of_weights(api, info, x_type_of(op)); });
+  };
+}
+
+RaggedMoePackedOp::RaggedMoePackedOp(ort::ElementType type) : MoeOp(type) {
+  get_name = [](Op) { return kRaggedMoePacked; };
+  get_input_type_count = [](Op) -> size_t { return kPackedSharedWeight + 1; };
+  get_input_type = [](Op op, size_t input) -> int {
+    if (input == kExpertIndices) return ort::kInt64;
+    return input == kPacked ? ort::kUint8 : x_type_of(op);
+  };
+  get_input_characteristic = [](Op, size_t input) -> int {
+    return input == kPackedSharedWeight ? ort::kOptional : ort::kRequired;
+  };
+  create_kernel_v2 = [](Op op, Api api, const ort::KernelInfo* info, void** kernel) {
+    return guarded(api, [&] { *kernel = Node::of_packed(api, info, x_type_of(op)); });
+  };
 }
 
 }  // namespace moe_export

@@ -31,7 +31,7 @@ struct ApiBase {
 enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
 
 // Of element types; the numbers are those of ONNX.
-enum ElementType { kUndefined = 0, kFloat32 = 1, kInt64 = 7, kFloat16 = 10 };
+enum ElementType { kUndefined = 0, kFloat32 = 1, kUint8 = 2, kInt64 = 7, kFloat16 = 10 };
 
 enum Characteristic { kRequired = 0, kOptional = 1, kVariadic = 2 };
 

@@ -140,8 +140,8 @@ std::string check_expert(const MoeWeights& weights, size_t first, Problem* probl
     if (error.empty() && role == 0) {
       problem->hidden_size = tensor.shape[0];
       width = tensor.shape[1];
-      error = check_size("the hidden size, from " + name + ",", tensor.shape[0], 1, kLargestSize);
-      if (error.empty()) error = check_size("the width of " + name, width, 0, kLargestSize);
+      error = check_sizes(tensor.shape[0], width);
+      if (!error.empty()) error = name + ": " + error;
     }
     if (error.empty() && quantized) {
       const int64_t groups = round_up(tensor.shape[0], problem->group_size) / problem->group_size;
@@ -156,6 +156,20 @@ std::string check_expert(const MoeWeights& weights, size_t first, Problem* probl
 }
 
 }  // namespace
+
+std::string check_sizes(int64_t hidden_size, int64_t width) {
+  std::string error = check_size("the hidden size", hidden_size, 1, kLargestSize);
+  if (error.empty()) error = check_size("the width", width, 0, kLargestSize);
+  return error;
+}
+
+const char* format_name(uint32_t format) {
+  return format < kNumFormats ? kFormatRules[format].name : "?";
+}
+
+const char* activation_name(uint32_t activation) {
+  return activation < kNumActivations ? kActivationNames[activation] : "?";
+}
 
 std::string weight_name(const Problem& problem, size_t index) {
   static const char* const kRoles[] = {"gate", "up", "down"};

@@ -37,6 +37,13 @@ struct Problem {
 // Fills in what the node's attributes say, and gives an empty string or one sentence.
 std::string check_attributes(const MoeWeights& weights, Problem* problem);
 
+// Of a layer and an expert, within the bounds of what is computed with.
+std::string check_sizes(int64_t hidden_size, int64_t width);
+
+// The names of attributes; "?" beyond the last.
+const char* format_name(uint32_t format);
+const char* activation_name(uint32_t activation);
+
 // The name of a weight of the node, by its place after the three common inputs.
 std::string weight_name(const Problem& problem, size_t index);
 

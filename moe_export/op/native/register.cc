@@ -18,11 +18,14 @@ MOE_EXPORT_API ort::Status* RegisterCustomOps(ort::SessionOptions* options,
     return ort::CreateStatus::of(base->get_api(1))(ort::kFail, sentence.c_str());
   }
   static const moe_export::RaggedMoeOp float32_op(ort::kFloat32), float16_op(ort::kFloat16);
+  static const moe_export::RaggedMoePackedOp packed_float32_op(ort::kFloat32),
+      packed_float16_op(ort::kFloat16);
   // Made once: options of sessions only refer to it.
   static ort::CustomOpDomain* domain = nullptr;
   static ort::Status* const failure = [&]() -> ort::Status* {
     ort::Status* status = ort::CreateCustomOpDomain::of(api)("moe_export", &domain);
-    const ort::CustomOp* const ops[] = {&float32_op, &float16_op};
+    const ort::CustomOp* const ops[] = {&float32_op, &float16_op, &packed_float32_op,
+                                        &packed_float16_op};
     for (const ort::CustomOp* op : ops) {
       if (status == nullptr) status = ort::CustomOpDomainAdd::of(api)(domain, op);
     }

@@ -1,0 +1,217 @@
+"""`RaggedMoEPacked`: the kernels' own layout as a tensor of the model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from moe_export.errors import CheckpointError
+from moe_export.formats import int4
+from moe_export.op import packed as op_packed
+from moe_export.op.library import register
+from moe_export.op.packed import Packer
+from tests.native.c_library import OpenedLayer, RefusedError
+from tests.native.executors import (
+    KERNELS,
+    layer_of,
+    layout_of,
+    native_session,
+    packed,
+    packed_model,
+    run_kernel,
+)
+from tests.op.cases import CASES, KINDS, Case, Kind, inputs_of
+from tests.op.executors import feeds
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_packed_layer_gives_the_bits_of_the_weights(
+    library: Path, case: Case, kind: Kind
+) -> None:
+    inputs = inputs_of(case, *kind)
+    tensor = packed(library, inputs)
+    for kernel in KERNELS:
+        layer = OpenedLayer(library, tensor, x_dtype=inputs.x.dtype.name, kernel=kernel)
+        y = layer.run(inputs.x, inputs.expert_indices, inputs.routing_weights, inputs.shared_weight)
+        np.testing.assert_array_equal(y, run_kernel(library, inputs, kernel))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("case", ["seven_tokens", "shared_expert", "relu2_and_a_shared_expert"])
+def test_onnx_runtime_gives_the_same_bits(library: Path, case: str, kind: Kind) -> None:
+    (found,) = (c for c in CASES if c.name == case)
+    inputs = inputs_of(found, *kind)
+    model = ir.to_proto(packed_model(packed(library, inputs), inputs))
+    onnx.checker.check_model(model, full_check=True)
+    y = native_session(library, model).run(None, feeds(inputs))[0]
+    np.testing.assert_array_equal(y, run_kernel(library, inputs))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_packed_tensor_is_as_long_as_the_layer_that_is_packed_at_load(
+    library: Path, kind: Kind
+) -> None:
+    for case in CASES:
+        inputs = inputs_of(case, *kind)
+        layout = layout_of(inputs)
+        panels = layer_of(library, inputs).packed_bytes
+        assert layout.total_bytes == layout.header_bytes + panels
+        assert packed(library, inputs).nbytes == layout.total_bytes
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_bytes_are_the_same_whatever_the_kernel(
+    library: Path, tmp_path: Path, kernel: str
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.native.executors import packed\n"
+        "from tests.op.cases import CASES, KINDS, inputs_of\n"
+        "for kind in KINDS:\n"
+        "    tensor = packed(Path(sys.argv[1]), inputs_of(CASES[18], *kind))\n"
+        "    sys.stdout.buffer.write(tensor.tobytes())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, library],
+        env=os.environ | {"MOE_EXPORT_KERNEL": kernel},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        check=True,
+    )
+    here = [packed(library, inputs_of(CASES[18], *kind)).tobytes() for kind in KINDS]
+    assert done.stdout == b"".join(here)
+
+
+def test_the_header_is_written_as_documented(library: Path) -> None:
+    (case,) = (c for c in CASES if c.name == "relu_and_a_shared_expert")
+    tensor = packed(library, inputs_of(case, "float16", "int4", 32))
+    # A header of 48 bytes and 4 widths of 8, filled up to 128. The panels are of 2 columns of 64
+    # by one block of 1152 bytes for up, depth 33 being 2 blocks, and of 1 by 0, 1, 2 or 3 for down.
+    block = 32 * 64 // 2 + 2 * 64
+    panels = [1 * 2 + 1 * 1, 0, 2 * 2 + 1 * 3, 1 * 2 + 1 * 2]
+    total = 128 + sum(panels) * block
+    numbers = tensor[8:32].view("<u4").tolist(), tensor[32:48].view("<u8").tolist()
+    assert tensor[:8].tobytes() == b"moepack\0"
+    assert numbers == ([1, 4, 3, 32, 3, 1], [33, total])
+    assert tensor[48:80].view("<i8").tolist() == [3, 0, 65, 50]
+    assert not tensor[80:128].any()
+    assert tensor.size == total
+
+
+INPUTS = inputs_of(CASES[2], "float32", "int4", 32)
+
+
+def with_number(offset: int, value: int, dtype: str) -> Callable[[Any], Any]:
+    def change(tensor: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        tensor[offset : offset + np.dtype(dtype).itemsize].view(dtype)[:] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor[:40], "packed has 40 bytes, expected a header of 48"),
+        (with_number(0, 0, "u1"), "packed does not begin with 'moepack', so it is no packed layer"),
+        (with_number(8, 2, "<u4"), "packed is of version 2, expected 1; export the model with"),
+        (with_number(12, 9, "<u4"), "the header of packed: attribute format is '?', expected"),
+        (with_number(16, 7, "<u4"), "the header of packed: attribute activation is '?', expected"),
+        (with_number(20, 48, "<u4"), "attribute group_size is 48, expected 32, 64 or 128"),
+        (with_number(24, 0, "<u4"), "attribute num_experts is 0, expected 1 to 65536"),
+        (with_number(32, 0, "<u8"), "the header of packed: the hidden size is 0, expected 1 to"),
+        (with_number(32, 1 << 63, "<u8"), "the header of packed: the hidden size is -9223372"),
+        (with_number(48, -1, "<i8"), "expert 0 of packed: the width is -1, expected 0 to"),
+        (with_number(48, 200, "<i8"), "its widths make more"),
+        (with_number(88, 0, "<i8"), "its widths make"),
+        (lambda tensor: tensor[:-64], "its header says"),
+    ],
+)
+def test_damaged_bytes_are_refused(
+    library: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    tensor = change(packed(library, INPUTS).copy())
+    with pytest.raises(RefusedError) as refused:
+        OpenedLayer(library, tensor, x_dtype="float32")
+    assert message in str(refused.value)
+
+
+def test_the_type_of_x_has_to_go_with_the_format(library: Path) -> None:
+    tensor = packed(library, inputs_of(CASES[2], "float32"))
+    with pytest.raises(RefusedError, match="x is float16, which does not go with the format"):
+        OpenedLayer(library, tensor, x_dtype="float16")
+
+
+def test_a_shared_expert_and_its_weight_go_together(library: Path) -> None:
+    (case,) = (c for c in CASES if c.name == "shared_expert")
+    inputs = inputs_of(case, "float32")
+    model = ir.to_proto(packed_model(packed(library, inputs), inputs))
+    del model.graph.node[0].input[-1]
+    with pytest.raises(
+        Exception, match=r"RaggedMoEPacked node '.*': a shared expert in packed and"
+    ):
+        native_session(library, model)
+
+
+def test_onnx_runtime_says_which_operator_it_lacks_without_the_library(library: Path) -> None:
+    model = ir.to_proto(packed_model(packed(library, INPUTS), INPUTS))
+    with pytest.raises(Exception, match=r"RaggedMoEPacked.* is not a registered function/op"):
+        onnxruntime.InferenceSession(model.SerializeToString())
+
+
+def test_weights_that_do_not_fit_the_layout_are_refused(library: Path) -> None:
+    packer = Packer(layout_of(INPUTS), library)
+    with pytest.raises(CheckpointError, match="expert 3 cannot be packed: the packed expert takes"):
+        packer.expert(INPUTS.weights[:6], 40, "expert 3")
+
+
+def test_int4_may_come_as_it_is_stored(library: Path) -> None:
+    gate, gate_scale, up, up_scale, down, down_scale = INPUTS.weights[18:24]
+    packer = Packer(layout_of(INPUTS), library)
+    expected = packer.expert(INPUTS.weights[18:24], 33, "expert 3")
+    codes = [int4.pack(matrix) for matrix in (gate, up, down)]
+    scales = [scale.astype(np.float16) for scale in (gate_scale, up_scale, down_scale)]
+    stored = [part for pair in zip(codes, scales, strict=True) for part in pair]
+    np.testing.assert_array_equal(packer.expert(stored, 33, "expert 3"), expected)
+
+
+def _resident_bytes(kind: str) -> int:
+    fields = Path("/proc/self/status").read_text().split()
+    return int(fields[fields.index(f"{kind}:") + 1]) * 1024
+
+
+def test_a_packed_file_is_read_where_it_is_mapped(library: Path, tmp_path: Path) -> None:
+    inputs = inputs_of(Case("large", (2048, 2048), 1, 1, hidden=1024), "float32")
+    tensor = packed(library, inputs)
+    ir.save(packed_model(tensor, inputs), tmp_path / "model.onnx", external_data="data")
+    options = onnxruntime.SessionOptions()
+    register(options, library)
+    before = _resident_bytes("RssAnon"), _resident_bytes("RssFile")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options)
+    y = session.run(None, feeds(inputs))[0]
+    after = _resident_bytes("RssAnon"), _resident_bytes("RssFile")
+    np.testing.assert_array_equal(y, run_kernel(library, inputs))
+    assert after[0] - before[0] < tensor.nbytes // 4
+    # One of the two experts was read.
+    assert tensor.nbytes // 4 < after[1] - before[1] < tensor.nbytes * 3 // 4
+
+
+def test_sizes_are_those_of_the_format() -> None:
+    layout = op_packed.PackedLayout("int8", 64, 2048, (704, 0), 5632)
+    assert layout.expert_bytes(704) == 3 * 2048 * 704 * 34 // 32
+    assert layout.scale_bytes(704) == 3 * 2048 * 704 * 2 // 32
+    assert layout.expert_bytes(0) == 0
+    assert layout.total_bytes == 128 + 3 * 2048 * (704 + 5632) * 34 // 32
