@@ -173,13 +173,15 @@ def test_a_full_disk_keeps_what_is_finished(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from moe_export import checkpoint
+    opened = Path.open
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if "w" in mode and path.parent.name == "prune":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, mode, *rest, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save_file", full)
+        patched.setattr(Path, "open", full)
         assert run(tmp_path, good) == 4
         assert "no space left on the disk" in sentence(capsys)
     marks = {path.parent.name for path in (tmp_path / "run").glob("*/stage.json")}

@@ -18,7 +18,7 @@ from moe_export.recipe import QuantizeSettings
 from moe_export.scores.batches import batches_of
 from moe_export.stages.quantize import run
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.layerwise import LayerwiseModel
+from moe_export.torch_model.layerwise import CarriedModel
 from tests.tiny import pruned_checkpoint, tiny_checkpoint
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
@@ -55,11 +55,11 @@ def test_running_layer_by_layer_gives_the_hidden_states_of_the_model(pruned: Pat
     random = np.random.default_rng(1)
     sequences = [random.integers(0, 256, length).astype(np.int32) for length in (9, 5, 12)]
     batches = batches_of(sequences, 24)
-    layered = LayerwiseModel(pruned, batches)
+    layered = CarriedModel(pruned, batches)
     whole = load_torch_model(pruned, torch.float32)
     for layer in range(layered.spec.num_layers):
-        with layered.loaded(layer) as module:
-            layered.hidden_BLD = layered.run(module)
+        with layered.layer(layer):
+            layered.hidden_BLD = layered.outputs(layer)
         assert all(p.is_meta for p in layered.model.parameters()), "a layer stayed in memory"
     for batch, hidden_BLD in zip(batches, layered.hidden_BLD, strict=True):
         with torch.no_grad():
