@@ -64,11 +64,12 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     kept = _budgeted(recipe, spec)
     pruned = _parameters(kept)
     quantized = replace(kept, quantization=_quantization(recipe))
-    export = predicted_bytes(kept, recipe.export.dtype).total_bytes
+    dtype, layout = recipe.export.dtype, recipe.export.layout
+    export = predicted_bytes(kept, dtype, layout).total_bytes
     if recipe.quantize is not None:
-        export += predicted_bytes(quantized, recipe.export.dtype).total_bytes
+        export += predicted_bytes(quantized, dtype, layout).total_bytes
     if recipe.export.baseline:
-        export += predicted_bytes(spec, recipe.export.dtype).total_bytes
+        export += predicted_bytes(spec, dtype, layout).total_bytes
     layer_bytes = 4 * dense // (spec.num_layers + 1)
     calibration_tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
     passes = 1 + 2 * (2 if len(recipe.importance.scores) > 1 else 1)
@@ -115,7 +116,9 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
         keep = recipe.plan.keep
     elif recipe.plan is not None and recipe.plan.target_bytes is not None:
         whole = predicted_bytes(
-            replace(spec, quantization=_quantization(recipe)), recipe.export.dtype
+            replace(spec, quantization=_quantization(recipe)),
+            recipe.export.dtype,
+            recipe.export.layout,
         )
         experts = sum(whole.experts_by_layer)
         keep = (recipe.plan.target_bytes - whole.total_bytes + experts) / max(experts, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import Formats, Recipe, Section
@@ -34,11 +35,15 @@ def steps_of(recipe: Recipe) -> list[Step]:
     settings = {
         stage: section for stage in MAIN_JOB if (section := recipe.section(stage)) is not None
     }
+    # The plan predicts the bytes of what will be exported.
+    assert recipe.plan is not None
+    exported: dict[str, Any] = {}
     if recipe.quantize is not None:
-        # The plan predicts the bytes of what will be exported.
-        formats = Formats(**recipe.quantize.model_dump(include=set(Formats.model_fields)))
-        assert recipe.plan is not None
-        settings["plan"] = recipe.plan.model_copy(update={"formats": formats})
+        formats = recipe.quantize.model_dump(include=set(Formats.model_fields))
+        exported["formats"] = Formats(**formats)
+    if recipe.export.layout != "portable":
+        exported["layout"] = recipe.export.layout
+    settings["plan"] = recipe.plan.model_copy(update=exported)
     return [
         Step(
             stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}

@@ -25,6 +25,7 @@ Score = Literal[
     "random",
 ]
 Dtype = Literal["float32", "float16"]
+Layout = Literal["portable", "packed"]
 Format = Literal["float", "int8", "int4"]
 Provider = Literal["cpu", "cuda"]
 Operator = Literal["native", "portable"]
@@ -159,6 +160,7 @@ class PlanSettings(Section):
 
     dtype:   what `target_bytes` counts weights in; the export's, unless given.
     formats: the same; always those of the quantize section, and not to be given.
+    layout:  the same; always the export's, and not to be given.
     scope:   `model` ranks all dimensions together, `layer` within each layer, `expert` gives every
              expert the same width.
     unit:    `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
@@ -169,6 +171,7 @@ class PlanSettings(Section):
     target_bytes: ByteSize | None = None
     dtype: Dtype | None = None
     formats: Formats | None = None
+    layout: Layout | None = None
     score: Score = "fisher_margin"
     scope: Literal["model", "layer", "expert"] = "model"
     unit: Literal["dimension", "expert"] = "dimension"
@@ -192,9 +195,13 @@ class PruneSettings(Section):
 class ExportSettings(Section):
     """`baseline` also exports the unpruned model, so that both run in the same engine; `library`
     copies the native operator library beside each model, where runtimes find it by its bare name.
+
+    layout: `portable` runs anywhere; `packed` holds the experts in the native kernels' own layout,
+            which loads at once and decodes faster, and needs the native library.
     """
 
     dtype: Dtype = "float32"
+    layout: Layout = "portable"
     baseline: bool = True
     library: bool = True
 
@@ -299,6 +306,13 @@ class Recipe(Section):
             raise ValueError("a recipe has a plan section or a bakeoff section, and not both")
         if self.plan is not None and self.plan.formats is not None:
             raise ValueError("plan.formats is taken from the quantize section; leave it out")
+        if self.plan is not None and self.plan.layout is not None:
+            raise ValueError("plan.layout is taken from the export section; leave it out")
+        if self.export.layout == "packed" and self.validate_.operator == "portable":
+            raise ValueError(
+                "export.layout packed runs in the native library only; set validate.operator to "
+                "native, or export.layout to portable"
+            )
         if self.bakeoff is not None and self.quantize is not None:
             raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")
         if self.plan is not None and self.plan.score not in self.importance.scores:

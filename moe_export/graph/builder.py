@@ -10,8 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
+from moe_export.graph.packed import PackedTensor
 from moe_export.graph.quantized import BITS, matmul_nbits_weight, ragged_moe_weight
-from moe_export.graph.weights import CheckpointTensor, Dtype, Read, join_names
+from moe_export.graph.weights import CheckpointTensor, Dtype, Layout, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
 from moe_export.quantization import QuantizedFormat
@@ -24,11 +25,20 @@ CLASS_KEY = "tensor_class"
 OWNER_KEY = "owner_class"
 """Key of a weight's `meta`: its class, and for scales that of the weights they belong to."""
 
+SHARES_KEY = "shares"
+"""Key of a packed weight's `meta`: its bytes by class, in place of one class for all of them."""
+
 LAYER_KEY = "layer"
 """Key of a weight's `meta`: its layer, None for a weight of the whole model."""
 
 SCALES = "scales"
 """The class of the scales of all quantized weights."""
+
+EXPERT_BYTES_KEY = "expert_bytes"
+"""Key of a packed weight's `meta`: what its routed experts take, scales included."""
+
+CONSTANTS = "constants"
+"""The class of what is no weight: the rotary tables and the like, and headers."""
 
 INT8_ACTIVATIONS = 4
 """accuracy_level of MatMulNBits: as the experts' kernels, it may round activations to int8."""
@@ -43,11 +53,15 @@ class GraphBuilder:
         spec: the model's sizes and the names of its tensors.
         dtype: of every weight and activation.
         read: gives a tensor of the checkpoint by name.
+        layout: of the experts' weights.
     """
 
-    def __init__(self, spec: ModelSpec, dtype: Dtype, read: Read) -> None:
+    def __init__(
+        self, spec: ModelSpec, dtype: Dtype, read: Read, layout: Layout = "portable"
+    ) -> None:
         self.spec = spec
         self.dtype = dtype
+        self.layout = layout
         self.float_type = ir.DataType.from_numpy(np.dtype(dtype))
         self._read = read
         self.graph = ir.Graph(
@@ -146,6 +160,22 @@ class GraphBuilder:
         name = self.spec.name(role, layer, expert)
         parts = ragged_moe_weight(self.spec, name, format_name, self.dtype, self._read)
         return self._register_quantized(parts, self.spec.tensors[name].tensor_class, layer)
+
+    def packed_experts(self, layer: int, name: str) -> ir.Value:
+        """The weight of a `RaggedMoEPacked` node: all experts of a layer."""
+        tensor = PackedTensor(name, self.spec, layer, self.dtype, self._read)
+        layout, widths = tensor.layout, self.spec.widths[layer]
+        scales = sum(map(layout.scale_bytes, layout.all_widths))
+        routed = sum(map(layout.expert_bytes, widths))
+        routed_codes = routed - sum(map(layout.scale_bytes, widths))
+        shares = {
+            "experts": routed_codes,
+            "shared_expert": layout.total_bytes - layout.header_bytes - routed_codes - scales,
+            SCALES: scales,
+            CONSTANTS: layout.header_bytes,
+        }
+        meta = {SHARES_KEY: shares, EXPERT_BYTES_KEY: routed}
+        return self._register(tensor, _meta("experts", layer) | meta)
 
     def linear(self, x: ir.Value, *roles: str, name: str, layer: int | None = None) -> ir.Value:
         """The product of x and the weights of the given roles, side by side."""

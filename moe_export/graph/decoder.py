@@ -15,7 +15,7 @@ from moe_export.graph.attention import attention, attention_inputs
 from moe_export.graph.builder import GraphBuilder
 from moe_export.graph.moe import moe
 from moe_export.graph.norm import add_and_rms_norm, rms_norm
-from moe_export.graph.weights import Dtype
+from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.function import ragged_moe_function
 
 IR_VERSION = 10
@@ -25,7 +25,9 @@ FORMAT_VERSION = "1"
 """Written into the model; raised when names or meaning of inputs, outputs or weights change."""
 
 
-def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> ir.Model:
+def build_decoder(
+    spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None, layout: Layout = "portable"
+) -> ir.Model:
     """The model as an ONNX graph whose weights are read from the checkpoint only when written.
 
     Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with the
@@ -38,8 +40,9 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
         spec: sizes of the model, pruned and quantized or not.
         dtype: of activations, caches, logits, and all weights that are not quantized.
         weights: where values are read; None gives the same graph without values.
+        layout: of the experts' weights.
     """
-    builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values)
+    builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout)
     input_ids = builder.input("input_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
     mask = builder.input(
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
@@ -76,7 +79,7 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
         ir_version=IR_VERSION,
         producer_name="moe-export",
         producer_version=moe_export.__version__,
-        functions=[_experts_function(spec, dtype)],
+        functions=[_experts_function(spec, dtype)] if layout == "portable" else [],
     )
     model.metadata_props["moe_export.model_type"] = spec.family.model_type
     model.metadata_props["moe_export.format_version"] = FORMAT_VERSION

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from moe_export.checkpoint import disk_error
 from moe_export.graph.builder import CLASS_KEY
-from moe_export.graph.weights import CheckpointTensor
+from moe_export.graph.weights import ChunkedTensor
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -74,7 +74,7 @@ def save_model(
             file.write(bytes(placement.offset - file.tell()))
             tensor = model.graph.initializers[placement.name].const_value
             assert tensor is not None
-            if isinstance(tensor, CheckpointTensor):
+            if isinstance(tensor, ChunkedTensor):
                 for chunk in tensor.chunks():
                     file.write(chunk.data)
             else:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.graph.external_data import MODEL_FILE
+from moe_export.op.library import register
 
 
 def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray[Any]]:
@@ -42,6 +43,8 @@ def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(directory)
     )
+    if not model.functions:
+        register(options)  # a packed model runs only there
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -48,8 +48,23 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
 def experts(
     builder: GraphBuilder, tokens: ir.Value, indices: ir.Value, weights: ir.Value, layer: int
 ) -> ir.Value:
-    """The `RaggedMoE` node with all experts of the layer, [T, D] to [T, D]."""
-    spec = builder.spec
+    """The node with all experts of the layer, [T, D] to [T, D]: a `RaggedMoE`, or, in the packed
+    layout, a `RaggedMoEPacked`.
+    """
+    spec, name = builder.spec, f"layers.{layer}.experts"
+    if builder.layout == "packed":
+        packed = [builder.packed_experts(layer, f"{name}.packed")]
+        if spec.has_shared_expert:
+            packed.append(shared_weight(builder, tokens, layer))
+        return builder.op(
+            op_spec.PACKED_NAME,
+            tokens,
+            indices,
+            weights,
+            *packed,
+            name=name,
+            domain=op_spec.DOMAIN,
+        )
     format_name = spec.quantization.format_of("gate")
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
     inputs = [
@@ -71,7 +86,7 @@ def experts(
         indices,
         weights,
         *inputs,
-        name=f"layers.{layer}.experts",
+        name=name,
         domain=op_spec.DOMAIN,
         num_experts=spec.num_experts,
         activation="swiglu",

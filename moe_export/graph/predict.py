@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
-from moe_export.graph.builder import CLASS_KEY, LAYER_KEY, OWNER_KEY, SCALES
+from moe_export.graph.builder import (
+    CLASS_KEY,
+    CONSTANTS,
+    EXPERT_BYTES_KEY,
+    LAYER_KEY,
+    OWNER_KEY,
+    SCALES,
+    SHARES_KEY,
+)
 from moe_export.graph.decoder import build_decoder
-from moe_export.graph.external_data import layout
-from moe_export.graph.weights import Dtype
+from moe_export.graph.external_data import layout as placements
+from moe_export.graph.weights import Dtype, Layout
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,8 @@ class PredictedBytes:
 
     Attributes:
         by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (of all quantized
-            weights), `constants` (the rotary tables and the like) and `padding` (between weights).
+            weights), `constants` (the rotary tables and the like,
+            and the headers of packed weights) and `padding` (between weights).
         experts_by_layer: bytes of the routed experts of each layer, with their scales.
     """
 
@@ -39,17 +48,19 @@ class PredictedBytes:
         }
 
 
-def predicted_bytes(spec: ModelSpec, dtype: Dtype) -> PredictedBytes:
+def predicted_bytes(spec: ModelSpec, dtype: Dtype, layout: Layout = "portable") -> PredictedBytes:
     """Bytes on disk of a model's weights once exported, exactly."""
-    model = build_decoder(spec, dtype, weights=None)
-    by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, "constants", "padding"), 0)
+    model = build_decoder(spec, dtype, None, layout)
+    by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, CONSTANTS, "padding"), 0)
     experts = [0] * spec.num_layers
     end = 0
-    for name, offset, size_bytes in layout(model):
+    for name, offset, size_bytes in placements(model):
         meta = model.graph.initializers[name].meta
-        by_class[meta.get(CLASS_KEY, "constants")] += size_bytes
+        shares = meta.get(SHARES_KEY, {meta.get(CLASS_KEY, CONSTANTS): size_bytes})
+        for tensor_class, share_bytes in shares.items():
+            by_class[tensor_class] += share_bytes
         by_class["padding"] += offset - end
         if meta.get(OWNER_KEY) == "experts":
-            experts[meta[LAYER_KEY]] += size_bytes
+            experts[meta[LAYER_KEY]] += meta.get(EXPERT_BYTES_KEY, size_bytes)
         end = offset + size_bytes
     return PredictedBytes(by_class, tuple(experts))

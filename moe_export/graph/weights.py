@@ -13,6 +13,10 @@ from moe_export.errors import CheckpointError
 
 Dtype = Literal["float32", "float16"]
 
+Layout = Literal["portable", "packed"]
+"""`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
+`packed`: a weight per layer in the native kernels' own layout, which only they can read."""
+
 Read = Callable[[str], NDArray[Any]]
 """Gives a tensor of the checkpoint by its name, in its stored dtype."""
 
@@ -20,7 +24,35 @@ CHUNK_BYTES = 16 << 20
 """How much of a weight is converted at a time: memory is the stored tensor and this."""
 
 
-class CheckpointTensor(ir.LazyTensor):
+class ChunkedTensor(ir.LazyTensor):
+    """A weight that is made piece by piece each time its values are asked for.
+
+    Args:
+        name: of the initializer.
+        dtype: of the initializer.
+        shape: of the initializer.
+    """
+
+    def __init__(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> None:
+        super().__init__(
+            lambda: ir.Tensor(self._values(), name=name),
+            dtype=dtype,
+            shape=ir.Shape(shape),
+            name=name,
+        )
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The values in memory order."""
+        raise NotImplementedError
+
+    def _values(self) -> NDArray[Any]:
+        chunks = list(self.chunks())
+        return (
+            np.concatenate(chunks) if chunks else np.zeros(self.shape.numpy(), self.dtype.numpy())
+        )
+
+
+class CheckpointTensor(ChunkedTensor):
     """A weight that is read from the checkpoint each time its values are asked for.
 
     Several tensors of the checkpoint may be joined along their first axis; a linear layer's weight
@@ -47,10 +79,7 @@ class CheckpointTensor(ir.LazyTensor):
     ) -> None:
         self._cast_to = np.dtype(dtype)
         super().__init__(
-            lambda: ir.Tensor(self._values(), name=name),
-            dtype=ir.DataType.from_numpy(self._cast_to),
-            shape=ir.Shape(shape[::-1] if transpose else shape),
-            name=name,
+            name, ir.DataType.from_numpy(self._cast_to), shape[::-1] if transpose else shape
         )
         self.sources = tuple(sources)
         self._read = read
@@ -79,10 +108,6 @@ class CheckpointTensor(ir.LazyTensor):
                     "set export.dtype to float32"
                 )
             yield cast
-
-    def _values(self) -> NDArray[Any]:
-        chunks = list(self.chunks())
-        return np.concatenate(chunks) if chunks else np.zeros(self.shape.numpy(), self._cast_to)
 
 
 def join_names(names: Sequence[str]) -> str:

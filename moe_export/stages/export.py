@@ -25,7 +25,7 @@ from moe_export.graph import (
     predicted_bytes,
     save_model,
 )
-from moe_export.graph.weights import Dtype
+from moe_export.graph.weights import Dtype, Layout
 from moe_export.jobs import Job
 from moe_export.op.library import library_path
 from moe_export.recipe import ExportSettings
@@ -62,6 +62,7 @@ def run(job: Job[ExportSettings]) -> None:
             dtype,
             partial(job.progress, what=variant),
             library=job.settings.library,
+            layout=job.settings.layout,
         )
         found = facts[variant]["data_bytes"]
         expected = planned[PLANNED[variant]]["total_bytes"]
@@ -80,6 +81,7 @@ def export_model(
     progress: Callable[[int, int], None] | None = None,
     *,
     library: bool = False,
+    layout: Layout = "portable",
 ) -> dict[str, Any]:
     """Writes one checkpoint as an ONNX model with its tokenizer and `genai_config.json`.
 
@@ -89,6 +91,7 @@ def export_model(
         dtype: of the exported model, but for what is quantized.
         progress: called with weights written and weights in all.
         library: whether the native operator library is copied beside it.
+        layout: of the experts' weights.
 
     Returns:
         Sizes and counts, as in `export.json`.
@@ -96,7 +99,7 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint is incomplete, unknown or has no tokenizer.json.
         ResourceError: the disk is too small.
-        DependencyError: the library is asked for and not installed.
+        DependencyError: the library is asked for, or has to pack, and is not installed.
     """
     source = library_path() if library else None
     checkpoint = Checkpoint(checkpoint_dir)
@@ -107,9 +110,9 @@ def export_model(
             f"{checkpoint_dir / 'tokenizer.json'} is missing, without it the exported model cannot "
             "be run; convert the tokenizer with transformers (AutoTokenizer, save_pretrained)"
         )
-    predicted = predicted_bytes(spec, dtype)
+    predicted = predicted_bytes(spec, dtype, layout)
     _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
-    model = build_decoder(spec, dtype, checkpoint)
+    model = build_decoder(spec, dtype, checkpoint, layout)
     save_model(model, out_dir, progress)
     copy_tokenizer_files(checkpoint_dir, out_dir)
     write_json(out_dir / "config.json", checkpoint.config)

@@ -18,7 +18,7 @@ from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import Dtype, PlanSettings
+from moe_export.recipe import Dtype, Layout, PlanSettings
 from moe_export.widths import WidthRule, solve_widths
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def _fit_bytes(
     target = settings.target_bytes
     spec = replace(spec, quantization=formats_of(settings))
     empty = tuple((0,) * spec.num_experts for _ in tables)
-    fixed = predicted_bytes(replace(spec, widths=empty), settings.dtype).total_bytes
+    dtype, layout = settings.dtype, layout_of(settings)
+    fixed = predicted_bytes(replace(spec, widths=empty), dtype, layout).total_bytes
     total = sum(table.rows for table in tables)
     least, most = 0, total
     if fixed > target:
@@ -109,9 +110,14 @@ def _fit_bytes(
     while least < most:
         rows = (least + most + 1) // 2
         widths = solve_widths(ranked, tables, rows, replace(rule, min_width=0))
-        size = predicted_bytes(replace(spec, widths=_frozen(widths)), settings.dtype).total_bytes
+        size = predicted_bytes(replace(spec, widths=_frozen(widths)), dtype, layout).total_bytes
         least, most = (rows, most) if size <= target else (least, rows - 1)
     return solve_widths(ranked, tables, least, rule)
+
+
+def layout_of(settings: PlanSettings) -> Layout:
+    """How the exported weights will be laid out."""
+    return settings.layout or "portable"
 
 
 def formats_of(settings: PlanSettings) -> Quantization:
@@ -138,8 +144,11 @@ def _outcome(
     models = {"before": spec, "after": after}
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=formats_of(settings))
+    layout = layout_of(settings)
     sizes = {
-        dtype: {when: predicted_bytes(model, dtype).as_dict() for when, model in models.items()}
+        dtype: {
+            when: predicted_bytes(model, dtype, layout).as_dict() for when, model in models.items()
+        }
         for dtype in DTYPES
     }
     layers = []

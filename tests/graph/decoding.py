@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.graph import build_decoder, save_model
-from moe_export.graph.weights import Dtype
+from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.library import register
 
 
-def exported(checkpoint_dir: Path, out: Path, dtype: Dtype = "float32") -> Path:
+def exported(
+    checkpoint_dir: Path, out: Path, dtype: Dtype = "float32", layout: Layout = "portable"
+) -> Path:
     """Builds and writes a model."""
     checkpoint = Checkpoint(checkpoint_dir)
     out.mkdir(parents=True)
-    save_model(build_decoder(spec_of(checkpoint.config), dtype, checkpoint), out)
+    save_model(build_decoder(spec_of(checkpoint.config), dtype, checkpoint, layout), out)
     return out
 
 

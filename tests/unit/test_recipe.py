@@ -79,6 +79,14 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             MINIMAL.replace("    - {demo: sums}", "    - {demo: sums, text: a.txt}"),
             "recipe.yaml:4: calibrate.sources.0: give exactly one of demo, text, jsonl, hub",
         ),
+        (
+            MINIMAL + "export: {layout: packed}\nvalidate: {operator: portable}\n",
+            "export.layout packed runs in the native library only; set validate.operator to native",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
+            "plan.layout is taken from the export section; leave it out",
+        ),
         (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
         ("plan: [", "recipe.yaml:"),
         ("just text", "recipe.yaml:1: expected sections"),

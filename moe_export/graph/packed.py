@@ -1,0 +1,74 @@
+"""All experts of a layer as one weight in the kernels' layout, packed when it is written.
+
+Legend: K depth (inputs), N columns (outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from moe_export.families.base import ModelSpec
+from moe_export.families.stored import scale_name
+from moe_export.graph.weights import CheckpointTensor, ChunkedTensor, Dtype, Read
+from moe_export.op.packed import PackedLayout, Packer
+from moe_export.op.spec import EXPERT_INPUTS
+
+
+def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:
+    """What the weight of a layer holds."""
+    format_name = spec.quantization.format_of("gate")
+    return PackedLayout(
+        format_name or dtype,
+        spec.quantization.group_size if format_name else 0,
+        spec.hidden_size,
+        spec.widths[layer],
+        spec.shared_width if spec.has_shared_expert else None,
+    )
+
+
+class PackedTensor(ChunkedTensor):
+    """The weight of a `RaggedMoEPacked` node; at most one expert is in memory at a time.
+
+    Args:
+        name: of the initializer.
+        spec: the model's sizes and the names of its tensors.
+        layer: of the experts.
+        dtype: of the weights that are not quantized.
+        read: gives a tensor of the checkpoint by name.
+    """
+
+    def __init__(self, name: str, spec: ModelSpec, layer: int, dtype: Dtype, read: Read) -> None:
+        self.layout = packed_layout(spec, layer, dtype)
+        super().__init__(name, ir.DataType.UINT8, (self.layout.total_bytes,))
+        self._spec, self._layer, self._float, self._read = spec, layer, dtype, read
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The header, and then the panels of each expert.
+
+        Raises:
+            CheckpointError: a source is missing or damaged, or a value does not fit the format.
+            DependencyError: the native library, which packs, is absent.
+        """
+        packer = Packer(self.layout)
+        yield np.frombuffer(self.layout.header(), np.uint8)
+        for expert, width in enumerate(self.layout.all_widths):
+            is_shared = expert == self._spec.num_experts
+            prefix, number = ("shared_", None) if is_shared else ("", expert)
+            names = [self._spec.name(prefix + r, self._layer, number) for r in EXPERT_INPUTS]
+            weights = [part for name in names for part in self._parts(name)]
+            yield packer.expert(weights, width, names[0])
+
+    def _parts(self, name: str) -> list[NDArray[Any]]:
+        """A matrix [K, N], or its codes and scales as they are stored."""
+        tensor = self._spec.tensors[name]
+        if self._spec.quantization.format_of(tensor.role) is not None:
+            return [self._read(name), self._read(scale_name(name))]
+        stored = CheckpointTensor(
+            name, self._float, tensor.shape, (name,), self._read, transpose=True
+        )
+        return [stored.numpy()]
