@@ -11,7 +11,6 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.artifacts import save_json
@@ -20,7 +19,7 @@ from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import scale_name, stored_tensors
-from moe_export.formats import FORMATS
+from moe_export.formats.blocks import quantize_in_blocks, squared_error
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
 from moe_export.quantization import QUANTIZATION_KEY, Quantization
@@ -118,16 +117,14 @@ def _stored(
     if format_name is None:
         ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
         return {name: values}
-    matrix_KN = values.T.astype(np.float32)
     try:
-        quantized = FORMATS[format_name](
-            matrix_KN, spec.quantization.group_size, "float16", search=method == "mse"
+        quantized = quantize_in_blocks(
+            format_name, values.T, spec.quantization.group_size, "float16", search=method == "mse"
         )
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
     codes, scale = to_storage(quantized)
-    lost = float(np.square(quantized.dequantized() - matrix_KN, dtype=np.float64).sum())
-    norm = float(np.square(matrix_KN, dtype=np.float64).sum())
+    lost, norm = squared_error(quantized, values.T)
     ledger.entries[name] = {
         "action": "quantized",
         "format": format_name,
@@ -137,7 +134,7 @@ def _stored(
     }
     sums = ledger.sums.setdefault(tensor.tensor_class, _Sums())
     sums.tensors += 1
-    sums.elements += matrix_KN.size
+    sums.elements += values.size
     sums.code_bytes += codes.nbytes
     sums.scale_bytes += scale.nbytes
     sums.squared_error += lost
