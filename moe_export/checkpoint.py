@@ -8,7 +8,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -189,18 +189,18 @@ class CheckpointWriter:
             ResourceError: if the disk is full.
         """
         layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-        self.stream_shard(layout, tensors.__getitem__)
+        self.stream_shard(layout, tensors.values())
 
     def stream_shard(
         self,
         layout: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
-        values: Callable[[str], NDArray[Any]],
+        values: Iterable[NDArray[Any]],
     ) -> None:
-        """Writes one shard, asking for one tensor at a time, in the order of `layout`.
+        """Writes one shard, taking one tensor at a time.
 
         Args:
             layout: dtype and shape of every tensor of the shard.
-            values: gives a tensor when it is its turn.
+            values: the tensors in the order of `layout`.
 
         Raises:
             ResourceError: if the disk is full.
@@ -218,8 +218,8 @@ class CheckpointWriter:
         try:
             with (self.directory / shard).open("wb") as file:
                 file.write(struct.pack("<Q", len(text)) + text)
-                for name, (dtype, shape) in layout.items():
-                    tensor = np.ascontiguousarray(values(name))
+                for (name, (dtype, shape)), value in zip(layout.items(), values, strict=True):
+                    tensor = np.ascontiguousarray(value)
                     assert (tensor.dtype, tensor.shape) == (dtype, shape), name
                     file.write(tensor.reshape(-1).view(np.uint8).data)
         except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 import resource
 from pathlib import Path
@@ -17,8 +19,16 @@ def resident_bytes() -> int:
     return _field("VmRSS")
 
 
+def release() -> None:
+    """Gives freed memory back to the system, which glibc otherwise keeps for later."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other C libraries give back by themselves
+        trim(0)
+
+
 class PeakMemory:
-    """The highest resident memory within a `with` block.
+    """The highest resident memory within a `with` block; memory freed before does not count.
 
     Where the kernel does not allow its peak to be reset, the peak of the whole process is given,
     which is never lower.
@@ -27,6 +37,7 @@ class PeakMemory:
     peak_bytes = 0
 
     def __enter__(self) -> Self:
+        release()
         try:
             _CLEAR.write_text("5")  # resets VmHWM, see proc(5)
         except OSError:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from moe_export.ahead import ahead
 from moe_export.checkpoint import CheckpointWriter, write_json
 from moe_export.errors import MoeExportError, RecipeError, ResourceError
 from moe_export.families import spec_of
@@ -36,6 +37,9 @@ from moe_export.families.base import ModelSpec, TensorSpec
 
 SHARD_BYTES = 4_000_000_000
 """Shards end before this, as those of the released model do."""
+
+AHEAD_BYTES = 256 << 20
+"""Tensors that are made before it is their turn to be written."""
 
 DTYPE = np.dtype(ml_dtypes.bfloat16)
 SEED = 20240328
@@ -145,7 +149,12 @@ def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> i
         for shard in shards:
             writer.stream_shard(
                 {name: (DTYPE, spec.tensors[name].shape) for name in shard},
-                lambda name: _values(spec, name, table),
+                ahead(
+                    shard,
+                    lambda name: _values(spec, name, table),
+                    lambda name: _size(spec.tensors[name]),
+                    AHEAD_BYTES,
+                ),
             )
     _write_tokenizer(out, config)
     return size_bytes

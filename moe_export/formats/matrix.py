@@ -39,10 +39,10 @@ class QuantizedMatrix:
     def dequantized(self) -> NDArray[np.float32]:
         """[K, N], exact: a code of 8 bits times a scale of 11 fits into float32's 24."""
         scale_KN = np.repeat(self.scale.astype(np.float32), self.group_size, axis=0)
-        product: NDArray[np.float32] = (
-            self.codes.astype(np.float32) * scale_KN[: self.codes.shape[0]]
-        )
-        return product
+        # By way of int8: from int4, ml_dtypes converts to float32 at a tenth of the speed.
+        codes = self.codes.astype(np.int8, copy=False).astype(np.float32)
+        codes *= scale_KN[: codes.shape[0]]
+        return codes
 
 
 def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:

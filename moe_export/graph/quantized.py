@@ -100,9 +100,12 @@ def _unsigned_groups(
     """
     depth, columns = codes_KN.shape
     groups = -(-depth // group_size)
-    signed = np.zeros((columns, groups * group_size), np.int16)
-    signed[:, :depth] = codes_KN.T.astype(np.int8)
-    codes = (signed + (1 << (BITS[format_name] - 1))).astype(np.uint8)
+    # In two's complement, half of the range is added by turning the uppermost bit over.
+    half, mask = (0x80, 0xFF) if format_name == "int8" else (0x08, 0x0F)
+    codes = np.full((columns, groups * group_size), half, np.uint8)
+    codes[:, :depth] = codes_KN.T.astype(np.int8, copy=False).view(np.uint8)
+    codes[:, :depth] ^= half
+    codes &= mask
     if format_name == "int4":
         codes = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
     return codes.reshape(columns, groups, -1)

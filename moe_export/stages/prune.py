@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.ahead import ahead
 from moe_export.artifacts import load_importance, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, ResourceError
@@ -28,6 +29,9 @@ LEDGER_FILE = "ledger.json"
 PADDED_FOLDER = "padded"
 EXPERT_AXIS = {"gate": 0, "up": 0, "down": 1}
 """The axis of an expert's tensor along which its intermediate dimensions lie, by role."""
+
+AHEAD_BYTES = 128 << 20
+"""Tensors that are read before it is their turn to be written."""
 
 Kept = dict[tuple[int, int], NDArray[np.int64]]
 
@@ -99,21 +103,25 @@ def _write(
     select: Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]],
     progress: Callable[[int, int, str], None],
 ) -> None:
-    """One shard per layer and one for the rest, so that one layer is in memory at a time."""
+    """One shard per layer and one for the rest."""
+
+    def values_of(name: str) -> NDArray[Any]:
+        tensor = spec.tensors[name]
+        values = source.read(name)
+        if tensor.layer is None or tensor.expert is None:
+            return values
+        return select(values, kept[tensor.layer, tensor.expert], EXPERT_AXIS[tensor.role])
+
+    written = spec_of(config)
     layers: list[int | None] = [None, *range(spec.num_layers)]
     with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
         for number, layer in enumerate(layers):
             progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
-            shard = {}
-            for name, tensor in spec.tensors.items():
-                if tensor.layer != layer:
-                    continue
-                values = source.read(name)
-                if tensor.layer is not None and tensor.expert is not None:
-                    rows = kept[tensor.layer, tensor.expert]
-                    values = select(values, rows, EXPERT_AXIS[tensor.role])
-                shard[name] = values
-            writer.write_shard(shard)
+            names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
+            writer.stream_shard(
+                {name: (source.tensors[name].dtype, written.tensors[name].shape) for name in names},
+                ahead(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
+            )
     progress(len(layers), len(layers), "done")
 
 

@@ -21,7 +21,7 @@ from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import scale_name, stored_tensors
-from moe_export.formats import FORMATS
+from moe_export.formats.blocks import quantize_in_blocks, squared_error
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
 from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization
@@ -158,8 +158,8 @@ def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -
     if format_name is None:
         return None
     try:
-        matrix = FORMATS[format_name](
-            values.T, spec.quantization.group_size, "float16", search=method == "mse"
+        matrix = quantize_in_blocks(
+            format_name, values.T, spec.quantization.group_size, "float16", search=method == "mse"
         )
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
@@ -174,10 +174,8 @@ def _stored(
     if made is None:
         ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
         return {name: values}
-    matrix_KN = values.T.astype(np.float32)
     codes, scale = to_storage(made.matrix)
-    lost = float(np.square(made.matrix.dequantized() - matrix_KN, dtype=np.float64).sum())
-    norm = float(np.square(matrix_KN, dtype=np.float64).sum())
+    lost, norm = squared_error(made.matrix, values.T)
     ledger.entries[name] = {
         "action": "quantized",
         "format": spec.quantization.format_of(tensor.role),
@@ -195,12 +193,12 @@ def _stored(
                 "expert": tensor.expert,
                 "method": made.method,
                 "tokens": made.tokens,
-                "inputs": matrix_KN.shape[0],
+                "inputs": values.shape[1],
             }
         )
     sums = ledger.sums.setdefault(tensor.tensor_class, _Sums())
     sums.tensors += 1
-    sums.elements += matrix_KN.size
+    sums.elements += values.size
     sums.code_bytes += codes.nbytes
     sums.scale_bytes += scale.nbytes
     sums.squared_error += lost
