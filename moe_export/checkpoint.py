@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import ml_dtypes
 import numpy as np
@@ -39,13 +40,27 @@ CODE_DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype(np.int8), "U8": np.dtype
 """What is accepted besides where the config has `QUANTIZATION_KEY`."""
 
 
+class Part(NamedTuple):
+    """Some rows of a stored tensor, of one expert if its first axis is that of experts."""
+
+    stored: str
+    expert: int | None
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor: its shard, dtype and shape."""
+    """What a header says of a tensor: its shard, dtype and shape.
+
+    Attributes:
+        part: of what it is a part, if the checkpoint does not store it by itself.
+    """
 
     shard: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    part: Part | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -87,8 +102,15 @@ class Checkpoint:
         if name not in self.tensors:
             raise CheckpointError(f"{self.directory}: tensor {name} is missing")
         info = self.tensors[name]
+        tensor: NDArray[Any]
         with safe_open(self.directory / info.shard, "np") as shard:
-            tensor: NDArray[Any] = shard.get_tensor(name)
+            if info.part is None:
+                tensor = shard.get_tensor(name)
+            else:
+                stored, expert, start, stop = info.part
+                rows = slice(start, stop)
+                place = (rows,) if expert is None else (expert, rows)
+                tensor = shard.get_slice(stored)[place]
         # float16 and bfloat16 overflow nothing here: only the stored values are looked at.
         bad = int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
         if bad:
@@ -97,6 +119,19 @@ class Checkpoint:
                 "finite; get an undamaged copy of the checkpoint"
             )
         return tensor
+
+    def divide(self, stored: str, parts: Mapping[str, Part]) -> None:
+        """Replaces a tensor by parts of it, which are read by themselves from then on.
+
+        Args:
+            stored: its name.
+            parts: by their new names.
+        """
+        whole = self.tensors.pop(stored)
+        for name, part in parts.items():
+            first = 0 if part.expert is None else 1
+            shape = (part.stop - part.start, *whole.shape[first + 1 :])
+            self.tensors[name] = TensorInfo(whole.shard, whole.dtype, shape, part)
 
     def fingerprint(self) -> str:
         """SHA-256 over `config.json` and, of every shard, the header, the size and a sample.

@@ -76,11 +76,18 @@ def collect_importance(
             _add_batch(model, batch, data_scores, layers)
     progress(len(batches), len(batches), "scoring calibration batches")
     totals = {"sequences": len(sequences), "tokens": len(calibration.tokens_N)}
+    by_number = {layer.number: layer for layer in layers}
+    numbers = range(model.config.num_hidden_layers)
+    nothing = _Layer(0, (), ExpertTable(()), {}, np.zeros(0, dtype=np.int64))
+    every = [by_number.get(number, nothing) for number in numbers]
     return Importance(
         scores={
-            score.name: [_finished(score, layer, totals) for layer in layers] for score in scores
+            score.name: [
+                _finished(score, layer, totals) if layer.experts else np.zeros(0) for layer in every
+            ]
+            for score in scores
         },
-        tokens_per_expert=[layer.tokens_E for layer in layers],
+        tokens_per_expert=[layer.tokens_E for layer in every],
     )
 
 

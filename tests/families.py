@@ -1,0 +1,93 @@
+"""One row for each family: a tiny random model of it, what it may vary in, and what is refused.
+
+The tests in `tests/family` run over this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 264,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    "pad_token_id": 258,
+}
+
+EXPERTS, WIDTH = 6, 24
+"""Of every row, in layers with experts."""
+
+YARN: dict[str, Any] = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """A family as its tests see it.
+
+    Attributes:
+        config: of a model with three layers, `EXPERTS` experts of `WIDTH` and two of them chosen.
+        variants: config keys to replace, one set at a time; each must equal transformers.
+        refused: config keys to replace, and a word of the error; each must stop.
+        dense_layers: which layers of `config` have no experts.
+    """
+
+    config: dict[str, Any]
+    variants: tuple[dict[str, Any], ...]
+    refused: tuple[tuple[dict[str, Any], str], ...]
+    dense_layers: tuple[int, ...] = ()
+    model_type: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_type", self.config["model_type"])
+
+    def widths(self, *pattern: int) -> tuple[tuple[int, ...], ...]:
+        """Widths of all experts, going round the pattern; none in layers without experts."""
+        numbers = iter(range(EXPERTS * 3))
+        return tuple(
+            ()
+            if layer in self.dense_layers
+            else tuple(pattern[next(numbers) % len(pattern)] for _ in range(EXPERTS))
+            for layer in range(3)
+        )
+
+
+QWEN2_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "model_type": "qwen2_moe",
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": False,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "mlp_only_layers": [1],
+    },
+    variants=(
+        {"mlp_only_layers": [], "decoder_sparse_step": 2},
+        {"mlp_only_layers": [0], "norm_topk_prob": True, "tie_word_embeddings": True},
+    ),
+    refused=(
+        ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"mlp_only_layers": [0, 1, 2]}, "no layer"),
+        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step"),
+        ({"num_attention_heads": 8}, "multiple of 16"),
+    ),
+    dense_layers=(1,),
+)
+
+ROWS = (QWEN2_MOE,)
