@@ -90,4 +90,31 @@ QWEN2_MOE = FamilyRow(
     dense_layers=(1,),
 )
 
-ROWS = (QWEN2_MOE,)
+QWEN3_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+    },
+    variants=(
+        {"norm_topk_prob": False, "num_key_value_heads": 4, "tie_word_embeddings": True},
+        {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 16},
+        {"mlp_only_layers": [0], "num_experts_per_tok": 1},
+        {"decoder_sparse_step": 2},
+    ),
+    refused=(
+        ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
+        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"num_local_experts": EXPERTS + 1}, "the same size"),
+    ),
+)
+
+ROWS = (QWEN2_MOE, QWEN3_MOE)
