@@ -117,4 +117,22 @@ QWEN3_MOE = FamilyRow(
     ),
 )
 
-ROWS = (QWEN2_MOE, QWEN3_MOE)
+OLMOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["OlmoeForCausalLM"],
+        "model_type": "olmoe",
+        "intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+    },
+    variants=(
+        {"num_key_value_heads": None, "norm_topk_prob": True},
+        {"clip_qkv": 0.5, "attention_bias": True},
+    ),
+    refused=(({"rope_scaling": YARN}, "rope_scaling"),),
+)
+
+ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE)
