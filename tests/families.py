@@ -135,4 +135,23 @@ OLMOE = FamilyRow(
     refused=(({"rope_scaling": YARN}, "rope_scaling"),),
 )
 
-ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE)
+MIXTRAL = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "intermediate_size": WIDTH,
+        "num_local_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "sliding_window": None,
+    },
+    variants=(
+        {"num_experts_per_tok": 3, "sliding_window": 128, "tie_word_embeddings": True},
+        {"num_key_value_heads": 4, "head_dim": 32},
+    ),
+    refused=(({"sliding_window": 16}, "window"),),
+)
+
+ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL)
