@@ -154,4 +154,29 @@ MIXTRAL = FamilyRow(
     refused=(({"sliding_window": 16}, "window"),),
 )
 
-ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL)
+PHIMOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["PhimoeForCausalLM"],
+        "model_type": "phimoe",
+        "intermediate_size": WIDTH,
+        "num_local_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "attention_bias": True,
+        "lm_head_bias": True,
+        "router_jitter_noise": 0.2,
+    },
+    variants=(
+        {"attention_bias": False, "lm_head_bias": False, "router_jitter_noise": 0.01},
+        {"tie_word_embeddings": True, "router_jitter_noise": 1.5},
+    ),
+    refused=(
+        ({"num_experts_per_tok": 3}, "num_experts_per_tok"),
+        ({"sliding_window": 16}, "window"),
+        ({"rope_scaling": {"type": "longrope"}}, "rope_scaling"),
+    ),
+)
+
+ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL, PHIMOE)
