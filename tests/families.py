@@ -179,4 +179,42 @@ PHIMOE = FamilyRow(
     ),
 )
 
-ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL, PHIMOE)
+DEEPSEEK_V2 = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "model_type": "deepseek_v2",
+        "num_key_value_heads": 4,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "n_routed_experts": EXPERTS,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.7,
+        "topk_method": "greedy",
+        "q_lora_rank": None,
+        "kv_lora_rank": 32,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 12,
+        "rms_norm_eps": 1e-3,  # that of the latent norms stays 1e-6
+        "rope_theta": 10000.0,
+    },
+    variants=(
+        {"q_lora_rank": 24, "first_k_dense_replace": 2, "routed_scaling_factor": 1.0},
+        {"v_head_dim": 32, "n_shared_experts": 1, "tie_word_embeddings": True},
+    ),
+    refused=(
+        ({"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}, "topk_method"),
+        ({"n_group": 2}, "n_group"),
+        ({"qk_nope_head_dim": 8}, "multiple of 16"),
+        ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
+        ({"norm_topk_prob": True}, "norm_topk_prob"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": YARN}, "rope_scaling"),
+    ),
+    dense_layers=(0,),
+)
+
+ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL, PHIMOE, DEEPSEEK_V2)
