@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import ml_dtypes
 import numpy as np
@@ -42,13 +42,27 @@ CODE_DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype(np.int8), "U8": np.dtype
 _DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
 
+class Part(NamedTuple):
+    """Some rows of a stored tensor, of one expert if its first axis is that of experts."""
+
+    stored: str
+    expert: int | None
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor: its shard, dtype and shape."""
+    """What a header says of a tensor: its shard, dtype and shape.
+
+    Attributes:
+        part: of what it is a part, if the checkpoint does not store it by itself.
+    """
 
     shard: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    part: Part | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -91,9 +105,16 @@ class Checkpoint:
             raise CheckpointError(f"{self.directory}: tensor {name} is missing")
         info = self.tensors[name]
         path = self.directory / info.shard
+        tensor: NDArray[Any]
         try:
             with safe_open(path, "np") as shard:
-                tensor: NDArray[Any] = shard.get_tensor(name)
+                if info.part is None:
+                    tensor = shard.get_tensor(name)
+                else:
+                    stored, expert, start, stop = info.part
+                    rows = slice(start, stop)
+                    place = (rows,) if expert is None else (expert, rows)
+                    tensor = shard.get_slice(stored)[place]
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path}: tensor {name} cannot be read ({error}); copy the shard again"
@@ -106,6 +127,19 @@ class Checkpoint:
                 "finite; get an undamaged copy of the checkpoint"
             )
         return tensor
+
+    def divide(self, stored: str, parts: Mapping[str, Part]) -> None:
+        """Replaces a tensor by parts of it, which are read by themselves from then on.
+
+        Args:
+            stored: its name.
+            parts: by their new names.
+        """
+        whole = self.tensors.pop(stored)
+        for name, part in parts.items():
+            first = 0 if part.expert is None else 1
+            shape = (part.stop - part.start, *whole.shape[first + 1 :])
+            self.tensors[name] = TensorInfo(whole.shard, whole.dtype, shape, part)
 
     def fingerprint(self) -> str:
         """SHA-256 over `config.json` and, of every shard, the header, the size and a sample.

@@ -18,7 +18,10 @@ Method = Literal["rtn", "mse", "gptq"]
 EXPERT_ROLES = frozenset({"gate", "up", "down", "shared_gate", "shared_up", "shared_down"})
 """The tensors of experts; the shared one's are of the same format, being in the same node."""
 
-DENSE_ROLES = frozenset({"q", "k", "v", "o", "lm_head"})
+DENSE_ROLES = frozenset(
+    {"q", "k", "v", "o", "q_latent", "q_expand", "kv_latent", "kv_expand"}
+    | {"dense_gate", "dense_up", "dense_down", "lm_head"}
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Quantization:
 
     Attributes:
         experts: of all experts' matrices, the shared one's too.
-        dense: of attention's matrices and the lm_head.
+        dense: of the matrices of attention and of layers without experts, and the lm_head.
         group_size: values of a column that share a scale.
     """
 

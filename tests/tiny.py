@@ -47,12 +47,18 @@ CONFIG: dict[str, Any] = {
 
 
 def tiny_checkpoint(
-    directory: Path, *, seed: int = 0, dtype: str = "float32", **overrides: Any
+    directory: Path,
+    *,
+    base: dict[str, Any] = CONFIG,
+    seed: int = 0,
+    dtype: str = "float32",
+    **overrides: Any,
 ) -> Path:
     """A Qwen2-MoE of about 0.2 M parameters, in the layout of transformers 4 whatever is installed.
 
     Args:
         directory: created if need be.
+        base: the config, of another family if need be.
         seed: of the weights.
         dtype: they are stored in: float32, float16 or bfloat16.
         overrides: config keys to replace.
@@ -61,7 +67,7 @@ def tiny_checkpoint(
         The directory.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    config = CONFIG | {"torch_dtype": dtype} | overrides
+    config = base | {"torch_dtype": dtype} | overrides
     random = np.random.default_rng(seed)
     tensors = {}
     for name, spec in spec_of(config).tensors.items():

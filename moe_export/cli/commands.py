@@ -180,6 +180,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
     rows = []
     for layer in plan["layers"]:
         widths = layer["widths"]
+        if not widths:
+            continue  # no experts in this layer
         rows.append(
             (
                 str(layer["layer"]),

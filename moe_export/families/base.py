@@ -1,7 +1,8 @@
 """What a model family is, and what a model of it is made of.
 
 A family is data: the keys of its `config.json`, the names of its tensors, its routing rule. Reading
-a config with it gives a `ModelSpec`, from which every other part takes its sizes.
+a config with it (`families.config`) gives a `ModelSpec`, from which every other part takes its
+sizes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.errors import CheckpointError
 from moe_export.experts import ExpertTable
-from moe_export.quantization import UNQUANTIZED, Quantization, read_quantization
+from moe_export.quantization import UNQUANTIZED, Quantization
 
 PRUNED_PREFIX = "moe_export_"
 """Prepended to a family's model_type in the config of a pruned checkpoint."""
@@ -21,7 +21,9 @@ PRUNED_PREFIX = "moe_export_"
 WIDTHS_KEY = "expert_widths"
 """Config key of a pruned checkpoint: per layer, per expert, the kept width."""
 
-TensorClass = Literal["embeddings", "attention", "router", "experts", "shared_expert", "norms"]
+TensorClass = Literal[
+    "embeddings", "attention", "router", "experts", "shared_expert", "dense_mlp", "norms"
+]
 """The classes that memory is reported in."""
 
 TENSOR_CLASSES: tuple[TensorClass, ...] = (
@@ -30,6 +32,7 @@ TENSOR_CLASSES: tuple[TensorClass, ...] = (
     "router",
     "experts",
     "shared_expert",
+    "dense_mlp",
     "norms",
 )
 
@@ -44,6 +47,7 @@ class TensorRule:
         shape: symbols of `ModelSpec.size`, or `width` for the width of the expert.
         tensor_class: the class its memory is reported in.
         when: a boolean attribute of `ModelSpec` without which the tensor is absent.
+        layers: which layers have it: all, those with experts, or those without.
     """
 
     role: str
@@ -51,6 +55,23 @@ class TensorRule:
     shape: tuple[str, ...]
     tensor_class: TensorClass
     when: str | None = None
+    layers: Literal["all", "moe", "dense"] = "all"
+
+
+@dataclass(frozen=True)
+class FusedRule:
+    """Where transformers 5 keeps what the tensor rules name one by one.
+
+    It writes so if told not to save in the original format. Tensors of experts are joined into one
+    [experts, rows, columns]; any other tensor merely has another name.
+
+    Attributes:
+        roles: in the order in which they lie along the rows of each expert.
+        template: the name, with {layer}.
+    """
+
+    roles: tuple[str, ...]
+    template: str
 
 
 @dataclass(frozen=True)
@@ -60,20 +81,42 @@ class Family:
     Attributes:
         model_type: as in `config.json`.
         architecture: the class of transformers that is the oracle.
-        config_keys: our name of a size to its key in `config.json`.
+        config_keys: our name of a size to its key in `config.json`, or to all keys it may have.
         config_defaults: values that transformers assumes for keys that a config may leave out.
-        refused: config keys whose listed values are the only ones supported.
-        moe_module: attribute path of the MoE block within a decoder layer.
+        refused: config keys whose listed values are the only ones supported; a key that is absent
+            or null is always accepted.
+        moe_module: attribute path of the MoE block within a decoder layer, as in the names of
+            tensors.
         tensors: every tensor a checkpoint may hold.
+        fused: the names of transformers 5 for some of them.
+        dense_layers: the config keys that say which layers have a plain MLP and no experts.
+        norm: of the residual stream: root-mean-square, or LayerNorm with a bias.
+        qk_norm: queries and keys are normalized within each head, or over all heads together.
+        routing: softmax over all experts and the largest of them, or Phi-MoE's sparse mixer.
+        normalize_top_k: whether the chosen weights are divided by their sum; None if the config
+            says so by `norm_topk_prob`.
+        router_float32: whether the router's product is in float32 whatever the model's dtype.
+        shared_gate: whether the shared expert has a weight of its own for each token.
+        moe_returns_logits: whether the MoE block of transformers 4 also returns router logits to a
+            decoder layer that insists on them.
     """
 
     model_type: str
     architecture: str
-    config_keys: dict[str, str]
+    config_keys: dict[str, str | tuple[str, ...]]
     config_defaults: dict[str, Any]
     refused: dict[str, tuple[Any, ...]]
     moe_module: str
     tensors: tuple[TensorRule, ...]
+    fused: tuple[FusedRule, ...]
+    dense_layers: tuple[Literal["decoder_sparse_step", "mlp_only_layers", "first_k"], ...] = ()
+    norm: Literal["rms", "layer"] = "rms"
+    qk_norm: Literal["head", "all"] | None = None
+    routing: Literal["softmax", "sparsemixer"] = "softmax"
+    normalize_top_k: bool | None = None
+    router_float32: bool = False
+    shared_gate: bool = True
+    moe_returns_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,13 +139,39 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class LatentAttention:
+    """Sizes of attention whose keys and values come from a small latent vector (DeepSeek's MLA).
+
+    Attributes:
+        query_rank: size of the latent that queries come from, 0 if they come from the input.
+        key_rank: size of the latent that keys and values come from.
+        rope_dim: entries of a head that are rotated; for keys, all heads have the same.
+        nope_dim: entries of a head that are not.
+        value_dim: entries of a head's value.
+    """
+
+    query_rank: int
+    key_rank: int
+    rope_dim: int
+    nope_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """The sizes and choices of one model, read from its config.
 
     Attributes:
-        widths: per layer, per expert; all equal until the model is pruned.
+        head_dim: entries of a head's query and key.
+        widths: per layer, per expert; all equal until the model is pruned. A layer without experts
+            has none.
         shared_width: width of the always-on expert, 0 if there is none.
+        dense_width: width of the MLP of layers without experts, 0 if there are none.
         normalize_top_k: whether the chosen routing weights are divided by their sum.
+        routing_scale: what the routing weights are multiplied with.
+        router_jitter: how far, relatively, the sparse mixer looks below the largest logit.
+        latent: of latent attention; None for plain attention.
+        clip_qkv: queries, keys and values are cut off at this magnitude; None if they are not.
         quantization: what is stored in fewer bits; shapes and numbers of elements are as without.
     """
 
@@ -118,8 +187,15 @@ class ModelSpec:
     top_k: int
     widths: tuple[tuple[int, ...], ...]
     shared_width: int
+    dense_width: int
     normalize_top_k: bool
+    routing_scale: float
+    router_jitter: float
+    latent: LatentAttention | None
     qkv_bias: bool
+    o_bias: bool
+    lm_head_bias: bool
+    clip_qkv: float | None
     tied_embeddings: bool
     norm_epsilon: float
     rope_theta: float
@@ -129,15 +205,34 @@ class ModelSpec:
         """Where the experts of a layer lie on R."""
         return ExpertTable(self.widths[layer])
 
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts, however narrow; if not it has a plain MLP."""
+        return bool(self.widths[layer])
+
     @property
     def has_shared_expert(self) -> bool:
-        """Whether every layer has an always-on expert."""
+        """Whether every layer with experts has an always-on one."""
         return self.shared_width > 0
 
     @property
     def has_lm_head(self) -> bool:
         """Whether logits have a matrix of their own."""
         return not self.tied_embeddings
+
+    @property
+    def has_query_latent(self) -> bool:
+        """Whether queries come from a latent vector."""
+        return self.latent is not None and self.latent.query_rank > 0
+
+    @property
+    def has_whole_queries(self) -> bool:
+        """Whether queries come from the input."""
+        return not self.has_query_latent
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many entries of a head are rotated."""
+        return self.head_dim if self.latent is None else self.latent.rope_dim
 
     def size(self, symbol: str) -> int:
         """The length that a symbol of a tensor rule stands for."""
@@ -146,10 +241,21 @@ class ModelSpec:
             "vocab": self.vocab_size,
             "experts": self.num_experts,
             "shared": self.shared_width,
+            "dense": self.dense_width,
+            "head": self.head_dim,
             "q": self.num_heads * self.head_dim,
             "kv": self.num_kv_heads * self.head_dim,
             "one": 1,
         }
+        if self.latent is not None:
+            expanded = self.latent.nope_dim + self.latent.value_dim
+            sizes |= {
+                "q_latent": self.latent.query_rank,
+                "kv_latent": self.latent.key_rank,
+                "kv_latent_and_rope": self.latent.key_rank + self.latent.rope_dim,
+                "kv_expanded": self.num_heads * expanded,
+                "values": self.num_heads * self.latent.value_dim,
+            }
         return sizes[symbol]
 
     @cached_property
@@ -162,10 +268,11 @@ class ModelSpec:
                 shape = tuple(self.size(symbol) for symbol in rule.shape)
                 specs[rule.template] = TensorSpec(rule.role, shape, rule.tensor_class)
         for layer in range(self.num_layers):
+            absent = "dense" if self.has_experts(layer) else "moe"
             specs |= {
                 name: spec
                 for rule in rules
-                if "{layer}" in rule.template
+                if "{layer}" in rule.template and rule.layers != absent
                 for name, spec in self._of_layer(rule, layer)
             }
         return specs
@@ -188,80 +295,3 @@ class ModelSpec:
             if rule.role == role:
                 return rule.template.format(layer=layer, expert=expert)
         raise KeyError(role)
-
-
-def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
-    """Reads the sizes of a model from its config, pruned or not.
-
-    Raises:
-        CheckpointError: a key is missing or of the wrong kind, or asks for something unsupported.
-    """
-    facts = family.config_defaults | config
-    rope = facts.get("rope_parameters") or {}
-    # Where transformers 5 writes rope_theta, and what it goes by if both are there.
-    facts |= {key: rope[key] for key in ("rope_theta",) if key in rope}
-    facts = {key: value for key, value in facts.items() if value is not None}
-    if rope.get("rope_type", "default") != "default":
-        raise CheckpointError(
-            f"config.json: rope_type {rope['rope_type']!r} is not supported for "
-            f"{family.model_type}; only 'default' is"
-        )
-    for key, allowed in family.refused.items():
-        if facts.get(key) not in (None, *allowed):
-            raise CheckpointError(
-                f"config.json: {key} is {facts[key]!r}, which is not supported for "
-                f"{family.model_type}; expected {' or '.join(map(repr, allowed))}"
-            )
-
-    def number(name: str) -> Any:
-        key = family.config_keys[name]
-        value = facts.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise CheckpointError(
-                f"config.json: {key} is {value!r}, expected a number for {family.model_type}"
-            )
-        return value
-
-    num_layers, num_experts, width = number("num_layers"), number("num_experts"), number("width")
-    uniform = tuple((width,) * num_experts for _ in range(num_layers))
-    hidden_size, num_heads = number("hidden_size"), number("num_heads")
-    return ModelSpec(
-        family=family,
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=number("num_kv_heads"),
-        head_dim=facts.get("head_dim") or hidden_size // num_heads,
-        vocab_size=number("vocab_size"),
-        max_positions=number("max_positions"),
-        num_experts=num_experts,
-        top_k=number("top_k"),
-        widths=_read_widths(config, num_layers, num_experts, width) or uniform,
-        shared_width=number("shared_width") if "shared_width" in family.config_keys else 0,
-        normalize_top_k=bool(facts.get("norm_topk_prob", False)),
-        qkv_bias=bool(facts.get("qkv_bias", False)),
-        tied_embeddings=bool(facts.get("tie_word_embeddings", False)),
-        norm_epsilon=float(number("norm_epsilon")),
-        rope_theta=float(number("rope_theta")),
-        quantization=read_quantization(config),
-    )
-
-
-def _read_widths(
-    config: dict[str, Any], num_layers: int, num_experts: int, most: int
-) -> tuple[tuple[int, ...], ...] | None:
-    if not str(config.get("model_type", "")).startswith(PRUNED_PREFIX):
-        return None
-    widths = config.get(WIDTHS_KEY)
-    well_formed = (
-        isinstance(widths, list)
-        and len(widths) == num_layers
-        and all(isinstance(row, list) and len(row) == num_experts for row in widths)
-        and all(isinstance(w, int) and 0 <= w <= most for row in widths for w in row)
-    )
-    if not isinstance(widths, list) or not well_formed:
-        raise CheckpointError(
-            f"config.json: {WIDTHS_KEY} must hold {num_layers} lists of {num_experts} widths "
-            f"between 0 and {most}"
-        )
-    return tuple(tuple(row) for row in widths)

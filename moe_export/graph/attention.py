@@ -1,10 +1,11 @@
 """Grouped-query attention with rotary embedding, in ONNX Runtime's fused operator.
 
-Legend: P positions, F rotary frequencies (half of head_dim).
+Legend: P positions, F rotary frequencies (half of the entries of a head that are rotated).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
 from moe_export.graph.builder import ORT_DOMAIN, GraphBuilder
+from moe_export.graph.norm import rms_norm
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def rotary_tables(spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.floa
     Frequencies and angles are rounded to float32 where transformers does so, since a trained model
     has seen those angles; only the cosine and sine of them are exact.
     """
-    exponent_F = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
+    size = spec.rotary_dim
+    exponent_F = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     period_F = np.power(spec.rope_theta, exponent_F, dtype=np.float64).astype(np.float32)
     position_P = np.arange(spec.max_positions, dtype=np.float32)
     angle_PF = np.outer(position_P, np.float32(1) / period_F).astype(np.float64)
@@ -74,10 +77,32 @@ def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer
         [batch, sequence, hidden], not yet added to the residual stream.
     """
     spec, prefix = builder.spec, f"layers.{layer}.attention"
-    qkv = builder.linear(x, "q", "k", "v", name=f"{prefix}.qkv_product", layer=layer)
-    if spec.qkv_bias:
-        bias = builder.weight("q_bias", "k_bias", "v_bias", layer=layer)
-        qkv = builder.op("Add", qkv, bias, name=f"{prefix}.qkv")
+    name = f"{prefix}.qkv"
+    qkv = builder.linear(x, "q", "k", "v", name=name, layer=layer, biased=spec.qkv_bias)
+    inputs: list[ir.Value | None] = [qkv, None, None]  # key and value are packed behind the query
+    if spec.family.qk_norm is not None:
+        inputs = [*_normalized(builder, qkv, layer)]
+    if spec.clip_qkv is not None:
+        inputs = [v and _clipped(builder, v, spec.clip_qkv) for v in inputs]
+    mixed = grouped_query_attention(builder, inputs, shared, layer)
+    return builder.linear(mixed, "o", name=f"{prefix}.out", layer=layer, biased=spec.o_bias)
+
+
+def grouped_query_attention(
+    builder: GraphBuilder, inputs: Sequence[ir.Value | None], shared: AttentionInputs, layer: int
+) -> ir.Value:
+    """The fused operator, with the caches of the layer, after rotation.
+
+    Args:
+        builder: the graph.
+        inputs: query, key and value, [batch, sequence, heads * head_dim]; or all three in one.
+        shared: what `attention_inputs` gave.
+        layer: number of the layer.
+
+    Returns:
+        [batch, sequence, heads * head_dim].
+    """
+    spec = builder.spec
     past_shape = ("batch_size", spec.num_kv_heads, "past_sequence_length", spec.head_dim)
     past = [
         builder.input(f"past_key_values.{layer}.{kind}", builder.float_type, past_shape)
@@ -85,24 +110,49 @@ def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer
     ]
     mixed, *present = builder.ops(
         "GroupQueryAttention",
-        qkv,
-        None,  # key and value are packed behind the query
-        None,
+        *inputs,
         *past,
         shared.last_position,
         shared.total_length,
         shared.cos,
         shared.sin,
-        name=f"{prefix}.heads",
+        name=f"layers.{layer}.attention.heads",
         num_outputs=3,
         domain=ORT_DOMAIN,
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_kv_heads,
         scale=spec.head_dim**-0.5,
         do_rotary=1,
-        rotary_interleaved=0,
+        rotary_interleaved=int(spec.latent is not None),
     )
     present_shape = ("batch_size", spec.num_kv_heads, "total_sequence_length", spec.head_dim)
     for value, kind in zip(present, ("key", "value"), strict=True):
         builder.output(value, f"present.{layer}.{kind}", present_shape)
-    return builder.linear(mixed, "o", name=f"{prefix}.out", layer=layer)
+    return mixed
+
+
+def _normalized(builder: GraphBuilder, qkv: ir.Value, layer: int) -> list[ir.Value]:
+    """Queries and keys normalized, within each head or as a whole, and values as they are."""
+    spec, prefix = builder.spec, f"layers.{layer}.attention"
+    sizes = builder.ints(*(spec.size(symbol) for symbol in ("q", "kv", "kv")))
+    *parts, values = builder.ops("Split", qkv, sizes, name=f"{prefix}.q", num_outputs=3, axis=-1)
+    normalized = []
+    for part, role in zip(parts, ("q_norm", "k_norm"), strict=True):
+        name = f"{prefix}.{role}"
+        if spec.family.qk_norm == "head":
+            heads = builder.ints(0, 0, -1, spec.head_dim)
+            part = builder.op("Reshape", part, heads, name=f"{name}.heads")
+            part = rms_norm(builder, part, role, name=f"{name}.normed", layer=layer)
+            part = builder.op("Reshape", part, builder.ints(0, 0, -1), name=name)
+        else:
+            part = rms_norm(builder, part, role, name=name, layer=layer)
+        normalized.append(part)
+    return [*normalized, values]
+
+
+def _clipped(builder: GraphBuilder, x: ir.Value, magnitude: float) -> ir.Value:
+    least, most = (
+        builder.constant(f"clip.{name}", np.array(value, dtype=builder.dtype))
+        for name, value in (("least", -magnitude), ("most", magnitude))
+    )
+    return builder.op("Clip", x, least, most, name=f"{x.name}.clipped")

@@ -177,8 +177,19 @@ class GraphBuilder:
         meta = {SHARES_KEY: shares, EXPERT_BYTES_KEY: routed}
         return self._register(tensor, _meta("experts", layer) | meta)
 
-    def linear(self, x: ir.Value, *roles: str, name: str, layer: int | None = None) -> ir.Value:
-        """The product of x and the weights of the given roles, side by side."""
+    def linear(
+        self,
+        x: ir.Value,
+        *roles: str,
+        name: str,
+        layer: int | None = None,
+        biased: bool = False,
+    ) -> ir.Value:
+        """The product of x and the weights of the given roles, side by side, and their biases."""
+        if biased:
+            product = self.linear(x, *roles, name=f"{name}_product", layer=layer)
+            bias = self.weight(*(f"{role}_bias" for role in roles), layer=layer)
+            return self.op("Add", product, bias, name=name)
         format_name = self.spec.quantization.format_of(roles[0])
         if format_name is not None:
             return self._quantized_linear(x, roles, format_name, name, layer)

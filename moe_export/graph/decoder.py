@@ -13,8 +13,10 @@ from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.graph.attention import attention, attention_inputs
 from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.latent_attention import latent_attention
+from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe
-from moe_export.graph.norm import add_and_rms_norm, rms_norm
+from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.function import ragged_moe_function
 
@@ -48,28 +50,28 @@ def build_decoder(
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
     )
     shared = attention_inputs(builder, mask)
+    attend = attention if spec.latent is None else latent_attention
     embedding = builder.weight("embedding")
     block = builder.op("Gather", embedding, input_ids, name="embedding")
     residual: ir.Value | None = None
     for layer in range(spec.num_layers):
         name = f"layers.{layer}.input_norm"
         if residual is None:
-            normed, residual = rms_norm(builder, block, "input_norm", name=name, layer=layer), block
+            normed, residual = norm(builder, block, "input_norm", name=name, layer=layer), block
         else:
-            normed, residual = add_and_rms_norm(
+            normed, residual = add_and_norm(
                 builder, block, residual, "input_norm", name=name, layer=layer
             )
-        block = attention(builder, normed, shared, layer)
+        block = attend(builder, normed, shared, layer)
         name = f"layers.{layer}.expert_norm"
-        normed, residual = add_and_rms_norm(
+        normed, residual = add_and_norm(
             builder, block, residual, "expert_norm", name=name, layer=layer
         )
-        block = moe(builder, normed, layer)
+        feed_forward = moe if spec.has_experts(layer) else dense_mlp
+        block = feed_forward(builder, normed, layer)
     assert residual is not None  # a spec has at least one layer
-    normed, _ = add_and_rms_norm(builder, block, residual, "final_norm", name="final_norm")
-    logits = _tied_logits(builder, normed, embedding) if spec.tied_embeddings else None
-    if logits is None:
-        logits = builder.linear(normed, "lm_head", name="logits")
+    normed, _ = add_and_norm(builder, block, residual, "final_norm", name="final_norm")
+    logits = _logits(builder, normed, embedding)
     builder.output(logits, "logits", ("batch_size", "sequence_length", spec.vocab_size))
     outputs = builder.graph.outputs
     outputs.insert(0, outputs.pop())  # runtimes list the logits first
@@ -86,7 +88,17 @@ def build_decoder(
     return model
 
 
-def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value) -> ir.Value:
+def _logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value) -> ir.Value:
+    spec = builder.spec
+    if not spec.tied_embeddings:
+        return builder.linear(x, "lm_head", name="logits", biased=spec.lm_head_bias)
+    if not spec.lm_head_bias:
+        return _tied_logits(builder, x, embedding, "logits")
+    product = _tied_logits(builder, x, embedding, "logits_product")
+    return builder.op("Add", product, builder.weight("lm_head_bias"), name="logits")
+
+
+def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value, name: str) -> ir.Value:
     """Logits from the embedding [V, D] as it is stored, so that the file holds it once."""
     spec = builder.spec
     rows = builder.op("Reshape", x, builder.ints(-1, spec.hidden_size), name="logits.tokens")
@@ -95,7 +107,7 @@ def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value) -> ir.
     shape = builder.op(
         "Concat", shape, builder.ints(spec.vocab_size), name="logits.new_shape", axis=0
     )
-    return builder.op("Reshape", flat, shape, name="logits")
+    return builder.op("Reshape", flat, shape, name=name)
 
 
 def _experts_function(spec: ModelSpec, dtype: Dtype) -> ir.Function:

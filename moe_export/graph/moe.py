@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.router import router
 from moe_export.op import spec as op_spec
 
 
@@ -19,30 +21,6 @@ def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
     y = experts(builder, tokens, indices, weights, layer)
     shape = builder.op("Shape", x, name=f"{prefix}.shape")
     return builder.op("Reshape", y, shape, name=prefix)
-
-
-def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
-    """Weights and numbers of the chosen experts, both [T, K].
-
-    The softmax is over all experts and in float32, as in transformers.
-    """
-    spec, prefix = builder.spec, f"layers.{layer}.router"
-    narrow = builder.dtype != "float32"
-    scores = builder.linear(tokens, "router", name=f"{prefix}.logits", layer=layer)
-    if narrow:
-        scores = builder.op("Cast", scores, name=f"{prefix}.widened", to=ir.DataType.FLOAT.value)
-    scores = builder.op("Softmax", scores, name=f"{prefix}.softmax", axis=-1)
-    weights, indices = builder.ops(
-        "TopK", scores, builder.ints(spec.top_k), name=f"{prefix}.top_k", num_outputs=2, axis=-1
-    )
-    if spec.normalize_top_k:
-        total = builder.op(
-            "ReduceSum", weights, builder.ints(-1), name=f"{prefix}.total", keepdims=1
-        )
-        weights = builder.op("Div", weights, total, name=f"{prefix}.normalized")
-    if narrow:
-        weights = builder.op("Cast", weights, name=f"{prefix}.weights", to=builder.float_type.value)
-    return weights, indices
 
 
 def experts(
@@ -96,7 +74,12 @@ def experts(
 
 
 def shared_weight(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:
-    """The weight of the expert that every token takes, [T, 1]: a sigmoid gate of its own."""
+    """The weight of the expert that every token takes, [T, 1]: a sigmoid gate of its own, or 1."""
     prefix = f"layers.{layer}.shared_expert"
-    logit = builder.linear(tokens, "shared_router", name=f"{prefix}.router", layer=layer)
-    return builder.op("Sigmoid", logit, name=f"{prefix}.share")
+    if builder.spec.family.shared_gate:
+        logit = builder.linear(tokens, "shared_router", name=f"{prefix}.router", layer=layer)
+        return builder.op("Sigmoid", logit, name=f"{prefix}.share")
+    count = builder.op("Shape", tokens, name=f"{prefix}.tokens", start=0, end=1)
+    shape = builder.op("Concat", count, builder.ints(1), name=f"{prefix}.shape", axis=0)
+    one = builder.constant("one", np.array(1, dtype=builder.dtype))
+    return builder.op("Expand", one, shape, name=f"{prefix}.share")

@@ -62,7 +62,10 @@ def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) ->
 
 
 def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:
-    """The plan with the spread of its widths, and what reached each expert."""
+    """The plan with the spread of its widths, and what reached each expert.
+
+    Layers without experts are left out.
+    """
     widths = list(chain.from_iterable(layer["widths"] for layer in plan["layers"]))
     before = list(chain.from_iterable(plan["widths_before"]))
     pairs = zip(widths, before, strict=True)
@@ -83,6 +86,7 @@ def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any
         for layer, widths_before, reached in zip(
             plan["layers"], plan["widths_before"], importance.tokens_per_expert, strict=True
         )
+        if layer["widths"]
     ]
     return {
         "score": plan["score"],
@@ -155,12 +159,11 @@ def _active_parameters(spec: ModelSpec, importance: Importance) -> float | None:
     experts = [tensor for tensor in spec.tensors.values() if tensor.expert is not None]
     active = float(_parameters(spec) - sum(tensor.elements for tensor in experts))
     shares = [_share_of_tokens(reached, spec.top_k) for reached in importance.tokens_per_expert]
-    if any(share is None for share in shares):
-        return None
     for tensor in experts:
         assert tensor.layer is not None
         share = shares[tensor.layer]
-        assert share is not None
+        if share is None:
+            return None
         assert tensor.expert is not None
         active += tensor.elements * share[tensor.expert]
     return active

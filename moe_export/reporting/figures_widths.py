@@ -40,7 +40,8 @@ def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
     panel.grid(visible=False)
     panel.set(xlim=(0, num_experts), ylim=(num_layers, 0), xticks=[])
     step = max(1, int(np.ceil(16 / row)))
-    panel.set_yticks(np.arange(0, num_layers, step) + 0.5, range(0, num_layers, step))
+    numbers = [layer["layer"] for layer in layers[::step]]
+    panel.set_yticks(np.arange(0, num_layers, step) + 0.5, numbers)
     _cells(panel, widths_LE, most, cells / num_experts, row)
     canvas.text(left, 12, f"expert 0 to {num_experts - 1}", color=colour("muted"))
     canvas.text(0, 12, "layer", color=colour("muted"))

@@ -24,8 +24,11 @@ Report = Mapping[str, Any]
 def summary(report: Report) -> str:
     """One line under the title: what model, by what ranking."""
     model, plan = report["model"], report["plan"]
+    layers = f"{model['layers']} layers"
+    if len(plan["layers"]) < model["layers"]:
+        layers += f", {len(plan['layers'])} of them"
     return (
-        f"{model['family']}, {model['layers']} layers × {model['experts_per_layer']} experts, "
+        f"{model['family']}, {layers} × {model['experts_per_layer']} experts, "
         f"{model['experts_per_token']} per token. {parameters(model['parameters']['before'])} "
         f"parameters before, {parameters(model['parameters']['after'])} after. Ranked by "
         f"{plan['score']} {SCOPES.get(plan['scope'], plan['scope'])}, by {plan['unit']}; "

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.artifacts import load_json, save_json
-from moe_export.checkpoint import Checkpoint, disk_error, write_json
+from moe_export.checkpoint import disk_error, write_json
 from moe_export.errors import ArtifactError, CheckpointError, ResourceError
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import open_checkpoint
 from moe_export.graph import (
     CONFIG_FILE,
     DATA_FILE,
@@ -102,9 +102,7 @@ def export_model(
         DependencyError: the library is asked for, or has to pack, and is not installed.
     """
     source = library_path() if library else None
-    checkpoint = Checkpoint(checkpoint_dir)
-    spec = spec_of(checkpoint.config)
-    check_ledger(checkpoint, spec)
+    checkpoint, spec = open_checkpoint(checkpoint_dir)
     if not (checkpoint_dir / "tokenizer.json").exists():
         raise CheckpointError(
             f"{checkpoint_dir / 'tokenizer.json'} is missing, without it the exported model cannot "

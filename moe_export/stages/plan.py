@@ -13,7 +13,7 @@ from moe_export.artifacts import load_importance, save_json
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
 from moe_export.experts import ExpertTable, kept_rows
-from moe_export.families import spec_of
+from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
@@ -34,8 +34,7 @@ def run(job: Job[PlanSettings]) -> None:
         PlanError: the budget cannot be met.
     """
     settings = job.settings
-    checkpoint = Checkpoint(job.model)
-    spec = spec_of(checkpoint.config)
+    checkpoint, spec = open_checkpoint(job.model)
     found = load_importance(job.folders["importance"])
     if settings.score not in found.scores:
         raise PlanError(
@@ -95,7 +94,7 @@ def _fit_bytes(
     assert settings.dtype is not None
     target = settings.target_bytes
     spec = replace(spec, quantization=formats_of(settings))
-    empty = tuple((0,) * spec.num_experts for _ in tables)
+    empty = tuple((0,) * len(table.widths) for table in tables)
     dtype, layout = settings.dtype, layout_of(settings)
     fixed = predicted_bytes(replace(spec, widths=empty), dtype, layout).total_bytes
     total = sum(table.rows for table in tables)

@@ -19,7 +19,7 @@ from moe_export.artifacts import load_importance, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, ResourceError
 from moe_export.experts import kept_rows
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import check_ledger, open_checkpoint, spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.jobs import Job
 from moe_export.recipe import PruneSettings
@@ -43,9 +43,7 @@ def run(job: Job[PruneSettings]) -> None:
         CheckpointError: the source does not hold exactly the tensors of its family.
         ResourceError: the disk is too small.
     """
-    source = Checkpoint(job.model)
-    spec = spec_of(source.config)
-    check_ledger(source, spec)
+    source, spec = open_checkpoint(job.model)
     plan = load_json(job.folders["plan"] / "plan.json")
     importance = load_importance(job.folders["importance"]).scores[plan["score"]]
     widths = tuple(tuple(layer["widths"]) for layer in plan["layers"])

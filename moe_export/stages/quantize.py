@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moe_export.artifacts import load_calibration, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import scale_name, stored_tensors
 from moe_export.formats.blocks import quantize_in_blocks, squared_error
@@ -71,9 +71,7 @@ def run(job: Job[QuantizeSettings]) -> None:
         ResourceError: the disk is too small.
     """
     settings = job.settings
-    source = Checkpoint(job.folders["prune"])
-    spec = spec_of(source.config)
-    check_ledger(source, spec)
+    source, spec = open_checkpoint(job.folders["prune"])
     quantization = Quantization(settings.experts, settings.dense, settings.group_size)
     quantized = replace(spec, quantization=quantization)
     _check_space(job, source, quantized)

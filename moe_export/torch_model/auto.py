@@ -12,6 +12,9 @@ from moe_export.errors import CheckpointError
 from moe_export.families import FAMILIES, spec_of
 from moe_export.torch_model.block import RaggedMoEBlock
 
+RENAMED = "mlp"
+"""What transformers 5 calls the MoE block of families that had another name for it."""
+
 
 @cache
 def model_class(model_type: str) -> type[Any]:
@@ -31,10 +34,11 @@ def model_class(model_type: str) -> type[Any]:
                 "moe_export.torch_model.load_torch_model, or the pruned one in its place"
             )
         base.__init__(self, config)
-        *path, last = family.moe_module.split(".")
+        logits = family.moe_returns_logits and transformers.__version__.startswith("4.")
         for layer, decoder_layer in enumerate(self.base_model.layers):
-            parent = decoder_layer.get_submodule(".".join(path))
-            setattr(parent, last, RaggedMoEBlock(spec, layer))
+            if spec.has_experts(layer):
+                block = RaggedMoEBlock(spec, layer, returns_logits=logits)
+                _replace(decoder_layer, family.moe_module, block)
 
     return type(
         f"Ragged{base.__name__}",
@@ -46,3 +50,15 @@ def model_class(model_type: str) -> type[Any]:
             "config_class": pruned_config_class(model_type),
         },
     )
+
+
+def _replace(decoder_layer: Any, name: str, block: RaggedMoEBlock) -> None:
+    """Puts a block in place of the MoE block of transformers, under its name in checkpoints.
+
+    Where transformers 5 has renamed the block, it is registered by the name that checkpoints have,
+    and found by the layer under the new one, which for torch is no module.
+    """
+    if not hasattr(decoder_layer, name):
+        delattr(decoder_layer, RENAMED)
+        decoder_layer.__dict__[RENAMED] = block
+    setattr(decoder_layer, name, block)

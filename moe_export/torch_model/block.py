@@ -1,6 +1,6 @@
 """One MoE layer with experts of their own widths.
 
-Legend: T tokens, D hidden, E experts, K top-k, N = T * K pairs of a token and an expert.
+Legend: T tokens, D hidden, E experts, K top-k, N = T * K pairs of a token and an expert, W width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
 from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
+from moe_export.torch_model.routing import route
 
 Note = Callable[[Quantity, Tensor], Tensor]
 
@@ -55,14 +56,15 @@ class RaggedMoEBlock(Recordable):
 
     Args:
         spec: the model.
-        layer: which of its layers.
+        layer: which of its layers; one with experts.
+        returns_logits: whether the decoder layer that the block is for wants router logits too.
     """
 
-    def __init__(self, spec: ModelSpec, layer: int) -> None:
+    def __init__(self, spec: ModelSpec, layer: int, *, returns_logits: bool = False) -> None:
         super().__init__()
         self.layer = layer
-        self.top_k = spec.top_k
-        self.normalize_top_k = spec.normalize_top_k
+        self.spec = spec
+        self.returns_logits = returns_logits
 
         def matrix(role: str, expert: int | None = None) -> Matrix:
             name = spec.name(role, layer, expert)
@@ -76,38 +78,44 @@ class RaggedMoEBlock(Recordable):
             SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
             for expert in range(spec.num_experts)
         )
-        self._shared: tuple[SwiGlu, Matrix] | None = None
+        self._shared: tuple[SwiGlu, Matrix | None] | None = None
         if spec.has_shared_expert:
             shared = SwiGlu(matrix("shared_gate"), matrix("shared_up"), matrix("shared_down"))
-            self._shared = (shared, matrix("shared_router"))
+            self._shared = (shared, matrix("shared_router") if spec.family.shared_gate else None)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Same shape and dtype as `hidden_states` [..., D]."""
+    def forward(self, hidden_states: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Same shape and dtype as `hidden_states` [..., D]; with it the router's logits [T, E] if
+        the block was made to return them.
+        """
         x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
         y_TD = self._routed_output(x_TD)
         if self._shared is not None:
             shared, shared_router = self._shared
-            y_TD = y_TD + torch.sigmoid(shared_router(x_TD)) * shared.forward(x_TD, _pass)
-        return y_TD.reshape(hidden_states.shape)
+            shared_TD = shared.forward(x_TD, _pass)
+            if shared_router is not None:
+                shared_TD = torch.sigmoid(shared_router(x_TD)) * shared_TD
+            y_TD = y_TD + shared_TD
+        y = y_TD.reshape(hidden_states.shape)
+        return (y, self.router_logits(x_TD)) if self.returns_logits else y
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Routing weights and experts of each token, both [T, K]: softmax over all experts in at
-        least float32, then the K largest, renormalised if the family does so.
-        """
-        logits_TE = self._router[0](x_TD)
-        scores_TE = torch.softmax(
-            logits_TE, dim=-1, dtype=torch.promote_types(x_TD.dtype, torch.float32)
-        )
-        weight_TK, expert_TK = torch.topk(scores_TE, self.top_k, dim=-1)
-        if self.normalize_top_k:
-            weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
+        """Routing weights and experts of each token, both [T, K], by the rule of the family."""
+        weight_TK, expert_TK = route(self.router_logits(x_TD), self.spec)
         return weight_TK.to(x_TD.dtype), expert_TK
+
+    def router_logits(self, x_TD: Tensor) -> Tensor:
+        """What the router thinks of every expert, [T, E]."""
+        (matrix,) = self._router
+        if not self.spec.family.router_float32:
+            return matrix(x_TD)
+        dtype = torch.promote_types(x_TD.dtype, torch.float32)
+        return F.linear(x_TD.to(dtype), matrix.weight.to(dtype))
 
     def _routed_output(self, x_TD: Tensor) -> Tensor:
         weight_TK, expert_TK = self.route(x_TD)
         expert_N = expert_TK.reshape(-1)
         order_N = torch.argsort(expert_N, stable=True)
-        token_N = torch.div(order_N, self.top_k, rounding_mode="floor")
+        token_N = torch.div(order_N, self.spec.top_k, rounding_mode="floor")
         weight_N = weight_TK.reshape(-1)[order_N]
         counts_E = torch.bincount(expert_N, minlength=len(self.routed)).tolist()
         traces = []

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from moe_export.checkpoint import Checkpoint
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import open_checkpoint
 from moe_export.families.stored import read_values
 from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.load import empty_model, to_torch
@@ -151,9 +150,7 @@ class StreamedModel(LayeredModel):
     """
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: str = "cpu") -> None:
-        self.checkpoint = Checkpoint(directory)
-        self.spec = spec_of(self.checkpoint.config)
-        check_ledger(self.checkpoint, self.spec)
+        self.checkpoint, self.spec = open_checkpoint(directory)
         super().__init__(empty_model(self.checkpoint, self.spec, dtype))
         self._dtype = dtype
         self._device = torch.device(device)
@@ -190,11 +187,12 @@ class StreamedModel(LayeredModel):
         return {name: name for name, t in self.spec.tensors.items() if t.layer == number}
 
     def _outside_layers(self, *roles: str) -> dict[str, str]:
-        names = {role: self.spec.name(role) for role in roles}
-        return {
-            name: self.spec.name("embedding") if self._is_tied(role) else name
-            for role, name in names.items()
+        wanted = {*roles, *(f"{role}_bias" for role in roles)}
+        names = {
+            name: name
+            for name, tensor in self.spec.tensors.items()
+            if tensor.layer is None and tensor.role in wanted
         }
-
-    def _is_tied(self, role: str) -> bool:
-        return role == "lm_head" and self.spec.tied_embeddings
+        if "lm_head" in roles and self.spec.tied_embeddings:
+            names[self.spec.name("lm_head")] = self.spec.name("embedding")
+        return names

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from moe_export._transformers import pruned_config_class
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import open_checkpoint
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.families.stored import read_values
 from moe_export.quantization import QUANTIZATION_KEY
@@ -36,9 +36,7 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         CheckpointError: whatever is missing, damaged, unknown or left over.
     """
-    checkpoint = Checkpoint(directory)
-    spec = spec_of(checkpoint.config)
-    check_ledger(checkpoint, spec)
+    checkpoint, spec = open_checkpoint(directory)
     model = empty_model(checkpoint, spec, dtype)
     tensors = {
         name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors

@@ -1,0 +1,239 @@
+"""Reading the sizes and choices of a model from its `config.json`.
+
+What a model may vary in is either understood here or stops the run by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moe_export.errors import CheckpointError
+from moe_export.families.base import (
+    PRUNED_PREFIX,
+    WIDTHS_KEY,
+    Family,
+    LatentAttention,
+    ModelSpec,
+)
+from moe_export.quantization import read_quantization
+
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "rope_scaling": (),
+    "partial_rotary_factor": (1,),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "router_logit_softcapping": (),
+}
+"""Config keys whose listed values are the only ones supported, whatever the family."""
+
+
+HEAD_UNIT = 16
+"""GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses to run with other sizes of heads."""
+
+
+class _Facts:
+    """The config of a model with the defaults of its family, and errors that name the key."""
+
+    def __init__(self, family: Family, config: dict[str, Any]) -> None:
+        self.family = family
+        facts = family.config_defaults | config
+        rope = facts.get("rope_parameters") or {}
+        # Where transformers 5 writes them, and what it goes by if both are there.
+        facts |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        self.values = {key: value for key, value in facts.items() if value is not None}
+        if rope.get("rope_type", "default") != "default":
+            raise CheckpointError(
+                f"config.json: rope_type {rope['rope_type']!r} is not supported for "
+                f"{family.model_type}; only 'default' is"
+            )
+
+    def check_refused(self) -> None:
+        """Stops at a value that is not supported."""
+        for key, allowed in (REFUSED | self.family.refused).items():
+            if key in self.values and self.values[key] not in allowed:
+                expected = " or ".join(map(repr, allowed)) if allowed else "no such key"
+                raise CheckpointError(
+                    f"config.json: {key} is {self.values[key]!r}, which is not supported for "
+                    f"{self.family.model_type}; expected {expected}"
+                )
+
+    def knows(self, name: str) -> bool:
+        """Whether the family has such a size."""
+        return name in self.family.config_keys
+
+    def number(self, name: str) -> Any:
+        """A size by our name for it."""
+        named = self.family.config_keys[name]
+        keys = (named,) if isinstance(named, str) else named
+        found = {key: self.values[key] for key in keys if key in self.values}
+        value = next(iter(found.values()), None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise CheckpointError(
+                f"config.json: {' or '.join(keys)} is {value!r}, expected a number for "
+                f"{self.family.model_type}"
+            )
+        if any(other != value for other in found.values()):
+            raise CheckpointError(
+                f"config.json: {' and '.join(f'{k} {v}' for k, v in found.items())} are names of "
+                f"the same size for {self.family.model_type}; remove the wrong one"
+            )
+        return value
+
+    def number_or(self, name: str, default: Any) -> Any:
+        """A size, or a value in its place if the config or the family has none."""
+        named = self.family.config_keys.get(name, ())
+        keys = (named,) if isinstance(named, str) else named
+        return self.number(name) if any(key in self.values for key in keys) else default
+
+    def flag(self, key: str) -> bool:
+        """Whether a key is there and true."""
+        return bool(self.values.get(key, False))
+
+
+def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
+    """Reads the sizes of a model from its config, pruned or not.
+
+    Raises:
+        CheckpointError: a key is missing or of the wrong kind, or asks for something unsupported.
+    """
+    facts = _Facts(family, config)
+    facts.check_refused()
+    number = facts.number
+    hidden_size, num_heads = number("hidden_size"), number("num_heads")
+    latent = _read_latent(facts)
+    if latent is not None:
+        head_dim, num_kv_heads = latent.rope_dim + latent.nope_dim, num_heads
+    else:
+        head_dim = facts.values.get("head_dim") or hidden_size // num_heads
+        num_kv_heads = facts.number_or("num_kv_heads", num_heads)
+    _check_window(facts)
+    _check_heads(facts, head_dim, head_dim if latent is None else latent.rope_dim)
+    widths = _read_widths(facts, config)
+    has_dense_layers = any(not layer for layer in widths)
+    normalize = family.normalize_top_k
+    return ModelSpec(
+        family=family,
+        hidden_size=hidden_size,
+        num_layers=number("num_layers"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        vocab_size=number("vocab_size"),
+        max_positions=number("max_positions"),
+        num_experts=number("num_experts"),
+        top_k=number("top_k"),
+        widths=widths,
+        shared_width=_shared_width(facts),
+        dense_width=number("dense_width") if has_dense_layers else 0,
+        normalize_top_k=facts.flag("norm_topk_prob") if normalize is None else normalize,
+        routing_scale=float(facts.number_or("routing_scale", 1.0)),
+        router_jitter=float(facts.number_or("router_jitter", 0.0)),
+        latent=latent,
+        qkv_bias=facts.flag("qkv_bias") or facts.flag("attention_bias"),
+        o_bias=facts.flag("attention_bias"),
+        lm_head_bias=facts.flag("lm_head_bias"),
+        clip_qkv=facts.number_or("clip_qkv", None),
+        tied_embeddings=facts.flag("tie_word_embeddings"),
+        norm_epsilon=float(number("norm_epsilon")),
+        rope_theta=float(number("rope_theta")),
+        quantization=read_quantization(config),
+    )
+
+
+def all_names(family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """The sizes that have several keys, under each of them.
+
+    Raises:
+        CheckpointError: a size is missing or not a number.
+    """
+    facts = _Facts(family, config)
+    several = {name: keys for name, keys in family.config_keys.items() if isinstance(keys, tuple)}
+    return {key: facts.number(name) for name, keys in several.items() for key in keys}
+
+
+def _read_latent(facts: _Facts) -> LatentAttention | None:
+    if not facts.knows("kv_latent"):
+        return None
+    return LatentAttention(
+        query_rank=facts.number_or("q_latent", 0),
+        key_rank=facts.number("kv_latent"),
+        rope_dim=facts.number("rope_dim"),
+        nope_dim=facts.number("nope_dim"),
+        value_dim=facts.number("value_dim"),
+    )
+
+
+def _shared_width(facts: _Facts) -> int:
+    if facts.knows("num_shared_experts"):
+        return int(facts.number("num_shared_experts") * facts.number("width"))
+    return int(facts.number("shared_width")) if facts.knows("shared_width") else 0
+
+
+def _check_window(facts: _Facts) -> None:
+    """A window that no position sees the end of changes nothing."""
+    window, positions = facts.values.get("sliding_window"), facts.number("max_positions")
+    if window and window < positions and facts.values.get("use_sliding_window", True):
+        raise CheckpointError(
+            f"config.json: sliding_window is {window}, less than the {positions} positions of the "
+            f"model; attention within a window is not supported for {facts.family.model_type}"
+        )
+
+
+def _check_heads(facts: _Facts, head_dim: int, rotary_dim: int) -> None:
+    if head_dim % HEAD_UNIT or rotary_dim % HEAD_UNIT:
+        raise CheckpointError(
+            f"config.json: a head of this {facts.family.model_type} has {head_dim} entries, "
+            f"{rotary_dim} of them rotated; ONNX Runtime's attention asks for a multiple of "
+            f"{HEAD_UNIT} of both"
+        )
+
+
+def _moe_layers(facts: _Facts, num_layers: int) -> list[bool]:
+    """Of each layer, whether it has experts, as transformers decides it."""
+    rules, values = facts.family.dense_layers, facts.values
+    step = values.get("decoder_sparse_step", 1) if "decoder_sparse_step" in rules else 1
+    plain = values.get("mlp_only_layers", []) if "mlp_only_layers" in rules else []
+    first = facts.number_or("first_k", 0) if "first_k" in rules else 0
+    if not isinstance(step, int) or step < 1 or not isinstance(plain, list):
+        raise CheckpointError(
+            f"config.json: decoder_sparse_step is {step!r} and mlp_only_layers is {plain!r}, "
+            f"expected a positive number and a list for {facts.family.model_type}"
+        )
+    found = [
+        layer >= first and layer not in plain and (layer + 1) % step == 0
+        for layer in range(num_layers)
+    ]
+    if not any(found):
+        raise CheckpointError(
+            f"config.json: no layer of this {facts.family.model_type} has experts; there is "
+            "nothing to prune"
+        )
+    return found
+
+
+def _read_widths(facts: _Facts, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    num_layers, num_experts, most = map(facts.number, ("num_layers", "num_experts", "width"))
+    counts = [num_experts * moe for moe in _moe_layers(facts, num_layers)]
+    if not str(config.get("model_type", "")).startswith(PRUNED_PREFIX):
+        return tuple((most,) * count for count in counts)
+    widths = config.get(WIDTHS_KEY)
+    well_formed = (
+        isinstance(widths, list)
+        and len(widths) == num_layers
+        and all(
+            isinstance(row, list) and len(row) == count
+            for row, count in zip(widths, counts, strict=True)
+        )
+        and all(isinstance(w, int) and 0 <= w <= most for row in widths for w in row)
+    )
+    if not isinstance(widths, list) or not well_formed:
+        dense = counts.count(0)
+        without = f" ({dense} of them without experts)" if dense else ""
+        raise CheckpointError(
+            f"config.json: {WIDTHS_KEY} must hold {num_layers} lists{without} of {num_experts} "
+            f"widths between 0 and {most}"
+        )
+    return tuple(tuple(row) for row in widths)

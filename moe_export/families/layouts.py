@@ -1,0 +1,55 @@
+"""Checkpoints in the layout of transformers 5, read as if they were in that of transformers 4.
+
+transformers 5 holds the experts of a layer in fused tensors, `gate_up_proj` [experts, 2 * width,
+hidden] and `down_proj` [experts, hidden, width], and has renamed some modules. It saves so where
+`save_original_format=False`; published checkpoints name every expert's matrices.
+"""
+
+from __future__ import annotations
+
+from moe_export.checkpoint import Checkpoint, Part
+from moe_export.errors import CheckpointError
+from moe_export.families.base import FusedRule, ModelSpec
+
+
+def divide_fused(checkpoint: Checkpoint, spec: ModelSpec) -> None:
+    """Gives every part of a fused tensor the name that the family has for it.
+
+    Nothing is read; reading a part later reads its bytes alone.
+
+    Raises:
+        CheckpointError: a fused tensor is not of the shape that the config asks for.
+    """
+    for rule in spec.family.fused:
+        for layer in range(spec.num_layers):
+            if rule.template.format(layer=layer) in checkpoint.tensors and spec.has_experts(layer):
+                _divide(checkpoint, spec, rule, layer)
+
+
+def _divide(checkpoint: Checkpoint, spec: ModelSpec, rule: FusedRule, layer: int) -> None:
+    stored = rule.template.format(layer=layer)
+    found = checkpoint.tensors[stored]
+    of_experts = {entry.role for entry in spec.family.tensors if "{expert}" in entry.template}
+    experts = range(spec.num_experts) if rule.roles[0] in of_experts else (None,)
+    parts: dict[str, Part] = {}
+    fused_shape: tuple[int, ...] = ()
+    for expert in experts:
+        row = 0
+        for role in rule.roles:
+            name = spec.name(role, layer, expert)
+            rows, *columns = spec.tensors[name].shape
+            parts[name] = Part(stored, expert, row, row + rows)
+            row += rows
+            fused_shape = (row, *columns) if expert is None else (spec.num_experts, row, *columns)
+    if found.shape != fused_shape:
+        raise CheckpointError(
+            f"{checkpoint.directory / found.shard}: tensor {stored} has shape {list(found.shape)}, "
+            f"config.json asks for {list(fused_shape)}"
+        )
+    twice = sorted(parts.keys() & checkpoint.tensors.keys() - {stored})
+    if twice:
+        raise CheckpointError(
+            f"{checkpoint.directory}: {twice[0]} is there by itself and within {stored}; keep one "
+            "of the two"
+        )
+    checkpoint.divide(stored, parts)

@@ -1,0 +1,21 @@
+"""The MLP of layers that have no experts."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from moe_export.graph.builder import GraphBuilder
+
+
+def dense_mlp(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
+    """silu(x · gate) ⊙ (x · up) · down, [batch, sequence, hidden] to the same.
+
+    The result is not yet added to the residual stream.
+    """
+    prefix = f"layers.{layer}.mlp"
+    gate = builder.linear(x, "dense_gate", name=f"{prefix}.gate", layer=layer)
+    up = builder.linear(x, "dense_up", name=f"{prefix}.up", layer=layer)
+    sigmoid = builder.op("Sigmoid", gate, name=f"{prefix}.sigmoid")
+    silu = builder.op("Mul", gate, sigmoid, name=f"{prefix}.silu")
+    hidden = builder.op("Mul", silu, up, name=f"{prefix}.hidden")
+    return builder.linear(hidden, "dense_down", name=prefix, layer=layer)

@@ -1,0 +1,102 @@
+"""How tokens choose their experts, as in `moe_export.torch_model.routing`.
+
+Legend: T tokens, E experts, K top-k.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from moe_export.graph.builder import GraphBuilder
+
+
+def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
+    """Weights and numbers of the chosen experts, both [T, K].
+
+    What follows the product is in float32, as in transformers.
+    """
+    spec, prefix = builder.spec, f"layers.{layer}.router"
+    narrow = builder.dtype != "float32"
+    if narrow and spec.family.router_float32:
+        logits = _wide_logits(builder, tokens, layer)
+    else:
+        logits = builder.linear(tokens, "router", name=f"{prefix}.logits", layer=layer)
+        if narrow:
+            logits = _cast(builder, logits, ir.DataType.FLOAT, f"{prefix}.widened")
+    choose = _sparse_mixer if spec.family.routing == "sparsemixer" else _softmax_top_k
+    weights, indices = choose(builder, logits, prefix)
+    if spec.normalize_top_k:
+        total = builder.op(
+            "ReduceSum", weights, builder.ints(-1), name=f"{prefix}.total", keepdims=1
+        )
+        weights = builder.op("Div", weights, total, name=f"{prefix}.normalized")
+    if spec.routing_scale != 1:
+        scale = _float(builder, "routing_scale", spec.routing_scale)
+        weights = builder.op("Mul", weights, scale, name=f"{prefix}.scaled")
+    if narrow:
+        weights = _cast(builder, weights, builder.float_type, f"{prefix}.weights")
+    return weights, indices
+
+
+def _softmax_top_k(
+    builder: GraphBuilder, logits: ir.Value, prefix: str
+) -> tuple[ir.Value, ir.Value]:
+    """Softmax over all experts, then the K largest."""
+    scores = builder.op("Softmax", logits, name=f"{prefix}.softmax", axis=-1)
+    top_k = builder.ints(builder.spec.top_k)
+    weights, indices = builder.ops(
+        "TopK", scores, top_k, name=f"{prefix}.top_k", num_outputs=2, axis=-1
+    )
+    return weights, indices
+
+
+def _sparse_mixer(
+    builder: GraphBuilder, logits: ir.Value, prefix: str
+) -> tuple[ir.Value, ir.Value]:
+    """The two largest logits, each weighed against those that come close to it."""
+    best, indices = builder.ops(
+        "TopK", logits, builder.ints(2), name=f"{prefix}.top_k", num_outputs=2, axis=-1
+    )
+    halves = builder.ints(1, 1)
+    bests = builder.ops("Split", best, halves, name=f"{prefix}.best", num_outputs=2, axis=-1)
+    first = builder.ops("Split", indices, halves, name=f"{prefix}.chosen", num_outputs=2, axis=-1)
+    never = _float(builder, "never", -np.inf)
+    limit = _float(builder, "router_reach", 2 * builder.spec.router_jitter)
+    nothing = builder.op("Add", bests[0], never, name=f"{prefix}.nothing")
+    others = builder.op(
+        "ScatterElements", logits, first[0], nothing, name=f"{prefix}.others", axis=-1
+    )
+    magnitude = builder.op("Abs", logits, name=f"{prefix}.magnitude")
+    weights = []
+    for choice, (value, rivals) in enumerate(zip(bests, (logits, others), strict=True)):
+        name = f"{prefix}.choice_{choice}"
+        below = builder.op("Sub", value, logits, name=f"{name}.below")
+        unit = builder.op("Max", magnitude, value, name=f"{name}.unit")
+        distance = builder.op("Div", below, unit, name=f"{name}.distance")
+        far = builder.op("Greater", distance, limit, name=f"{name}.far")
+        exponent = builder.op("Sub", rivals, value, name=f"{name}.exponent")
+        exponent = builder.op("Where", far, never, exponent, name=f"{name}.near")
+        share = builder.op("Exp", exponent, name=f"{name}.share")
+        total = builder.op("ReduceSum", share, builder.ints(-1), name=f"{name}.total", keepdims=1)
+        weights.append(builder.op("Reciprocal", total, name=name))
+    return builder.op("Concat", *weights, name=f"{prefix}.both", axis=-1), indices
+
+
+def _wide_logits(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:
+    """The router's product in float32."""
+    prefix, wide = f"layers.{layer}.router", ir.DataType.FLOAT
+    weight = builder.weight("router", layer=layer, transpose=True)
+    operands = (
+        _cast(builder, tokens, wide, f"{prefix}.wide_tokens"),
+        _cast(builder, weight, wide, f"{prefix}.wide_weight"),
+    )
+    return builder.op("MatMul", *operands, name=f"{prefix}.logits")
+
+
+def _cast(builder: GraphBuilder, x: ir.Value, to: ir.DataType, name: str) -> ir.Value:
+    return builder.op("Cast", x, name=name, to=to.value)
+
+
+def _float(builder: GraphBuilder, name: str, value: float) -> ir.Value:
+    return builder.constant(name, np.array(value, dtype=np.float32))

@@ -1,0 +1,220 @@
+"""One row for each family: a tiny random model of it, what it may vary in, and what is refused.
+
+The tests in `tests/family` run over this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 264,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    "pad_token_id": 258,
+}
+
+EXPERTS, WIDTH = 6, 24
+"""Of every row, in layers with experts."""
+
+YARN: dict[str, Any] = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """A family as its tests see it.
+
+    Attributes:
+        config: of a model with three layers, `EXPERTS` experts of `WIDTH` and two of them chosen.
+        variants: config keys to replace, one set at a time; each must equal transformers.
+        refused: config keys to replace, and a word of the error; each must stop.
+        dense_layers: which layers of `config` have no experts.
+    """
+
+    config: dict[str, Any]
+    variants: tuple[dict[str, Any], ...]
+    refused: tuple[tuple[dict[str, Any], str], ...]
+    dense_layers: tuple[int, ...] = ()
+    model_type: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_type", self.config["model_type"])
+
+    def widths(self, *pattern: int) -> tuple[tuple[int, ...], ...]:
+        """Widths of all experts, going round the pattern; none in layers without experts."""
+        numbers = iter(range(EXPERTS * 3))
+        return tuple(
+            ()
+            if layer in self.dense_layers
+            else tuple(pattern[next(numbers) % len(pattern)] for _ in range(EXPERTS))
+            for layer in range(3)
+        )
+
+
+QWEN2_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "model_type": "qwen2_moe",
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": False,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "mlp_only_layers": [1],
+    },
+    variants=(
+        {"mlp_only_layers": [], "decoder_sparse_step": 2},
+        {"mlp_only_layers": [0], "norm_topk_prob": True, "tie_word_embeddings": True},
+    ),
+    refused=(
+        ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"mlp_only_layers": [0, 1, 2]}, "no layer"),
+        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step"),
+        ({"num_attention_heads": 8}, "multiple of 16"),
+    ),
+    dense_layers=(1,),
+)
+
+QWEN3_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+    },
+    variants=(
+        {"norm_topk_prob": False, "num_key_value_heads": 4, "tie_word_embeddings": True},
+        {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 16},
+        {"mlp_only_layers": [0], "num_experts_per_tok": 1},
+        {"decoder_sparse_step": 2},
+    ),
+    refused=(
+        ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
+        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"num_local_experts": EXPERTS + 1}, "the same size"),
+    ),
+)
+
+OLMOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["OlmoeForCausalLM"],
+        "model_type": "olmoe",
+        "intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+    },
+    variants=(
+        {"num_key_value_heads": None, "norm_topk_prob": True},
+        {"clip_qkv": 0.5, "attention_bias": True},
+    ),
+    refused=(({"rope_scaling": YARN}, "rope_scaling"),),
+)
+
+MIXTRAL = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "intermediate_size": WIDTH,
+        "num_local_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "sliding_window": None,
+    },
+    variants=(
+        {"num_experts_per_tok": 3, "sliding_window": 128, "tie_word_embeddings": True},
+        {"num_key_value_heads": 4, "head_dim": 32},
+    ),
+    refused=(({"sliding_window": 16}, "window"),),
+)
+
+PHIMOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["PhimoeForCausalLM"],
+        "model_type": "phimoe",
+        "intermediate_size": WIDTH,
+        "num_local_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "attention_bias": True,
+        "lm_head_bias": True,
+        "router_jitter_noise": 0.2,
+    },
+    variants=(
+        {"attention_bias": False, "lm_head_bias": False, "router_jitter_noise": 0.01},
+        {"tie_word_embeddings": True, "router_jitter_noise": 1.5},
+    ),
+    refused=(
+        ({"num_experts_per_tok": 3}, "num_experts_per_tok"),
+        ({"sliding_window": 16}, "window"),
+        ({"rope_scaling": {"type": "longrope"}}, "rope_scaling"),
+    ),
+)
+
+DEEPSEEK_V2 = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "model_type": "deepseek_v2",
+        "num_key_value_heads": 4,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "n_routed_experts": EXPERTS,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.7,
+        "topk_method": "greedy",
+        "q_lora_rank": None,
+        "kv_lora_rank": 32,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 12,
+        "rms_norm_eps": 1e-3,  # that of the latent norms stays 1e-6
+        "rope_theta": 10000.0,
+    },
+    variants=(
+        {"q_lora_rank": 24, "first_k_dense_replace": 2, "routed_scaling_factor": 1.0},
+        {"v_head_dim": 32, "n_shared_experts": 1, "tie_word_embeddings": True},
+    ),
+    refused=(
+        ({"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}, "topk_method"),
+        ({"n_group": 2}, "n_group"),
+        ({"qk_nope_head_dim": 8}, "multiple of 16"),
+        ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
+        ({"norm_topk_prob": True}, "norm_topk_prob"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": YARN}, "rope_scaling"),
+    ),
+    dense_layers=(0,),
+)
+
+ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL, PHIMOE, DEEPSEEK_V2)

@@ -1,0 +1,60 @@
+"""The rows of `tests.families`, their checkpoints, and the models of transformers for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.families import ROWS, FamilyRow
+from tests.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Subject:
+    """A row and its checkpoints."""
+
+    row: FamilyRow
+    folder: Path
+
+    @cached_property
+    def source(self) -> Path:
+        return tiny_checkpoint(self.folder / "source", base=self.row.config)
+
+    @cached_property
+    def widths(self) -> tuple[tuple[int, ...], ...]:
+        return self.row.widths(24, 0, 1, 7, 16, 24, 3)
+
+    @cached_property
+    def pruned(self) -> Path:
+        return pruned_checkpoint(self.source, self.folder / "pruned", self.widths)
+
+    @cached_property
+    def masked(self) -> Path:
+        return masked_checkpoint(self.source, self.folder / "masked", self.widths)
+
+    @cached_property
+    def stock(self) -> Any:
+        return stock_model(self.source)
+
+
+def stock_model(directory: Path) -> Any:
+    """What transformers makes of a checkpoint that is not pruned."""
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        directory, output_loading_info=True, dtype=torch.float32
+    )
+    assert not loading["unexpected_keys"]
+    assert not loading["missing_keys"]
+    return model.eval()
+
+
+@pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.model_type)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return Subject(request.param, tmp_path_factory.mktemp(request.param.model_type))

@@ -1,0 +1,49 @@
+"""The whole job, on a model whose first layer has no experts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe_export.artifacts import load_importance
+from moe_export.cli import main
+from tests.end_to_end.common import write_recipe
+from tests.families import DEEPSEEK_V2, MIXTRAL, FamilyRow
+from tests.tiny import tiny_checkpoint
+
+
+@pytest.mark.parametrize("row", [DEEPSEEK_V2, MIXTRAL], ids=lambda row: row.model_type)
+def test_the_main_job_runs_and_its_report_names_layers_with_experts(
+    row: FamilyRow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_checkpoint(tmp_path / "model", base=row.config)
+    recipe = write_recipe(
+        tmp_path,
+        model,
+        importance={"scores": ["fisher_margin", "magnitude"]},
+        prune={"save_padded": True},
+        quantize={"experts": "int4", "dense": "int8"},
+    )
+    run = tmp_path / "run"
+    assert main(["run", str(recipe), "--run", str(run), "--until", "export"]) == 0
+    importance = load_importance(run / "importance")
+    plan = json.loads((run / "plan" / "plan.json").read_text())
+    for layer, scores_R in enumerate(importance.scores["fisher_margin"]):
+        dense = layer in row.dense_layers
+        assert (scores_R.size == 0) == dense
+        assert (plan["layers"][layer]["widths"] == []) == dense
+        assert np.isfinite(scores_R).all() or dense
+    main(["run", str(recipe), "--run", str(run)])  # gates are for trained models
+    validation = json.loads((run / "validate" / "validation.json").read_text())
+    parity = validation["providers"]["cpu"]["parity"]["pruned"]
+    assert parity["max_logit_error"] <= 1e-4
+    report = json.loads((run / "report" / "report.json").read_text())
+    shown = [layer["layer"] for layer in report["plan"]["layers"]]
+    assert shown == [layer for layer in range(3) if layer not in row.dense_layers]
+    assert report["model"]["active_parameters_per_token"]["before"] is not None
+    capsys.readouterr()
+    main(["plan", str(recipe), "--run", str(run)])
+    assert "rows kept" in capsys.readouterr().out
