@@ -8,6 +8,9 @@ layers, as a model has, and times are of all of them: those of a single one are 
 surrounds it, once the caches are cold. Times of a machine that
 does other work at the same time are upper bounds; ratios of medians within a run are steadier.
 
+llama.cpp takes part with `--ggml DIR`, where DIR holds the unpacked sources of llama-cpp-python
+(`pip download --no-binary llama-cpp-python --no-deps llama-cpp-python`); its ggml is compiled there.
+
 Sizes are those of a layer of Qwen1.5-MoE: hidden 2048, 60 experts, 4 per token, width 1408 before
 and 704 on average after pruning. ONNX Runtime's operators have one width for all experts, so they
 run padded to 1408.
@@ -38,7 +41,7 @@ import onnxruntime
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from moe_export.op import library
-from tools.bench_op import models
+from tools.bench_op import ggml_peer, models
 
 READ_SOURCE = Path(__file__).with_name("read.cc")
 
@@ -138,21 +141,31 @@ def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     native = arguments.library or library.library_path()
     widths = models.skewed_widths(random)
     reading = Reading(compiled_reader(folder), arguments.threads)
-    sessions: dict[str, onnxruntime.InferenceSession] = {}
+    runners: dict[str, Callable[[dict[str, Any]], Any]] = {}
     loaded: dict[str, Any] = {}
     built = {
         name: models.build(name, widths, arguments.layers, folder / name, random)
         for name in arguments.candidates
+        if name not in models.GGML
     }
+    if any(name in models.GGML for name in arguments.candidates):
+        peer = ggml_peer.built(arguments.ggml)
     if arguments.realtime:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    for name, (path, weight_bytes) in built.items():
+    for name in arguments.candidates:
+        if name in models.GGML:
+            size = (*models.GGML[name], arguments.threads, random)
+            runners[name] = ggml_peer.GgmlLayers(peer, arguments.layers, *size).run
+            runners[name](models.feeds(name, ALL_EXPERTS_TOKENS, random))
+            continue
+        path, weight_bytes = built[name]
         # What building the models left behind would be used again and hide what a session takes.
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         before, start = resident_bytes(), time.perf_counter()
         ours = name.startswith(("ragged", "packed"))
-        sessions[name] = session_of(path, arguments.threads, native if ours else None)
+        session = session_of(path, arguments.threads, native if ours else None)
+        runners[name] = functools.partial(session.run, None)
         load_s = time.perf_counter() - start
         after = resident_bytes()
         loaded[name] = {
@@ -161,20 +174,20 @@ def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "resident_bytes": {key: after[key] - before[key] for key in after},
         }
         # So many tokens choose every expert, and all pages of a mapped file are in place.
-        sessions[name].run(None, models.feeds(name, ALL_EXPERTS_TOKENS, random))
+        runners[name](models.feeds(name, ALL_EXPERTS_TOKENS, random))
 
     def prepare(name: str, tokens: int) -> Turn:
         fed = models.feeds(name, tokens, random)
         # Panels of experts that several tokens chose are read once.
         chosen = np.unique(fed["expert_indices"]) if "expert_indices" in fed else None
         moved = models.moved_bytes(name, widths, chosen) * arguments.layers
-        return Turn(lambda: sessions[name].run(None, fed), moved)
+        return Turn(lambda: runners[name](fed), moved)
 
     results = []
     for tokens in arguments.tokens:
         read_bytes = models.moved_bytes("ragged_int4", widths, None) * arguments.layers
         turns: dict[str, Callable[[], Turn]] = {
-            name: functools.partial(prepare, name, tokens) for name in sessions
+            name: functools.partial(prepare, name, tokens) for name in runners
         }
         turns["read"] = lambda size=read_bytes: Turn(lambda: reading.read(size), size)
         rounds = arguments.rounds if tokens <= 8 else max(3, arguments.rounds // 20)
@@ -219,10 +232,15 @@ def main() -> None:
         "--realtime", action="store_true", help="before all other processes; needs the privilege"
     )
     parser.add_argument("--candidates", nargs="+", default=models.DEFAULT, choices=models.ALL)
+    parser.add_argument(
+        "--ggml", type=Path, help="unpacked sources of llama-cpp-python, for the ggml candidates"
+    )
     parser.add_argument("--library", type=Path, help="default: that of the installed package")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: standard output")
     arguments = parser.parse_args()
+    if arguments.ggml is None and any(name in models.GGML for name in arguments.candidates):
+        parser.error("the ggml candidates need --ggml")
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps(bench(arguments, Path(folder)), indent=1)
     if arguments.out is None:

@@ -32,11 +32,17 @@ ALL = [
     *(f"packed_{name}" for name in OURS),
     "ragged_int4_shared",
     "packed_int4_shared",
+    "packed_int4_uniform",
     "body_int4",
     "qmoe_int4_padded",
     "moe_float32_padded",
+    "ggml_q4_0",
+    "ggml_q4_0_dense_shared",
 ]
 DEFAULT = ["ragged_int4", "ragged_int8", "body_int4", "qmoe_int4_padded"]
+
+GGML = {"ggml_q4_0": (MEAN_WIDTH, 0), "ggml_q4_0_dense_shared": (FULL_WIDTH, SHARED_WIDTH)}
+"""Width of the experts and of the shared one in layers that llama.cpp's ggml runs."""
 
 WEIGHT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8.5, "int4": 4.5}
 """What our kernels read for a weight; scales are kept in 16 bits for 32 weights."""
@@ -60,17 +66,28 @@ def skewed_widths(random: np.random.Generator) -> NDArray[np.int64]:
     return widths * 32
 
 
+def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], str, bool]:
+    """The candidate's widths, the format of its weights, and whether it has a shared expert."""
+    if name in GGML:
+        width, shared_width = GGML[name]
+        return np.full(EXPERTS, width), "int4", shared_width > 0
+    shared = name.endswith("_shared")
+    if name.endswith("_uniform"):
+        widths = np.full(EXPERTS, MEAN_WIDTH)
+    stem = name.removesuffix("_shared").removesuffix("_uniform")
+    return widths, stem.rsplit("_", maxsplit=1)[-1], shared
+
+
 def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> int:
     """What the candidate reads for the chosen experts; as for one average token if None."""
+    widths, format_name, shared = parts(name, widths)
     count = TOP_K if chosen is None else len(chosen)
     if name == "qmoe_int4_padded":
         return int(count * FULL_WIDTH * 3 * HIDDEN * 5 / 8)
     if name == "moe_float32_padded":
         return count * FULL_WIDTH * 3 * HIDDEN * 4
     total = TOP_K * float(widths.mean()) if chosen is None else float(widths[chosen].sum())
-    if name.endswith("_shared"):
-        total += SHARED_WIDTH
-    format_name = name.removesuffix("_shared").rsplit("_", maxsplit=1)[-1]
+    total += SHARED_WIDTH if shared else 0
     bits = 5 if name.startswith("body") else WEIGHT_BITS[format_name]
     return int(total * 3 * HIDDEN * bits / 8)
 
@@ -109,8 +126,7 @@ def build(
     elif name == "moe_float32_padded":
         inputs, nodes = _padded_inputs(), [_moe(weights, layer) for layer in range(layers)]
     else:
-        shared = name.endswith("_shared")
-        format_name = name.removesuffix("_shared").rsplit("_", maxsplit=1)[-1]
+        widths, format_name, shared = parts(name, widths)
         layer_of = _packed if name.startswith("packed") else _ragged
         inputs = _ragged_inputs(format_name, shared=shared)
         nodes = [
