@@ -50,7 +50,8 @@ def experts(
 ) -> ir.Value:
     """The `RaggedMoE` node with all experts of the layer, [T, D] to [T, D]."""
     spec = builder.spec
-    inputs = [
+    inputs = [shared_weight(builder, tokens, layer)] if spec.has_shared_expert else []
+    inputs += [
         builder.weight(role, layer=layer, expert=expert, transpose=True)
         for expert in range(spec.num_experts)
         for role in op_spec.EXPERT_INPUTS
@@ -60,7 +61,6 @@ def experts(
             builder.weight(f"shared_{role}", layer=layer, transpose=True)
             for role in op_spec.EXPERT_INPUTS
         ]
-        inputs.append(shared_weight(builder, tokens, layer))
     return builder.op(
         op_spec.NAME,
         tokens,

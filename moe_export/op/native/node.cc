@@ -15,7 +15,8 @@ namespace {
 using ort::Api;
 using ort::Status;
 
-constexpr size_t kX = 0, kExpertIndices = 1, kRoutingWeights = 2, kFirstWeight = 3;
+constexpr size_t kX = 0, kExpertIndices = 1, kRoutingWeights = 2, kSharedWeight = 3,
+                 kFirstWeight = 3;
 
 // Leaves a function that ONNX Runtime called.
 struct Failure {
@@ -146,15 +147,15 @@ class Node {
     const std::string activation = info.text("activation"), format = info.text("format");
     const bool quantized = format == "int8" || format == "int4";
     const int64_t num_experts = info.number("num_experts");
-    num_inputs_ = info.num_inputs();
-    // With a shared expert the last input is its weight, which is computed, not stored.
+    const size_t num_inputs = info.num_inputs();
+    // With a shared expert its weight, which is computed, stands before the stored ones.
     const size_t each = quantized ? 6 : 3;
-    has_shared_expert_ = num_inputs_ > kFirstWeight && (num_inputs_ - kFirstWeight) % each == 1;
-    const size_t last = has_shared_expert_ ? num_inputs_ - 1 : num_inputs_;
+    has_shared_expert_ = num_inputs > kFirstWeight && (num_inputs - kFirstWeight) % each == 1;
+    const size_t first = has_shared_expert_ ? kFirstWeight + 1 : kFirstWeight;
 
     std::vector<View> views;
     std::vector<MoeTensor> tensors;
-    for (size_t input = kFirstWeight; input < last; ++input) {
+    for (size_t input = first; input < num_inputs; ++input) {
       views.push_back(info.weight(input));
       tensors.push_back(views.back().tensor());
     }
@@ -171,7 +172,7 @@ class Node {
     if (!error.empty()) fail(api, name_, error);
     if (problem.has_shared_expert() != has_shared_expert_) {
       fail(api, name_,
-           "the weights of a shared expert and its last input shared_weight go together");
+           "the weights of a shared expert and its input shared_weight go together");
     }
     layer_ = Layer::pack(problem, weights, choice.kernels, &error);
     if (layer_ == nullptr) fail(api, name_, error);
@@ -182,7 +183,7 @@ class Node {
       const View x = input(context, kX), indices = input(context, kExpertIndices);
       const View weights = input(context, kRoutingWeights);
       std::unique_ptr<View> shared;
-      if (has_shared_expert_) shared.reset(new View(input(context, num_inputs_ - 1)));
+      if (has_shared_expert_) shared.reset(new View(input(context, kSharedWeight)));
       MoeCall call = {x.tensor(), indices.tensor(), weights.tensor(),
                       shared ? shared->tensor() : MoeTensor{}, nullptr};
       const std::string error = check_call(layer_->problem(), call);
@@ -219,7 +220,6 @@ class Node {
 
   Api api_;
   std::string name_;
-  size_t num_inputs_ = 0;
   bool has_shared_expert_ = false;
   std::unique_ptr<Layer> layer_;
 };
