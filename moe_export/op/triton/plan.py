@@ -88,8 +88,8 @@ def tile_pairs(tokens: int, slots: int, num_experts: int) -> int:
 def most_tiles(tokens: int, slots: int, num_experts: int, pairs: int) -> int:
     """The most tiles that the pairs of a call can fall into, however they are routed.
 
-    >>> most_tiles(16, 4, 60, 16)
-    60
+    >>> most_tiles(4096, 4, 60, 128)
+    188
     """
     total = tokens * slots
     return min(total, num_experts + total // pairs)
