@@ -45,7 +45,8 @@ def experts(
         )
     format_name = spec.quantization.format_of("gate")
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
-    inputs = [
+    inputs = [shared_weight(builder, tokens, layer)] if spec.has_shared_expert else []
+    inputs += [
         value
         for expert in range(spec.num_experts)
         for role in op_spec.EXPERT_INPUTS
@@ -57,7 +58,6 @@ def experts(
             for role in op_spec.EXPERT_INPUTS
             for value in builder.expert_weight(f"shared_{role}", layer)
         ]
-        inputs.append(shared_weight(builder, tokens, layer))
     return builder.op(
         op_spec.NAME,
         tokens,

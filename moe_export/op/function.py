@@ -65,6 +65,7 @@ def ragged_moe_function(
     roles = expert_inputs(activation)
     tensors_each = 2 if quantized else 1
     each = len(roles) * tensors_each
+    first_weight = len(INPUTS) + shared_expert
     nodes: list[ir.Node] = []
 
     def op(kind: str, *operands: ir.Value, name: str, **attributes: int) -> ir.Value:
@@ -150,7 +151,7 @@ def ragged_moe_function(
     blocks = []
     for expert, rows in enumerate(split.outputs):
         rows.name = f"rows_{expert}"
-        first = len(INPUTS) + each * expert
+        first = first_weight + each * expert
         blocks.append(feed_forward(rows, inputs[first : first + each], str(expert)))
     out_ND = op("Concat", *blocks, name="sorted_out", axis=0)
 
@@ -166,8 +167,8 @@ def ragged_moe_function(
     routed_name = "routed" if shared_expert else OUTPUTS[0]
     y = op("ReduceSum", weighted, one, name=routed_name, keepdims=0)
     if shared_expert:
-        shared = feed_forward(x, inputs[-each - 1 : -1], "shared")
-        weighted_shared = op("Mul", shared, inputs[-1], name="weighted_shared")
+        shared = feed_forward(x, inputs[-each:], "shared")
+        weighted_shared = op("Mul", shared, inputs[len(INPUTS)], name="weighted_shared")
         y = op("Add", y, weighted_shared, name=OUTPUTS[0])
 
     graph = ir.Graph(inputs, [y], nodes=nodes, opset_imports={"": OPSET}, name=NAME)

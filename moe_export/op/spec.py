@@ -44,9 +44,14 @@ in x's dtype; see `moe_export.formats`."""
 PLAIN_EXPERT_INPUTS = ("up", "down")
 """The same where the activation is not gated."""
 
-SHARED_INPUTS = ("shared_gate", "shared_up", "shared_down", "shared_weight")
-"""The last inputs, all of them or none: an expert that every token takes, and its weight [T, 1] in
-x's dtype. The weights have the experts' format; there is a `shared_gate` where there is a gate."""
+SHARED_WEIGHT = "shared_weight"
+"""With a shared expert, an expert that every token takes, the fourth input: its weight [T, 1] in
+x's dtype. It stands before all stored weights, so that an input's place alone tells ONNX Runtime
+which are computed on a GPU and which may stay in the file."""
+
+SHARED_INPUTS = ("shared_gate", "shared_up", "shared_down")
+"""The last inputs, with a shared expert: its weights, in the experts' format; there is a
+`shared_gate` where there is a gate."""
 
 PACKED_NAME = "RaggedMoEPacked"
 PACKED_INPUTS = ("x", "expert_indices", "routing_weights", "packed", "shared_weight")
@@ -80,15 +85,14 @@ def input_names(
     ['gate_0', 'up_0', 'down_0', 'gate_1', 'up_1', 'down_1']
     >>> input_names(1, "int4")[3:]
     ['gate_0', 'gate_scale_0', 'up_0', 'up_scale_0', 'down_0', 'down_scale_0']
-    >>> input_names(1, shared_expert=True)[6:]
-    ['shared_gate', 'shared_up', 'shared_down', 'shared_weight']
+    >>> input_names(1, shared_expert=True)[3:]
+    ['shared_weight', 'gate_0', 'up_0', 'down_0', 'shared_gate', 'shared_up', 'shared_down']
     """
     roles = expert_inputs(activation)
     parts = ("", "_scale") if format_name in QUANTIZED_FORMATS else ("",)
-    names = [*INPUTS]
+    names = [*INPUTS, SHARED_WEIGHT] if shared_expert else [*INPUTS]
     for expert in range(num_experts):
         names += [f"{role}{part}_{expert}" for role in roles for part in parts]
     if shared_expert:
         names += [f"shared_{role}{part}" for role in roles for part in parts]
-        names.append(SHARED_INPUTS[-1])
     return names

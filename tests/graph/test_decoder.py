@@ -76,10 +76,10 @@ def test_there_is_one_ragged_node_per_layer_and_one_function_for_all(tmp_path: P
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert attributes == {"num_experts": 6, "activation": b"swiglu", "format": b"float32"}
         assert attributes.keys() == op_spec.ATTRIBUTES.keys()
-        weights = [shapes[name] for name in node.input[3:-1]]
+        weights = [shapes[name] for name in node.input[4:]]
         widths = (*WIDTHS[0], CONFIG["shared_expert_intermediate_size"])
         assert weights == [s for w in widths for s in ((64, w), (64, w), (w, 64))]
-        assert node.input[-1] == f"layers.{layer}.shared_expert.share"
+        assert node.input[3] == f"layers.{layer}.shared_expert.share"
 
 
 def test_every_weight_bears_the_name_of_its_tensors_in_the_checkpoint(tmp_path: Path) -> None:

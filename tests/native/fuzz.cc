@@ -211,14 +211,13 @@ class Fuzzer {
     }
     if (broken()) weights.pop_back();
     if (broken()) weights.push_back(value(weight_type, {upto(4), hidden}));
-    info.inputs.resize(3);
+    info.inputs.resize(shared ? 4 : 3);
     for (const auto& weight : weights) info.inputs.push_back(broken() ? nullptr : weight.get());
-    if (shared) info.inputs.push_back(nullptr);
 
     static const moe_export::RaggedMoeOp ops[] = {moe_export::RaggedMoeOp(ort::kFloat32),
                                                   moe_export::RaggedMoeOp(ort::kFloat16)};
     const moe_export::RaggedMoeOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
-    run_calls(api, op, info, x_type, hidden, num_experts, shared);
+    run_calls(api, op, info, x_type, hidden, num_experts, shared, 3);
   }
 
   // A packed layer of which the header is nearly right and the panels are any bytes.
@@ -272,12 +271,12 @@ class Fuzzer {
     static const moe_export::RaggedMoePackedOp ops[] = {
         moe_export::RaggedMoePackedOp(ort::kFloat32), moe_export::RaggedMoePackedOp(ort::kFloat16)};
     const moe_export::RaggedMoePackedOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
-    run_calls(api, op, info, x_type, problem.hidden_size, problem.num_experts, shared);
+    run_calls(api, op, info, x_type, problem.hidden_size, problem.num_experts, shared, 4);
   }
 
  private:
   void run_calls(ort::Api api, const ort::CustomOp& op, const ort::KernelInfo& info, int x_type,
-                 int64_t hidden, int64_t num_experts, bool shared) {
+                 int64_t hidden, int64_t num_experts, bool shared, size_t share_input) {
     void* kernel = nullptr;
     if (!accepted(op.create_kernel_v2(&op, api, &info, &kernel))) return;
     for (int call = 0; call < 2; ++call) {
@@ -292,8 +291,10 @@ class Fuzzer {
         index[i] = broken() ? static_cast<int64_t>(random_()) : upto(num_experts);
       }
       context.inputs = {x.get(), indices.get(), routing.get()};
-      context.inputs.resize(info.inputs.size() - shared);
-      if (shared) context.inputs.push_back(share.get());
+      context.inputs.resize(info.inputs.size());
+      if (shared && share_input < context.inputs.size()) {
+        context.inputs[share_input] = share.get();
+      }
       if (accepted(op.kernel_compute_v2(kernel, &context))) look_at(context.y);
     }
     op.kernel_destroy(kernel);

@@ -45,8 +45,8 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
         activation=inputs.activation,
     )
     if has_shared:
-        graph_inputs.append(value(names.pop(), dtype, ["T", 1]))
-    for name, tensor in zip(names[len(spec.INPUTS) :], inputs.weights, strict=True):
+        graph_inputs.append(value(spec.SHARED_WEIGHT, dtype, ["T", 1]))
+    for name, tensor in zip(names[len(graph_inputs) :], inputs.weights, strict=True):
         weight = value(name, ir.DataType.from_numpy(tensor.dtype), list(tensor.shape))
         weight.const_value = ir.Tensor(tensor, name=name)
         weights.append(weight)
@@ -59,7 +59,7 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
         attributes["group_size"] = inputs.group_size
     node = ir.node(
         spec.NAME,
-        [*graph_inputs[:3], *weights, *graph_inputs[3:]],
+        [*graph_inputs, *weights],
         attributes,
         domain=spec.DOMAIN,
     )

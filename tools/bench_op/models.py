@@ -209,13 +209,11 @@ def _ragged(
     shared: bool,
 ) -> _Node:
     names = spec.input_names(EXPERTS, format_name, shared_expert=shared)
-    if shared:
-        names.pop()
     quantized = format_name in spec.QUANTIZED_FORMATS
     per_expert = len(spec.EXPERT_INPUTS) * (2 if quantized else 1)
     all_widths = [*widths, SHARED_WIDTH]
     values: list[ir.Value | None] = []
-    for position, name in enumerate(names[len(spec.INPUTS) :]):
+    for position, name in enumerate(names[len(spec.INPUTS) + shared :]):
         width = int(all_widths[position // per_expert])
         depth, columns = (width, HIDDEN) if "down" in name else (HIDDEN, width)
         if "scale" in name:
@@ -230,7 +228,7 @@ def _ragged(
     }
     if quantized:
         attributes["group_size"] = GROUP
-    return _Node(spec.NAME, spec.DOMAIN, values, len(spec.INPUTS), attributes)
+    return _Node(spec.NAME, spec.DOMAIN, values, len(spec.INPUTS) + shared, attributes)
 
 
 def _packed(

@@ -17,7 +17,7 @@ constexpr const char* kRaggedMoe = "RaggedMoE";
 constexpr const char* kRaggedMoePacked = "RaggedMoEPacked";
 
 constexpr size_t kX = 0, kExpertIndices = 1, kRoutingWeights = 2;
-constexpr size_t kFirstWeight = 3;                      // of RaggedMoE
+constexpr size_t kSharedWeight = 3, kFirstWeight = 3;   // of RaggedMoE
 constexpr size_t kPacked = 3, kPackedSharedWeight = 4;  // of RaggedMoEPacked
 
 bool wants_exact_activations(Api api, const std::string& node) {
@@ -55,15 +55,15 @@ class Node {
     Problem problem;
     std::string error = check_attributes(weights, &problem);
     if (!error.empty()) fail(api, info.name(), error);
-    // With a shared expert the last input is its weight, which is computed, not stored.
+    // With a shared expert its weight, which is computed, stands before the stored ones.
     const size_t each = static_cast<size_t>(problem.tensors_per_expert());
     const size_t num_inputs = info.num_inputs();
     const bool has_shared = num_inputs > kFirstWeight && (num_inputs - kFirstWeight) % each == 1;
-    const size_t last = has_shared ? num_inputs - 1 : num_inputs;
+    const size_t first = has_shared ? kFirstWeight + 1 : kFirstWeight;
 
     std::vector<View> views;
     std::vector<MoeTensor> tensors;
-    for (size_t input = kFirstWeight; input < last; ++input) {
+    for (size_t input = first; input < num_inputs; ++input) {
       views.push_back(info.weight(input));
       tensors.push_back(views.back().tensor());
     }
@@ -74,11 +74,11 @@ class Node {
     if (!error.empty()) fail(api, info.name(), error);
     if (problem.has_shared_expert() != has_shared) {
       fail(api, info.name(),
-           "the weights of a shared expert and its last input shared_weight go together");
+           "the weights of a shared expert and its input shared_weight go together");
     }
     std::unique_ptr<Layer> layer = Layer::pack(problem, weights, kernels, &error);
     if (layer == nullptr) fail(api, info.name(), error);
-    return new Node(api, info.name(), last, std::move(layer));
+    return new Node(api, info.name(), kSharedWeight, std::move(layer));
   }
 
   // Of a RaggedMoEPacked node. The bytes stay where ONNX Runtime has them, which is the mapped file

@@ -12,7 +12,7 @@ struct MoeOp : ort::CustomOp {
   ort::ElementType x_type;
 };
 
-// x, expert_indices, routing_weights, the weights of each expert[, shared_weight].
+// x, expert_indices, routing_weights[, shared_weight], the weights of each expert.
 struct RaggedMoeOp : MoeOp {
   explicit RaggedMoeOp(ort::ElementType x_type);
 };

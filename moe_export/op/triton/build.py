@@ -1,0 +1,235 @@
+"""Compiles the kernels for every supported GPU: `python -m moe_export.op.triton.build`.
+
+No GPU is needed, nor a CUDA toolkit: Triton brings the assembler. For each architecture it writes
+one package (see `package`), and beside them `manifest.json`, which says what is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from moe_export.op.spec import Format
+from moe_export.op.triton import kernels_1_common, kernels_2_rows, kernels_3_tiles, package, plan
+
+OUT = Path(__file__).parents[1] / "cubins"
+
+ARCHITECTURES = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""Compute capability to the KiB of shared memory that a block may have (CUDA C++ Programming
+Guide, technical specifications per compute capability). A binary runs on later minor versions."""
+
+FORMATS_OF: dict[str, tuple[Format, ...]] = {
+    "float32": ("float32", "bfloat16", "int8", "int4"),
+    "float16": ("float16", "bfloat16", "int8", "int4"),
+}
+"""x's dtype to the formats of weights that go with it."""
+
+X_TYPES = {"float32": "fp32", "float16": "fp16"}
+WEIGHT_TYPES = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "int8": "u8",
+    "int4": "u8",
+}
+
+_X = ("x", "hidden", "out", "weights", "shared_weight", "y", "padded")
+_WEIGHTS = ("gate", "up", "down")
+_SCALES = ("gate_scale", "up_scale", "down_scale")
+_INT32 = ("table", "pairs", "starts", "counts")
+_ALIGNED = ("x", "hidden", "out", *_WEIGHTS, "padded")
+_MULTIPLES_OF_16 = ("x_columns", "depth", "hidden_stride", "out_stride", "padded_columns")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel with its types and constants."""
+
+    kernel: Any
+    x_dtype: str
+    format_name: Format | None
+    constants: dict[str, Any]
+    shape: plan.Shape
+
+    @property
+    def key(self) -> str:
+        """`gate_up_tiles.float16.int4.128`: kernel, x, format and pairs of a tile."""
+        parts = [self.kernel.__name__, self.x_dtype]
+        if self.format_name is not None:
+            parts.append(self.format_name)
+        if "PAIRS" in self.constants or self.shape.pairs > 1:
+            parts.append(str(self.kind))
+        return ".".join(parts)
+
+    @property
+    def kind(self) -> int:
+        """The kind of tile that the plan asks for, which may be larger than the tile."""
+        small = self.shape.pairs == plan.SMALL_TILE_PAIRS
+        return plan.SMALL_TILE_PAIRS if small else plan.LARGE_TILE_PAIRS
+
+
+def variants() -> Iterator[Variant]:
+    """Everything that is compiled for an architecture."""
+    group = plan.Shape(1, 1, plan.GROUP_BLOCK, 4, 1)
+    copy = plan.Shape(1, 1, plan.COPY_BLOCK, 4, 1)
+    yield Variant(kernels_1_common.group_pairs, "any", None, {"BLOCK": plan.GROUP_BLOCK}, group)
+    for x_dtype, formats in FORMATS_OF.items():
+        for kernel in (kernels_1_common.pad_rows, kernels_1_common.add_pairs):
+            yield Variant(kernel, x_dtype, None, {"BLOCK": plan.COPY_BLOCK}, copy)
+        for format_name in formats:
+            for kernel in (kernels_2_rows.gate_up_rows, kernels_2_rows.down_rows):
+                shape = plan.shape_of(kernel.__name__, format_name, x_dtype, 1)
+                yield _variant(kernel, x_dtype, format_name, shape)
+            for pairs in (plan.SMALL_TILE_PAIRS, plan.LARGE_TILE_PAIRS):
+                for kernel in (kernels_3_tiles.gate_up_tiles, kernels_3_tiles.down_tiles):
+                    shape = plan.shape_of(kernel.__name__, format_name, x_dtype, pairs)
+                    yield _variant(kernel, x_dtype, format_name, shape)
+
+
+def _variant(kernel: Any, x_dtype: str, format_name: Format, shape: plan.Shape) -> Variant:
+    constants: dict[str, Any] = {"FORMAT": format_name, "ROWS": shape.rows}
+    constants["COLUMNS"] = shape.columns
+    if shape.pairs > 1:
+        constants["PAIRS"] = shape.pairs
+    return Variant(kernel, x_dtype, format_name, constants, shape)
+
+
+def signature(variant: Variant) -> dict[str, str]:
+    """Triton's type of every argument, in order."""
+
+    def kind(name: str) -> str:
+        if name in variant.constants:
+            return "constexpr"
+        if name == "indices":
+            return "*i64"
+        if name in _INT32:
+            return "*i32"
+        if name in _SCALES:
+            return "*fp16"
+        if name in _WEIGHTS and variant.format_name is not None:
+            return f"*{WEIGHT_TYPES[variant.format_name]}"
+        return f"*{X_TYPES[variant.x_dtype]}" if name in _X else "i32"
+
+    return {name: kind(name) for name in variant.kernel.arg_names}
+
+
+def compile_variant(variant: Variant, architecture: int) -> package.Kernel:
+    """One cubin, with as many stages as shared memory allows."""
+    types = signature(variant)
+    hints = {
+        (position,): [["tt.divisibility", 16]]
+        for position, name in enumerate(types)
+        if name in (*_ALIGNED, *_MULTIPLES_OF_16)
+    }
+    constants = {
+        (position,): variant.constants[name]
+        for position, name in enumerate(types)
+        if name in variant.constants
+    }
+    limit = ARCHITECTURES[architecture] * 1024
+    for stages in range(variant.shape.stages, 0, -1):
+        compiled = triton.compile(
+            ASTSource(variant.kernel, types, constants, hints),
+            target=GPUTarget("cuda", architecture, 32),
+            options={"num_warps": variant.shape.warps, "num_stages": stages},
+        )
+        if compiled.metadata.shared <= limit:
+            break
+    else:
+        raise SystemExit(f"{variant.key} needs more shared memory than sm_{architecture} has")
+    assert compiled.metadata.global_scratch_size == 0, "the library gives no scratch to kernels"
+    return package.Kernel(
+        key=variant.key,
+        name=compiled.metadata.name,
+        shared_bytes=compiled.metadata.shared,
+        threads=32 * compiled.metadata.num_warps,
+        pairs=variant.shape.pairs,
+        rows=variant.shape.rows,
+        code=compiled.asm["cubin"],
+    )
+
+
+def sources_sha256() -> str:
+    """Of the files that the binaries follow from."""
+    folder = Path(__file__).parent
+    names = ("kernels_1_common", "kernels_2_rows", "kernels_3_tiles", "plan", "packed", "build")
+    texts = [(folder / f"{name}.py").read_bytes() for name in names]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+
+
+def build(architectures: list[int], out: Path) -> dict[str, Any]:
+    """Writes the packages and the manifest, and gives the manifest."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise SystemExit("TRITON_INTERPRET is 1, so nothing can be compiled; unset it")
+    # Lines of sources would put this machine's paths into the binaries.
+    os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
+    os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
+    out.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {
+        "sources_sha256": sources_sha256(),
+        "triton": triton.__version__,
+        "arguments": {},
+        "constants": {v.key: v.constants for v in variants()},
+        "grids": GRIDS,
+        "architectures": {},
+    }
+    for variant in variants():
+        order = [f"{n}: {t}" for n, t in signature(variant).items() if t != "constexpr"]
+        manifest["arguments"][variant.key] = order
+    for architecture in architectures:
+        kernels = [compile_variant(variant, architecture) for variant in variants()]
+        path = out / f"sm_{architecture}.bin"
+        path.write_bytes(package.encode(kernels))
+        manifest["architectures"][f"sm_{architecture}"] = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "unpacked_bytes": sum(len(kernel.code) for kernel in kernels),
+            "kernels": {
+                kernel.key: {
+                    "name": kernel.name,
+                    "shared_bytes": kernel.shared_bytes,
+                    "threads": kernel.threads,
+                }
+                for kernel in kernels
+            },
+        }
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    (out / "manifest.json").write_text(text, encoding="utf-8")
+    return manifest
+
+
+GRIDS = {
+    "group_pairs": ["E"],
+    "pad_rows": ["T", "ceil(x_columns / BLOCK)"],
+    "add_pairs": ["T", "ceil(D / BLOCK)"],
+    "gate_up_rows": ["ceil(hidden_stride / ROWS)", "T * S"],
+    "down_rows": ["ceil(D / ROWS)", "T"],
+    "gate_up_tiles": ["ceil(hidden_stride / ROWS)", "min(T * S, E + T * S / PAIRS)"],
+    "down_tiles": ["ceil(D / ROWS)", "min(T * S, E + T * S / PAIRS)"],
+}
+"""Programs along each axis; T tokens, S slots, E experts with the shared one, D hidden."""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--arch", type=int, action="append", choices=tuple(ARCHITECTURES))
+    arguments = parser.parse_args()
+    manifest = build(arguments.arch or list(ARCHITECTURES), arguments.out)
+    for name, found in manifest["architectures"].items():
+        print(f"{name}: {found['bytes']} bytes, {found['unpacked_bytes']} unpacked")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The kernels run from torch: on a GPU, or on the CPU where TRITON_INTERPRET=1 is set.
+
+It is how the kernels are tested and timed. Exported models run them through the native library.
+
+Legend: T tokens, D hidden, K experts per token, S slots per token (K, and one more with a shared
+expert), E experts with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from moe_export.op.triton import plan
+from moe_export.op.triton.kernels_1_common import add_pairs, group_pairs, pad_rows
+from moe_export.op.triton.kernels_2_rows import down_rows, gate_up_rows
+from moe_export.op.triton.kernels_3_tiles import down_tiles, gate_up_tiles
+from moe_export.op.triton.packed import RUN, PackedLayer, padded_depth
+
+ALIGNMENT = 16
+"""Rows of x and of scratch begin at multiples of this many values."""
+
+
+@dataclass(frozen=True)
+class DeviceLayer:
+    """A packed layer in the memory of a device; the same fields as `PackedLayer`."""
+
+    packed: PackedLayer
+    tensors: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, packed: PackedLayer, device: str) -> DeviceLayer:
+        """Copies the arrays to a device."""
+        arrays = {f.name: getattr(packed, f.name) for f in fields(packed)}
+        tensors = {
+            name: _tensor(array).to(device)
+            for name, array in arrays.items()
+            if isinstance(array, np.ndarray)
+        }
+        return cls(packed, tensors)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    if array.size == 0:
+        array = np.zeros(ALIGNMENT, array.dtype)  # a kernel is never given a null pointer
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+class Call:
+    """One execution of a layer: buffers, and launches that can be repeated.
+
+    Args:
+        layer: the weights.
+        x_TD: [T, D], float16 or float32.
+        indices_TK: [T, K] int64.
+        weights_TK: [T, K] in x's dtype.
+        shared_weight_T1: [T, 1]; given if the layer has a shared expert.
+        path: chosen by the number of tokens if None.
+        pairs: of a tile; chosen by the number of pairs if None.
+    """
+
+    def __init__(
+        self,
+        layer: DeviceLayer,
+        x_TD: torch.Tensor,
+        indices_TK: torch.Tensor,
+        weights_TK: torch.Tensor,
+        shared_weight_T1: torch.Tensor | None = None,
+        *,
+        path: plan.Path | None = None,
+        pairs: int | None = None,
+    ) -> None:
+        packed = layer.packed
+        self.layer, self.x, self.indices, self.weights = layer, x_TD, indices_TK, weights_TK
+        self.shared_weight = weights_TK if shared_weight_T1 is None else shared_weight_T1
+        self.tokens, self.top_k = indices_TK.shape
+        self.hidden_size = packed.hidden_size
+        self.slots = self.top_k + (shared_weight_T1 is not None)
+        self.num_experts = len(packed.widths)
+        self.num_routed = self.num_experts - (shared_weight_T1 is not None)
+        self.path = path or plan.path_of(self.tokens)
+        kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
+        x_dtype = "float16" if x_TD.dtype == torch.float16 else "float32"
+        self._shapes = {
+            name: plan.shape_of(name, packed.format_name, x_dtype, kind)
+            for name in ("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles")
+        }
+        self.y = torch.empty_like(x_TD)
+        self.pads = self.hidden_size % ALIGNMENT != 0
+        self.x_columns = -(-self.hidden_size // ALIGNMENT) * ALIGNMENT
+        count = self.tokens * self.slots
+        self.hidden_stride = padded_depth(max(packed.widths), packed.format_name)
+
+        def scratch(*shape: int, dtype: torch.dtype = x_TD.dtype) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device=x_TD.device)
+
+        self.rows_x = scratch(self.tokens, self.x_columns) if self.pads else x_TD
+        self.hidden = scratch(count, self.hidden_stride)
+        if self.path == "tiles":
+            self.out = scratch(count, self.x_columns)
+            self.pairs = scratch(count, dtype=torch.int32)
+            self.starts = scratch(self.num_experts, dtype=torch.int32)
+            self.counts = scratch(self.num_experts, dtype=torch.int32)
+
+    def run(self) -> torch.Tensor:
+        """Launches everything; nothing is waited for."""
+        if self.tokens == 0:
+            return self.y
+        for kernel, grid, arguments, constants in self.launches():
+            kernel[grid](*arguments, **constants)
+        return self.y
+
+    def launches(self) -> Iterator[tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]]:
+        """Kernel, grid, arguments and constants of each launch."""
+        if self.pads:
+            arguments = (self.x, self.rows_x, self.hidden_size, self.x_columns)
+            grid = (self.tokens, -(-self.x_columns // plan.COPY_BLOCK))
+            yield pad_rows, grid, arguments, {"BLOCK": plan.COPY_BLOCK}
+        yield from self._rows() if self.path == "rows" else self._tiles()
+
+    def _weights(self) -> tuple[dict[str, torch.Tensor], int, int, int]:
+        packed = self.layer.packed
+        depth = padded_depth(packed.hidden_size, packed.format_name)
+        group = packed.group_size
+        scale_stride = -(-packed.hidden_size // group) if group else 0
+        shift = (group // RUN).bit_length() - 1 if group else 0
+        return self.layer.tensors, depth, scale_stride, shift
+
+    def _constants(self, name: str, *, tiled: bool) -> dict[str, Any]:
+        shape = self._shapes[name]
+        pairs = {"PAIRS": shape.pairs} if tiled else {}
+        return {
+            "FORMAT": self.layer.packed.format_name,
+            **pairs,
+            "ROWS": shape.rows,
+            "COLUMNS": shape.columns,
+            "num_warps": shape.warps,
+            "num_stages": shape.stages,
+        }
+
+    def _tiles_of(self, name: str, size: int) -> int:
+        return -(-size // self._shapes[name].rows)
+
+    def _rows(self) -> Iterator[Any]:
+        w, depth, scale_stride, shift = self._weights()
+        gate_up = (
+            *(self.rows_x, self.indices, self.hidden, w["gate"], w["up"], w["gate_scale"]),
+            *(w["up_scale"], w["table"], self.x_columns, depth, self.hidden_stride, scale_stride),
+            *(shift, self.top_k, self.slots, self.num_routed, self.num_experts),
+        )
+        grid = (self._tiles_of("gate_up_rows", self.hidden_stride), self.tokens * self.slots)
+        yield gate_up_rows, grid, gate_up, self._constants("gate_up_rows", tiled=False)
+        down = (
+            *(self.hidden, self.indices, self.weights, self.shared_weight, self.y, w["down"]),
+            *(w["down_scale"], w["table"], self.hidden_size, self.hidden_stride, shift),
+            *(self.top_k, self.slots, self.num_routed, self.num_experts),
+        )
+        grid = (self._tiles_of("down_rows", self.hidden_size), self.tokens)
+        yield down_rows, grid, down, self._constants("down_rows", tiled=False)
+
+    def _tiles(self) -> Iterator[Any]:
+        w, depth, scale_stride, shift = self._weights()
+        group = (
+            *(self.indices, self.pairs, self.starts, self.counts, self.tokens, self.top_k),
+            *(self.slots, self.num_routed),
+        )
+        yield group_pairs, (self.num_experts,), group, {"BLOCK": plan.GROUP_BLOCK}
+        gate_up = (
+            *(self.rows_x, self.pairs, self.starts, self.counts, self.hidden, w["gate"], w["up"]),
+            *(w["gate_scale"], w["up_scale"], w["table"], self.x_columns, depth),
+            *(self.hidden_stride, scale_stride, shift, self.slots, self.num_experts),
+        )
+        constants = self._constants("gate_up_tiles", tiled=True)
+        most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])
+        grid = (self._tiles_of("gate_up_tiles", self.hidden_stride), most)
+        yield gate_up_tiles, grid, gate_up, constants
+        down = (
+            *(self.hidden, self.pairs, self.starts, self.counts, self.out, w["down"]),
+            *(w["down_scale"], w["table"], self.hidden_size, self.hidden_stride, self.x_columns),
+            *(shift, self.num_experts),
+        )
+        constants = self._constants("down_tiles", tiled=True)
+        most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])
+        grid = (self._tiles_of("down_tiles", self.hidden_size), most)
+        yield down_tiles, grid, down, constants
+        add = (
+            *(self.out, self.indices, self.weights, self.shared_weight, self.y, w["table"]),
+            *(self.hidden_size, self.x_columns, self.top_k, self.slots, self.num_routed),
+        )
+        grid = (self.tokens, -(-self.hidden_size // plan.COPY_BLOCK))
+        yield add_pairs, grid, add, {"BLOCK": plan.COPY_BLOCK}

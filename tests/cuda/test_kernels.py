@@ -1,0 +1,98 @@
+"""The CUDA kernels equal the reference on every case, in Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="the extra [test] brings Triton")
+
+from moe_export.op.triton import plan
+from tests.cuda.kernels import run_kernels
+from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
+from tests.op.executors import run_reference
+from tests.op.tolerance import error_bound
+
+# Kinds that between them take every branch of the kernels see every case by both paths.
+THOROUGH: tuple[Kind, ...] = (("float32", "float32", 0), ("float16", "int4", 32))
+MOST_ROWS_TOKENS = 7
+
+
+@pytest.fixture(autouse=True)
+def _large_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A program costs the interpreter milliseconds, however much it does.
+    def shape_of(kernel: str, format_name: str, x_dtype: str, pairs: int) -> plan.Shape:
+        rows = kernel.endswith("rows")
+        return plan.Shape(1, 64, 128, 4, 1) if rows else plan.Shape(pairs, 64, 64, 4, 1)
+
+    monkeypatch.setattr(plan, "shape_of", shape_of)
+
+
+def paths_of(case: Case, kind: Kind) -> list[plan.Path]:
+    if case.tokens > MOST_ROWS_TOKENS:
+        return ["tiles"]
+    if kind in THOROUGH:
+        return ["rows", "tiles"]
+    return ["rows"] if (CASES.index(case) + KINDS.index(kind)) % 2 else ["tiles"]
+
+
+def assert_equals_the_reference(y: np.ndarray, inputs: Inputs) -> None:  # type: ignore[type-arg]
+    expected = run_reference(inputs)
+    assert y.dtype == expected.dtype
+    assert y.shape == expected.shape
+    error = np.abs(y.astype(np.float64) - expected.astype(np.float64))
+    assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_kernels_equal_the_reference(case: Case, kind: Kind) -> None:
+    inputs = inputs_of(case, *kind)
+    for path in paths_of(case, kind):
+        assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
+
+
+@pytest.mark.parametrize("kind", THOROUGH, ids=str)
+def test_the_kernels_equal_the_reference_with_large_tiles(kind: Kind) -> None:
+    (case,) = (case for case in CASES if case.name == "many_tokens")
+    inputs = inputs_of(case, *kind)
+    assert_equals_the_reference(run_kernels(inputs, "tiles", 128), inputs)
+
+
+@pytest.mark.parametrize("kind", [("float16", "int4", 64), ("float16", "int8", 128)], ids=str)
+@pytest.mark.parametrize("path", ["rows", "tiles"])
+def test_longer_groups_than_an_expert_is_wide_are_taken(path: plan.Path, kind: Kind) -> None:
+    inputs = inputs_of(Case("groups", (33, 0, 130), tokens=3, top_k=2, hidden=160), *kind)
+    assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
+
+
+@pytest.mark.parametrize("path", ["rows", "tiles"])
+def test_a_nan_stays_in_its_own_row(path: plan.Path) -> None:
+    inputs = inputs_of(Case("nan", (8, 0, 33, 7), tokens=5, top_k=2), "float32")
+    inputs.expert_indices[:] = [[0, 2], [3, 0], [2, 3], [1, 0], [0, 3]]
+    inputs.x[2] = np.nan
+    y = run_kernels(inputs, path, 16)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(run_reference(inputs)))
+
+
+@pytest.mark.parametrize("path", ["rows", "tiles"])
+@pytest.mark.parametrize("index", [-1, 4, 1 << 40])
+def test_an_index_that_names_no_expert_makes_its_row_nan_and_no_other(
+    path: plan.Path, index: int
+) -> None:
+    inputs = inputs_of(Case("index", (8, 0, 33, 7), tokens=5, top_k=2), "float32")
+    good = run_reference(inputs)
+    indices = inputs.expert_indices.copy()
+    indices[3, 1] = index
+    y = run_kernels(replace(inputs, expert_indices=indices), path, 16)
+    assert np.isnan(y[3]).all()
+    np.testing.assert_allclose(y[:3], good[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y[4], good[4], rtol=1e-4, atol=1e-5)
+
+
+def test_more_experts_than_a_block_of_counts_are_found() -> None:
+    widths = tuple(int(w) for w in np.random.default_rng(3).integers(0, 5, 150))
+    inputs = inputs_of(Case("experts", widths, tokens=40, top_k=2, hidden=16), "float32")
+    assert_equals_the_reference(run_kernels(inputs, "tiles", 16), inputs)
