@@ -182,12 +182,17 @@ class PruneSettings(Section):
 
 
 class ExportSettings(Section):
-    """`baseline` also exports the unpruned model, so that both run in the same engine; `library`
-    copies the native operator library beside each model, where runtimes find it by its bare name.
+    """What is exported, and in which dtype.
+
+    baseline: also the unpruned model, so that both run in the same engine.
+    pruned:   also the model that is pruned and not quantized, where the recipe quantizes.
+    library:  copies the native operator library beside each model, where runtimes find it by its
+              bare name.
     """
 
     dtype: Dtype = "float32"
     baseline: bool = True
+    pruned: bool = True
     library: bool = True
 
 
@@ -293,6 +298,11 @@ class Recipe(Section):
             raise ValueError("plan.formats is taken from the quantize section; leave it out")
         if self.bakeoff is not None and self.quantize is not None:
             raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")
+        if self.quantize is None and not self.export.pruned:
+            raise ValueError(
+                "export.pruned is false and nothing is quantized, so there is nothing to export; "
+                "leave it out or add a quantize section"
+            )
         if self.plan is not None and self.plan.score not in self.importance.scores:
             raise ValueError(
                 f"plan.score {self.plan.score} is not in importance.scores "
