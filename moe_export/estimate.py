@@ -1,7 +1,7 @@
 """What a recipe will need, from the config of its model alone.
 
 Bytes on disk follow from the budget. Memory and time are estimates from the constants below, which
-stand for a slow laptop: they are meant to say whether a run takes seconds or hours.
+stand for two idle cores of a server: they are meant to say whether a run takes seconds or hours.
 """
 
 from __future__ import annotations
@@ -20,14 +20,23 @@ from moe_export.pipeline import steps_of
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Recipe
 
-FLOPS_PER_S = 20e9
-"""float32 arithmetic that torch sustains on small matrices with two cores."""
+FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
+"""Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""
 
-BYTES_PER_S = 200e6
-"""Reading, converting and writing weights."""
+COPIED_PER_S = 400e6
+"""Bytes of weights read or written."""
+
+EXPORTED_PER_S = 200e6
+"""Bytes of weights converted, transposed and written."""
 
 PYTHON_BYTES = 100 << 20
 """An interpreter with numpy, onnx_ir and safetensors loaded."""
+
+ACTIVATIONS = 8
+"""Activations of an expert that a backward pass and the scores need, each of the expert's width."""
+
+LOGIT_BYTES = 4 * 128 << 20
+"""Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
 
 QUANTIZED_PER_S = {"rtn": 50e6, "mse": 10e6, "gptq": 2e6}
 """Parameters quantized in a second, by method."""
@@ -35,18 +44,38 @@ QUANTIZED_PER_S = {"rtn": 50e6, "mse": 10e6, "gptq": 2e6}
 TORCH_BYTES = 450 << 20
 """The same with torch and transformers."""
 
+SCORE_LOSSES = {"fisher_margin": 1, "fisher": 1, "absgrad": 1}
+"""Scores that need a backward pass."""
+
 STORED_BYTES = 2
 """Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Prediction for one step."""
+    """Prediction for one step.
+
+    Attributes:
+        stage: its folder.
+        disk_bytes: that it leaves.
+        peak_bytes: resident memory.
+        seconds: that it takes.
+        partial_bytes: on the disk as well, until it ends.
+    """
 
     stage: str
     disk_bytes: int
     peak_bytes: int
     seconds: float
+    partial_bytes: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """What can be compared with what is measured of a stage, under the same names."""
+        return {
+            "wall_s": round(self.seconds, 1),
+            "peak_resident_bytes": self.peak_bytes,
+            "output_bytes": self.disk_bytes,
+        }
 
 
 def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
@@ -65,48 +94,82 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     pruned = _parameters(kept)
     quantized = replace(kept, quantization=_quantization(recipe))
     dtype, layout = recipe.export.dtype, recipe.export.layout
-    export = predicted_bytes(kept, dtype, layout).total_bytes
+    export = 0
+    if recipe.export.pruned:
+        export += predicted_bytes(kept, dtype, layout).total_bytes
     if recipe.quantize is not None:
         export += predicted_bytes(quantized, dtype, layout).total_bytes
     if recipe.export.baseline:
         export += predicted_bytes(spec, dtype, layout).total_bytes
-    layer_bytes = 4 * dense // (spec.num_layers + 1)
-    calibration_tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
-    passes = 1 + 2 * (2 if len(recipe.importance.scores) > 1 else 1)
-    flops = 2.0 * _active_parameters(spec) * calibration_tokens * passes
-    activations = recipe.importance.batch_tokens * (
-        12 * spec.vocab_size + 40 * spec.num_layers * (spec.hidden_size + spec.top_k * _width(spec))
-    )
-    scored = sum(task.items for task in recipe.validate_.tasks) * calibration_tokens
+    largest = STORED_BYTES * max(tensor.elements for tensor in spec.tensors.values())
+    tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
+    scored = sum(task.items for task in recipe.validate_.tasks) * tokens
     scored //= recipe.calibrate.sequences
-    by_stage = {
-        "calibrate": (4 * calibration_tokens, PYTHON_BYTES, 1.0),
-        "importance": (
-            8 * sum(sum(layer) for layer in spec.widths) * len(recipe.importance.scores),
-            TORCH_BYTES + 4 * dense + activations,
-            5 + flops / FLOPS_PER_S,
-        ),
+    outside = sum(t.elements for t in kept.tensors.values() if t.layer is None)
+    scores, states = _importance(recipe, spec, tokens)
+    by_stage: dict[str, tuple[int, int, float]] = {
+        "calibrate": (4 * tokens, PYTHON_BYTES, 1.0),
+        "importance": scores,
         "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
         "prune": (
             STORED_BYTES * pruned,
-            PYTHON_BYTES + layer_bytes,
-            1 + STORED_BYTES * (dense + pruned) / BYTES_PER_S,
+            PYTHON_BYTES + 2 * largest,
+            1 + STORED_BYTES * (dense + pruned) / COPIED_PER_S,
         ),
         "quantize": (
             _quantized_bytes(quantized),
-            PYTHON_BYTES + 2 * layer_bytes,
+            PYTHON_BYTES + 2 * largest + STORED_BYTES * outside,
             1 + pruned / QUANTIZED_PER_S[recipe.quantize.method if recipe.quantize else "rtn"],
         ),
-        "export": (export, PYTHON_BYTES + layer_bytes, 2 + export / BYTES_PER_S),
+        "export": (export, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
         "validate": (
             1 << 16,
-            TORCH_BYTES + 4 * pruned + export,
-            20 + 6.0 * _active_parameters(spec) * scored / FLOPS_PER_S,
+            TORCH_BYTES + 4 * _held_at_once(kept) + LOGIT_BYTES + export,
+            20 + 6.0 * _active_parameters(spec) * scored / FLOPS_PER_S["float32"],
         ),
         "report": (1 << 20, 2 * PYTHON_BYTES, 5.0),
         "bakeoff": (1 << 20, TORCH_BYTES + 4 * dense, 0.0),
     }
-    return [StageEstimate(step.folder, *by_stage[step.stage]) for step in steps_of(recipe)]
+    return [
+        StageEstimate(
+            step.folder, *by_stage[step.stage], states if step.stage == "importance" else 0
+        )
+        for step in steps_of(recipe)
+    ]
+
+
+def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int, int, float], int]:
+    """As the other stages, and the bytes of states between layers.
+
+    A layer goes forward over all tokens, and later forward again and back.
+    """
+    settings = recipe.importance
+    element_bytes = 4 if settings.dtype == "float32" else 2
+    losses = min(2, sum(SCORE_LOSSES.get(score, 0) for score in settings.scores))
+    passes = 2 + losses if losses else 1
+    flops = 2.0 * _active_parameters(spec) * tokens * passes
+    expert_width = spec.top_k * _width(spec) + spec.shared_width
+    activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
+    peak = TORCH_BYTES + element_bytes * (
+        _held_at_once(spec) + settings.batch_tokens * activations * (1 if losses else 0)
+    )
+    rows = sum(sum(layer) for layer in spec.widths)
+    states = spec.num_layers + 1 + 3 * losses if losses else 2
+    needs = (
+        8 * rows * len(settings.scores),
+        peak + (LOGIT_BYTES if losses else 0),
+        5 + flops / FLOPS_PER_S[settings.dtype],
+    )
+    return needs, tokens * spec.hidden_size * element_bytes * states
+
+
+def _held_at_once(spec: ModelSpec) -> int:
+    """Parameters of the largest layer, or of the head or the embeddings if there are more."""
+    parts: dict[object, int] = {}
+    for tensor in spec.tensors.values():
+        part = tensor.role if tensor.layer is None else tensor.layer
+        parts[part] = parts.get(part, 0) + tensor.elements
+    return max(parts.values())
 
 
 def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:

@@ -27,10 +27,10 @@ def check_gates(
         )
 
     for provider, result in providers.items():
-        error = result["parity"]["pruned"]["max_logit_error"]
-        limit = limits.max_logit_error
-        add("max_logit_error", provider, limit, error, error <= limit)
-        if result["greedy"]["pruned"] is not None:
+        if "pruned" in result["parity"]:
+            error, limit = result["parity"]["pruned"]["max_logit_error"], limits.max_logit_error
+            add("max_logit_error", provider, limit, error, error <= limit)
+        if result["greedy"].get("pruned") is not None:
             agreement = result["greedy"]["pruned"]["agreement"]
             limit = limits.min_greedy_agreement
             add("min_greedy_agreement", provider, limit, agreement, agreement >= limit)

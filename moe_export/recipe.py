@@ -193,16 +193,20 @@ class PruneSettings(Section):
 
 
 class ExportSettings(Section):
-    """`baseline` also exports the unpruned model, so that both run in the same engine; `library`
-    copies the native operator library beside each model, where runtimes find it by its bare name.
+    """What is exported, and in which dtype.
 
-    layout: `portable` runs anywhere; `packed` holds the experts in the native kernels' own layout,
-            which loads at once and decodes faster, and needs the native library.
+    baseline: also the unpruned model, so that both run in the same engine.
+    pruned:   also the model that is pruned and not quantized, where the recipe quantizes.
+    library:  copies the native operator library beside each model, where runtimes find it by its
+              bare name.
+    layout:   `portable` runs anywhere; `packed` holds the experts in the native kernels' own
+              layout, which loads at once and decodes faster, and needs the native library.
     """
 
     dtype: Dtype = "float32"
     layout: Layout = "portable"
     baseline: bool = True
+    pruned: bool = True
     library: bool = True
 
 
@@ -315,6 +319,11 @@ class Recipe(Section):
             )
         if self.bakeoff is not None and self.quantize is not None:
             raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")
+        if self.quantize is None and not self.export.pruned:
+            raise ValueError(
+                "export.pruned is false and nothing is quantized, so there is nothing to export; "
+                "leave it out or add a quantize section"
+            )
         if self.plan is not None and self.plan.score not in self.importance.scores:
             raise ValueError(
                 f"plan.score {self.plan.score} is not in importance.scores "

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from moe_export import __version__
@@ -62,7 +63,12 @@ class Run:
         model: the source checkpoint.
         outside: fingerprints of what the stages read outside the run, by step folder.
         workers: this process, which is the first, and those that it shares stages with.
+
+    Attributes:
+        predicted: by step folder, what is written down beside what is measured.
     """
+
+    predicted: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -168,8 +174,15 @@ class Run:
         }
         identity = self._identity(state.step, self._keys_of(state.step))
         measured = {"wall_s": round(wall_s, 3), "peak_resident_bytes": peak_bytes}
-        content = {"key": state.key, "identity": identity, "files": files}
-        save_json(out / STAGE_FILE, content | {"measured": measured, "moe_export": __version__})
+        content = {
+            "key": state.key,
+            "identity": identity,
+            "files": files,
+            "predicted": dict(self.predicted.get(state.step.folder, {})),
+            "measured": measured,
+            "moe_export": __version__,
+        }
+        save_json(out / STAGE_FILE, content)
 
     def _keys_of(self, step: Step) -> dict[str, str]:
         return {

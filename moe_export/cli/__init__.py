@@ -142,6 +142,7 @@ def _with_recipe(
     if run:
         parser.add_argument(
             "--run",
+            "--directory",  # torchrun takes --run for an abbreviation of an option of its own
             dest="directory",
             type=Path,
             metavar="DIR",

@@ -155,10 +155,13 @@ def _execute(
 
 
 def _run_of(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:
+    from moe_export.estimate import estimate  # noqa: PLC0415 - loads the graph
     from moe_export.outside import fingerprints  # noqa: PLC0415 - reads checkpoints
 
     model = locate(recipe.model)
-    return Run(directory, steps, model, fingerprints(steps, model), workers)
+    run = Run(directory, steps, model, fingerprints(steps, model), workers)
+    run.predicted = {e.stage: e.as_dict() for e in estimate(recipe, model)}
+    return run
 
 
 def _directory(arguments: argparse.Namespace) -> Path:
@@ -170,10 +173,16 @@ def _dry_run(recipe: Recipe) -> None:
     from moe_export.estimate import estimate  # noqa: PLC0415 - only here
 
     rows = [
-        (e.stage, size(e.disk_bytes), size(e.peak_bytes), f"{e.seconds:.0f} s")
+        (
+            e.stage,
+            size(e.disk_bytes),
+            size(e.partial_bytes) if e.partial_bytes else "",
+            size(e.peak_bytes),
+            f"{e.seconds:.0f} s",
+        )
         for e in estimate(recipe, locate(recipe.model))
     ]
-    print_table("predicted", ("stage", "writes", "peak memory", "time"), rows)
+    print_table("predicted", ("stage", "writes", "meanwhile", "peak memory", "time"), rows)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

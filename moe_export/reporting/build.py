@@ -80,6 +80,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> dict[
                 "stage": stage,
                 **mark["measured"],
                 "output_bytes": sum(file["bytes"] for file in mark["files"].values()),
+                "predicted": mark.get("predicted") or None,
             }
             for stage, mark in marks.items()
         ],

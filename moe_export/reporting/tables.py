@@ -225,17 +225,22 @@ def calibration_table(report: Report) -> Table:
 
 
 def stage_table(report: Report) -> Table:
-    """Time, peak memory and output of each stage before this one."""
-    rows = [
-        [
-            stage["stage"],
-            seconds(stage["wall_s"]),
-            size(stage["peak_resident_bytes"]),
-            size(stage["output_bytes"]),
-        ]
-        for stage in report["stages"]
-    ]
-    return Table(["stage", "time", "peak memory", "output"], rows)
+    """Time, peak memory and output of each stage before this one, predicted and found."""
+    rows = []
+    for stage in report["stages"]:
+        predicted = stage["predicted"] or {}
+        rows.append(
+            [
+                stage["stage"],
+                f"{seconds(predicted.get('wall_s'))} / {seconds(stage['wall_s'])}",
+                *(
+                    f"{size(predicted.get(key))} / {size(stage[key])}"
+                    for key in ("peak_resident_bytes", "output_bytes")
+                ),
+            ]
+        )
+    head = ["stage", "time, predicted / found", "peak memory", "output"]
+    return Table(head, rows)
 
 
 def machine_table(report: Report) -> Table:

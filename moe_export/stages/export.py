@@ -48,7 +48,7 @@ def run(job: Job[ExportSettings]) -> None:
         ArtifactError: the weights do not have the size that the plan predicted.
     """
     dtype = job.settings.dtype
-    variants = {PRUNED: job.folders["prune"]}
+    variants = {PRUNED: job.folders["prune"]} if job.settings.pruned else {}
     if "quantize" in job.folders:
         variants[QUANTIZED] = job.folders["quantize"]
     if job.settings.baseline:

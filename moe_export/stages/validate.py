@@ -12,7 +12,8 @@ from moe_export.evaluation import Tally, batches, mean_exact_match, tally_docume
 from moe_export.gates import check_gates
 from moe_export.jobs import Job
 from moe_export.machine import machine, versions
-from moe_export.parity import compare_greedy, compare_logits
+from moe_export.memory import release
+from moe_export.parity import compare_with_torch
 from moe_export.probe import probe
 from moe_export.recipe import Task, ValidateSettings
 from moe_export.runtime import OrtModel, require_native, require_provider
@@ -103,10 +104,6 @@ def _parity(
     The quantized one is held against the model whose weights are the dequantized ones, so what is
     found is not what quantization costs, but how the exported file computes.
     """
-    import torch  # noqa: PLC0415 - only here is the model run in torch
-
-    from moe_export.torch_model import load_torch_model  # noqa: PLC0415 - imports torch
-
     settings = job.settings
     sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
     prompts = [
@@ -119,15 +116,18 @@ def _parity(
     for variant, stage in ((PRUNED, "prune"), (QUANTIZED, "quantize")):
         if variant not in variants:
             continue
-        torch_model = load_torch_model(job.folders[stage], torch.float32)
         ort_model = OrtModel(variants[variant], provider, operator=settings.operator)
-        limit = settings.gates.max_logit_error if variant == PRUNED else None
-        parity[variant] = compare_logits(
-            variants[variant], ort_model, torch_model, sequences[:PARITY_SEQUENCES], limit
+        parity[variant], greedy[variant] = compare_with_torch(
+            variants[variant],
+            ort_model,
+            job.folders[stage],
+            sequences[:PARITY_SEQUENCES],
+            prompts[: settings.greedy_prompts],
+            settings.greedy_tokens,
+            settings.gates.max_logit_error if variant == PRUNED else None,
         )
-        greedy[variant] = compare_greedy(
-            ort_model, torch_model, prompts[: settings.greedy_prompts], settings.greedy_tokens
-        )
+        del ort_model
+        release()
     return {"parity": parity, "greedy": greedy}
 
 

@@ -5,7 +5,7 @@ Legend: B sequences of a batch, L positions, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,22 @@ class LayeredModel:
         """The output of a layer that is in memory, [B, L, D]."""
         output: Tensor = self.layers[number](hidden_BLD, *call.positional, **call.named)
         return output
+
+    def states(self, batches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Hidden states [B, L, D] of batches of token ids: embedded, and after each layer.
+
+        Every batch goes through a layer before the next layer is loaded.
+        """
+        begun = list(self.begin(batches))
+        states = [each.hidden_BLD for each in begun]
+        yield states
+        for number in range(len(self.layers)):
+            with self.layer(number), torch.no_grad():
+                states = [
+                    self.run(number, state, each.calls[number])
+                    for state, each in zip(states, begun, strict=True)
+                ]
+            yield states
 
     @contextmanager
     def _loaded(self, _names: dict[str, str]) -> Iterator[None]:

@@ -68,6 +68,11 @@ def write_run(
                 "identity": {"stage": stage, "version": 1, "settings": settings},
                 "files": {"file": {"bytes": 123_456, "sha256": "0" * 64}},
                 "measured": {"wall_s": 12.345, "peak_resident_bytes": 456_000_000},
+                "predicted": {
+                    "wall_s": 10.0,
+                    "peak_resident_bytes": 500_000_000,
+                    "output_bytes": 1_000_000,
+                },
                 "moe_export": "0.1.0",
             },
         )

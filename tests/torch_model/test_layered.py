@@ -28,14 +28,9 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def logits_of(model: LayeredModel, tokens_BL: torch.Tensor) -> torch.Tensor:
-    (begun,) = model.begin([tokens_BL])
-    hidden_BLD = begun.hidden_BLD
-    with torch.no_grad():
-        for number in range(len(model.layers)):
-            with model.layer(number):
-                hidden_BLD = model.run(number, hidden_BLD, begun.calls[number])
-        with model.head() as (norm, head):
-            return head(norm(hidden_BLD))
+    *_, (hidden_BLD,) = model.states([tokens_BL])
+    with model.head() as (norm, head), torch.no_grad():
+        return head(norm(hidden_BLD))
 
 
 def test_the_logits_are_those_of_the_whole_model(directory: Path) -> None:

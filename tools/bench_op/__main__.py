@@ -9,7 +9,8 @@ surrounds it, once the caches are cold. Times of a machine that
 does other work at the same time are upper bounds; ratios of medians within a run are steadier.
 
 llama.cpp takes part with `--ggml DIR`, where DIR holds the unpacked sources of llama-cpp-python
-(`pip download --no-binary llama-cpp-python --no-deps llama-cpp-python`); its ggml is compiled there.
+(`pip download --no-binary llama-cpp-python --no-deps llama-cpp-python`); its ggml is compiled
+there.
 
 Sizes are those of a layer of Qwen1.5-MoE: hidden 2048, 60 experts, 4 per token, width 1408 before
 and 704 on average after pruning. ONNX Runtime's operators have one width for all experts, so they

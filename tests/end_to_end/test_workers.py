@@ -1,0 +1,43 @@
+"""Several processes, started as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from moe_export.cli import main
+from tests.end_to_end.common import artifacts, write_recipe
+from tests.tiny import tiny_checkpoint
+
+
+def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, f"--nproc-per-node={processes}", "-m", "moe_export", *words]
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
+
+
+def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path,
+        tiny_checkpoint(tmp_path / "model"),
+        importance={"scores": ["fisher_margin", "reap"], "batch_tokens": 128},
+    )
+    alone = main(["run", str(recipe), "--run", str(tmp_path / "one"), "--until", "plan"])
+    assert alone == 0
+    arguments = ["run", str(recipe), "--directory", str(tmp_path / "two"), "--until", "plan"]
+    done = torchrun(2, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("importance           done") == 1
+    assert artifacts(tmp_path / "two") == artifacts(tmp_path / "one")
+    assert not (tmp_path / "two" / "importance.partial").exists()
+
+
+def test_an_error_of_the_first_worker_ends_the_others(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tmp_path / "nothing")
+    done = torchrun(2, "run", str(recipe), "--directory", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert done.stderr.count("moe-export: ") == 1
+    assert "is no directory here" in done.stderr
