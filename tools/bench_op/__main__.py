@@ -9,8 +9,7 @@ surrounds it, once the caches are cold. Times of a machine that
 does other work at the same time are upper bounds; ratios of medians within a run are steadier.
 
 llama.cpp takes part with `--ggml DIR`, where DIR holds the unpacked sources of llama-cpp-python
-(`pip download --no-binary llama-cpp-python --no-deps llama-cpp-python`); its ggml is compiled
-there.
+(`pip download --no-binary llama-cpp-python --no-deps llama-cpp-python`). It is compiled there.
 
 Sizes are those of a layer of Qwen1.5-MoE: hidden 2048, 60 experts, 4 per token, width 1408 before
 and 704 on average after pruning. ONNX Runtime's operators have one width for all experts, so they
@@ -174,8 +173,10 @@ def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "load_s": load_s,
             "resident_bytes": {key: after[key] - before[key] for key in after},
         }
-        # So many tokens choose every expert, and all pages of a mapped file are in place.
+        # So many tokens choose every expert, and then all pages of a mapped file are in place.
         runners[name](models.feeds(name, ALL_EXPERTS_TOKENS, random))
+        used = resident_bytes()
+        loaded[name]["resident_after_use_bytes"] = {key: used[key] - before[key] for key in used}
 
     def prepare(name: str, tokens: int) -> Turn:
         fed = models.feeds(name, tokens, random)
