@@ -47,14 +47,18 @@ def pruned_config_class(model_type: str) -> type[Any]:
     from moe_export.families import FAMILIES, spec_of  # noqa: PLC0415 - only now
     from moe_export.families.base import PRUNED_PREFIX  # noqa: PLC0415 - only now
     from moe_export.families.config import all_names  # noqa: PLC0415 - only now
+    from moe_export.families.rope import rope_facts  # noqa: PLC0415 - only now
 
     base = CONFIG_MAPPING[model_type]
 
     def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # transformers 4 does not see the rope_theta that transformers 5 writes within
-        # rope_parameters, nor sizes that it has renamed; given under every name, both do.
-        known = {"rope_theta": spec_of(config_dict).rope_theta}
+        # transformers 4 does not see what transformers 5 writes within rope_parameters, nor sizes
+        # that it has renamed; given under every name, both do.
+        known: dict[str, Any] = {"rope_theta": spec_of(config_dict).rope_theta}
         known |= all_names(FAMILIES[model_type], config_dict)
+        rope = rope_facts(config_dict)
+        if rope["rope_type"] != "default":
+            known["rope_scaling"] = rope
         return super(made, cls).from_dict(config_dict | known, **kwargs)
 
     made: Any = type(

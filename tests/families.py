@@ -25,7 +25,12 @@ COMMON: dict[str, Any] = {
 EXPERTS, WIDTH = 6, 24
 """Of every row, in layers with experts."""
 
-YARN: dict[str, Any] = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR: dict[str, Any] = {"rope_type": "linear", "factor": 4.0}
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ QWEN2_MOE = FamilyRow(
         ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"mlp_only_layers": [0, 1, 2]}, "no layer"),
-        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ({"decoder_sparse_step": 0}, "decoder_sparse_step"),
         ({"num_attention_heads": 8}, "multiple of 16"),
@@ -108,11 +113,11 @@ QWEN3_MOE = FamilyRow(
         {"norm_topk_prob": False, "num_key_value_heads": 4, "tie_word_embeddings": True},
         {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 16},
         {"mlp_only_layers": [0], "num_experts_per_tok": 1},
-        {"decoder_sparse_step": 2},
+        {"decoder_sparse_step": 2, "rope_scaling": YARN},
     ),
     refused=(
         ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
-        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
         ({"num_local_experts": EXPERTS + 1}, "the same size"),
     ),
 )
@@ -130,9 +135,9 @@ OLMOE = FamilyRow(
     },
     variants=(
         {"num_key_value_heads": None, "norm_topk_prob": True},
-        {"clip_qkv": 0.5, "attention_bias": True},
+        {"clip_qkv": 0.5, "attention_bias": True, "rope_scaling": YARN | {"beta_fast": 8}},
     ),
-    refused=(({"rope_scaling": YARN}, "rope_scaling"),),
+    refused=(({"rope_scaling": LINEAR}, "rope_type 'linear'"),),
 )
 
 MIXTRAL = FamilyRow(
@@ -175,7 +180,8 @@ PHIMOE = FamilyRow(
     refused=(
         ({"num_experts_per_tok": 3}, "num_experts_per_tok"),
         ({"sliding_window": 16}, "window"),
-        ({"rope_scaling": {"type": "longrope"}}, "rope_scaling"),
+        ({"rope_scaling": YARN}, "rope_type 'yarn'"),
+        ({"rope_scaling": {"type": "longrope"}}, "rope_type 'longrope'"),
     ),
 )
 
@@ -204,17 +210,22 @@ DEEPSEEK_V2 = FamilyRow(
     variants=(
         {"q_lora_rank": 24, "first_k_dense_replace": 2, "routed_scaling_factor": 1.0},
         {"v_head_dim": 32, "n_shared_experts": 1, "tie_word_embeddings": True},
+        {"topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 2},
+        {"rope_scaling": YARN | {"mscale": 1.5, "mscale_all_dim": 0.7, "truncate": False}},
     ),
     refused=(
-        ({"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}, "topk_method"),
-        ({"n_group": 2}, "n_group"),
+        ({"topk_method": "noaux_tc"}, "topk_method"),
+        ({"n_group": 2}, "topk_method"),
+        ({"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 1}, "4 groups"),
         ({"qk_nope_head_dim": 8}, "multiple of 16"),
         ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
         ({"norm_topk_prob": True}, "norm_topk_prob"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": YARN}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "factor"),
+        ({"rope_scaling": YARN | {"low_freq_factor": 1.0}}, "low_freq_factor"),
+        ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
     ),
     dense_layers=(0,),
 )
 
-ROWS = (QWEN2_MOE, QWEN3_MOE, OLMOE, MIXTRAL, PHIMOE, DEEPSEEK_V2)
+ROWS = tuple(row for row in tuple(globals().values()) if isinstance(row, FamilyRow))

@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from moe_export.experts import ExpertTable
+from moe_export.families.choices import ExpertGroups, LatentAttention
+from moe_export.families.rope import Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
 PRUNED_PREFIX = "moe_export_"
@@ -97,6 +99,7 @@ class Family:
             says so by `norm_topk_prob`.
         router_float32: whether the router's product is in float32 whatever the model's dtype.
         shared_gate: whether the shared expert has a weight of its own for each token.
+        rope_types: how frequencies may be stretched.
         moe_returns_logits: whether the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
     """
@@ -116,6 +119,7 @@ class Family:
     normalize_top_k: bool | None = None
     router_float32: bool = False
     shared_gate: bool = True
+    rope_types: tuple[Literal["default", "yarn"], ...] = ("default", "yarn")
     moe_returns_logits: bool = False
 
 
@@ -139,25 +143,6 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class LatentAttention:
-    """Sizes of attention whose keys and values come from a small latent vector (DeepSeek's MLA).
-
-    Attributes:
-        query_rank: size of the latent that queries come from, 0 if they come from the input.
-        key_rank: size of the latent that keys and values come from.
-        rope_dim: entries of a head that are rotated; for keys, all heads have the same.
-        nope_dim: entries of a head that are not.
-        value_dim: entries of a head's value.
-    """
-
-    query_rank: int
-    key_rank: int
-    rope_dim: int
-    nope_dim: int
-    value_dim: int
-
-
-@dataclass(frozen=True)
 class ModelSpec:
     """The sizes and choices of one model, read from its config.
 
@@ -169,9 +154,11 @@ class ModelSpec:
         dense_width: width of the MLP of layers without experts, 0 if there are none.
         normalize_top_k: whether the chosen routing weights are divided by their sum.
         routing_scale: what the routing weights are multiplied with.
+        groups: of experts, of which a token sees only some; None if it sees all.
         router_jitter: how far, relatively, the sparse mixer looks below the largest logit.
         latent: of latent attention; None for plain attention.
         clip_qkv: queries, keys and values are cut off at this magnitude; None if they are not.
+        yarn: how rotary frequencies are stretched; None if they are not.
         quantization: what is stored in fewer bits; shapes and numbers of elements are as without.
     """
 
@@ -190,6 +177,7 @@ class ModelSpec:
     dense_width: int
     normalize_top_k: bool
     routing_scale: float
+    groups: ExpertGroups | None
     router_jitter: float
     latent: LatentAttention | None
     qkv_bias: bool
@@ -199,6 +187,7 @@ class ModelSpec:
     tied_embeddings: bool
     norm_epsilon: float
     rope_theta: float
+    yarn: Yarn | None
     quantization: Quantization = UNQUANTIZED
 
     def table(self, layer: int) -> ExpertTable:
@@ -233,6 +222,14 @@ class ModelSpec:
     def rotary_dim(self) -> int:
         """How many entries of a head are rotated."""
         return self.head_dim if self.latent is None else self.latent.rope_dim
+
+    @property
+    def attention_scale(self) -> float:
+        """What products of queries and keys are multiplied with."""
+        scale = float(self.head_dim**-0.5)
+        if self.yarn is not None and self.latent is not None:
+            scale *= self.yarn.score_scale
+        return scale
 
     def size(self, symbol: str) -> int:
         """The length that a symbol of a tensor rule stands for."""

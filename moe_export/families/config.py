@@ -12,14 +12,14 @@ from moe_export.families.base import (
     PRUNED_PREFIX,
     WIDTHS_KEY,
     Family,
-    LatentAttention,
     ModelSpec,
 )
+from moe_export.families.choices import ExpertGroups, LatentAttention
+from moe_export.families.rope import read_yarn, rope_facts
 from moe_export.quantization import read_quantization
 
 REFUSED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "rope_scaling": (),
     "partial_rotary_factor": (1,),
     "logit_scale": (1,),
     "logits_scaling": (1,),
@@ -29,6 +29,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 }
 """Config keys whose listed values are the only ones supported, whatever the family."""
 
+
+GROUP_LIMITED = "group_limited_greedy"
+"""What DeepSeek calls routing by groups."""
 
 HEAD_UNIT = 16
 """GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses to run with other sizes of heads."""
@@ -40,15 +43,10 @@ class _Facts:
     def __init__(self, family: Family, config: dict[str, Any]) -> None:
         self.family = family
         facts = family.config_defaults | config
-        rope = facts.get("rope_parameters") or {}
+        rope = rope_facts(config)
         # Where transformers 5 writes them, and what it goes by if both are there.
         facts |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         self.values = {key: value for key, value in facts.items() if value is not None}
-        if rope.get("rope_type", "default") != "default":
-            raise CheckpointError(
-                f"config.json: rope_type {rope['rope_type']!r} is not supported for "
-                f"{family.model_type}; only 'default' is"
-            )
 
     def check_refused(self) -> None:
         """Stops at a value that is not supported."""
@@ -130,6 +128,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         dense_width=number("dense_width") if has_dense_layers else 0,
         normalize_top_k=facts.flag("norm_topk_prob") if normalize is None else normalize,
         routing_scale=float(facts.number_or("routing_scale", 1.0)),
+        groups=_read_groups(facts),
         router_jitter=float(facts.number_or("router_jitter", 0.0)),
         latent=latent,
         qkv_bias=facts.flag("qkv_bias") or facts.flag("attention_bias"),
@@ -139,6 +138,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         tied_embeddings=facts.flag("tie_word_embeddings"),
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
+        yarn=read_yarn(config, family.model_type, family.rope_types),
         quantization=read_quantization(config),
     )
 
@@ -164,6 +164,24 @@ def _read_latent(facts: _Facts) -> LatentAttention | None:
         nope_dim=facts.number("nope_dim"),
         value_dim=facts.number("value_dim"),
     )
+
+
+def _read_groups(facts: _Facts) -> ExpertGroups | None:
+    count = facts.number_or("groups", 1)
+    if facts.values.get("topk_method") != GROUP_LIMITED:
+        if count != 1:
+            raise CheckpointError(
+                f"config.json: there are {count} groups of experts, but topk_method is not "
+                f"{GROUP_LIMITED!r}, for which alone {facts.family.model_type} has them"
+            )
+        return None
+    groups, experts = ExpertGroups(count, facts.number("top_groups")), facts.number("num_experts")
+    if count < 1 or experts % count or not 1 <= groups.kept <= count:
+        raise CheckpointError(
+            f"config.json: {groups.kept} of {count} groups cannot be chosen from {experts} experts "
+            f"of {facts.family.model_type}"
+        )
+    return groups
 
 
 def _shared_width(facts: _Facts) -> int:

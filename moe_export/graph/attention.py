@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
+from moe_export.families.rope import frequencies
 from moe_export.graph.builder import ORT_DOMAIN, GraphBuilder
 from moe_export.graph.norm import rms_norm
 
@@ -56,12 +57,11 @@ def rotary_tables(spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.floa
     Frequencies and angles are rounded to float32 where transformers does so, since a trained model
     has seen those angles; only the cosine and sine of them are exact.
     """
-    size = spec.rotary_dim
-    exponent_F = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    period_F = np.power(spec.rope_theta, exponent_F, dtype=np.float64).astype(np.float32)
+    frequency_F = frequencies(spec.rope_theta, spec.rotary_dim, spec.yarn)
     position_P = np.arange(spec.max_positions, dtype=np.float32)
-    angle_PF = np.outer(position_P, np.float32(1) / period_F).astype(np.float64)
-    return np.cos(angle_PF), np.sin(angle_PF)
+    angle_PF = np.outer(position_P, frequency_F).astype(np.float64)
+    scale = 1.0 if spec.yarn is None else spec.yarn.table_scale
+    return scale * np.cos(angle_PF), scale * np.sin(angle_PF)
 
 
 def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer: int) -> ir.Value:
@@ -121,7 +121,7 @@ def grouped_query_attention(
         domain=ORT_DOMAIN,
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_kv_heads,
-        scale=spec.head_dim**-0.5,
+        scale=spec.attention_scale,
         do_rotary=1,
         rotary_interleaved=int(spec.latent is not None),
     )

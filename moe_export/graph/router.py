@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from moe_export.families.choices import ExpertGroups
 from moe_export.graph.builder import GraphBuilder
 
 
@@ -42,13 +43,33 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
 def _softmax_top_k(
     builder: GraphBuilder, logits: ir.Value, prefix: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Softmax over all experts, then the K largest."""
+    """Softmax over all experts, then the K largest of the groups chosen."""
     scores = builder.op("Softmax", logits, name=f"{prefix}.softmax", axis=-1)
+    if builder.spec.groups is not None:
+        scores = _of_chosen_groups(builder, scores, builder.spec.groups, f"{prefix}.groups")
     top_k = builder.ints(builder.spec.top_k)
     weights, indices = builder.ops(
         "TopK", scores, top_k, name=f"{prefix}.top_k", num_outputs=2, axis=-1
     )
     return weights, indices
+
+
+def _of_chosen_groups(
+    builder: GraphBuilder, scores: ir.Value, groups: ExpertGroups, prefix: str
+) -> ir.Value:
+    """Scores [T, E] with those of all other groups at zero."""
+    shape = builder.ints(0, groups.count, -1)
+    by_group = builder.op("Reshape", scores, shape, name=f"{prefix}.scores")
+    best = builder.op("ReduceMax", by_group, builder.ints(-1), name=f"{prefix}.best", keepdims=0)
+    kept = builder.ints(groups.kept)
+    _, chosen = builder.ops("TopK", best, kept, name=f"{prefix}.top", num_outputs=2, axis=-1)
+    count = builder.constant("groups", np.array(groups.count))
+    off_on = builder.constant("off_on", np.array([0, 1], dtype=np.float32))
+    marks = builder.op("OneHot", chosen, count, off_on, name=f"{prefix}.marks", axis=-1)
+    mask = builder.op("ReduceSum", marks, builder.ints(1), name=f"{prefix}.mask", keepdims=0)
+    mask = builder.op("Unsqueeze", mask, builder.ints(-1), name=f"{prefix}.mask_column")
+    masked = builder.op("Mul", by_group, mask, name=f"{prefix}.masked")
+    return builder.op("Reshape", masked, builder.ints(0, -1), name=prefix)
 
 
 def _sparse_mixer(

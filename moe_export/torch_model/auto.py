@@ -36,6 +36,8 @@ def model_class(model_type: str) -> type[Any]:
         base.__init__(self, config)
         logits = family.moe_returns_logits and transformers.__version__.startswith("4.")
         for layer, decoder_layer in enumerate(self.base_model.layers):
+            # transformers 4 forgets what YaRN does to the scores of DeepSeek's attention.
+            decoder_layer.self_attn.scaling = spec.attention_scale
             if spec.has_experts(layer):
                 block = RaggedMoEBlock(spec, layer, returns_logits=logits)
                 _replace(decoder_layer, family.moe_module, block)

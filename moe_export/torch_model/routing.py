@@ -1,6 +1,6 @@
 """How tokens choose their experts, in evaluation.
 
-Legend: T tokens, E experts, K top-k.
+Legend: T tokens, E experts, K top-k, G groups, N experts of a group.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_export.families.base import ModelSpec
+from moe_export.families.choices import ExpertGroups
 
 
 def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
@@ -16,7 +17,7 @@ def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
     if spec.family.routing == "sparsemixer":
         weight_TK, expert_TK = sparse_mixer(logits_TE, spec.router_jitter)
     else:
-        weight_TK, expert_TK = softmax_top_k(logits_TE, spec.top_k)
+        weight_TK, expert_TK = softmax_top_k(logits_TE, spec.top_k, spec.groups)
     if spec.normalize_top_k:
         weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
     if spec.routing_scale != 1:
@@ -24,10 +25,17 @@ def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
     return weight_TK, expert_TK
 
 
-def softmax_top_k(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Softmax over all experts in at least float32, then the K largest."""
+def softmax_top_k(
+    logits_TE: Tensor, top_k: int, groups: ExpertGroups | None
+) -> tuple[Tensor, Tensor]:
+    """Softmax over all experts in at least float32, then the K largest of the groups chosen."""
     dtype = torch.promote_types(logits_TE.dtype, torch.float32)
     scores_TE = torch.softmax(logits_TE, dim=-1, dtype=dtype)
+    if groups is not None:
+        scores_TGN = scores_TE.unflatten(-1, (groups.count, -1))
+        chosen = torch.topk(scores_TGN.amax(-1), groups.kept, dim=-1).indices
+        mask_TG = torch.zeros_like(scores_TGN[..., 0]).scatter(-1, chosen, 1.0)
+        scores_TE = (scores_TGN * mask_TG[..., None]).flatten(-2)
     weight_TK, expert_TK = torch.topk(scores_TE, top_k, dim=-1)
     return weight_TK, expert_TK
 

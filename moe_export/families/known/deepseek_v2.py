@@ -1,4 +1,4 @@
-"""DeepSeek-V2: DeepSeek-V2-Lite, DeepSeek-Coder-V2-Lite."""
+"""DeepSeek-V2: DeepSeek-V2, DeepSeek-V2-Lite, DeepSeek-Coder-V2."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ FAMILY = Family(
         "dense_width": "intermediate_size",
         "first_k": "first_k_dense_replace",
         "routing_scale": "routed_scaling_factor",
+        "groups": "n_group",
+        "top_groups": "topk_group",
         "q_latent": "q_lora_rank",
         "kv_latent": "kv_lora_rank",
         "rope_dim": "qk_rope_head_dim",
@@ -31,8 +33,7 @@ FAMILY = Family(
         "mlp_bias": (False,),
         "moe_layer_freq": (1,),
         "scoring_func": ("softmax",),
-        "topk_method": ("greedy",),
-        "n_group": (1,),
+        "topk_method": ("greedy", "group_limited_greedy"),
         # transformers ignores it, the code that DeepSeek published does not.
         "norm_topk_prob": (False,),
     },

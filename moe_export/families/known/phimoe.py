@@ -1,4 +1,4 @@
-"""Phi-MoE: Phi-3.5-MoE, Phi-mini-MoE."""
+"""Phi-MoE, with rotary frequencies as they are: longrope is refused."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ FAMILY = Family(
     ),
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.router.weight")),
     norm="layer",
+    rope_types=("default",),
     routing="sparsemixer",
     normalize_top_k=False,
     moe_returns_logits=True,
