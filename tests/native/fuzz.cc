@@ -203,9 +203,8 @@ class Fuzzer {
     }
     if (broken()) weights.pop_back();
     if (broken()) weights.push_back(value(weight_type, {upto(4), hidden}));
-    info.inputs.resize(3);
+    info.inputs.resize(shared ? 4 : 3);
     for (const auto& weight : weights) info.inputs.push_back(broken() ? nullptr : weight.get());
-    if (shared) info.inputs.push_back(nullptr);
 
     static const moe_export::RaggedMoeOp ops[] = {moe_export::RaggedMoeOp(ort::kFloat32),
                                                   moe_export::RaggedMoeOp(ort::kFloat16)};
@@ -224,8 +223,8 @@ class Fuzzer {
         index[i] = broken() ? static_cast<int64_t>(random_()) : upto(num_experts);
       }
       context.inputs = {x.get(), indices.get(), routing.get()};
-      context.inputs.resize(info.inputs.size() - shared);
       if (shared) context.inputs.push_back(share.get());
+      context.inputs.resize(info.inputs.size());
       if (accepted(op.kernel_compute_v2(kernel, &context))) look_at(context.y);
     }
     op.kernel_destroy(kernel);
