@@ -1,8 +1,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 # As the command line does; it is read when torch is first loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The CUDA kernels are run by Triton's interpreter; it is read when they are first loaded.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from moe_export.op.library import LIBRARY_NAME
+from tests.native.build import LIBRARY, build
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The native library, compiled from the sources of this tree."""
+    return build(LIBRARY, "moe_export_ops", tmp_path_factory.mktemp("native")) / LIBRARY_NAME

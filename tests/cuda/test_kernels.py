@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("triton", reason="the extra [test] brings Triton")
-
 from moe_export.op.triton import plan
 from tests.cuda.kernels import run_kernels
 from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of

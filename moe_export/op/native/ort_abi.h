@@ -20,6 +20,8 @@ struct SessionOptions;
 struct CustomOpDomain;
 struct Value;
 struct TypeAndShape;
+struct MemoryInfo;
+struct Allocator;
 
 using Api = const void* const*;
 
@@ -34,6 +36,9 @@ enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
 enum ElementType { kUndefined = 0, kFloat32 = 1, kUint8 = 2, kInt64 = 7, kFloat16 = 10 };
 
 enum Characteristic { kRequired = 0, kOptional = 1, kVariadic = 2 };
+
+// Where an input is: on the operator's device, or in the host's memory whatever the device.
+enum MemoryType { kHostInput = -2, kDefaultMemory = 0 };
 
 // A slot of the table: its number and the type of the function in it.
 template <size_t Number, typename Function>
@@ -52,6 +57,9 @@ using GetTensorElementType = Slot<60, Status*(const TypeAndShape*, int*)>;
 using GetDimensionsCount = Slot<61, Status*(const TypeAndShape*, size_t*)>;
 using GetDimensions = Slot<62, Status*(const TypeAndShape*, int64_t*, size_t)>;
 using GetTensorTypeAndShape = Slot<65, Status*(const Value*, TypeAndShape**)>;
+using MemoryInfoGetName = Slot<71, Status*(const MemoryInfo*, const char**)>;
+using AllocatorAlloc = Slot<75, Status*(Allocator*, size_t, void**)>;
+using AllocatorFree = Slot<76, Status*(Allocator*, void*)>;
 using KernelInfoGetInt64 = Slot<86, Status*(const KernelInfo*, const char*, int64_t*)>;
 using KernelInfoGetString = Slot<87, Status*(const KernelInfo*, const char*, char*, size_t*)>;
 using KernelContextGetInputCount = Slot<88, Status*(const KernelContext*, size_t*)>;
@@ -60,12 +68,16 @@ using KernelContextGetOutput =
     Slot<91, Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>;
 using ReleaseStatus = Slot<93, void(Status*)>;
 using ReleaseTypeAndShape = Slot<99, void(TypeAndShape*)>;
+using ReleaseAllocator = Slot<132, void(Allocator*)>;
+using KernelContextGetStream = Slot<193, Status*(const KernelContext*, void**)>;
+using GetTensorMemoryInfo = Slot<194, Status*(const Value*, const MemoryInfo**)>;
 using KernelInfoGetInputCount = Slot<230, Status*(const KernelInfo*, size_t*)>;
 using KernelInfoGetNodeName = Slot<244, Status*(const KernelInfo*, char*, size_t*)>;
 using KernelInfoGetConstantInput =
     Slot<249, Status*(const KernelInfo*, size_t, int*, const Value**)>;
 using KernelContextParallelFor =
     Slot<274, Status*(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>;
+using KernelInfoGetAllocator = Slot<278, Status*(const KernelInfo*, int, Allocator**)>;
 
 // What ONNX Runtime asks of a custom operator. Functions left null are not asked for.
 struct CustomOp {

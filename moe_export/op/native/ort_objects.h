@@ -11,7 +11,6 @@
 #include "ort_abi.h"
 
 namespace moe_export {
-namespace {
 
 using ort::Api;
 using ort::Status;
@@ -105,7 +104,8 @@ class Info {
     return count;
   }
 
-  View weight(size_t input) const {
+  // A weight, wherever it is.
+  const ort::Value* constant(size_t input) const {
     int is_constant = 0;
     const ort::Value* value = nullptr;
     Status* status = ort::KernelInfoGetConstantInput::of(api_)(info_, input, &is_constant, &value);
@@ -115,8 +115,10 @@ class Info {
            "input " + std::to_string(input) +
                " is not a constant, as weights have to be; make it an initializer");
     }
-    return View(api_, value);
+    return value;
   }
+
+  View weight(size_t input) const { return View(api_, constant(input)); }
 
  private:
   void require(Status* status, const char* attribute) const {
@@ -130,5 +132,4 @@ class Info {
   std::string name_;
 };
 
-}  // namespace
 }  // namespace moe_export

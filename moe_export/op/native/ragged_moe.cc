@@ -200,7 +200,7 @@ std::string check_weights(const MoeWeights& weights, Problem* problem) {
   return error;
 }
 
-std::string check_call(const Problem& problem, const MoeCall& call) {
+std::string check_call_shapes(const Problem& problem, const MoeCall& call) {
   const int64_t num_experts = problem.num_experts;
   std::string error = check_tensor("x", call.x, problem.x_type, {kAny, problem.hidden_size}, "T");
   if (!error.empty()) return error;
@@ -219,9 +219,16 @@ std::string check_call(const Problem& problem, const MoeCall& call) {
   if (error.empty() && problem.has_shared_expert()) {
     error = check_tensor("shared_weight", call.shared_weight, problem.x_type, {tokens, 1}, "");
   }
+  return error;
+}
+
+std::string check_call(const Problem& problem, const MoeCall& call) {
+  const std::string error = check_call_shapes(problem, call);
   if (!error.empty()) return error;
+  const int64_t num_experts = problem.num_experts;
+  const int64_t pairs = call.expert_indices.shape[0] * call.expert_indices.shape[1];
   const int64_t* indices = static_cast<const int64_t*>(call.expert_indices.data);
-  for (int64_t i = 0; i < tokens * top_k; ++i) {
+  for (int64_t i = 0; i < pairs; ++i) {
     if (indices[i] < 0 || indices[i] >= num_experts) {
       return "expert_indices holds " + std::to_string(indices[i]) + ", expected 0 to " +
              std::to_string(num_experts - 1);

@@ -50,6 +50,9 @@ std::string weight_name(const Problem& problem, size_t index);
 // Fills `problem`. Gives an empty string, or one sentence saying what does not fit.
 std::string check_weights(const MoeWeights& weights, Problem* problem);
 
+// As check_call, all but the indices, which may be out of reach in a device's memory.
+std::string check_call_shapes(const Problem& problem, const MoeCall& call);
+
 // Gives an empty string, or one sentence saying what does not fit.
 std::string check_call(const Problem& problem, const MoeCall& call);
 

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from triton.compiler import ASTSource
 from moe_export.op.spec import Format
 from moe_export.op.triton import kernels_1_common, kernels_2_rows, kernels_3_tiles, package, plan
 
-OUT = Path(__file__).parents[1] / "cubins"
+CUBINS = Path(__file__).parents[1] / "native" / "cubins"
 
 ARCHITECTURES = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """Compute capability to the KiB of shared memory that a block may have (CUDA C++ Programming
@@ -160,52 +161,60 @@ def compile_variant(variant: Variant, architecture: int) -> package.Kernel:
 
 
 def sources_sha256() -> str:
-    """Of the files that the binaries follow from."""
+    """Of the files that the kernels follow from."""
     folder = Path(__file__).parent
-    names = ("kernels_1_common", "kernels_2_rows", "kernels_3_tiles", "plan", "packed", "build")
+    names = ("kernels_1_common", "kernels_2_rows", "kernels_3_tiles", "packed", "plan")
     texts = [(folder / f"{name}.py").read_bytes() for name in names]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
-def build(architectures: list[int], out: Path) -> dict[str, Any]:
-    """Writes the packages and the manifest, and gives the manifest."""
+def build(architectures: list[int], out: Path) -> None:
+    """Writes a package for each architecture, and the manifest of all that are in the folder."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("TRITON_INTERPRET is 1, so nothing can be compiled; unset it")
     # Lines of sources would put this machine's paths into the binaries.
     os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
     out.mkdir(parents=True, exist_ok=True)
-    manifest: dict[str, Any] = {
-        "sources_sha256": sources_sha256(),
-        "triton": triton.__version__,
-        "arguments": {},
-        "constants": {v.key: v.constants for v in variants()},
-        "grids": GRIDS,
-        "architectures": {},
-    }
-    for variant in variants():
-        order = [f"{n}: {t}" for n, t in signature(variant).items() if t != "constexpr"]
-        manifest["arguments"][variant.key] = order
     for architecture in architectures:
         kernels = [compile_variant(variant, architecture) for variant in variants()]
-        path = out / f"sm_{architecture}.bin"
-        path.write_bytes(package.encode(kernels))
-        manifest["architectures"][f"sm_{architecture}"] = {
-            "file": path.name,
-            "bytes": path.stat().st_size,
-            "unpacked_bytes": sum(len(kernel.code) for kernel in kernels),
+        (out / f"sm_{architecture}.bin").write_bytes(package.encode(kernels))
+    text = json.dumps(manifest_of(out), indent=1, sort_keys=True) + "\n"
+    (out / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What the packages of a folder hold, and how their kernels are to be launched."""
+    kernels = {}
+    for variant in variants():
+        types = signature(variant)
+        kernels[variant.key] = {
+            "arguments": [f"{n}: {t}" for n, t in types.items() if t != "constexpr"],
+            "constants": variant.constants,
+            "grid": GRIDS[variant.kernel.__name__],
+        }
+    found = {}
+    for path in sorted(folder.glob("sm_*.bin")):
+        content = path.read_bytes()
+        packed = package.decode(content)
+        found[path.stem] = {
+            "bytes": len(content),
+            "unpacked_bytes": sum(len(kernel.code) for kernel in packed),
             "kernels": {
                 kernel.key: {
                     "name": kernel.name,
                     "shared_bytes": kernel.shared_bytes,
                     "threads": kernel.threads,
                 }
-                for kernel in kernels
+                for kernel in packed
             },
         }
-    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    (out / "manifest.json").write_text(text, encoding="utf-8")
-    return manifest
+    return {
+        "sources_sha256": sources_sha256(),
+        "triton": triton.__version__,
+        "kernels": kernels,
+        "architectures": found,
+    }
 
 
 GRIDS = {
@@ -223,12 +232,12 @@ GRIDS = {
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=CUBINS)
     parser.add_argument("--arch", type=int, action="append", choices=tuple(ARCHITECTURES))
     arguments = parser.parse_args()
-    manifest = build(arguments.arch or list(ARCHITECTURES), arguments.out)
-    for name, found in manifest["architectures"].items():
-        print(f"{name}: {found['bytes']} bytes, {found['unpacked_bytes']} unpacked")  # noqa: T201
+    build(arguments.arch or list(ARCHITECTURES), arguments.out)
+    for name, found in manifest_of(arguments.out)["architectures"].items():
+        sys.stdout.write(f"{name}: {found['bytes']} bytes, {found['unpacked_bytes']} unpacked\n")
 
 
 if __name__ == "__main__":

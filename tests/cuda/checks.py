@@ -1,0 +1,207 @@
+"""Checks of the library's CUDA side on the stand-in driver, in a process of its own.
+
+`python -m tests.cuda.checks CHECK LIBRARY STAND_IN` runs one, or those that go `together`; it fails
+by raising. It is no test of pytest's, because what the library finds when it first looks for a
+driver holds for the process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.cuda.cuda_library import CudaLayer
+from tests.cuda.kernels import packed_layer
+from tests.cuda.launches import StandIn
+from tests.native.c_library import RefusedError
+from tests.op.cases import CASES, KINDS, Case, Inputs, inputs_of
+from tests.op.executors import run_reference
+from tests.op.tolerance import error_bound
+
+GOOD = inputs_of(Case("good", (33, 0, 7), tokens=3, top_k=2), "float16")
+STREAM = 0x5EED
+
+
+def equals_the_reference(library: Path, stand_in: StandIn) -> None:
+    """Packing, launches and kernels together give what the operator means."""
+    tiles = Case("tiles", (33, 0, 130), tokens=9, top_k=2, hidden=80, shared_width=65)
+    many = Case("many", (24, 33), tokens=40, top_k=1, hidden=33, routing="all_on_0")
+    names = ("one_token", "odd_widths_and_hidden", "all_widths_zero")
+    cases = [*(case for case in CASES if case.name in names), tiles]
+    for kind in KINDS[1], KINDS[4], KINDS[6]:
+        for case in cases:
+            _assert_equal(library, stand_in, inputs_of(case, *kind))
+    _assert_equal(library, stand_in, inputs_of(many, *KINDS[8]))
+    assert stand_in.allocated_bytes == 0
+    kernels = {launch.key.split(".")[0] for launch in stand_in.launches}
+    assert len(kernels) == 7, kernels
+    assert {launch.key.rsplit(".")[-1] for launch in stand_in.launches} >= {"16", "128"}
+
+
+def _assert_equal(library: Path, stand_in: StandIn, inputs: Inputs, x_shift: int = 0) -> None:
+    layer = CudaLayer(library, stand_in, inputs)
+    y = layer.run(inputs, stream=STREAM, x_shift=x_shift)
+    layer.destroy()
+    error = np.abs(y.astype(np.float64) - run_reference(inputs).astype(np.float64))
+    assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+
+
+def launches_are_those_of_the_manifest(library: Path, stand_in: StandIn) -> None:
+    """Threads and shared memory as compiled, on the caller's stream."""
+    _assert_equal(library, stand_in, GOOD)
+    assert [launch.key.split(".")[0] for launch in stand_in.launches] == [
+        "gate_up_rows",
+        "down_rows",
+    ]
+    gate_up, down = stand_in.launches
+    assert (gate_up.key, gate_up.threads) == ("gate_up_rows.float16.float16", 128)
+    assert gate_up.grid == (64 // 8, 3 * 2)
+    assert down.grid == (48 // 8, 3)
+    assert {launch.stream for launch in stand_in.launches} == {STREAM}
+
+
+def x_that_begins_anywhere_is_padded(library: Path, stand_in: StandIn) -> None:
+    """Kernels load 16 bytes at a time."""
+    _assert_equal(library, stand_in, GOOD, x_shift=2)
+    assert stand_in.launches[0].key == "pad_rows.float16"
+
+
+def weights_are_laid_out_as_in_the_definition_of_the_layout(
+    library: Path, stand_in: StandIn
+) -> None:
+    """The device holds the packed layer, byte for byte, and nothing else."""
+    for kind in KINDS:
+        inputs = inputs_of(Case("bytes", (64, 0, 130), tokens=1, top_k=1, hidden=96), *kind)
+        layer = CudaLayer(library, stand_in, inputs)
+        assert stand_in.allocated_bytes == layer.device_bytes
+        found = stand_in.only_allocation()
+        packed = packed_layer(inputs)
+        start = 0
+        for array in (
+            *(packed.gate, packed.up, packed.down),
+            *(packed.gate_scale, packed.up_scale, packed.down_scale, packed.table),
+        ):
+            assert found[start : start + array.nbytes] == array.tobytes(), kind
+            start += -(-array.nbytes // 256) * 256
+        assert start == len(found)
+        layer.destroy()
+    assert stand_in.allocated_bytes == 0
+
+
+def no_tokens_launch_nothing(library: Path, stand_in: StandIn) -> None:
+    """And are no error."""
+    inputs = inputs_of(Case("none", (33, 0, 7), tokens=0, top_k=2), "float16")
+    layer = CudaLayer(library, stand_in, inputs)
+    assert layer.run(inputs).shape == (0, 48)
+    assert stand_in.launches == []
+    layer.destroy()
+
+
+def a_wrong_shape_is_refused(library: Path, stand_in: StandIn) -> None:
+    """Before anything is launched."""
+    layer = CudaLayer(library, stand_in, GOOD)
+    bad = replace(GOOD, routing_weights=GOOD.routing_weights[:, :1])
+    assert "routing_weights is float16 [3, 1], expected float16 [3, 2]" in _refusal(
+        lambda: layer.run(bad)
+    )
+    assert stand_in.launches == []
+    layer.destroy()
+
+
+def a_device_without_kernels_is_refused(library: Path, stand_in: StandIn) -> None:
+    """By its name."""
+    stand_in.configure(capability=(7, 5))
+    assert _refusal(lambda: CudaLayer(library, stand_in, GOOD)) == (
+        "there are no kernels for the device Stand-in (sm_75): they are for sm_80, sm_86, sm_89, "
+        "sm_90, sm_100, sm_120; run on the CPU"
+    )
+
+
+def a_later_minor_version_takes_the_kernels_of_an_earlier_one(
+    library: Path, stand_in: StandIn
+) -> None:
+    """Binaries run on devices of the same major version."""
+    stand_in.configure(capability=(9, 3))
+    _assert_equal(library, stand_in, GOOD)
+
+
+def an_old_driver_is_refused(library: Path, stand_in: StandIn) -> None:
+    """With the version that is needed."""
+    stand_in.configure(driver_version=11080)
+    assert _refusal(lambda: CudaLayer(library, stand_in, GOOD)) == (
+        "the NVIDIA driver is for CUDA 11.8, too old for the kernels; install one for CUDA 12.0 "
+        "or newer"
+    )
+
+
+def a_thread_without_a_device_is_refused(library: Path, stand_in: StandIn) -> None:
+    """Rather than given one."""
+    stand_in.leave_context()
+    message = _refusal(lambda: CudaLayer(library, stand_in, GOOD))
+    assert message == "no CUDA device is in use by this thread"
+
+
+def a_full_device_is_refused_and_nothing_is_lost(library: Path, stand_in: StandIn) -> None:
+    """While weights are uploaded, and while a call is run."""
+    stand_in.configure(memory_bytes=1000)
+    message = _refusal(lambda: CudaLayer(library, stand_in, GOOD))
+    assert message == (
+        "CUDA failed to allocate the weights of a layer: CUDA_ERROR_OUT_OF_MEMORY (2)"
+    )
+    assert stand_in.allocated_bytes == 0
+    stand_in.configure()
+
+
+def a_scale_that_is_no_float16_number_is_refused(library: Path, stand_in: StandIn) -> None:
+    """By its name, and what was allocated is given back."""
+    inputs = inputs_of(Case("scale", (33, 7), tokens=1, top_k=1), "float32", "int4", 32)
+    down = inputs.experts[1][2]
+    down.scale[0, 0] = np.float32(1 / 3)  # type: ignore[union-attr]
+    message = _refusal(lambda: CudaLayer(library, stand_in, inputs))
+    assert message.startswith("down_scale_1 holds a value that is not a float16 number")
+    assert stand_in.allocated_bytes == 0
+
+
+def _refusal(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except RefusedError as error:
+        return str(error)
+    raise AssertionError("not refused")
+
+
+TOGETHER = (
+    equals_the_reference,
+    launches_are_those_of_the_manifest,
+    x_that_begins_anywhere_is_padded,
+    weights_are_laid_out_as_in_the_definition_of_the_layout,
+    no_tokens_launch_nothing,
+    a_wrong_shape_is_refused,
+    a_scale_that_is_no_float16_number_is_refused,
+    a_full_device_is_refused_and_nothing_is_lost,
+)
+"""They leave the driver as it was."""
+
+ALONE = (
+    a_device_without_kernels_is_refused,
+    a_later_minor_version_takes_the_kernels_of_an_earlier_one,
+    an_old_driver_is_refused,
+    a_thread_without_a_device_is_refused,
+)
+"""What they find holds for the process."""
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _, chosen, library_path, stand_in_path = sys.argv
+    driver = StandIn(Path(stand_in_path))
+    for check in TOGETHER if chosen == "together" else ALONE:
+        if chosen in ("together", check.__name__):
+            driver.launches.clear()
+            sys.stderr.write(f"{check.__name__}\n")
+            check(Path(library_path), driver)
+            sys.stdout.write(f"{check.__name__}\n")
