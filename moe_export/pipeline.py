@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import Formats, Recipe, Section
+from moe_export.recipe import ROUNDING_SCORE, Formats, Recipe, Section
 from moe_export.stages import MAIN_JOB, STAGES
 
 
@@ -39,6 +39,10 @@ def steps_of(recipe: Recipe) -> list[Step]:
         formats = Formats(**recipe.quantize.model_dump(include=set(Formats.model_fields)))
         assert recipe.plan is not None
         settings["plan"] = recipe.plan.model_copy(update={"formats": formats})
+        if formats.experts == "auto":
+            # What rounding costs is weighed against what dropping does.
+            scores = tuple(dict.fromkeys((*recipe.importance.scores, ROUNDING_SCORE)))
+            settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
     return [
         Step(
             stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}

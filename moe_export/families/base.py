@@ -243,7 +243,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         tied_embeddings=bool(facts.get("tie_word_embeddings", False)),
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
-        quantization=read_quantization(config),
+        quantization=read_quantization(config, num_layers),
     )
 
 

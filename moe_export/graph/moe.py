@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from moe_export.graph.builder import GraphBuilder
 from moe_export.op import spec as op_spec
+from moe_export.quantization import Quantization, QuantizedFormat
 
 
 def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
@@ -50,7 +51,7 @@ def experts(
 ) -> ir.Value:
     """The `RaggedMoE` node with all experts of the layer, [T, D] to [T, D]."""
     spec = builder.spec
-    format_name = spec.quantization.format_of("gate")
+    format_name = spec.quantization.format_of("gate", layer)
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
     inputs = [
         value
@@ -73,11 +74,18 @@ def experts(
         *inputs,
         name=f"layers.{layer}.experts",
         domain=op_spec.DOMAIN,
+        overload=overload_of(spec.quantization, format_name),
         num_experts=spec.num_experts,
         activation="swiglu",
         format=format_name or builder.dtype,
         **groups,
     )
+
+
+def overload_of(quantization: Quantization, format_name: QuantizedFormat | None) -> str:
+    """Which of the model's functions a node calls, where its layers are of several formats."""
+    several = len(quantization.formats_of_experts) > 1
+    return (format_name or "float") if several else ""
 
 
 def shared_weight(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
 from moe_export.graph.builder import CLASS_KEY, LAYER_KEY, OWNER_KEY, SCALES
@@ -20,15 +24,37 @@ class PredictedBytes:
         by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (of all quantized
             weights), `constants` (the rotary tables and the like) and `padding` (between weights).
         experts_by_layer: bytes of the routed experts of each layer, with their scales.
+        embedding_bytes: of the table that tokens are looked up in.
     """
 
     by_class: dict[str, int]
     experts_by_layer: tuple[int, ...]
+    embedding_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """The size of `model.onnx.data`."""
         return sum(self.by_class.values())
+
+    def active_bytes(self, spec: ModelSpec, shares: Sequence[NDArray[np.float64]]) -> int:
+        """Bytes of weights that a token reads: all but the embeddings of other tokens, of each
+        expert as often as a token is sent to it, mean over tokens.
+
+        Args:
+            spec: of the model whose bytes these are.
+            shares: per layer [E], of all tokens those that each expert gets.
+        """
+        experts = 0.0
+        for layer_bytes, widths, share_E in zip(
+            self.experts_by_layer, spec.widths, shares, strict=True
+        ):
+            rows = sum(widths)
+            experts += layer_bytes * float(np.dot(share_E, widths)) / rows if rows else 0.0
+        read = sum(self.by_class.values()) - sum(self.experts_by_layer)
+        read -= self.by_class["constants"] + self.by_class["padding"]
+        if not spec.tied_embeddings:
+            read -= self.embedding_bytes - self.embedding_bytes // spec.vocab_size
+        return round(read + experts)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -44,12 +70,15 @@ def predicted_bytes(spec: ModelSpec, dtype: Dtype) -> PredictedBytes:
     model = build_decoder(spec, dtype, weights=None)
     by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, "constants", "padding"), 0)
     experts = [0] * spec.num_layers
-    end = 0
+    embedding = spec.name("embedding")
+    embedding_bytes = end = 0
     for name, offset, size_bytes in layout(model):
         meta = model.graph.initializers[name].meta
         by_class[meta.get(CLASS_KEY, "constants")] += size_bytes
         by_class["padding"] += offset - end
+        if name == embedding:
+            embedding_bytes = size_bytes
         if meta.get(OWNER_KEY) == "experts":
             experts[meta[LAYER_KEY]] += size_bytes
         end = offset + size_bytes
-    return PredictedBytes(by_class, tuple(experts))
+    return PredictedBytes(by_class, tuple(experts), embedding_bytes)

@@ -41,6 +41,7 @@ def memory_facts(
                 "weights_bytes": on_disk if written else planned_bytes,
                 "predicted_weights_bytes": planned_bytes,
                 "disk_weights_bytes": on_disk,
+                "active_bytes_per_token": planned["active_bytes_per_token"] if planned else None,
                 "graph_bytes": _size(folder / MODEL_FILE) if written else None,
                 "nodes": written["nodes"] if written else None,
                 "classes": [
@@ -147,9 +148,23 @@ def _format(written: Mapping[str, Any] | None, dtype: str) -> str:
         return dtype
     words = {"experts": "experts", "dense": "attention and lm_head"}
     parts = [
-        f"{name} {quantization[key]}" for key, name in words.items() if quantization[key] != "float"
+        f"{name} {_words(quantization[key])}"
+        for key, name in words.items()
+        if quantization[key] != "float"
     ]
     return f"{', '.join(parts)} in groups of {quantization['group_size']}, else {dtype}"
+
+
+def _words(found: str | list[str]) -> str:
+    """A format, or how many layers have each.
+
+    >>> _words("int8"), _words(["int4", "int4", "int8"])
+    ('int8', 'int4 in 2 layers, int8 in 1 layer')
+    """
+    if isinstance(found, str):
+        return found
+    counts = ((word, found.count(word)) for word in dict.fromkeys(found))
+    return ", ".join(f"{word} in {n} layer{'s' if n > 1 else ''}" for word, n in counts)
 
 
 def _size(path: Path) -> int:

@@ -70,6 +70,7 @@ def memory_table(report: Report) -> Table:
         ("predicted, bytes", "predicted_weights_bytes"),
     ):
         rows.append([label, *(count(entry[key]) for entry in variants)])
+    rows.append(["read per token", *(size(e["active_bytes_per_token"]) for e in variants)])
     rows.append(["graph", *(size(entry["graph_bytes"]) for entry in variants)])
     keys = [class_colour(name) for name in names]
     return Table(["", *(entry["variant"] for entry in variants)], rows, keys=keys)

@@ -131,6 +131,7 @@ def _plan(scores: list[np.ndarray], widths: list[list[int]], width: int) -> dict
         }
         return {
             "total_bytes": sum(by_class.values()),
+            "active_bytes_per_token": sum(by_class.values()) // 4,
             "by_class": by_class,
             "experts_by_layer": experts,
         }
