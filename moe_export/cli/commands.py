@@ -22,7 +22,7 @@ from moe_export.reporting.units import size
 from moe_export.run import Run
 from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
-from moe_export.variants import exported
+from moe_export.variants import PLANNED, exported
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -208,7 +208,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
     )
     for dtype, sizes in plan["export_bytes"].items():
-        steps = " → ".join(size(step["total_bytes"]) for step in sizes.values())
+        steps = " → ".join(size(sizes[s]["total_bytes"]) for s in PLANNED.values() if s in sizes)
         console.print(f"exported weights, {dtype}: {steps}")
 
 

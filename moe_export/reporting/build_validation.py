@@ -8,6 +8,9 @@ from typing import Any
 
 from moe_export.artifacts import load_json
 from moe_export.errors import ArtifactError
+from moe_export.families import spec_of
+from moe_export.reporting.build_plan import read_config
+from moe_export.resident import kv_cache_bytes, predicted_resident
 from moe_export.variants import BASELINE, PLANNED, ordered
 
 DATA_FILE = "model.onnx.data"
@@ -47,6 +50,7 @@ def memory_facts(
                 "classes": [
                     {"class": name, "weights_bytes": count} for name, count in by_class.items()
                 ],
+                "predicted_resident_bytes": predicted_resident(sum(by_class.values())),
                 "resident": [
                     {
                         key: entry[key]
@@ -58,9 +62,24 @@ def memory_facts(
             }
         )
     ledger = load_json(folders["prune"] / "ledger.json")
+    spec = spec_of(read_config(folders["prune"]))
+    both = predicted.get("before_quantized")
     return {
         "dtype": export["dtype"],
         "variants": variants,
+        "unpruned_quantized": {
+            "weights_bytes": both["total_bytes"] if both else None,
+            "classes": [
+                {"class": name, "weights_bytes": count} for name, count in both["by_class"].items()
+            ]
+            if both
+            else [],
+        },
+        "kv_cache": {
+            "context_tokens": spec.max_positions,
+            "cache_bytes": kv_cache_bytes(spec, export["dtype"], spec.max_positions),
+            "bytes_per_token": kv_cache_bytes(spec, export["dtype"], 1),
+        },
         "checkpoint": {
             "predicted_tensor_bytes": plan["checkpoint_tensor_bytes"],
             "tensor_bytes": ledger["tensor_bytes"],

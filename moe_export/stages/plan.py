@@ -79,6 +79,7 @@ def run(job: Job[PlanSettings]) -> None:
     models = {"before": spec, "after": after}
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
+        models["before_quantized"] = replace(spec, quantization=quantization)
     outcome = _outcome(spec, checkpoint, scores, widths, unknown, settings)
     outcome |= {"export_bytes": _sizes(models, shares), "predicted_loss": loss}
     for layer in outcome["layers"]:

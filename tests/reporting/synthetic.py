@@ -169,6 +169,7 @@ def _plan(scores: list[np.ndarray], widths: list[list[int]], width: int) -> dict
             "float32": {
                 "before": sizes([rows] * len(widths)),
                 "after": sizes([sum(layer) for layer in widths]),
+                "before_quantized": sizes([rows // 4] * len(widths)),
             }
         },
     }
