@@ -128,6 +128,7 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
             20 + 6.0 * _active_parameters(spec) * scored / FLOPS_PER_S["float32"],
         ),
         "report": (1 << 20, 2 * PYTHON_BYTES, 5.0),
+        "sweep": (1 << 20, 2 * PYTHON_BYTES, 5.0),
         "bakeoff": (1 << 20, TORCH_BYTES + 4 * dense, 0.0),
     }
     return [
@@ -194,7 +195,9 @@ def _quantization(recipe: Recipe) -> Quantization:
     section = recipe.quantize
     if section is None:
         return UNQUANTIZED
-    return Quantization(section.experts, section.dense, section.group_size)
+    # What the plan will choose is not known; the last choice is the smallest as a rule.
+    experts = section.choices[-1] if section.experts == "auto" else section.experts
+    return Quantization(experts, section.dense, section.group_size)
 
 
 def _quantized_bytes(spec: ModelSpec) -> int:

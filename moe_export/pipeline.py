@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import Formats, Recipe, Section
+from moe_export.recipe import ROUNDING_SCORE, Formats, Recipe, Section
 from moe_export.stages import MAIN_JOB, STAGES
 
 
@@ -39,8 +39,12 @@ def steps_of(recipe: Recipe) -> list[Step]:
     assert recipe.plan is not None
     exported: dict[str, Any] = {}
     if recipe.quantize is not None:
-        formats = recipe.quantize.model_dump(include=set(Formats.model_fields))
-        exported["formats"] = Formats(**formats)
+        formats = Formats(**recipe.quantize.model_dump(include=set(Formats.model_fields)))
+        exported["formats"] = formats
+        if formats.experts == "auto":
+            # What rounding costs is weighed against what dropping does.
+            scores = tuple(dict.fromkeys((*recipe.importance.scores, ROUNDING_SCORE)))
+            settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
     settings["plan"] = recipe.plan.model_copy(update=exported)

@@ -29,25 +29,34 @@ class Quantization:
     """The formats of a model's tensors; what is in neither class stays as it is.
 
     Attributes:
-        experts: of all experts' matrices, the shared one's too.
+        experts: of all experts' matrices, the shared one's too; or of those of each layer.
         dense: of the matrices of attention and of layers without experts, and the lm_head.
         group_size: values of a column that share a scale.
     """
 
-    experts: Format = "float"
+    experts: Format | tuple[Format, ...] = "float"
     dense: Format = "float"
     group_size: int = 32
 
     @property
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
-        return self.experts == self.dense == "float"
+        return self.formats_of_experts == {self.dense} == {"float"}
 
-    def format_of(self, role: str) -> QuantizedFormat | None:
-        """The format of a tensor by its role; None if it is not quantized."""
+    @property
+    def formats_of_experts(self) -> set[Format]:
+        """The formats that experts of some layer have."""
+        return {self.experts} if isinstance(self.experts, str) else set(self.experts)
+
+    def format_of(self, role: str, layer: int | None = None) -> QuantizedFormat | None:
+        """The format of a tensor by its role and layer; None if it is not quantized."""
         word: Format = "float"
         if role in EXPERT_ROLES:
-            word = self.experts
+            if isinstance(self.experts, str):
+                word = self.experts
+            else:
+                assert layer is not None
+                word = self.experts[layer]
         elif role in DENSE_ROLES:
             word = self.dense
         return None if word == "float" else word
@@ -77,7 +86,7 @@ class Made:
     fell_back: bool = False
 
 
-def read_quantization(config: dict[str, Any]) -> Quantization:
+def read_quantization(config: dict[str, Any], num_layers: int) -> Quantization:
     """What a config says of quantization; nothing is quantized unless it does.
 
     Raises:
@@ -86,17 +95,23 @@ def read_quantization(config: dict[str, Any]) -> Quantization:
     if QUANTIZATION_KEY not in config:
         return UNQUANTIZED
     found = config[QUANTIZATION_KEY]
+    by_layer = isinstance(found, dict) and isinstance(found.get("experts"), list)
+    experts = found["experts"] if by_layer else [found.get("experts")] if found else []
     keys = ("experts", "dense", "group_size")
     words = get_args(Format)
     if (
         not isinstance(found, dict)
         or set(found) != set(keys)
-        or found["experts"] not in words
+        or not all(word in words for word in experts)
+        or (by_layer and len(experts) != num_layers)
         or found["dense"] not in words
         or found["group_size"] not in GROUP_SIZES
     ):
         raise CheckpointError(
-            f"config.json: {QUANTIZATION_KEY} is {found!r}, expected experts and dense to be one "
-            f"of {', '.join(words)} and group_size one of {', '.join(map(str, GROUP_SIZES))}"
+            f"config.json: {QUANTIZATION_KEY} is {found!r}, expected experts (or a list of one for "
+            f"each of {num_layers} layers) and dense to be one of {', '.join(words)} and "
+            f"group_size one of {', '.join(map(str, GROUP_SIZES))}"
         )
-    return Quantization(found["experts"], found["dense"], found["group_size"])
+    return Quantization(
+        tuple(experts) if by_layer else experts[0], found["dense"], found["group_size"]
+    )

@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 Score = Literal[
     "fisher_margin",
     "fisher",
+    "rounding_margin",
     "absgrad",
     "activation",
     "router_weighted_activation",
@@ -24,6 +25,9 @@ Score = Literal[
     "reap",
     "random",
 ]
+ROUNDING_SCORE: Score = "rounding_margin"
+"""What choosing formats needs beside the ranking."""
+
 Dtype = Literal["float32", "float16"]
 Layout = Literal["portable", "packed"]
 Format = Literal["float", "int8", "int4"]
@@ -120,12 +124,14 @@ class ImportanceSettings(Section):
 class Formats(Section):
     """What weights are stored in.
 
-    experts:    all matrices of experts, the shared one's too.
+    experts:    all matrices of experts, the shared one's too; `auto` has the plan choose for each
+                layer, of `choices`, so that a byte budget loses least.
     dense:      attention's matrices and the lm_head, unless it is the embedding's.
     group_size: weights along the axis that is summed over that share a scale.
     """
 
-    experts: Format = "int4"
+    experts: Format | Literal["auto"] = "int4"
+    choices: Annotated[tuple[Format, ...], Field(min_length=1)] = ("float", "int8", "int4")
     dense: Format = "float"
     group_size: Literal[32, 64, 128] = 32
 
@@ -155,10 +161,11 @@ class QuantizeSettings(Formats):
 
 
 class PlanSettings(Section):
-    """How much is kept (`keep`, a fraction of all expert dimensions, or `target_bytes`, the size of
-    the exported weights) and by what ranking.
+    """How much is kept (`keep`, a fraction of all expert dimensions; `target_bytes`, the size of
+    the exported weights; or `target_active_bytes`, those of them that a token reads, mean over the
+    calibration set) and by what ranking.
 
-    dtype:   what `target_bytes` counts weights in; the export's, unless given.
+    dtype:   what byte budgets count weights in; the export's, unless given.
     formats: the same; always those of the quantize section, and not to be given.
     layout:  the same; always the export's, and not to be given.
     scope:   `model` ranks all dimensions together, `layer` within each layer, `expert` gives every
@@ -169,6 +176,7 @@ class PlanSettings(Section):
 
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     target_bytes: ByteSize | None = None
+    target_active_bytes: ByteSize | None = None
     dtype: Dtype | None = None
     formats: Formats | None = None
     layout: Layout | None = None
@@ -181,9 +189,21 @@ class PlanSettings(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> PlanSettings:
-        if (self.keep is None) == (self.target_bytes is None):
-            raise ValueError("give keep or target_bytes, and not both")
+        budgets = (self.keep, self.target_bytes, self.target_active_bytes)
+        if sum(budget is not None for budget in budgets) != 1:
+            raise ValueError("give one of keep, target_bytes and target_active_bytes, and no other")
+        if self.is_solved and (self.scope != "model" or self.unit != "dimension"):
+            raise ValueError(
+                "a budget of active bytes, or one that chooses formats, ranks dimensions over the "
+                "whole model; leave scope and unit out"
+            )
         return self
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether widths come of `moe_export.allocation`, and not of the ranking alone."""
+        auto = self.formats is not None and self.formats.experts == "auto"
+        return auto or self.target_active_bytes is not None
 
 
 class PruneSettings(Section):
@@ -279,8 +299,21 @@ class BakeoffSettings(Section):
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 
 
+class SweepSettings(Section):
+    """What `moe-export sweep` compares: every `keep` with every format of the experts; and at every
+    `budget`, a share of the bytes of the unpruned model exported, each format filled up to it and
+    the plan's own choice (`quantize.experts: auto`).
+    """
+
+    keeps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("float", "int8", "int4")
+    budgets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.4, 0.3, 0.2)
+
+
 class Recipe(Section):
-    """A whole recipe: a run of the main job, or, with `bakeoff`, a comparison of rankings."""
+    """A whole recipe: a run of the main job, or, with `bakeoff`, a comparison of rankings; of
+    `sweep` only the command of that name takes notice.
+    """
 
     model: ModelSettings
     calibrate: CalibrateSettings
@@ -292,6 +325,7 @@ class Recipe(Section):
     validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
     report: ReportSettings = ReportSettings()
     bakeoff: BakeoffSettings | None = None
+    sweep: SweepSettings = SweepSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -316,6 +350,17 @@ class Recipe(Section):
             raise ValueError(
                 "export.layout packed runs in the native library only; set validate.operator to "
                 "native, or export.layout to portable"
+            )
+        auto = self.quantize is not None and self.quantize.experts == "auto"
+        if auto and self.plan is not None and self.plan.keep is not None:
+            raise ValueError(
+                "quantize.experts: auto needs a budget; give plan.target_bytes or "
+                "plan.target_active_bytes in place of plan.keep"
+            )
+        if auto and self.plan is not None and self.plan.score != "fisher_margin":
+            raise ValueError(
+                "quantize.experts: auto weighs dropping against rounding in one unit, which only "
+                "plan.score fisher_margin has"
             )
         if self.bakeoff is not None and self.quantize is not None:
             raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")

@@ -94,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = _with_recipe(commands, "plan", "plan anew from the importance found, print the widths")
     plan.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
 
+    sweep = _with_recipe(
+        commands, "sweep", "export and measure a grid of widths and formats from one calibration"
+    )
+    sweep.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
+
     compare = commands.add_parser("compare", help="put several runs side by side")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
     compare.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")

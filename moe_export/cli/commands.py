@@ -22,7 +22,7 @@ from moe_export.reporting.units import size
 from moe_export.run import Run, serve
 from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
-from moe_export.variants import exported
+from moe_export.variants import PLANNED, exported
 from moe_export.workers import ALONE, Workers, is_first, joined
 
 
@@ -71,6 +71,18 @@ def plan(arguments: argparse.Namespace) -> None:
     _execute(recipe, steps, set(), directory, arguments.threads)
     if is_first():
         _print_plan(load_json(directory / "plan" / "plan.json"))
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Exports and measures a grid of widths and formats."""
+    from moe_export.sweep import points_of, sweep_steps  # noqa: PLC0415 - only here
+
+    recipe = load_recipe(arguments.recipe, tuple(arguments.overrides))
+    directory = _directory(arguments, suffix="_sweep")
+    points = points_of(recipe, _exported_bytes(recipe))
+    _execute(recipe, sweep_steps(recipe, points), set(), directory, arguments.threads)
+    console.print((directory / "sweep" / "sweep.md").read_text(encoding="utf-8"))
+    console.print(f"page: {directory / 'sweep' / 'sweep.html'}")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -164,9 +176,19 @@ def _run_of(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers
     return run
 
 
-def _directory(arguments: argparse.Namespace) -> Path:
-    directory: Path = arguments.directory or Path("runs") / arguments.recipe.stem
+def _directory(arguments: argparse.Namespace, suffix: str = "") -> Path:
+    directory: Path = arguments.directory or Path("runs") / f"{arguments.recipe.stem}{suffix}"
     return directory
+
+
+def _exported_bytes(recipe: Recipe) -> int:
+    """Weights of the unpruned model once exported."""
+    from moe_export.checkpoint import Checkpoint  # noqa: PLC0415 - loads numpy
+    from moe_export.families import spec_of  # noqa: PLC0415
+    from moe_export.graph import predicted_bytes  # noqa: PLC0415
+
+    spec = spec_of(Checkpoint(locate(recipe.model)).config)
+    return predicted_bytes(spec, recipe.export.dtype).total_bytes
 
 
 def _dry_run(recipe: Recipe) -> None:
@@ -205,7 +227,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
     )
     for dtype, sizes in plan["export_bytes"].items():
-        steps = " → ".join(size(step["total_bytes"]) for step in sizes.values())
+        steps = " → ".join(size(sizes[s]["total_bytes"]) for s in PLANNED.values() if s in sizes)
         console.print(f"exported weights, {dtype}: {steps}")
 
 

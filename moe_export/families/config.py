@@ -139,7 +139,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
         yarn=read_yarn(config, family.model_type, family.rope_types),
-        quantization=read_quantization(config),
+        quantization=read_quantization(config, number("num_layers")),
     )
 
 

@@ -25,6 +25,7 @@ from moe_export.formats.storage import (
     from_storage,
     scale_shape,
 )
+from moe_export.quantization import QuantizedFormat
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,17 @@ def scale_name(name: str) -> str:
     return f"{name}.scale"
 
 
+def format_in(spec: ModelSpec, name: str) -> QuantizedFormat | None:
+    """The format of a tensor by its name; None if it is not quantized."""
+    tensor = spec.tensors[name]
+    return spec.quantization.format_of(tensor.role, tensor.layer)
+
+
 def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     """Every entry that a checkpoint of the model must have, by name."""
     stored = {}
     for name, tensor in spec.tensors.items():
-        format_name = spec.quantization.format_of(tensor.role)
+        format_name = format_in(spec, name)
         if format_name is None:
             stored[name] = StoredTensor(tensor.shape)
             continue
@@ -119,7 +126,7 @@ def read_values(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> NDArray[A
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    if spec.quantization.format_of(spec.tensors[name].role) is None:
+    if format_in(spec, name) is None:
         return checkpoint.read(name)
     return read_quantized(checkpoint, spec, name).dequantized().T
 

@@ -90,10 +90,13 @@ class GraphBuilder:
         *inputs: ir.Value | None,
         name: str,
         domain: str = "",
+        overload: str = "",
         **attributes: AttributeValue,
     ) -> ir.Value:
         """Appends a node and gives its first output, which bears the node's name."""
-        return self.ops(kind, *inputs, name=name, num_outputs=1, domain=domain, **attributes)[0]
+        return self.ops(
+            kind, *inputs, name=name, num_outputs=1, domain=domain, overload=overload, **attributes
+        )[0]
 
     def ops(
         self,
@@ -102,6 +105,7 @@ class GraphBuilder:
         name: str,
         num_outputs: int,
         domain: str = "",
+        overload: str = "",
         **attributes: AttributeValue,
     ) -> Sequence[ir.Value]:
         """Appends a node and gives all its outputs, named `name`, `name:1`, `name:2` and so on."""
@@ -110,6 +114,7 @@ class GraphBuilder:
             list(inputs),
             attributes=attributes,
             domain=domain,
+            overload=overload,
             num_outputs=num_outputs,
             name=name,
         )
@@ -154,7 +159,7 @@ class GraphBuilder:
         self, role: str, layer: int, expert: int | None = None
     ) -> tuple[ir.Value, ...]:
         """The inputs of a `RaggedMoE` node for one matrix: itself, or its codes and its scales."""
-        format_name = self.spec.quantization.format_of(role)
+        format_name = self.spec.quantization.format_of(role, layer)
         if format_name is None:
             return (self.weight(role, layer=layer, expert=expert, transpose=True),)
         name = self.spec.name(role, layer, expert)
@@ -190,7 +195,7 @@ class GraphBuilder:
             product = self.linear(x, *roles, name=f"{name}_product", layer=layer)
             bias = self.weight(*(f"{role}_bias" for role in roles), layer=layer)
             return self.op("Add", product, bias, name=name)
-        format_name = self.spec.quantization.format_of(roles[0])
+        format_name = self.spec.quantization.format_of(roles[0], layer)
         if format_name is not None:
             return self._quantized_linear(x, roles, format_name, name, layer)
         return self.op("MatMul", x, self.weight(*roles, layer=layer, transpose=True), name=name)

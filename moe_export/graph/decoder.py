@@ -15,10 +15,11 @@ from moe_export.graph.attention import attention, attention_inputs
 from moe_export.graph.builder import GraphBuilder
 from moe_export.graph.latent_attention import latent_attention
 from moe_export.graph.mlp import dense_mlp
-from moe_export.graph.moe import moe
+from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.function import ragged_moe_function
+from moe_export.op.spec import Format
 
 IR_VERSION = 10
 """The lowest that opset 21 allows."""
@@ -81,7 +82,7 @@ def build_decoder(
         ir_version=IR_VERSION,
         producer_name="moe-export",
         producer_version=moe_export.__version__,
-        functions=[_experts_function(spec, dtype)] if layout == "portable" else [],
+        functions=_experts_functions(spec, dtype) if layout == "portable" else [],
     )
     model.metadata_props["moe_export.model_type"] = spec.family.model_type
     model.metadata_props["moe_export.format_version"] = FORMAT_VERSION
@@ -110,14 +111,19 @@ def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value, name: 
     return builder.op("Reshape", flat, shape, name=name)
 
 
-def _experts_function(spec: ModelSpec, dtype: Dtype) -> ir.Function:
+def _experts_functions(spec: ModelSpec, dtype: Dtype) -> list[ir.Function]:
+    """One for each format that the experts of some layer have."""
     quantization, shared = spec.quantization, spec.has_shared_expert
-    format_name = quantization.format_of("gate")
-    if format_name is None:
-        return ragged_moe_function(spec.num_experts, dtype, shared_expert=shared)
-    return ragged_moe_function(
-        spec.num_experts, format_name, quantization.group_size, shared_expert=shared
-    )
+    functions = []
+    layers = [layer for layer in range(spec.num_layers) if spec.has_experts(layer)]
+    for format_name in dict.fromkeys(quantization.format_of("gate", layer) for layer in layers):
+        stored: tuple[Format, int] = (dtype, 0)
+        if format_name is not None:
+            stored = format_name, quantization.group_size
+        function = ragged_moe_function(spec.num_experts, *stored, shared_expert=shared)
+        function.overload = overload_of(quantization, format_name)
+        functions.append(function)
+    return functions
 
 
 def _no_values(name: str) -> NDArray[Any]:

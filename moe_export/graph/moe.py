@@ -8,6 +8,7 @@ import onnx_ir as ir
 from moe_export.graph.builder import GraphBuilder
 from moe_export.graph.router import router
 from moe_export.op import spec as op_spec
+from moe_export.quantization import Quantization, QuantizedFormat
 
 
 def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
@@ -43,7 +44,7 @@ def experts(
             name=name,
             domain=op_spec.DOMAIN,
         )
-    format_name = spec.quantization.format_of("gate")
+    format_name = spec.quantization.format_of("gate", layer)
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
     inputs = [shared_weight(builder, tokens, layer)] if spec.has_shared_expert else []
     inputs += [
@@ -66,11 +67,18 @@ def experts(
         *inputs,
         name=name,
         domain=op_spec.DOMAIN,
+        overload=overload_of(spec.quantization, format_name),
         num_experts=spec.num_experts,
         activation="swiglu",
         format=format_name or builder.dtype,
         **groups,
     )
+
+
+def overload_of(quantization: Quantization, format_name: QuantizedFormat | None) -> str:
+    """Which of the model's functions a node calls, where its layers are of several formats."""
+    several = len(quantization.formats_of_experts) > 1
+    return (format_name or "float") if several else ""
 
 
 def shared_weight(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:

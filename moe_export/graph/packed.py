@@ -21,7 +21,7 @@ from moe_export.op.spec import EXPERT_INPUTS
 
 def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:
     """What the weight of a layer holds."""
-    format_name = spec.quantization.format_of("gate")
+    format_name = spec.quantization.format_of("gate", layer)
     return PackedLayout(
         format_name or dtype,
         spec.quantization.group_size if format_name else 0,
@@ -66,7 +66,7 @@ class PackedTensor(ChunkedTensor):
     def _parts(self, name: str) -> list[NDArray[Any]]:
         """A matrix [K, N], or its codes and scales as they are stored."""
         tensor = self._spec.tensors[name]
-        if self._spec.quantization.format_of(tensor.role) is not None:
+        if self._spec.quantization.format_of(tensor.role, tensor.layer) is not None:
             return [self._read(name), self._read(scale_name(name))]
         stored = CheckpointTensor(
             name, self._float, tensor.shape, (name,), self._read, transpose=True

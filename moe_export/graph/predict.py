@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
 from moe_export.graph.builder import (
@@ -29,15 +33,37 @@ class PredictedBytes:
             weights), `constants` (the rotary tables and the like,
             and the headers of packed weights) and `padding` (between weights).
         experts_by_layer: bytes of the routed experts of each layer, with their scales.
+        embedding_bytes: of the table that tokens are looked up in.
     """
 
     by_class: dict[str, int]
     experts_by_layer: tuple[int, ...]
+    embedding_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """The size of `model.onnx.data`."""
         return sum(self.by_class.values())
+
+    def active_bytes(self, spec: ModelSpec, shares: Sequence[NDArray[np.float64]]) -> int:
+        """Bytes of weights that a token reads: all but the embeddings of other tokens, of each
+        expert as often as a token is sent to it, mean over tokens.
+
+        Args:
+            spec: of the model whose bytes these are.
+            shares: per layer [E], of all tokens those that each expert gets.
+        """
+        experts = 0.0
+        for layer_bytes, widths, share_E in zip(
+            self.experts_by_layer, spec.widths, shares, strict=True
+        ):
+            rows = sum(widths)
+            experts += layer_bytes * float(np.dot(share_E, widths)) / rows if rows else 0.0
+        read = sum(self.by_class.values()) - sum(self.experts_by_layer)
+        read -= self.by_class["constants"] + self.by_class["padding"]
+        if not spec.tied_embeddings:
+            read -= self.embedding_bytes - self.embedding_bytes // spec.vocab_size
+        return round(read + experts)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -53,14 +79,17 @@ def predicted_bytes(spec: ModelSpec, dtype: Dtype, layout: Layout = "portable") 
     model = build_decoder(spec, dtype, None, layout)
     by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, CONSTANTS, "padding"), 0)
     experts = [0] * spec.num_layers
-    end = 0
+    embedding = spec.name("embedding")
+    embedding_bytes = end = 0
     for name, offset, size_bytes in placements(model):
         meta = model.graph.initializers[name].meta
         shares = meta.get(SHARES_KEY, {meta.get(CLASS_KEY, CONSTANTS): size_bytes})
         for tensor_class, share_bytes in shares.items():
             by_class[tensor_class] += share_bytes
         by_class["padding"] += offset - end
+        if name == embedding:
+            embedding_bytes = size_bytes
         if meta.get(OWNER_KEY) == "experts":
             experts[meta[LAYER_KEY]] += meta.get(EXPERT_BYTES_KEY, size_bytes)
         end = offset + size_bytes
-    return PredictedBytes(by_class, tuple(experts))
+    return PredictedBytes(by_class, tuple(experts), embedding_bytes)

@@ -37,14 +37,7 @@ def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) ->
     Raises:
         ArtifactError: `config.json` cannot be read.
     """
-    path = prune / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}); run the prune stage again"
-        ) from error
-    after = spec_of(config)
+    after = spec_of(read_config(prune))
     before = replace(after, widths=tuple(tuple(layer) for layer in plan["widths_before"]))
     return {
         "family": after.family.model_type,
@@ -59,6 +52,22 @@ def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) ->
             "after": _active_parameters(after, importance),
         },
     }
+
+
+def read_config(prune: Path) -> dict[str, Any]:
+    """The config of the pruned checkpoint.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = prune / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); run the prune stage again"
+        ) from error
+    return config
 
 
 def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from moe_export.artifacts import load_json
 from moe_export.errors import ArtifactError
+from moe_export.families import spec_of
+from moe_export.reporting.build_plan import read_config
+from moe_export.resident import kv_cache_bytes, predicted_resident
 from moe_export.variants import BASELINE, PLANNED, ordered
 
 DATA_FILE = "model.onnx.data"
@@ -41,11 +44,13 @@ def memory_facts(
                 "weights_bytes": on_disk if written else planned_bytes,
                 "predicted_weights_bytes": planned_bytes,
                 "disk_weights_bytes": on_disk,
+                "active_bytes_per_token": planned["active_bytes_per_token"] if planned else None,
                 "graph_bytes": _size(folder / MODEL_FILE) if written else None,
                 "nodes": written["nodes"] if written else None,
                 "classes": [
                     {"class": name, "weights_bytes": count} for name, count in by_class.items()
                 ],
+                "predicted_resident_bytes": predicted_resident(sum(by_class.values())),
                 "resident": [
                     {
                         key: entry[key]
@@ -57,9 +62,24 @@ def memory_facts(
             }
         )
     ledger = load_json(folders["prune"] / "ledger.json")
+    spec = spec_of(read_config(folders["prune"]))
+    both = predicted.get("before_quantized")
     return {
         "dtype": export["dtype"],
         "variants": variants,
+        "unpruned_quantized": {
+            "weights_bytes": both["total_bytes"] if both else None,
+            "classes": [
+                {"class": name, "weights_bytes": count} for name, count in both["by_class"].items()
+            ]
+            if both
+            else [],
+        },
+        "kv_cache": {
+            "context_tokens": spec.max_positions,
+            "cache_bytes": kv_cache_bytes(spec, export["dtype"], spec.max_positions),
+            "bytes_per_token": kv_cache_bytes(spec, export["dtype"], 1),
+        },
         "checkpoint": {
             "predicted_tensor_bytes": plan["checkpoint_tensor_bytes"],
             "tensor_bytes": ledger["tensor_bytes"],
@@ -147,9 +167,23 @@ def _format(written: Mapping[str, Any] | None, dtype: str) -> str:
         return dtype
     words = {"experts": "experts", "dense": "attention and lm_head"}
     parts = [
-        f"{name} {quantization[key]}" for key, name in words.items() if quantization[key] != "float"
+        f"{name} {_words(quantization[key])}"
+        for key, name in words.items()
+        if quantization[key] != "float"
     ]
     return f"{', '.join(parts)} in groups of {quantization['group_size']}, else {dtype}"
+
+
+def _words(found: str | list[str]) -> str:
+    """A format, or how many layers have each.
+
+    >>> _words("int8"), _words(["int4", "int4", "int8"])
+    ('int8', 'int4 in 2 layers, int8 in 1 layer')
+    """
+    if isinstance(found, str):
+        return found
+    counts = ((word, found.count(word)) for word in dict.fromkeys(found))
+    return ", ".join(f"{word} in {n} layer{'s' if n > 1 else ''}" for word, n in counts)
 
 
 def _size(path: Path) -> int:

@@ -57,6 +57,7 @@ def _memory(report: Report) -> Iterator[str]:
     left = html.figure(figures_bars.memory_bars(report))
     if resident.rows:
         left += html.table(resident)
+    left += html.paragraph(sentences.cache_sentence(report), "muted")
     yield html.pair(left, html.table(tables.memory_table(report)))
 
 

@@ -179,6 +179,15 @@ def prediction_sentence(report: Report) -> str:
     return f"The plan predicted the bytes on disk exactly ({names})."
 
 
+def cache_sentence(report: Report) -> str:
+    """What the KV cache takes."""
+    cache = report["memory"]["kv_cache"]
+    return (
+        f"The KV cache of a sequence is apart from these: {size(cache['cache_bytes'])} at "
+        f"{count(cache['context_tokens'])} tokens, {count(cache['bytes_per_token'])} bytes each."
+    )
+
+
 FALLBACKS_NAMED = 6
 
 

@@ -63,6 +63,16 @@ def memory_table(report: Report) -> Table:
     """Weights by class for every variant, with the total on disk and as predicted."""
     variants = report["memory"]["variants"]
     columns = [{e["class"]: e["weights_bytes"] for e in entry["classes"]} for entry in variants]
+    more = report["memory"]["unpruned_quantized"]
+    heads = [entry["variant"] for entry in variants]
+    if more["weights_bytes"] is not None:
+        # What quantizing alone would give stands beside what was exported.
+        columns.append({e["class"]: e["weights_bytes"] for e in more["classes"]})
+        heads.append("unpruned, quantized")
+        nothing = dict.fromkeys(
+            ("disk_weights_bytes", "active_bytes_per_token", "graph_bytes"), None
+        )
+        variants = [*variants, nothing | {"predicted_weights_bytes": more["weights_bytes"]}]
     names = list(dict.fromkeys(n for column in columns for n, bytes_ in column.items() if bytes_))
     rows = [[name.replace("_", " "), *(size(c.get(name)) for c in columns)] for name in names]
     for label, key in (
@@ -70,9 +80,10 @@ def memory_table(report: Report) -> Table:
         ("predicted, bytes", "predicted_weights_bytes"),
     ):
         rows.append([label, *(count(entry[key]) for entry in variants)])
+    rows.append(["read per token", *(size(e["active_bytes_per_token"]) for e in variants)])
     rows.append(["graph", *(size(entry["graph_bytes"]) for entry in variants)])
     keys = [class_colour(name) for name in names]
-    return Table(["", *(entry["variant"] for entry in variants)], rows, keys=keys)
+    return Table(["", *heads], rows, keys=keys)
 
 
 def resident_table(report: Report) -> Table:
@@ -82,11 +93,13 @@ def resident_table(report: Report) -> Table:
             f"{entry['variant']}, {held['provider']}",
             size(held["load_peak_bytes"]),
             size(held["steady_resident_bytes"]),
+            size(entry["predicted_resident_bytes"]),
+            _difference(entry["predicted_resident_bytes"], held["steady_resident_bytes"]),
         ]
         for entry in report["memory"]["variants"]
         for held in entry["resident"]
     ]
-    return Table(["resident memory", "load peak", "steady"], rows)
+    return Table(["resident memory", "load peak", "steady", "predicted", "off by"], rows)
 
 
 def accuracy_tables(report: Report) -> dict[str, Table]:
@@ -261,6 +274,16 @@ def methods_table(report: Report) -> Table:
     """How each number was measured."""
     rows = [[entry["quantity"], entry["method"]] for entry in report["methods"]]
     return Table(["number", "how it was measured"], rows, words=2)
+
+
+def _difference(predicted: float, measured: float) -> str:
+    """How far a prediction is from what was measured.
+
+    >>> _difference(103, 100), _difference(98.5, 100)
+    ('+3.0 %', '−1.5 %')
+    """
+    share = 100 * (predicted / measured - 1)
+    return f"{'+' if share >= 0 else '−'}{abs(share):.1f} %"
 
 
 def _rate(rate: float | None, stderr: float | None) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from moe_export.scores.base import DataScore, ExpertBatch, Loss
 
 if TYPE_CHECKING:
@@ -76,6 +78,34 @@ def absgrad(batch: ExpertBatch) -> Tensor:
     return total_W / (3 * x.shape[1])
 
 
+def rounding_margin(batch: ExpertBatch) -> Tensor:
+    """What rounding the weights of each dimension costs, for a relative squared error of 1:
+
+        mean over sequences s of (|d margin_s / d gate[j]| ** 2 * |gate[j]| ** 2
+            + |d margin_s / d up[j]| ** 2 * |up[j]| ** 2
+            + |d margin_s / d down[:, j]| ** 2 * |down[:, j]| ** 2) / D
+
+    which is the expected squared change of the margin loss when independent noise of the size of
+    the weights is added to them. It is in the unit of `fisher_margin`, so that dropping a dimension
+    and quantizing it can be compared.
+    """
+    weights, found = batch.weights, batch.gradients["margin"]
+    same_NN = batch.sequence_N[:, None] == batch.sequence_N[None, :]
+    x_ND, h_NW = batch.values["x"], batch.values["h"]
+    # The squared length of a sum over tokens, by the products of every two tokens of a sequence.
+    input_NN = torch.where(same_NN, x_ND @ x_ND.T, 0)
+    output_NN = torch.where(same_NN, found["output"] @ found["output"].T, 0)
+    total_W = h_NW.new_zeros(h_NW.shape[1]).double()
+    for gram_NN, value_NW, weight_WD in (
+        (input_NN, found["gate"], weights.gate_WD),
+        (input_NN, found["up"], weights.up_WD),
+        (output_NN, h_NW, weights.down_DW.T),
+    ):
+        length_W = (value_NW * (gram_NN @ value_NW)).double().sum(0)
+        total_W += length_W.clamp(min=0) * weight_WD.double().square().sum(1)
+    return total_W / x_ND.shape[1]
+
+
 SCORES = (
     DataScore(
         "fisher_margin",
@@ -96,6 +126,16 @@ SCORES = (
         values=("h",),
         loss="cross_entropy",
         gradients=("h",),
+    ),
+    DataScore(
+        "rounding_margin",
+        unit="nats squared",
+        source="this project; diagonal Fisher information of weights, arXiv:2306.07629",
+        measure=rounding_margin,
+        mean_over="sequences",
+        values=("x", "h"),
+        loss="margin",
+        gradients=("gate", "up", "output"),
     ),
     DataScore(
         "absgrad",

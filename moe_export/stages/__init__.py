@@ -29,9 +29,9 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
     "importance": StageFacts(2, ("calibrate",), "a score for every expert dimension", shared=True),
-    "plan": StageFacts(2, ("importance",), "a width for every expert"),
+    "plan": StageFacts(3, ("importance",), "a width for every expert"),
     "prune": StageFacts(1, ("importance", "plan"), "the checkpoint without the rest"),
-    "quantize": StageFacts(2, ("calibrate", "prune"), "the checkpoint in fewer bits"),
+    "quantize": StageFacts(2, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
     "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
     "validate": StageFacts(
         2,
@@ -43,6 +43,7 @@ STAGES: dict[str, StageFacts] = {
         ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
         "tables and pictures",
     ),
+    "sweep": StageFacts(1, (), "shares kept and formats compared, exported and measured"),
     "bakeoff": StageFacts(1, (), "rankings compared on the masked model"),
 }
 

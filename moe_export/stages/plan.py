@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.allocation import Allocation, Budget, allocate, format_errors, token_shares
 from moe_export.artifacts import load_importance, save_json
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
@@ -17,8 +18,8 @@ from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
-from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import Dtype, Layout, PlanSettings
+from moe_export.quantization import QUANTIZATION_KEY, UNQUANTIZED, Quantization
+from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
 from moe_export.widths import WidthRule, solve_widths
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,15 @@ def run(job: Job[PlanSettings]) -> None:
     tables = [spec.table(layer) for layer in range(spec.num_layers)]
     ranked = rank_unknown(scores, tables, unknown, settings.unknown)
     rule = WidthRule(settings.scope, settings.unit, settings.min_width, settings.multiple_of)
-    if settings.target_bytes is None:
+    quantization = formats_of(settings)
+    shares = token_shares(found.tokens_per_expert, spec.top_k)
+    loss = None
+    if settings.is_solved:
+        rounding = _rounding(found.scores, settings)
+        solved = _solve(checkpoint, spec, ranked, rounding, shares, settings)
+        widths, quantization = [list(layer) for layer in solved.widths], solved.quantization
+        loss = solved.loss
+    elif settings.target_bytes is None:
         assert settings.keep is not None
         total = sum(table.rows for table in tables)
         widths = solve_widths(ranked, tables, round(settings.keep * total), rule)
@@ -65,7 +74,88 @@ def run(job: Job[PlanSettings]) -> None:
                 experts,
                 verb,
             )
-    save_json(job.out / PLAN_FILE, _outcome(spec, checkpoint, scores, widths, unknown, settings))
+    after = replace(spec, widths=_frozen(widths))
+    models = {"before": spec, "after": after}
+    if settings.formats is not None:
+        models["quantized"] = replace(after, quantization=quantization)
+        models["before_quantized"] = replace(spec, quantization=quantization)
+    outcome = _outcome(spec, checkpoint, scores, widths, unknown, settings)
+    outcome |= {
+        "export_bytes": _sizes(models, shares, layout_of(settings)),
+        "predicted_loss": loss,
+    }
+    for layer in outcome["layers"]:
+        layer["expert_bytes"] = {
+            dtype: sizes["after"]["experts_by_layer"][layer["layer"]]
+            for dtype, sizes in outcome["export_bytes"].items()
+        }
+    if settings.formats is not None:
+        outcome |= {QUANTIZATION_KEY: quantization.as_config()}
+    save_json(job.out / PLAN_FILE, outcome)
+
+
+def _rounding(
+    scores: dict[str, list[NDArray[np.float64]]], settings: PlanSettings
+) -> list[NDArray[np.float64]] | None:
+    """What rounding costs, where formats are to be chosen by it."""
+    if settings.formats is None or settings.formats.experts != "auto":
+        return None
+    if ROUNDING_SCORE not in scores:
+        raise PlanError(
+            f"quantize.experts: auto needs the score {ROUNDING_SCORE}, which the importance stage "
+            "has not computed; run from the importance stage"
+        )
+    return scores[ROUNDING_SCORE]
+
+
+def _solve(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    ranked: list[NDArray[np.float64]],
+    rounding: list[NDArray[np.float64]] | None,
+    shares: list[NDArray[np.float64]],
+    settings: PlanSettings,
+) -> Allocation:
+    """The widths, and the formats where they are left open, that lose least."""
+    assert settings.dtype is not None
+    formats = settings.formats or Formats(experts="float")
+    names = formats.choices if formats.experts == "auto" else (formats.experts,)
+    errors = [
+        format_errors(checkpoint, spec, layer, names, formats.group_size)
+        for layer in range(spec.num_layers)
+    ]
+    target = settings.target_bytes or settings.target_active_bytes
+    assert target is not None
+    return allocate(
+        spec,
+        ranked,
+        rounding,
+        shares,
+        errors,
+        Quantization(dense=formats.dense, group_size=formats.group_size),
+        Budget(
+            target,
+            settings.target_active_bytes is not None,
+            settings.dtype,
+            layout_of(settings),
+        ),
+        multiple_of=settings.multiple_of,
+        min_width=settings.min_width,
+    )
+
+
+def _sizes(
+    models: dict[str, ModelSpec], shares: list[NDArray[np.float64]], layout: Layout
+) -> dict[Dtype, dict[str, dict[str, Any]]]:
+    """By dtype and model: bytes in all, by class and layer, and those that a token reads."""
+    sizes: dict[Dtype, dict[str, dict[str, Any]]] = {}
+    for dtype in DTYPES:
+        sizes[dtype] = {}
+        for when, model in models.items():
+            found = predicted_bytes(model, dtype, layout)
+            active = found.active_bytes(model, shares)
+            sizes[dtype][when] = found.as_dict() | {"active_bytes_per_token": active}
+    return sizes
 
 
 def rank_unknown(
@@ -122,7 +212,7 @@ def layout_of(settings: PlanSettings) -> Layout:
 def formats_of(settings: PlanSettings) -> Quantization:
     """What the exported weights will be stored in."""
     formats = settings.formats
-    if formats is None:
+    if formats is None or formats.experts == "auto":
         return UNQUANTIZED
     return Quantization(formats.experts, formats.dense, formats.group_size)
 
@@ -140,16 +230,6 @@ def _outcome(
     settings: PlanSettings,
 ) -> dict[str, Any]:
     after = replace(spec, widths=_frozen(widths))
-    models = {"before": spec, "after": after}
-    if settings.formats is not None:
-        models["quantized"] = replace(after, quantization=formats_of(settings))
-    layout = layout_of(settings)
-    sizes = {
-        dtype: {
-            when: predicted_bytes(model, dtype, layout).as_dict() for when, model in models.items()
-        }
-        for dtype in DTYPES
-    }
     layers = []
     for layer, layer_widths in enumerate(widths):
         table = spec.table(layer)
@@ -162,9 +242,6 @@ def _outcome(
                 "rows_after": rows,
                 "importance_kept": _share_kept(scores[layer], table, layer_widths),
                 "unknown_experts": unknown[layer],
-                "expert_bytes": {
-                    dtype: sizes[dtype]["after"]["experts_by_layer"][layer] for dtype in DTYPES
-                },
             }
         )
     before_rows = sum(map(sum, spec.widths))
@@ -179,7 +256,6 @@ def _outcome(
         "widths_before": [list(layer) for layer in spec.widths],
         "layers": layers,
         "checkpoint_tensor_bytes": _tensor_bytes(checkpoint, after),
-        "export_bytes": sizes,
     }
 
 

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import load_calibration, save_json
+from moe_export.artifacts import load_calibration, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
-from moe_export.families.stored import scale_name, stored_tensors
+from moe_export.families.stored import format_in, scale_name, stored_tensors
 from moe_export.formats.blocks import quantize_in_blocks, squared_error
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
-from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization
+from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization, read_quantization
 from moe_export.recipe import QuantizeSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
 
@@ -72,7 +72,7 @@ def run(job: Job[QuantizeSettings]) -> None:
     """
     settings = job.settings
     source, spec = open_checkpoint(job.folders["prune"])
-    quantization = Quantization(settings.experts, settings.dense, settings.group_size)
+    quantization = _formats(job, spec)
     quantized = replace(spec, quantization=quantization)
     _check_space(job, source, quantized)
     config = source.config | {QUANTIZATION_KEY: quantization.as_config()}
@@ -118,6 +118,15 @@ def run(job: Job[QuantizeSettings]) -> None:
         )
 
 
+def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
+    """The recipe's formats, or the plan's where the recipe leaves the choice to it."""
+    settings = job.settings
+    if settings.experts != "auto":
+        return Quantization(settings.experts, settings.dense, settings.group_size)
+    planned = load_json(job.folders["plan"] / "plan.json")
+    return read_quantization(planned, spec.num_layers)
+
+
 def _layers(
     job: Job[QuantizeSettings], spec: ModelSpec, quantization: Quantization
 ) -> Iterator[tuple[int | None, Mapping[str, Made]]]:
@@ -152,7 +161,7 @@ def evenly_chosen(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[N
 
 def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -> Made | None:
     """A matrix in the nearest codes; None where it is not to be quantized."""
-    format_name = spec.quantization.format_of(spec.tensors[name].role)
+    format_name = format_in(spec, name)
     if format_name is None:
         return None
     try:
@@ -176,7 +185,7 @@ def _stored(
     lost, norm = squared_error(made.matrix, values.T)
     ledger.entries[name] = {
         "action": "quantized",
-        "format": spec.quantization.format_of(tensor.role),
+        "format": format_in(spec, name),
         "group_size": spec.quantization.group_size,
         "method": made.method,
         "tokens": made.tokens,

@@ -116,7 +116,7 @@ def _fit(
     found = {}
     for name in names:
         weight: Any = model.get_parameter(name)
-        format_name = quantization.format_of(spec.tensors[name].role)
+        format_name = quantization.format_of(spec.tensors[name].role, spec.tensors[name].layer)
         assert format_name is not None
         matrix_KN = weight.T.numpy().astype(np.float32)
         try:
@@ -241,7 +241,7 @@ def _names(spec: ModelSpec, quantization: Quantization, layer: int | None) -> li
     return [
         name
         for name, tensor in spec.tensors.items()
-        if tensor.layer == layer and quantization.format_of(tensor.role) is not None
+        if tensor.layer == layer and quantization.format_of(tensor.role, tensor.layer) is not None
     ]
 
 

@@ -47,6 +47,13 @@ def test_the_codes_of_experts_take_an_eighth_and_attention_stays(run: Path) -> N
     assert sizes["quantized"]["scales"] > 0 == sizes["pruned"]["scales"]
 
 
+def test_resident_memory_is_within_five_percent_of_what_was_predicted(run: Path) -> None:
+    report = json.loads((run / "report" / "report.json").read_text())
+    for entry in report["memory"]["variants"]:
+        held = entry["resident"][0]["steady_resident_bytes"]
+        assert abs(entry["predicted_resident_bytes"] / held - 1) <= 0.05, entry["variant"]
+
+
 def test_generate_runs_the_quantized_model_unless_told_otherwise(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

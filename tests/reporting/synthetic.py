@@ -136,6 +136,7 @@ def _plan(scores: list[np.ndarray], widths: list[list[int]], width: int) -> dict
         }
         return {
             "total_bytes": sum(by_class.values()),
+            "active_bytes_per_token": sum(by_class.values()) // 4,
             "by_class": by_class,
             "experts_by_layer": experts,
         }
@@ -173,6 +174,7 @@ def _plan(scores: list[np.ndarray], widths: list[list[int]], width: int) -> dict
             "float32": {
                 "before": sizes([rows] * len(widths)),
                 "after": sizes([sum(layer) for layer in widths]),
+                "before_quantized": sizes([rows // 4] * len(widths)),
             }
         },
     }

@@ -13,12 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from moe_export.artifacts import save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
 from moe_export.families.stored import read_values, scale_name
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
+from moe_export.quantization import Quantization, read_quantization
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.quantize import run
 from moe_export.torch_model import load_torch_model
@@ -135,6 +137,36 @@ def test_stock_onnx_runtime_and_the_library_run_it(
     assert error <= 0.05
     if native:
         assert error > 1e-4, "activations were not rounded, so the kernels were not used"
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_layers_of_different_formats_run_side_by_side(
+    pruned: Path, tmp_path: Path, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_EXPORT_ACTIVATIONS", "exact")
+    mixed = Quantization(experts=("int4", "float", "int8"), group_size=64)
+    save_json(tmp_path / "plan.json", {"quantization": mixed.as_config()})
+    out = tmp_path / "out"
+    out.mkdir()
+    settings = QuantizeSettings(experts="auto", group_size=64)
+    run(Job(settings, pruned, {"prune": pruned, "plan": tmp_path}, out))
+    spec = spec_of(Checkpoint(out).config)
+    assert spec.quantization == mixed
+    directory = exported(out, tmp_path / "onnx")
+    data_bytes = (directory / "model.onnx.data").stat().st_size
+    assert data_bytes == predicted_bytes(spec, "float32").total_bytes
+    found = Decoder(directory, native=native).start(IDS)
+    expected = torch_logits(out)
+    # MatMulNBits, of which the function body is made, rounds activations whatever the library does.
+    lost = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert np.median(lost) <= (1e-5 if native else 0.05)
+
+
+def test_a_list_of_formats_has_one_for_each_layer() -> None:
+    listed = {"quantization": {"experts": ["int4"] * 2, "dense": "float", "group_size": 32}}
+    assert read_quantization(listed, 2).experts == ("int4", "int4")
+    with pytest.raises(CheckpointError, match="each of 3 layers"):
+        read_quantization(listed, 3)
 
 
 def test_quantizing_then_pruning_is_pruning_then_quantizing(

@@ -27,7 +27,12 @@ from tests.torch_model.common import UNEQUAL
 
 LENGTHS = (5, 2, 12, 9, 3, 12)
 
-LOSS_OF = {"fisher": "cross_entropy", "fisher_margin": "margin", "absgrad": "cross_entropy"}
+LOSS_OF = {
+    "fisher": "cross_entropy",
+    "fisher_margin": "margin",
+    "rounding_margin": "margin",
+    "absgrad": "cross_entropy",
+}
 
 
 class Norm64(nn.Module):
@@ -128,6 +133,23 @@ def absolute(expert: Any) -> Tensor:
     return (total + gradient(expert.down).abs().sum(0)) / (3 * expert.up.weight.shape[1])
 
 
+def rounded(expert: Any) -> Tensor:
+    """For noise of the weights' size: squared gradients times squared weights, row by row."""
+    total = torch.zeros(len(expert.up.weight), dtype=torch.float64)
+    for matrix, axis in ((expert.gate, 1), (expert.up, 1), (expert.down, 0)):
+        weight = matrix.weight.detach()
+        total += gradient(matrix).square().sum(axis) * weight.square().sum(axis)
+    return total / expert.up.weight.shape[1]
+
+
+OF_SEQUENCE = {
+    "absgrad": lambda block: rows(block, absolute),
+    "rounding_margin": lambda block: rows(block, rounded),
+    "fisher": lambda block: rows(block, through_down) ** 2,
+    "fisher_margin": lambda block: rows(block, through_down) ** 2,
+}
+
+
 @pytest.mark.parametrize("name", LOSS_OF)
 def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: str) -> None:
     found = collect(model, [name, "magnitude"]).scores[name]
@@ -135,9 +157,7 @@ def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: 
     for tokens in calibration_of(LENGTHS).sequences():
         with_weight_gradients(model, tokens, LOSS_OF[name])
         for total_R, block in zip(expected, blocks_of(model), strict=True):
-            total_R += (
-                rows(block, absolute) if name == "absgrad" else rows(block, through_down) ** 2
-            )
+            total_R += OF_SEQUENCE[name](block)
     # absgrad takes its gradients in float32; the weights 1/n of the tokens always are.
     for found_R, expected_R in zip(found, expected, strict=True):
         known = np.isfinite(found_R)

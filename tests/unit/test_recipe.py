@@ -69,11 +69,19 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
-            "recipe.yaml:5: plan: give keep or target_bytes, and not both",
+            "recipe.yaml:5: plan: give one of keep, target_bytes and target_active_bytes",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
             "plan.score fisher is not in importance.scores (fisher_margin); add it there",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, scope: layer"),
+            "recipe.yaml:5: plan: a budget of active bytes, or one that chooses formats, ranks",
+        ),
+        (
+            MINIMAL + "quantize: {experts: auto}\n",
+            "quantize.experts: auto needs a budget; give plan.target_bytes",
         ),
         (
             MINIMAL.replace("    - {demo: sums}", "    - {demo: sums, text: a.txt}"),

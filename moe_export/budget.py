@@ -1,0 +1,265 @@
+"""Widths and formats together: what a budget of bytes loses least by.
+
+The loss that is predicted is a sum over expert dimensions of an expected squared change of the
+loss: that of a mask on the dimension where it is dropped, that of noise on its weights, of the size
+of the format's error, where it is kept. So dropping and quantizing are in one currency, and a price
+per byte (a Lagrange multiplier) decides both: at a given price each layer takes the format, and
+each expert the dimensions, that cost least in loss and bytes.
+
+Bytes are those that are stored, or those that a token reads; then a dimension of an expert counts
+by the share of tokens that the router sends there.
+
+Legend: B blocks of a layer, N blocks of all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.errors import PlanError
+
+BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of a layer's experts that are kept or dropped together.
+
+    Attributes:
+        expert_B: the expert of each; an expert's blocks stand in descending order of worth.
+        rows_B: how many rows.
+        value_B: what is lost without them; infinite where they are to be kept before all else.
+        rounding_B: what is lost by rounding them with a relative squared error of 1.
+        share_B: of the tokens that read them; 1 where bytes are those stored.
+    """
+
+    expert_B: NDArray[np.int64]
+    rows_B: NDArray[np.int64]
+    value_B: NDArray[np.float64]
+    rounding_B: NDArray[np.float64]
+    share_B: NDArray[np.float64]
+
+    @property
+    def known_B(self) -> NDArray[np.float64]:
+        """What is lost without them as far as it is known."""
+        return np.where(np.isfinite(self.value_B), self.value_B, 0.0)
+
+    def saved_B(self, option: Option) -> NDArray[np.float64]:
+        """What keeping them in a format saves."""
+        saved_B: NDArray[np.float64] = self.value_B - option.error * self.rounding_B
+        return saved_B
+
+    def bytes_B(self, option: Option) -> NDArray[np.float64]:
+        """What each costs in a format."""
+        size_B: NDArray[np.float64] = self.rows_B * self.share_B * option.row_bytes
+        return size_B
+
+
+@dataclass(frozen=True)
+class Option:
+    """A format that a layer may have.
+
+    Attributes:
+        name: of the format.
+        row_bytes: of one row.
+        fixed_bytes: of what else in the layer has the format: the shared expert.
+        error: squared error of its weights over their squares.
+    """
+
+    name: str
+    row_bytes: float
+    fixed_bytes: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What one layer gets.
+
+    Attributes:
+        option: its format.
+        blocks: of the layer.
+        kept_B: which of them stay.
+    """
+
+    option: Option
+    blocks: Blocks
+    kept_B: NDArray[np.bool_]
+
+    @property
+    def loss(self) -> float:
+        """Predicted, as far as it is known."""
+        rounding_B = self.option.error * self.blocks.rounding_B
+        return float(np.where(self.kept_B, rounding_B, self.blocks.known_B).sum())
+
+    @property
+    def size_bytes(self) -> float:
+        """Of the kept blocks and of what is fixed."""
+        return self.option.fixed_bytes + float(self.blocks.bytes_B(self.option)[self.kept_B].sum())
+
+    def widths(self, num_experts: int) -> tuple[int, ...]:
+        """Rows that each expert keeps."""
+        rows_B, expert_B = self.blocks.rows_B[self.kept_B], self.blocks.expert_B[self.kept_B]
+        return tuple(int(n) for n in np.bincount(expert_B, rows_B, minlength=num_experts))
+
+
+def choose(blocks: Blocks, options: Sequence[Option], price: float) -> Chosen:
+    """What a layer takes at a price: the option, and its blocks, of least loss and bytes together.
+
+    >>> one = np.ones(2)
+    >>> values = np.array([8.0, 0.5])
+    >>> blocks = Blocks(np.zeros(2, int), np.array([2, 2]), values, values, one)
+    >>> options = [Option("float", 4, 0, 0.0), Option("int4", 1, 0, 0.1)]
+    >>> chosen = choose(blocks, options, price=0.5)
+    >>> chosen.option.name, chosen.widths(1), chosen.loss, chosen.size_bytes
+    ('int4', (2,), 1.3, 2.0)
+
+    Args:
+        blocks: of all experts of the layer.
+        options: at least one; the first of several that cost the same is taken.
+        price: loss per byte.
+    """
+    found = []
+    for option in options:
+        worth_it_B = blocks.saved_B(option) > price * blocks.bytes_B(option)
+        found.append(Chosen(option, blocks, worth_it_B))
+    return min(found, key=lambda chosen: chosen.loss + price * chosen.size_bytes)
+
+
+def fit(
+    layers: Sequence[Blocks],
+    options: Sequence[Sequence[Option]],
+    limit_bytes: float,
+    fits: Callable[[Sequence[Chosen]], bool],
+) -> list[Chosen]:
+    """The choice of least predicted loss that fits.
+
+    At the price where the budget is met some formats change, and a part of the budget is left
+    unused. So the formats on both sides of it, and every format for all layers alike, are each
+    filled up to the budget with the blocks worth most; the best of these is taken, and then layers
+    are changed one by one as long as that loses less.
+
+    Args:
+        layers: blocks of each layer.
+        options: of each layer, in the same order of names.
+        limit_bytes: the budget, less all that is in no option.
+        fits: whether a choice is within the budget exactly, which sizes by the row are only nearly.
+
+    Raises:
+        PlanError: not even an empty model fits.
+    """
+    picks = _price_picks(layers, options, limit_bytes)
+    picks += [[choice[number] for choice in options] for number in range(len(options[0]))]
+    best: tuple[float, list[Option]] | None = None
+    for pick in picks:
+        best = _better(best, layers, pick, limit_bytes)
+    if best is None:
+        raise PlanError(
+            "plan: the budget is less than what lies outside the routed experts; raise it"
+        )
+    improved = True
+    while improved:
+        improved = False
+        for layer, choice in enumerate(options):
+            for option in choice:
+                pick = [*best[1][:layer], option, *best[1][layer + 1 :]]
+                found = _better(best, layers, pick, limit_bytes)
+                improved = improved or found is not best
+                best = found or best
+    return _exactly(layers, best[1], fits)
+
+
+def loss_of(chosen: Sequence[Chosen]) -> float:
+    """The predicted loss of all layers."""
+    return sum(layer.loss for layer in chosen)
+
+
+def _price_picks(
+    layers: Sequence[Blocks], options: Sequence[Sequence[Option]], limit_bytes: float
+) -> list[list[Option]]:
+    """The formats just above and just below the price at which the budget is met."""
+
+    def at(price: float) -> list[Chosen]:
+        return [
+            choose(blocks, choice, price) for blocks, choice in zip(layers, options, strict=True)
+        ]
+
+    worth = [float(blocks.known_B.max(initial=0)) for blocks in layers]
+    low, high = 0.0, max(worth) / min(option.row_bytes for option in options[0]) + 1e-300
+    below, above = at(low), at(high)
+    for _ in range(BISECTIONS):
+        # Prices span many orders of magnitude.
+        middle = (low * high) ** 0.5 if low else high / 1024
+        found = at(middle)
+        if sum(chosen.size_bytes for chosen in found) <= limit_bytes:
+            high, above = middle, found
+        else:
+            low, below = middle, found
+    return [[chosen.option for chosen in side] for side in (above, below)]
+
+
+def _better(
+    best: tuple[float, list[Option]] | None,
+    layers: Sequence[Blocks],
+    pick: list[Option],
+    limit_bytes: float,
+) -> tuple[float, list[Option]] | None:
+    """The pick with its loss if it loses less than the best, otherwise the best."""
+    room = limit_bytes - sum(option.fixed_bytes for option in pick)
+    if room < 0:
+        return best
+    order, bytes_N = _by_worth(layers, pick)
+    number = int(np.searchsorted(np.cumsum(bytes_N[order]), room, side="right"))
+    loss = loss_of(_first(layers, pick, order, number))
+    return (loss, pick) if best is None or loss < best[0] else best
+
+
+def _exactly(
+    layers: Sequence[Blocks], pick: list[Option], fits: Callable[[Sequence[Chosen]], bool]
+) -> list[Chosen]:
+    """With formats given, as many of the blocks worth most as fit.
+
+    Raises:
+        PlanError: none does, and not even their absence fits.
+    """
+    order, _ = _by_worth(layers, pick)
+    least, most = 0, len(order)
+    while least < most:
+        number = (least + most + 1) // 2
+        enough = fits(_first(layers, pick, order, number))
+        least, most = (number, most) if enough else (least, number - 1)
+    found = _first(layers, pick, order, least)
+    if least == 0 and not fits(found):
+        raise PlanError(
+            "plan: the budget is less than what lies outside the routed experts; raise it"
+        )
+    return found
+
+
+def _by_worth(
+    layers: Sequence[Blocks], pick: Sequence[Option]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """All blocks of the model in order of loss saved per byte, and the bytes of each."""
+    bytes_N = np.concatenate([b.bytes_B(o) for b, o in zip(layers, pick, strict=True)])
+    saved_N = np.concatenate([b.saved_B(o) for b, o in zip(layers, pick, strict=True)])
+    free_N = bytes_N == 0
+    worth_N = np.where(free_N, np.inf, saved_N / np.where(free_N, 1.0, bytes_N))
+    return np.argsort(-worth_N, kind="stable"), bytes_N
+
+
+def _first(
+    layers: Sequence[Blocks], pick: Sequence[Option], order: NDArray[np.int64], number: int
+) -> list[Chosen]:
+    """The choice of the first blocks in an order."""
+    kept_N: NDArray[Any] = np.zeros(len(order), bool)
+    kept_N[order[:number]] = True
+    ends = np.cumsum([len(blocks.rows_B) for blocks in layers])[:-1]
+    return [
+        Chosen(option, blocks, kept_B)
+        for blocks, option, kept_B in zip(layers, pick, np.split(kept_N, ends), strict=True)
+    ]

@@ -1,0 +1,150 @@
+"""A sweep as a table and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from moe_export.reporting import html
+from moe_export.reporting.markdown import escaped
+from moe_export.reporting.markdown import table as markdown_table
+from moe_export.reporting.sentences import speed_words
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import figures, percent, ratio, size
+
+Sweep = Mapping[str, Any]
+
+TITLE = "Bytes against accuracy against speed"
+
+BUDGET = "bytes-"
+"""What names of points begin with whose bytes are given."""
+
+
+def sweep_markdown(sweep: Sweep) -> str:
+    """The page of the documents."""
+    blocks = [f"# {TITLE}", escaped(introduction(sweep)), "## At equal bytes"]
+    blocks += [f"{escaped(verdict(sweep, share))}" for share in shares(sweep)]
+    blocks += [markdown_table(budget_table(sweep)), "## Shares kept and formats"]
+    blocks.append(markdown_table(grid_table(sweep)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def sweep_html(sweep: Sweep) -> str:
+    """A page of its own, with the picture."""
+    from moe_export.reporting.figures_sweep import pareto  # noqa: PLC0415 - matplotlib
+
+    blocks = [f"<h1>{escape(TITLE)}</h1>", html.paragraph(introduction(sweep), "muted")]
+    blocks.append(html.figure(pareto(sweep, wide=True) + pareto(sweep)))
+    blocks.append("<h2>At equal bytes</h2>")
+    blocks += [html.paragraph(verdict(sweep, share)) for share in shares(sweep)]
+    blocks.append(html.table(budget_table(sweep)))
+    blocks += ["<h2>Shares kept and formats</h2>", html.table(grid_table(sweep))]
+    return html.page(TITLE, "\n".join(blocks))
+
+
+def front(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The points that no other beats in bytes and accuracy both, by bytes."""
+    found: list[Mapping[str, Any]] = []
+    for point in sorted(points, key=lambda p: (p["weights_bytes"], -(p["mean_exact_match"] or 0))):
+        if not found or (point["mean_exact_match"] or 0) > (found[-1]["mean_exact_match"] or 0):
+            found.append(point)
+    return found
+
+
+def shares(sweep: Sweep) -> list[str]:
+    """The budgets, as their points' names have them, in percent."""
+    names = [point["name"] for point in sweep["points"] if point["name"].startswith(BUDGET)]
+    return list(dict.fromkeys(name.split("-")[1] for name in names))
+
+
+def verdict(sweep: Sweep, share: str) -> str:
+    """Whether the plan's own choice holds against every point of no more bytes."""
+    own = next(p for p in sweep["points"] if p["name"] == f"{BUDGET}{share}-auto")
+    limit = float(share) / 100 * sweep["baseline"]["weights_bytes"]
+    others = [
+        p for p in sweep["points"] if p["experts"] != "auto" and p["weights_bytes"] <= limit * 1.001
+    ]
+    text = f"{share} % of the unpruned bytes: the plan's choice"
+    if not others:
+        return f"{text} is the only one that fits."
+    by_match = max(others, key=lambda p: p["mean_exact_match"])
+    by_kl = min(others, key=lambda p: p["mean_kl_nats"])
+    return (
+        f"{text}, {percent(own['kept'])} kept with {formats(own)}, has "
+        f"{percent(own['mean_exact_match'])} exact match and a KL of "
+        f"{figures(own['mean_kl_nats'])} nats; of {len(others)} uniform points of no more bytes "
+        f"the best have {percent(by_match['mean_exact_match'])} ({words(by_match)}) and "
+        f"{figures(by_kl['mean_kl_nats'])} nats ({words(by_kl)})."
+    )
+
+
+def grid_table(sweep: Sweep) -> Table:
+    """The points whose share kept is given, and the unpruned model."""
+    baseline = {"name": "unpruned", "experts": "float", "kept": 1.0, "formats": "float"}
+    points = [baseline | sweep["baseline"] | {"mean_kl_nats": None, "decode_ratio": 1.0}]
+    points += [p for p in sweep["points"] if not p["name"].startswith(BUDGET)]
+    return _table(sweep, points)
+
+
+def budget_table(sweep: Sweep) -> Table:
+    """The points whose bytes are given."""
+    return _table(sweep, [p for p in sweep["points"] if p["name"].startswith(BUDGET)])
+
+
+def words(point: Mapping[str, Any]) -> str:
+    """A point in words."""
+    return f"{percent(point['kept'])} kept, {point['experts']}"
+
+
+def formats(point: Mapping[str, Any]) -> str:
+    """The formats of its layers."""
+    found = point["formats"]
+    return found if isinstance(found, str) else " / ".join(found)
+
+
+def introduction(sweep: Sweep) -> str:
+    """What was measured, and on what."""
+    at = sweep["speed_setting"]
+    speed = "Speed was not measured."
+    if at is not None:
+        speed = (
+            f"Speed is the median of decoding ({speed_words(at)}, after a prompt of "
+            f"{at['prompt_tokens']} tokens), its ratio that to the unpruned model measured next to "
+            "it."
+        )
+    return (
+        "Every point is one exported model, pruned, quantized and measured in ONNX Runtime from "
+        "one calibration. KL is from the unpruned model, mean over the tasks. "
+        f"{speed} Measured on {sweep['machine']['cpu']}."
+    )
+
+
+def _table(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> Table:
+    before = sweep["baseline"]["weights_bytes"]
+    on_front = {id(p) for p in front(sweep["points"])}
+    rows, strong = [], set()
+    for number, point in enumerate(points):
+        if id(point) in on_front:
+            strong.add((number, 0))
+        name = formats(point)
+        text = [s["loss_nats"] for s in point["tasks"].values() if s["exact_match"] is None]
+        rows.append(
+            [
+                name if point["experts"] != "auto" else f"the plan's: {name}",
+                percent(point["kept"]),
+                size(point["weights_bytes"]),
+                percent(point["weights_bytes"] / before),
+                size(point["active_bytes_per_token"]),
+                percent(point["mean_exact_match"]),
+                figures(text[0], 4) if text else "",
+                figures(point["mean_kl_nats"]),
+                figures(point["decode_tokens_per_s"]),
+                ratio(point["decode_ratio"]),
+            ]
+        )
+    head = [
+        "experts", "kept", "weights", "of unpruned", "read per token", "exact match",
+        "text loss, nats", "KL, nats", "decode tok/s", "ratio",
+    ]  # fmt: skip
+    return Table(head, rows, strong=frozenset(strong))

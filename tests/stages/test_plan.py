@@ -1,0 +1,122 @@
+"""Plans that a byte budget decides, on the tiny model with made-up importance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe_export.artifacts import Importance, save_importance
+from moe_export.checkpoint import Checkpoint
+from moe_export.errors import PlanError
+from moe_export.families import spec_of
+from moe_export.graph import predicted_bytes
+from moe_export.jobs import Job
+from moe_export.recipe import Formats, PlanSettings
+from moe_export.stages.plan import run
+from tests.tiny import tiny_checkpoint
+
+TOKENS = np.array([400, 300, 200, 80, 20, 0])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("plan") / "model")
+
+
+@pytest.fixture(scope="module")
+def importance(model: Path) -> Path:
+    folder = model.parent / "importance"
+    folder.mkdir()
+    random = np.random.default_rng(5)
+    scores = [random.lognormal(0, 2, (6, 24)).reshape(-1) for _ in range(3)]
+    save_importance(
+        folder, Importance({"fisher_margin": scores, "rounding_margin": scores}, [TOKENS] * 3)
+    )
+    return folder
+
+
+def planned(model: Path, importance: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    out.mkdir()
+    plan = PlanSettings(dtype="float32", **settings)
+    run(Job(plan, model, {"importance": importance}, out))
+    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
+    return content
+
+
+def whole_bytes(model: Path) -> int:
+    return predicted_bytes(spec_of(Checkpoint(model).config), "float32").total_bytes
+
+
+@pytest.mark.parametrize("share", [0.49, 0.53, 0.57])
+def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
+    model: Path, importance: Path, tmp_path: Path, share: float
+) -> None:
+    target = int(share * whole_bytes(model))
+    found = {
+        experts: planned(
+            model,
+            importance,
+            tmp_path / experts,
+            target_bytes=target,
+            formats=Formats(experts=experts, choices=("float", "int8", "int4")),
+        )
+        for experts in ("auto", "int8", "int4")
+    }
+    bytes_ = found["auto"]["export_bytes"]["float32"]["quantized"]["total_bytes"]
+    assert 0.95 * target < bytes_ <= target
+    assert found["auto"]["predicted_loss"] > 0
+    alone = planned(
+        model,
+        importance,
+        tmp_path / "alone",
+        target_bytes=target,
+        formats=Formats(experts="auto", choices=("int8",)),
+    )
+    assert found["auto"]["predicted_loss"] <= alone["predicted_loss"]
+    # With one choice the solver keeps as much as the plan of that format does.
+    assert abs(alone["rows_after"] - found["int8"]["rows_after"]) <= 2
+
+
+def test_a_budget_of_active_bytes_is_kept_and_spares_rare_experts(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    whole = planned(model, importance, tmp_path / "whole", keep=1.0)
+    before = whole["export_bytes"]["float32"]["before"]["active_bytes_per_token"]
+    target = int(0.9 * before)
+    found = planned(model, importance, tmp_path / "active", target_active_bytes=target)
+    active = found["export_bytes"]["float32"]["after"]["active_bytes_per_token"]
+    assert 0.98 * target < active <= target
+    stored = planned(model, importance, tmp_path / "stored", keep=found["kept"])
+    assert active < stored["export_bytes"]["float32"]["after"]["active_bytes_per_token"]
+    widths = np.sum([layer["widths"] for layer in found["layers"]], axis=0)
+    assert widths[5] == 3 * 24, "an expert that no token reads costs nothing"
+    assert widths[0] < widths[4]
+
+
+def test_active_bytes_are_those_that_a_token_is_multiplied_with(model: Path) -> None:
+    spec = spec_of(Checkpoint(model).config)
+    shares = [np.full(6, 2 / 6)] * 3
+    found = predicted_bytes(spec, "float32").active_bytes(spec, shares)
+    expected = sum(
+        t.elements * (1 if t.expert is None else 2 / 6)
+        for t in spec.tensors.values()
+        if t.role != "embedding"
+    )
+    assert found == 4 * (expected + spec.hidden_size)
+
+
+def test_a_budget_below_what_is_fixed_is_refused(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError, match="outside the routed experts"):
+        planned(
+            model,
+            importance,
+            tmp_path / "none",
+            target_bytes=1000,
+            formats=Formats(experts="auto"),
+        )

@@ -1,0 +1,126 @@
+"""The steps of a sweep, and what is made of its points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_export.errors import RecipeError
+from moe_export.jobs import Job
+from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
+from moe_export.reporting.sweep_table import front, shares, verdict
+from moe_export.stages.sweep import run
+from moe_export.sweep import points_of, sweep_steps
+from tests.reporting.synthetic import write_run
+
+RECIPE: dict[str, Any] = {
+    "model": {"source": "demo"},
+    "calibrate": {"sources": ({"demo": "sums"},)},
+    "plan": {"keep": 0.5},
+    "sweep": {"keeps": (1.0, 0.5), "formats": ("float", "int4"), "budgets": (0.25,)},
+}
+
+NAMES = [
+    "keep-100-float", "keep-100-int4", "keep-50-float", "keep-50-int4",
+    "bytes-25-float", "bytes-25-int4", "bytes-25-auto",
+]  # fmt: skip
+
+
+def test_the_grid_and_the_budgets_are_points() -> None:
+    points = points_of(Recipe.model_validate(RECIPE), 1000)
+    assert [point.name for point in points] == NAMES
+    assert [point.target_bytes for point in points] == [None] * 4 + [250] * 3
+
+
+def test_calibration_and_importance_are_shared_and_every_step_follows_what_it_reads() -> None:
+    recipe = Recipe.model_validate(RECIPE)
+    steps = sweep_steps(recipe, points_of(recipe, 1000))
+    assert [step.stage for step in steps].count("calibrate") == 1
+    assert [step.stage for step in steps].count("importance") == 1
+    assert [step.stage for step in steps].count("quantize") == 4
+    seen: set[str] = set()
+    for step in steps:
+        assert set(step.reads.values()) <= seen, step.folder
+        seen.add(step.folder)
+    importance = next(step for step in steps if step.stage == "importance")
+    assert ROUNDING_SCORE in importance.settings.scores  # type: ignore[attr-defined]
+    by_folder = {step.folder: step.settings for step in steps}
+    auto: Any = by_folder["points/bytes-25-auto/plan"]
+    assert (auto.keep, auto.target_bytes, auto.formats.experts) == (None, 250, "auto")
+    assert auto.formats.choices == ("float", "int4")
+    plain: Any = by_folder["points/keep-50-float/plan"]
+    assert (plain.keep, plain.target_bytes, plain.formats) == (0.5, None, None)
+    assert steps[-1].folder == "sweep"
+
+
+def test_a_comparison_of_rankings_cannot_be_swept() -> None:
+    bakeoff = {"scores": ("fisher",), "keeps": (0.5,), "tasks": ({"demo": "sums"},)}
+    recipe = Recipe.model_validate(
+        {key: RECIPE[key] for key in ("model", "calibrate")} | {"bakeoff": bakeoff}
+    )
+    with pytest.raises(RecipeError, match="needs a recipe of the main job"):
+        sweep_steps(recipe, [])
+
+
+def point(name: str, weights_bytes: int, match: float, kl_nats: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "experts": name.rsplit("-", maxsplit=1)[-1],
+        "formats": name.rsplit("-", maxsplit=1)[-1],
+        "kept": 0.5,
+        "weights_bytes": weights_bytes,
+        "mean_exact_match": match,
+        "mean_kl_nats": kl_nats,
+    }
+
+
+def test_on_the_front_are_the_points_that_none_beats() -> None:
+    points = [
+        point("a", 30, 0.9, 0.0),
+        point("b", 10, 0.5, 0.0),
+        point("c", 20, 0.5, 0.0),
+        point("d", 40, 0.8, 0.0),
+        point("e", 10, 0.6, 0.0),
+    ]
+    assert [p["name"] for p in front(points)] == ["e", "a"]
+
+
+def test_the_verdict_names_what_is_better_at_no_more_bytes() -> None:
+    sweep = {
+        "baseline": {"weights_bytes": 100},
+        "points": [
+            point("keep-50-int8", 26, 1.0, 0.0),
+            point("keep-50-int4", 20, 0.81, 0.3),
+            point("bytes-25-float", 24, 0.2, 0.01),
+            point("bytes-25-auto", 25, 0.8, 0.1),
+        ],
+    }
+    assert shares(sweep) == ["25"]
+    sentence = verdict(sweep, "25")
+    assert "of 2 uniform points" in sentence
+    assert "the best have 81 % (50 % kept, int4) and 0.0100 nats (50 % kept, float)" in sentence
+
+
+def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: Path) -> None:
+    folders = {}
+    for number, name in enumerate(("keep-50-float", "bytes-50-float", "bytes-50-auto")):
+        of = write_run(tmp_path / name, keep=0.5 - 0.1 * number, seed=number)
+        folders |= {f"{name}/{stage}": of[stage] for stage in ("plan", "export", "validate")}
+    out = tmp_path / "sweep"
+    out.mkdir()
+    run(Job(SweepSettings(), tmp_path, folders, out))
+    found = json.loads((out / "sweep.json").read_text())
+    assert [p["name"] for p in found["points"]] == [
+        "keep-50-float", "bytes-50-float", "bytes-50-auto",
+    ]  # fmt: skip
+    first = found["points"][0]
+    assert first["kept"] == 0.5
+    assert first["mean_kl_nats"] == pytest.approx(0.0213)
+    assert found["baseline"]["weights_bytes"] > first["weights_bytes"]
+    table, page = ((out / f"sweep.{kind}").read_text() for kind in ("md", "html"))
+    assert "50 % of the unpruned bytes: the plan's choice" in table
+    assert page.count("<svg") == 2
+    assert "https://" not in page
