@@ -204,9 +204,21 @@ class PlanSettings(Section):
 
 
 class PruneSettings(Section):
-    """`save_padded` also writes the exact zero-padded twin that stock transformers loads."""
+    """What is written beside the pruned checkpoint, and whether what is kept is refitted.
+
+    save_padded: also writes the exact zero-padded twin that stock transformers loads.
+    refit_down:  fits `down` of each expert to what the whole expert gave on the calibration tokens
+                 that reach it, by least squares; masking then no longer equals pruning. An expert
+                 with fewer tokens than twice its kept dimensions stays as it is, which the ledger
+                 tells.
+    ridge:       how strongly it is held where it was, over the mean square of its inputs.
+    calibration_tokens: how many of the calibration tokens it uses at most.
+    """
 
     save_padded: bool = False
+    refit_down: bool = False
+    ridge: Annotated[float, Field(gt=0)] = 0.01
+    calibration_tokens: Count = 65536
 
 
 class ExportSettings(Section):

@@ -6,15 +6,21 @@ Legend: D hidden, R rows.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import load_importance, load_json, save_json
+from moe_export.artifacts import (
+    evenly_chosen,
+    load_calibration,
+    load_importance,
+    load_json,
+    save_json,
+)
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, ResourceError
 from moe_export.experts import kept_rows
@@ -23,6 +29,9 @@ from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.jobs import Job
 from moe_export.recipe import PruneSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
+
+if TYPE_CHECKING:
+    from moe_export.torch_model.refit import Refitted
 
 LEDGER_FILE = "ledger.json"
 PADDED_FOLDER = "padded"
@@ -55,14 +64,24 @@ def run(job: Job[PruneSettings]) -> None:
     }
     _check_space(job.out, plan["checkpoint_tensor_bytes"], source, job.settings.save_padded)
     config = pruned_config(source.config, spec, widths)
-    _write(job.out, source, config, spec, kept, _removed, job.progress)
+    refits = _refits(job, kept) if job.settings.refit_down else None
+    refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
-    _write_ledger(job.out, spec, pruned, plan)
+    _write_ledger(job.out, spec, pruned, plan, refit)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
-        _write(padded, source, source.config, spec, kept, _padded, job.progress)
+        _write_padded(padded, Checkpoint(job.out), source.config, spec, job.progress)
         copy_tokenizer_files(job.model, padded)
+
+
+def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
+    """The experts' new `down`, layer by layer."""
+    from moe_export.torch_model.refit import refit_by_layer  # noqa: PLC0415 - imports torch
+
+    sequences = load_calibration(job.folders["calibrate"]).sequences()
+    chosen = evenly_chosen(sequences, job.settings.calibration_tokens)
+    return refit_by_layer(job.model, kept, chosen, job.settings.ridge)
 
 
 def pruned_config(
@@ -77,33 +96,26 @@ def pruned_config(
     }
 
 
-def _removed(tensor: NDArray[Any], rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
-    """The kept rows alone."""
-    return np.take(tensor, rows, axis=axis)
-
-
-def _padded(tensor: NDArray[Any], rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
-    """The kept rows, then explicit zeros up to the width that stock loaders expect."""
-    padded = np.zeros_like(tensor)
-    part = (slice(len(rows)),) if axis == 0 else (slice(None), slice(len(rows)))
-    padded[part] = np.take(tensor, rows, axis=axis)
-    return padded
-
-
 def _write(
     out: Path,
     source: Checkpoint,
     config: dict[str, Any],
     spec: ModelSpec,
     kept: Kept,
-    select: Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]],
+    refits: Iterator[Refitted] | None,
     progress: Callable[[int, int, str], None],
-) -> None:
-    """One shard per layer and one for the rest, so that one layer is in memory at a time."""
+) -> dict[str, Any]:
+    """One shard per layer and one for the rest, so that one layer is in memory at a time.
+
+    Returns:
+        Which tensors were refitted, and the experts that too few tokens reached.
+    """
+    refit: dict[str, Any] = {"tensors": [], "left": []}
     layers: list[int | None] = [None, *range(spec.num_layers)]
     with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
         for number, layer in enumerate(layers):
             progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
+            found = next(refits) if refits is not None and layer is not None else None
             shard = {}
             for name, tensor in spec.tensors.items():
                 if tensor.layer != layer:
@@ -111,13 +123,49 @@ def _write(
                 values = source.read(name)
                 if tensor.layer is not None and tensor.expert is not None:
                     rows = kept[tensor.layer, tensor.expert]
-                    values = select(values, rows, EXPERT_AXIS[tensor.role])
+                    before = values
+                    values = np.take(values, rows, axis=EXPERT_AXIS[tensor.role])
+                    if found is not None and name in found.down:
+                        values = found.down[name].astype(values.dtype)
+                        refit["tensors"].append(name)
+                    elif found is not None and tensor.role == "down" and before.size > values.size:
+                        tokens = found.tokens[tensor.expert]
+                        refit["left"].append({"tensor": name, "tokens": tokens})
                 shard[name] = values
+            writer.write_shard(shard)
+    progress(len(layers), len(layers), "done")
+    return refit
+
+
+def _write_padded(
+    out: Path,
+    pruned: Checkpoint,
+    config: dict[str, Any],
+    spec: ModelSpec,
+    progress: Callable[[int, int, str], None],
+) -> None:
+    """What is in the pruned checkpoint, then explicit zeros up to the width that stock loaders
+    expect.
+    """
+    layers: list[int | None] = [None, *range(spec.num_layers)]
+    with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
+        for number, layer in enumerate(layers):
+            progress(number, len(layers), "padded twin")
+            shard = {}
+            for name, tensor in spec.tensors.items():
+                if tensor.layer == layer:
+                    values = pruned.read(name)
+                    missing = [
+                        (0, to - of) for to, of in zip(tensor.shape, values.shape, strict=True)
+                    ]
+                    shard[name] = np.pad(values, missing)
             writer.write_shard(shard)
     progress(len(layers), len(layers), "done")
 
 
-def _write_ledger(out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any]) -> None:
+def _write_ledger(
+    out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any], refit: dict[str, Any]
+) -> None:
     """Accounts for every tensor of the source, and holds what was written against the plan.
 
     Raises:
@@ -142,7 +190,10 @@ def _write_ledger(out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str,
         )
     actions = [entry["action"] for entry in entries.values()]
     counts = {"kept": actions.count("kept"), "sliced": actions.count("sliced"), "dropped": 0}
-    save_json(out / LEDGER_FILE, {"tensor_bytes": total, "counts": counts, "tensors": entries})
+    save_json(
+        out / LEDGER_FILE,
+        {"tensor_bytes": total, "counts": counts, "refit": refit, "tensors": entries},
+    )
 
 
 def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import load_calibration, load_json, save_json
+from moe_export.artifacts import evenly_chosen, load_calibration, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
@@ -147,18 +147,6 @@ def _layers(
         evenly_chosen(calibration.sequences(), settings.calibration_tokens),
         settings.damping,
     )
-
-
-def evenly_chosen(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[NDArray[np.int32]]:
-    """As many sequences, evenly spread, as have at most so many tokens; at least one.
-
-    >>> [len(s) for s in evenly_chosen([np.zeros(n, np.int32) for n in (3, 4, 5, 6)], 10)]
-    [3, 5]
-    """
-    every = 1
-    while every < len(sequences) and sum(map(len, sequences[::every])) > tokens:
-        every += 1
-    return list(sequences[::every])
 
 
 def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -> Made | None:

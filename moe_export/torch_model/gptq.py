@@ -27,12 +27,10 @@ from moe_export.formats import FORMATS, QuantizedMatrix, gptq
 from moe_export.quantization import Made, Method, Quantization
 from moe_export.scores.batches import batches_of
 from moe_export.torch_model.block import RaggedMoEBlock
-from moe_export.torch_model.layerwise import LayerwiseModel
+from moe_export.torch_model.layerwise import BATCH_TOKENS, LayerwiseModel
 
 SAME_INPUT = {"k": "q", "v": "q", "up": "gate", "shared_up": "shared_gate"}
 """Roles whose matrices are multiplied with what that of another is."""
-
-BATCH_TOKENS = 4096
 
 COLUMNS_AT_ONCE = 8192
 """Columns are quantized on their own, so that a large vocabulary needs no more memory than this."""

@@ -19,6 +19,9 @@ from moe_export.families.stored import read_values
 from moe_export.scores.batches import Batch
 from moe_export.torch_model.load import model_without_weights, to_torch
 
+BATCH_TOKENS = 4096
+"""Positions of a batch, padding included."""
+
 
 class _Reached(Exception):  # noqa: N818 - no error: how a forward pass is left half-way
     """The first layer was reached."""
