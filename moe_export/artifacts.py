@@ -6,6 +6,7 @@ Legend: N tokens of all sequences, S sequences, E experts, R rows.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,18 @@ def load_calibration(folder: Path) -> Calibration:
     """
     tensors = _load(folder / CALIBRATION_FILE, ("tokens", "offsets", "prompt", "source"))
     return Calibration(tensors["tokens"], tensors["offsets"], tensors["prompt"], tensors["source"])
+
+
+def evenly_chosen(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[NDArray[np.int32]]:
+    """As many sequences, evenly spread, as have at most so many tokens; at least one.
+
+    >>> [len(s) for s in evenly_chosen([np.zeros(n, np.int32) for n in (3, 4, 5, 6)], 10)]
+    [3, 5]
+    """
+    every = 1
+    while every < len(sequences) and sum(map(len, sequences[::every])) > tokens:
+        every += 1
+    return list(sequences[::every])
 
 
 def save_importance(folder: Path, importance: Importance) -> None:

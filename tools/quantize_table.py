@@ -21,7 +21,7 @@ from moe_export.evaluation import mean_exact_match
 from moe_export.jobs import Job, silent
 from moe_export.outside import fingerprints
 from moe_export.pipeline import between, steps_of
-from moe_export.recipe import QuantizeSettings
+from moe_export.recipe import QuantizeSettings, Recipe
 from moe_export.recipe_file import load_recipe
 from moe_export.run import Run
 from moe_export.source_model import locate
@@ -61,17 +61,12 @@ def measure(directory: Path, scratch: Path, items: int) -> dict[str, Any]:
         steps, _ = between(steps_of(recipe), None, "prune")
         run = Run(directory, steps, model, fingerprints(steps, model))
         run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
-        tasks = {
-            name: ScoredTask(
-                has_answers(task), draw(task, model, items, 512, TEST_SEED, "test").sequences
-            )
-            for name, task in task_names(recipe.validate_.tasks).items()
-        }
+        tasks = scored_tasks(recipe, model, items)
         dense = load_torch_model(model, torch.float32)
-        baseline = baseline or {"keep": 1.0, "format": "float", **_scores(dense, tasks, None)}
+        baseline = baseline or {"keep": 1.0, "format": "float", **scores_of(dense, tasks, None)}
         pruned = directory / "prune"
         kept = load_torch_model(pruned, torch.float32)
-        results.append({"keep": keep, "format": "float", **_scores(kept, tasks, dense)})
+        results.append({"keep": keep, "format": "float", **scores_of(kept, tasks, dense)})
         for (name, group_size), method in product(FORMATS, METHODS):
             out = scratch / f"{keep}-{name}-{group_size}-{method}"
             out.mkdir()
@@ -87,13 +82,24 @@ def measure(directory: Path, scratch: Path, items: int) -> dict[str, Any]:
                     "method": method,
                     "relative_error": ledger["classes"]["experts"]["relative_error"],
                     "fallbacks": len(ledger["fallbacks"]),
-                    **_scores(load_torch_model(out, torch.float32), tasks, kept),
+                    **scores_of(load_torch_model(out, torch.float32), tasks, kept),
                 }
             )
     return {"items": items, "baseline": baseline, "results": results}
 
 
-def _scores(model: Any, tasks: dict[str, ScoredTask], reference: Any) -> dict[str, Any]:
+def scored_tasks(recipe: Recipe, model: Path, items: int) -> dict[str, ScoredTask]:
+    """Held-out documents of each of a recipe's tasks."""
+    return {
+        name: ScoredTask(
+            has_answers(task), draw(task, model, items, 512, TEST_SEED, "test").sequences
+        )
+        for name, task in task_names(recipe.validate_.tasks).items()
+    }
+
+
+def scores_of(model: Any, tasks: dict[str, ScoredTask], reference: Any) -> dict[str, Any]:
+    """Exact match, and loss and divergence on text."""
     scores = score_tasks(model, tasks, reference)
     return {
         "mean_exact_match": mean_exact_match(scores),

@@ -52,8 +52,7 @@ def build_decoder(
     )
     shared = attention_inputs(builder, mask)
     attend = attention if spec.latent is None else latent_attention
-    embedding = builder.weight("embedding")
-    block = builder.op("Gather", embedding, input_ids, name="embedding")
+    block = builder.lookup(input_ids, name="embedding")
     residual: ir.Value | None = None
     for layer in range(spec.num_layers):
         name = f"layers.{layer}.input_norm"
@@ -72,7 +71,7 @@ def build_decoder(
         block = feed_forward(builder, normed, layer)
     assert residual is not None  # a spec has at least one layer
     normed, _ = add_and_norm(builder, block, residual, "final_norm", name="final_norm")
-    logits = _logits(builder, normed, embedding)
+    logits = _logits(builder, normed)
     builder.output(logits, "logits", ("batch_size", "sequence_length", spec.vocab_size))
     outputs = builder.graph.outputs
     outputs.insert(0, outputs.pop())  # runtimes list the logits first
@@ -89,10 +88,11 @@ def build_decoder(
     return model
 
 
-def _logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value) -> ir.Value:
+def _logits(builder: GraphBuilder, x: ir.Value) -> ir.Value:
     spec = builder.spec
     if not spec.tied_embeddings:
         return builder.linear(x, "lm_head", name="logits", biased=spec.lm_head_bias)
+    embedding = builder.weight("embedding")
     if not spec.lm_head_bias:
         return _tied_logits(builder, x, embedding, "logits")
     product = _tied_logits(builder, x, embedding, "logits_product")

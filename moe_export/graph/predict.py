@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
+from moe_export.families.stored import scale_name
 from moe_export.graph.builder import (
     CLASS_KEY,
     CONSTANTS,
@@ -87,8 +88,8 @@ def predicted_bytes(spec: ModelSpec, dtype: Dtype, layout: Layout = "portable") 
         for tensor_class, share_bytes in shares.items():
             by_class[tensor_class] += share_bytes
         by_class["padding"] += offset - end
-        if name == embedding:
-            embedding_bytes = size_bytes
+        if name in (embedding, scale_name(embedding)):
+            embedding_bytes += size_bytes
         if meta.get(OWNER_KEY) == "experts":
             experts[meta[LAYER_KEY]] += meta.get(EXPERT_BYTES_KEY, size_bytes)
         end = offset + size_bytes

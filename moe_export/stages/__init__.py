@@ -30,7 +30,7 @@ STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
     "importance": StageFacts(2, ("calibrate",), "a score for every expert dimension", shared=True),
     "plan": StageFacts(3, ("importance",), "a width for every expert"),
-    "prune": StageFacts(1, ("importance", "plan"), "the checkpoint without the rest"),
+    "prune": StageFacts(2, ("calibrate", "importance", "plan"), "the checkpoint without the rest"),
     "quantize": StageFacts(2, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
     "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
     "validate": StageFacts(

@@ -6,16 +6,22 @@ Legend: D hidden, R rows.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.ahead import ahead
-from moe_export.artifacts import load_importance, load_json, save_json
+from moe_export.artifacts import (
+    evenly_chosen,
+    load_calibration,
+    load_importance,
+    load_json,
+    save_json,
+)
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, ResourceError
 from moe_export.experts import kept_rows
@@ -24,6 +30,9 @@ from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.jobs import Job
 from moe_export.recipe import PruneSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
+
+if TYPE_CHECKING:
+    from moe_export.torch_model.refit import Refitted
 
 LEDGER_FILE = "ledger.json"
 PADDED_FOLDER = "padded"
@@ -57,14 +66,24 @@ def run(job: Job[PruneSettings]) -> None:
     }
     _check_space(job.out, plan["checkpoint_tensor_bytes"], source, job.settings.save_padded)
     config = pruned_config(source.config, spec, widths)
-    _write(job.out, source, config, spec, kept, _removed, job.progress)
+    refits = _refits(job, kept) if job.settings.refit_down else None
+    refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
-    _write_ledger(job.out, spec, pruned, plan)
+    _write_ledger(job.out, spec, pruned, plan, refit)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
-        _write(padded, source, source.config, spec, kept, _padded, job.progress)
+        _write_padded(padded, Checkpoint(job.out), source.config, spec, job.progress)
         copy_tokenizer_files(job.model, padded)
+
+
+def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
+    """The experts' new `down`, layer by layer."""
+    from moe_export.torch_model.refit import refit_by_layer  # noqa: PLC0415 - imports torch
+
+    sequences = load_calibration(job.folders["calibrate"]).sequences()
+    chosen = evenly_chosen(sequences, job.settings.calibration_tokens)
+    return refit_by_layer(job.model, kept, chosen, job.settings.ridge)
 
 
 def pruned_config(
@@ -79,36 +98,31 @@ def pruned_config(
     }
 
 
-def _removed(tensor: NDArray[Any], rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
-    """The kept rows alone."""
-    return np.take(tensor, rows, axis=axis)
-
-
-def _padded(tensor: NDArray[Any], rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
-    """The kept rows, then explicit zeros up to the width that stock loaders expect."""
-    padded = np.zeros_like(tensor)
-    part = (slice(len(rows)),) if axis == 0 else (slice(None), slice(len(rows)))
-    padded[part] = np.take(tensor, rows, axis=axis)
-    return padded
-
-
 def _write(
     out: Path,
     source: Checkpoint,
     config: dict[str, Any],
     spec: ModelSpec,
     kept: Kept,
-    select: Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]],
+    refits: Iterator[Refitted] | None,
     progress: Callable[[int, int, str], None],
-) -> None:
-    """One shard per layer and one for the rest."""
+) -> dict[str, Any]:
+    """One shard per layer and one for the rest.
+
+    Returns:
+        Which tensors were refitted, and the experts that too few tokens reached.
+    """
+    refit: dict[str, Any] = {"tensors": [], "left": []}
+    down: dict[str, NDArray[np.float32]] = {}
 
     def values_of(name: str) -> NDArray[Any]:
         tensor = spec.tensors[name]
         values = source.read(name)
         if tensor.layer is None or tensor.expert is None:
             return values
-        return select(values, kept[tensor.layer, tensor.expert], EXPERT_AXIS[tensor.role])
+        if name in down:
+            return down[name].astype(values.dtype)
+        return np.take(values, kept[tensor.layer, tensor.expert], EXPERT_AXIS[tensor.role])
 
     written = spec_of(config)
     layers: list[int | None] = [None, *range(spec.num_layers)]
@@ -116,14 +130,73 @@ def _write(
         for number, layer in enumerate(layers):
             progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
             names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
-            writer.stream_shard(
-                {name: (source.tensors[name].dtype, written.tensors[name].shape) for name in names},
-                ahead(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
-            )
+            if refits is not None and layer is not None:
+                found = next(refits)
+                down = found.down
+                refit["tensors"] += [name for name in names if name in down]
+                refit["left"] += _left(names, spec, written, found)
+            _stream(writer, names, source, written, values_of)
+    progress(len(layers), len(layers), "done")
+    return refit
+
+
+def _left(
+    names: list[str], spec: ModelSpec, written: ModelSpec, found: Refitted
+) -> list[dict[str, Any]]:
+    """The pruned experts of a layer that too few tokens reached to refit them."""
+    left = []
+    for name in names:
+        tensor = spec.tensors[name]
+        is_pruned = written.tensors[name].shape != tensor.shape
+        if tensor.expert is None or tensor.role != "down" or not is_pruned or name in found.down:
+            continue
+        left.append({"tensor": name, "tokens": found.tokens[tensor.expert]})
+    return left
+
+
+def _write_padded(
+    out: Path,
+    pruned: Checkpoint,
+    config: dict[str, Any],
+    spec: ModelSpec,
+    progress: Callable[[int, int, str], None],
+) -> None:
+    """What is in the pruned checkpoint, then explicit zeros up to the width that stock loaders
+    expect.
+    """
+
+    def values_of(name: str) -> NDArray[Any]:
+        values = pruned.read(name)
+        shape = spec.tensors[name].shape
+        missing = [(0, to - of) for to, of in zip(shape, values.shape, strict=True)]
+        return np.pad(values, missing)
+
+    layers: list[int | None] = [None, *range(spec.num_layers)]
+    with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
+        for number, layer in enumerate(layers):
+            progress(number, len(layers), "padded twin")
+            names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
+            _stream(writer, names, pruned, spec, values_of)
     progress(len(layers), len(layers), "done")
 
 
-def _write_ledger(out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any]) -> None:
+def _stream(
+    writer: CheckpointWriter,
+    names: list[str],
+    source: Checkpoint,
+    written: ModelSpec,
+    values_of: Callable[[str], NDArray[Any]],
+) -> None:
+    """Writes a shard, reading ahead."""
+    writer.stream_shard(
+        {name: (source.tensors[name].dtype, written.tensors[name].shape) for name in names},
+        ahead(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
+    )
+
+
+def _write_ledger(
+    out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any], refit: dict[str, Any]
+) -> None:
     """Accounts for every tensor of the source, and holds what was written against the plan.
 
     Raises:
@@ -148,7 +221,10 @@ def _write_ledger(out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str,
         )
     actions = [entry["action"] for entry in entries.values()]
     counts = {"kept": actions.count("kept"), "sliced": actions.count("sliced"), "dropped": 0}
-    save_json(out / LEDGER_FILE, {"tensor_bytes": total, "counts": counts, "tensors": entries})
+    save_json(
+        out / LEDGER_FILE,
+        {"tensor_bytes": total, "counts": counts, "refit": refit, "tensors": entries},
+    )
 
 
 def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:

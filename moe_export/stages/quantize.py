@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import load_calibration, load_json, save_json
+from moe_export.artifacts import evenly_chosen, load_calibration, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, open_checkpoint
@@ -122,7 +121,9 @@ def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
     """The recipe's formats, or the plan's where the recipe leaves the choice to it."""
     settings = job.settings
     if settings.experts != "auto":
-        return Quantization(settings.experts, settings.dense, settings.group_size)
+        return Quantization(
+            settings.experts, settings.dense, settings.embedding, settings.group_size
+        )
     planned = load_json(job.folders["plan"] / "plan.json")
     return read_quantization(planned, spec.num_layers)
 
@@ -147,23 +148,13 @@ def _layers(
     )
 
 
-def evenly_chosen(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[NDArray[np.int32]]:
-    """As many sequences, evenly spread, as have at most so many tokens; at least one.
-
-    >>> [len(s) for s in evenly_chosen([np.zeros(n, np.int32) for n in (3, 4, 5, 6)], 10)]
-    [3, 5]
-    """
-    every = 1
-    while every < len(sequences) and sum(map(len, sequences[::every])) > tokens:
-        every += 1
-    return list(sequences[::every])
-
-
 def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -> Made | None:
     """A matrix in the nearest codes; None where it is not to be quantized."""
     format_name = format_in(spec, name)
     if format_name is None:
         return None
+    # Nothing is multiplied with embeddings, so that there is nothing to calibrate them by.
+    method = "mse" if method == "gptq" else method
     try:
         matrix = quantize_in_blocks(
             format_name, values.T, spec.quantization.group_size, "float16", search=method == "mse"

@@ -27,12 +27,10 @@ from moe_export.formats import FORMATS, QuantizedMatrix, gptq
 from moe_export.quantization import Made, Method, Quantization
 from moe_export.scores.batches import batches_of
 from moe_export.torch_model.block import RaggedMoEBlock
-from moe_export.torch_model.layerwise import CarriedModel
+from moe_export.torch_model.layerwise import BATCH_TOKENS, CarriedModel
 
 SAME_INPUT = {"k": "q", "v": "q", "up": "gate", "shared_up": "shared_gate"}
 """Roles whose matrices are multiplied with what that of another is."""
-
-BATCH_TOKENS = 4096
 
 COLUMNS_AT_ONCE = 8192
 """Columns are quantized on their own, so that a large vocabulary needs no more memory than this."""
@@ -241,7 +239,9 @@ def _names(spec: ModelSpec, quantization: Quantization, layer: int | None) -> li
     return [
         name
         for name, tensor in spec.tensors.items()
-        if tensor.layer == layer and quantization.format_of(tensor.role, tensor.layer) is not None
+        if tensor.layer == layer
+        and tensor.role != "embedding"
+        and quantization.format_of(tensor.role, tensor.layer) is not None
     ]
 
 

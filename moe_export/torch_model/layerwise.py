@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from moe_export.scores.batches import Batch
 from moe_export.torch_model.layered import StreamedModel
 
+BATCH_TOKENS = 4096
+"""Positions of a batch, padding included."""
+
 
 class CarriedModel(StreamedModel):
     """A streamed model in float32, with what each batch is before the layer that is next.

@@ -81,7 +81,7 @@ def test_the_bytes_of_aligned_widths_are_those_of_the_weights() -> None:
         # The class of the shared expert holds its router too.
         assert found.by_class["shared_expert"] == 3 * (3 * 64 * 64 + 64) * itemsize
         assert found.experts_by_layer == (rows * itemsize,) * 3
-    quantized = replace(spec, quantization=Quantization("int4", "float", 128))
+    quantized = replace(spec, quantization=Quantization("int4", group_size=128))
     found = predicted_bytes(quantized, "float32", "packed")
     assert found.by_class["experts"] == 3 * rows // 2
     assert found.by_class["scales"] == 3 * (rows + 3 * 64 * 64) // 32 * 2
