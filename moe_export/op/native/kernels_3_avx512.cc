@@ -113,8 +113,8 @@ struct Int4 {
   static constexpr int64_t kBlockBytes = kInt4BlockBytes;
   static constexpr int32_t kOffset = 8;
 
-  // With one row, taking the nibbles apart is most of the work. High ones stay where they are, as 16
-  // times their value, and are summed apart.
+  // With one row, taking the nibbles apart is most of the work. High ones stay where they are, as
+  // 16 times their value, and are summed apart.
   static void add_one(const uint8_t* codes, const QuantizedBlock* x, __m512i (&sum)[kVectors]) {
     const __m512i nibble = _mm512_set1_epi8(15);
     __m512i sixteen[kVectors];
