@@ -113,9 +113,34 @@ struct Int4 {
   static constexpr int64_t kBlockBytes = kInt4BlockBytes;
   static constexpr int32_t kOffset = 8;
 
+  // With one row, taking the nibbles apart is most of the work. High ones stay where they are, as
+  // 16 times their value, and are summed apart.
+  static void add_one(const uint8_t* codes, const QuantizedBlock* x, __m512i (&sum)[kVectors]) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i sixteen[kVectors];
+    for (int v = 0; v < kVectors; ++v) sixteen[v] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
+      prefetch(codes, 4 * kColumns);
+      const __m512i first = broadcast(x->codes + 8 * step);
+      const __m512i second = broadcast(x->codes + 8 * step + 4);
+      for (int v = 0; v < kVectors; ++v) {
+        __m512i pairs = _mm512_loadu_si512(codes + 64 * v);
+        __asm__("" : "+v"(pairs));  // or the compiler loads it twice, and loads are what is scarce
+        const __m512i low = _mm512_and_si512(pairs, nibble);
+        sum[v] = _mm512_dpbusd_epi32(sum[v], low, first);
+        sixteen[v] = _mm512_dpbusd_epi32(sixteen[v], _mm512_xor_si512(pairs, low), second);
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      sum[v] = _mm512_add_epi32(sum[v], _mm512_srai_epi32(sixteen[v], 4));
+    }
+  }
+
   template <int kRows>
   static void add(const uint8_t* codes, const QuantizedBlock* const* x,
                   __m512i (&sum)[kRows][kVectors]) {
+    if constexpr (kRows == 1) return add_one(codes, x[0], sum[0]);
     const __m512i nibble = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
     for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
