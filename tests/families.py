@@ -30,6 +30,14 @@ YARN: dict[str, Any] = {
     "factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "original_max_position_embeddings": 128,
+    "short_factor": [1.0, 1.02, 1.05, 1.1, 1.3, 1.9, 3.0, 5.5],
+    "long_factor": [9.0] * 8,
+    "short_mscale": 1.2,
+    "long_mscale": 1.5,
+}
 LINEAR: dict[str, Any] = {"rope_type": "linear", "factor": 4.0}
 
 
@@ -176,12 +184,14 @@ PHIMOE = FamilyRow(
     variants=(
         {"attention_bias": False, "lm_head_bias": False, "router_jitter_noise": 0.01},
         {"tie_word_embeddings": True, "router_jitter_noise": 1.5},
+        {"rope_scaling": LONGROPE},
     ),
     refused=(
         ({"num_experts_per_tok": 3}, "num_experts_per_tok"),
         ({"sliding_window": 16}, "window"),
         ({"rope_scaling": YARN}, "rope_type 'yarn'"),
-        ({"rope_scaling": {"type": "longrope"}}, "rope_type 'longrope'"),
+        ({"rope_scaling": LONGROPE, "max_position_embeddings": 256}, "max_position_embeddings"),
+        ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor"),
     ),
 )
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from moe_export.experts import ExpertTable
 from moe_export.families.choices import ExpertGroups, LatentAttention
-from moe_export.families.rope import Yarn
+from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
 PRUNED_PREFIX = "moe_export_"
@@ -119,7 +119,7 @@ class Family:
     normalize_top_k: bool | None = None
     router_float32: bool = False
     shared_gate: bool = True
-    rope_types: tuple[Literal["default", "yarn"], ...] = ("default", "yarn")
+    rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
 
 
@@ -158,7 +158,7 @@ class ModelSpec:
         router_jitter: how far, relatively, the sparse mixer looks below the largest logit.
         latent: of latent attention; None for plain attention.
         clip_qkv: queries, keys and values are cut off at this magnitude; None if they are not.
-        yarn: how rotary frequencies are stretched; None if they are not.
+        stretch: of rotary frequencies to a longer context; None if they are as they were.
         quantization: what is stored in fewer bits; shapes and numbers of elements are as without.
     """
 
@@ -187,7 +187,7 @@ class ModelSpec:
     tied_embeddings: bool
     norm_epsilon: float
     rope_theta: float
-    yarn: Yarn | None
+    stretch: Stretch | None
     quantization: Quantization = UNQUANTIZED
 
     def table(self, layer: int) -> ExpertTable:
@@ -227,8 +227,8 @@ class ModelSpec:
     def attention_scale(self) -> float:
         """What products of queries and keys are multiplied with."""
         scale = float(self.head_dim**-0.5)
-        if self.yarn is not None and self.latent is not None:
-            scale *= self.yarn.score_scale
+        if isinstance(self.stretch, Yarn) and self.latent is not None:
+            scale *= self.stretch.score_scale
         return scale
 
     def size(self, symbol: str) -> int:

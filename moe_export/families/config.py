@@ -15,7 +15,7 @@ from moe_export.families.base import (
     ModelSpec,
 )
 from moe_export.families.choices import ExpertGroups, LatentAttention
-from moe_export.families.rope import read_yarn, rope_facts
+from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.quantization import read_quantization
 
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -108,7 +108,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         head_dim = facts.values.get("head_dim") or hidden_size // num_heads
         num_kv_heads = facts.number_or("num_kv_heads", num_heads)
     _check_window(facts)
-    _check_heads(facts, head_dim, head_dim if latent is None else latent.rope_dim)
+    rotary_dim = head_dim if latent is None else latent.rope_dim
+    _check_heads(facts, head_dim, rotary_dim)
     widths = _read_widths(facts, config)
     has_dense_layers = any(not layer for layer in widths)
     normalize = family.normalize_top_k
@@ -138,7 +139,9 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         tied_embeddings=facts.flag("tie_word_embeddings"),
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
-        yarn=read_yarn(config, family.model_type, family.rope_types),
+        stretch=read_stretch(
+            config, family.model_type, family.rope_types, rotary_dim, number("max_positions")
+        ),
         quantization=read_quantization(config, number("num_layers")),
     )
 

@@ -1,4 +1,4 @@
-"""Rotary frequencies, as they are and stretched to longer contexts by YaRN.
+"""Rotary frequencies, as they are and stretched to longer contexts.
 
 Legend: F rotary frequencies (half of the entries of a head that are rotated).
 """
@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
 
-KEYS = frozenset(
-    {"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "attention_factor"}
-    | {"original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
-    | {"truncate"}
-)
+RopeType = Literal["default", "yarn", "longrope"]
+
+_ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+_STRETCHED = _ALWAYS | {"original_max_position_embeddings"}
+_YARN = {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
+_LONGROPE = {"short_factor", "short_mscale", "long_factor", "long_mscale"}
+
+KEYS: dict[str, set[str]] = {
+    "default": _ALWAYS,
+    "yarn": _STRETCHED | _YARN | {"truncate"},
+    "longrope": _STRETCHED | _LONGROPE,
+}
 """What is understood of a config's `rope_parameters` or `rope_scaling`; the rest stops the run."""
 
 
@@ -45,6 +52,25 @@ class Yarn:
     score_scale: float
 
 
+@dataclass(frozen=True)
+class LongRope:
+    """The part of LongRoPE (https://arxiv.org/abs/2402.13753) for contexts of the original length.
+
+    Beyond it transformers changes to other factors, which keys that are cached already do not
+    follow, so that longer contexts are refused.
+
+    Attributes:
+        short_factor_F: what each frequency is divided by.
+        table_scale: what cosine and sine are multiplied with.
+    """
+
+    short_factor_F: tuple[float, ...]
+    table_scale: float
+
+
+Stretch = Yarn | LongRope
+
+
 def rope_facts(config: dict[str, Any]) -> dict[str, Any]:
     """What a config says of rotation, in the words of transformers 5 whatever wrote it."""
     facts = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
@@ -52,13 +78,21 @@ def rope_facts(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value is not None}
 
 
-def read_yarn(config: dict[str, Any], model_type: str, supported: tuple[str, ...]) -> Yarn | None:
+def read_stretch(
+    config: dict[str, Any],
+    model_type: str,
+    supported: tuple[RopeType, ...],
+    rotary_dim: int,
+    max_positions: int,
+) -> Stretch | None:
     """The stretching that a config asks for, if any.
 
     Args:
         config: of the model.
         model_type: for errors.
         supported: rope types of the family.
+        rotary_dim: entries of a head that are rotated.
+        max_positions: of the model.
 
     Raises:
         CheckpointError: another type, or keys that are not understood or missing.
@@ -70,7 +104,7 @@ def read_yarn(config: dict[str, Any], model_type: str, supported: tuple[str, ...
             f"config.json: rope_type {kind!r} is not supported for {model_type}; expected "
             f"{' or '.join(map(repr, supported))}"
         )
-    unknown = sorted(facts.keys() - KEYS)
+    unknown = sorted(facts.keys() - KEYS[kind])
     if unknown:
         raise CheckpointError(
             f"config.json: {unknown[0]} within rope_scaling or rope_parameters is unknown to "
@@ -78,6 +112,35 @@ def read_yarn(config: dict[str, Any], model_type: str, supported: tuple[str, ...
         )
     if kind == "default":
         return None
+    if kind == "longrope":
+        return _read_longrope(facts, model_type, rotary_dim // 2, max_positions)
+    return _read_yarn(facts, model_type)
+
+
+def _read_longrope(
+    facts: dict[str, Any], model_type: str, frequencies: int, max_positions: int
+) -> LongRope:
+    original = int(_number(facts, "original_max_position_embeddings", model_type))
+    if max_positions > original:
+        raise CheckpointError(
+            f"config.json: this {model_type} has {max_positions} positions by longrope, which is "
+            f"supported up to its original {original} alone; set max_position_embeddings to "
+            f"{original} to use it up to there"
+        )
+    factors = facts.get("short_factor")
+    if (
+        not isinstance(factors, list)
+        or len(factors) != frequencies
+        or not all(isinstance(factor, int | float) and factor > 0 for factor in factors)
+    ):
+        raise CheckpointError(
+            f"config.json: short_factor of longrope must be {frequencies} numbers for {model_type}"
+        )
+    scale = _number(facts, "short_mscale", model_type)
+    return LongRope(tuple(float(factor) for factor in factors), scale)
+
+
+def _read_yarn(facts: dict[str, Any], model_type: str) -> Yarn:
     factor = _number(facts, "factor", model_type)
     both = facts.get("mscale") and facts.get("mscale_all_dim")
     if both:
@@ -96,15 +159,17 @@ def read_yarn(config: dict[str, Any], model_type: str, supported: tuple[str, ...
     )
 
 
-def frequencies(theta: float, rotary_dim: int, yarn: Yarn | None) -> NDArray[np.float32]:
+def frequencies(theta: float, rotary_dim: int, stretch: Stretch | None) -> NDArray[np.float32]:
     """Angle per position of each pair of entries, [F], rounded where transformers does so."""
     exponent_F = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
     period_F = np.power(theta, exponent_F, dtype=np.float64).astype(np.float32)
+    if isinstance(stretch, LongRope):
+        period_F = period_F * np.array(stretch.short_factor_F, np.float32)
     fast_F = np.asarray(np.float32(1) / period_F, np.float32)
-    if yarn is None:
+    if not isinstance(stretch, Yarn):
         return fast_F
-    slow_F = np.float32(1) / (np.float32(yarn.factor) * period_F)
-    kept_F = np.float32(1) - _ramp(theta, rotary_dim, yarn)
+    slow_F = np.float32(1) / (np.float32(stretch.factor) * period_F)
+    kept_F = np.float32(1) - _ramp(theta, rotary_dim, stretch)
     return np.asarray(slow_F * (np.float32(1) - kept_F) + fast_F * kept_F, np.float32)
 
 
@@ -134,6 +199,7 @@ def _number(facts: dict[str, Any], key: str, model_type: str) -> float:
     value = facts.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise CheckpointError(
-            f"config.json: {key} of YaRN is {value!r}, expected a number for {model_type}"
+            f"config.json: {key} within rope_scaling is {value!r}, expected a number for "
+            f"{model_type}"
         )
     return float(value)

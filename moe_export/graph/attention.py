@@ -57,10 +57,10 @@ def rotary_tables(spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.floa
     Frequencies and angles are rounded to float32 where transformers does so, since a trained model
     has seen those angles; only the cosine and sine of them are exact.
     """
-    frequency_F = frequencies(spec.rope_theta, spec.rotary_dim, spec.yarn)
+    frequency_F = frequencies(spec.rope_theta, spec.rotary_dim, spec.stretch)
     position_P = np.arange(spec.max_positions, dtype=np.float32)
     angle_PF = np.outer(position_P, frequency_F).astype(np.float64)
-    scale = 1.0 if spec.yarn is None else spec.yarn.table_scale
+    scale = 1.0 if spec.stretch is None else spec.stretch.table_scale
     return scale * np.cos(angle_PF), scale * np.sin(angle_PF)
 
 

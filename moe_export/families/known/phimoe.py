@@ -1,4 +1,4 @@
-"""Phi-MoE, with rotary frequencies as they are: longrope is refused."""
+"""Phi-MoE: Phi-3.5-MoE, up to the 4,096 positions before its longrope."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAMILY = Family(
     ),
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.router.weight")),
     norm="layer",
-    rope_types=("default",),
+    rope_types=("default", "longrope"),
     routing="sparsemixer",
     normalize_top_k=False,
     moe_returns_logits=True,
