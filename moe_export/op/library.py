@@ -76,6 +76,18 @@ def register(options: SessionOptions, path: Path | None = None) -> None:
     options.register_custom_ops_library(str(path or library_path()))
 
 
+def describe_cuda(path: Path | None = None) -> str | None:
+    """Why the library's CUDA kernels cannot run in this process; None if there is a driver.
+
+    Raises:
+        DependencyError: if the library is absent or cannot be loaded.
+    """
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    library = _load(path or library_path())
+    refused = library.moe_export_cuda_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
+    return message.value.decode() if refused else None
+
+
 def describe(path: Path | None = None) -> LibraryDescription:
     """Which kernel the library uses in this process, and why.
 
@@ -84,12 +96,7 @@ def describe(path: Path | None = None) -> LibraryDescription:
             a kernel that this processor lacks.
     """
     path = path or library_path()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise DependencyError(
-            f"the native library {path} cannot be loaded ({error}): build it again on this machine"
-        ) from error
+    library = _load(path)
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     refused = library.moe_export_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
     text = message.value.decode()
@@ -97,3 +104,12 @@ def describe(path: Path | None = None) -> LibraryDescription:
         raise DependencyError(text)
     kernel, _, reason = text.partition(": ")
     return LibraryDescription(path, kernel, reason, library.moe_export_ort_api_version())
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DependencyError(
+            f"the native library {path} cannot be loaded ({error}): build it again on this machine"
+        ) from error
