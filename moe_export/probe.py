@@ -64,11 +64,11 @@ def measure(directory: Path, provider: str, operator: str, speed: dict[str, Any]
     return {"memory": memory, "speed": _speeds(directory, provider, operator, speed)}
 
 
-def execution_path(operator: str) -> str:
+def execution_path(operator: str, provider: str = "cpu") -> str:
     """What runs the experts, in words."""
     if operator == "portable":
         return PORTABLE_PATH
-    return f"native library ({describe().kernel})"
+    return f"native library ({describe().kernel if provider == 'cpu' else provider})"
 
 
 def _speeds(
@@ -89,7 +89,7 @@ def _speeds(
                     "new_tokens": new,
                     "prefill_tokens_per_s": _spread([batch * prompt / s for s, _ in runs]),
                     "decode_tokens_per_s": _spread([batch * new / s for _, s in runs]),
-                    "path": execution_path(operator),
+                    "path": execution_path(operator, provider),
                 }
             )
     return results

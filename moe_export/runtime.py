@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.cuda import require_cuda_kernels, require_cuda_libraries
 from moe_export.errors import ArtifactError, DependencyError
 from moe_export.op.library import library_path, register
 
@@ -55,7 +56,7 @@ def require_provider(provider: str) -> None:
     """Makes sure that a provider can run here.
 
     Raises:
-        DependencyError: this ONNX Runtime does not have it.
+        DependencyError: this ONNX Runtime does not have it, or a library that it needs is missing.
     """
     require_runtime()
     import onnxruntime  # noqa: PLC0415 - an extra
@@ -68,20 +69,19 @@ def require_provider(provider: str) -> None:
             f"{', '.join(names)}; install moe-export[gpu] on a machine with an NVIDIA GPU, or "
             "change validate.providers"
         )
+    if provider == "cuda":
+        require_cuda_libraries()
 
 
 def require_native(provider: str) -> None:
     """Makes sure that the native library has kernels for a provider.
 
     Raises:
-        DependencyError: it has none, or the library is absent.
+        DependencyError: it cannot run them here, or the library is absent.
     """
-    if provider != "cpu":
-        raise DependencyError(
-            f"the native library has no kernels for the provider {provider!r} yet; set "
-            "validate.operator: portable, or give generate --operator portable"
-        )
     library_path()
+    if provider == "cuda":
+        require_cuda_kernels()
 
 
 class OrtModel:
@@ -128,6 +128,7 @@ class OrtModel:
                 f"{path}: ONNX Runtime could not start the provider {provider!r}; "
                 "run `moe-export doctor` to see why"
             )
+        self._provider = provider
         self._outputs = [output.name for output in self.session.get_outputs()]
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
 
@@ -165,7 +166,15 @@ class OrtModel:
             "input_ids": onnxruntime.OrtValue.ortvalue_from_numpy(ids_BS),
             "attention_mask": onnxruntime.OrtValue.ortvalue_from_numpy(mask),
         }
-        values = self.session.run_with_ort_values(self._outputs, feeds | cache)
+        # The cache stays where the model runs; only logits come back.
+        binding = self.session.io_binding()
+        for name, value in (feeds | cache).items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_output(self._outputs[0])
+        for name in self._outputs[1:]:
+            binding.bind_output(name, self._provider)
+        self.session.run_with_iobinding(binding)
+        values = binding.get_outputs()
         present = {
             name.replace("present.", "past_key_values."): value
             for name, value in zip(self._outputs[1:], values[1:], strict=True)

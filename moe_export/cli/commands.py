@@ -137,7 +137,7 @@ def doctor(arguments: argparse.Namespace) -> None:
     from moe_export.cli.doctor import diagnose  # noqa: PLC0415 - loads ONNX Runtime
 
     for name, finding in diagnose():
-        console.print(f"{name:<16} {finding}")
+        console.print(f"{name:<16} {finding}", markup=False)
 
 
 def _pieces(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from moe_export.errors import DependencyError
 from moe_export.machine import machine, versions
-from moe_export.op.library import describe
+from moe_export.op.library import describe, describe_cuda
 from moe_export.runtime import PROVIDERS, require_provider, require_runtime
 
 
@@ -21,6 +21,7 @@ def diagnose() -> Iterator[tuple[str, str]]:
         library = describe()
         yield "native library", str(library.path)
         yield "kernel", f"{library.kernel}: {library.reason}"
+        yield "CUDA kernels", describe_cuda() or "a driver is there for them"
     except DependencyError as error:
         yield "native library", f"not available: {error}"
     try:

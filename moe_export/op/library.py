@@ -77,6 +77,18 @@ def register(options: SessionOptions, path: Path | None = None) -> None:
     options.register_custom_ops_library(str(path or library_path()))
 
 
+def describe_cuda(path: Path | None = None) -> str | None:
+    """Why the library's CUDA kernels cannot run in this process; None if there is a driver.
+
+    Raises:
+        DependencyError: if the library is absent or cannot be loaded.
+    """
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    library = load(path or library_path())
+    refused = library.moe_export_cuda_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
+    return message.value.decode() if refused else None
+
+
 def describe(path: Path | None = None) -> LibraryDescription:
     """Which kernel the library uses in this process, and why.
 

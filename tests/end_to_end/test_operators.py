@@ -45,13 +45,6 @@ def test_the_package_tells_where_its_library_is() -> None:
     assert library.describe().kernel in ("portable", "avx2", "avx512")
 
 
-def test_native_on_a_provider_without_kernels_is_refused(tmp_path: Path) -> None:
-    from moe_export.runtime import require_native
-
-    with pytest.raises(DependencyError, match="no kernels for the provider 'cuda'"):
-        require_native("cuda")
-
-
 def test_an_absent_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "LIBRARY_NAME", "libabsent.so")
     with pytest.raises(DependencyError, match=r"libabsent\.so is not installed"):
