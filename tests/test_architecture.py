@@ -12,7 +12,10 @@ import pytest
 from moe_export.stages import STAGES
 
 PACKAGE = Path(__file__).parents[1] / "moe_export"
-SHELL = {"cli", "pipeline", "run", "recipe_file", "outside", "estimate", "source_model", "__main__"}
+SHELL = {
+    *("cli", "pipeline", "run", "verification", "recipe_file", "outside", "estimate"),
+    *("source_model", "__main__"),
+}
 TORCH_MODULES = ("torch_model", "scores", "stages.importance", "stages.bakeoff")
 FIGURES = ("reporting.figures",)
 HEAVY = ("torch", "transformers", "onnxruntime", "matplotlib", "datasets")

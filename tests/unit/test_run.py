@@ -12,7 +12,8 @@ from moe_export.errors import ArtifactError
 from moe_export.jobs import Job, silent
 from moe_export.pipeline import Step, between
 from moe_export.recipe import CalibrateSettings, PlanSettings, Section, Source
-from moe_export.run import Run, State, verify
+from moe_export.run import Run, State
+from moe_export.verification import verify
 
 CALIBRATE = CalibrateSettings(sources=(Source(demo="sums"),))
 
