@@ -11,12 +11,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The CUDA kernels are run by Triton's interpreter; it is read when they are first loaded.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from moe_export.op.library import LIBRARY_NAME
+from tests.native.build import LIBRARY, build
+
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-
-from moe_export.op.library import LIBRARY_NAME
-from tests.native.build import LIBRARY, build
 
 
 @pytest.fixture(scope="session")

@@ -13,15 +13,8 @@ from moe_export.stages import STAGES
 
 PACKAGE = Path(__file__).parents[1] / "moe_export"
 SHELL = {
-    "cli",
-    "pipeline",
-    "run",
-    "recipe_file",
-    "outside",
-    "estimate",
-    "source_model",
-    "sweep",
-    "__main__",
+    *("cli", "pipeline", "run", "verification", "recipe_file", "outside", "estimate"),
+    *("source_model", "sweep", "__main__"),
 }
 TORCH_MODULES = ("torch_model", "scores", "op.triton.driver", "stages.importance", "stages.bakeoff")
 FIGURES = ("reporting.figures",)

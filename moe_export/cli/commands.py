@@ -20,9 +20,9 @@ from moe_export.recipe import Recipe, settings_of
 from moe_export.recipe_file import load_recipe
 from moe_export.reporting.units import size
 from moe_export.run import Run, serve
-from moe_export.run import verify as verify_run
 from moe_export.source_model import locate
 from moe_export.variants import PLANNED, exported
+from moe_export.verification import verify as verify_run
 from moe_export.workers import ALONE, Workers, is_first, joined
 
 

@@ -156,25 +156,25 @@ class LayeredModel:
 class StreamedModel(LayeredModel):
     """A model whose weights stay in the checkpoint until they are needed, and leave memory after.
 
+    It computes on the CPU.
+
     Args:
         directory: a checkpoint of a known family, pruned and quantized or not.
         dtype: of the parameters in memory; what is stored is converted.
-        device: where it computes.
 
     Raises:
         CheckpointError: whatever is missing, damaged, unknown or left over.
     """
 
-    def __init__(self, directory: Path, dtype: torch.dtype, device: str = "cpu") -> None:
+    def __init__(self, directory: Path, dtype: torch.dtype) -> None:
         self.checkpoint, self.spec = open_checkpoint(directory)
         super().__init__(empty_model(self.checkpoint, self.spec, dtype))
         self._dtype = dtype
-        self._device = torch.device(device)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        return self._device
+        """The CPU."""
+        return torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -191,7 +191,7 @@ class StreamedModel(LayeredModel):
                 path, _, last = name.rpartition(".")
                 module = self.model.get_submodule(path)
                 empty[name] = getattr(module, last)
-                parameter = to_torch(values).to(self._device, self._dtype)
+                parameter = to_torch(values).to(self._dtype)
                 setattr(module, last, nn.Parameter(parameter, requires_grad=False))
             yield
         finally:

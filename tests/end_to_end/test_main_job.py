@@ -40,6 +40,15 @@ def test_every_stage_leaves_its_mark_and_its_files(finished: Path) -> None:
     assert main(["verify", str(finished)]) == 0
 
 
+def test_every_stage_says_what_it_was_predicted_to_take(finished: Path) -> None:
+    for mark in finished.glob("*/stage.json"):
+        content = json.loads(mark.read_text())
+        assert content["predicted"].keys() == {"wall_s", "peak_resident_bytes", "output_bytes"}
+    stages = json.loads((finished / "report" / "report.json").read_text())["stages"]
+    assert all(stage["predicted"]["wall_s"] > 0 for stage in stages)
+    assert not list(finished.glob("*.partial"))
+
+
 def test_predicted_bytes_are_the_bytes_on_disk(finished: Path) -> None:
     plan = json.loads((finished / "plan" / "plan.json").read_text())
     for variant, when in PLANNED.items():

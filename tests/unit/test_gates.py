@@ -61,3 +61,13 @@ def test_each_limit_fails_on_its_own(
 def test_limits_that_do_not_apply_are_not_listed() -> None:
     gates = check_gates(GateSettings(), found() | {}, None)
     assert [gate["name"] for gate in gates] == ["max_logit_error", "min_greedy_agreement"]
+
+
+def test_a_float_model_that_was_not_exported_has_no_limits() -> None:
+    facts = found(torch_kl=0.5)
+    del facts["cpu"]["parity"]["pruned"], facts["cpu"]["greedy"]["pruned"]
+    gates = check_gates(GateSettings(), facts, None)
+    assert [gate["name"] for gate in gates] == [
+        "max_quantized_kl_nats",
+        "min_quantized_top1_agreement",
+    ]

@@ -136,3 +136,12 @@ def test_a_byte_budget_counts_in_the_dtype_of_the_export(tmp_path: Path) -> None
 )
 def test_sizes_are_read_with_their_units(text: str, value: object) -> None:
     assert parse_bytes(text) == value
+
+
+def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, MINIMAL + "export: {pruned: false}\n")
+    with pytest.raises(RecipeError, match="nothing is quantized, so there is nothing to export"):
+        load_recipe(path)
+    assert not load_recipe(
+        recipe_with(tmp_path, MINIMAL + "export: {pruned: false}\nquantize: {}\n")
+    ).export.pruned

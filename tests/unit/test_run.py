@@ -12,7 +12,8 @@ from moe_export.errors import ArtifactError
 from moe_export.jobs import Job, silent
 from moe_export.pipeline import Step, between
 from moe_export.recipe import CalibrateSettings, PlanSettings, Section, Source
-from moe_export.run import Run, State, verify
+from moe_export.run import Run, State
+from moe_export.verification import verify
 
 CALIBRATE = CalibrateSettings(sources=(Source(demo="sums"),))
 
@@ -64,6 +65,31 @@ def test_a_fresh_run_is_not_carried_out_again(tmp_path: Path, ran: list[str]) ->
     assert ran == ["calibrate", "importance", "plan"]
     execute(run_of(tmp_path))
     assert ran == ["calibrate", "importance", "plan"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "forced", "found"), [(0.6, False, True), (0.5, False, False), (0.6, True, False)]
+)
+def test_only_what_the_same_stage_left_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: float, forced: bool, found: bool
+) -> None:
+    seen: list[bool] = []
+
+    def run(job: Job[Any]) -> None:
+        seen.append((job.partial / "half").exists())
+        (job.partial / "half").touch()
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "moe_export.stages.plan", SimpleNamespace(run=run))
+    plan = [Step("plan", "plan", PlanSettings(keep=0.6), {})]
+    with pytest.raises(KeyboardInterrupt):
+        execute(Run(tmp_path, plan, Path("model"), {}))
+    assert (tmp_path / "plan.partial" / "half").exists()
+    plan = [Step("plan", "plan", PlanSettings(keep=keep), {})]
+    execute(Run(tmp_path, plan, Path("model"), {}), {"plan"} if forced else None)
+    assert seen == [False, found]
+    assert not (tmp_path / "plan.partial").exists()
 
 
 def test_a_changed_setting_runs_its_stage_and_says_why(tmp_path: Path, ran: list[str]) -> None:

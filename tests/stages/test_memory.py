@@ -1,0 +1,98 @@
+"""Stages that stream hold a few tensors, not the model and not a layer of it."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe_export.artifacts import Importance, save_importance, save_json
+from moe_export.checkpoint import Checkpoint
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.formats import blocks
+from moe_export.jobs import Job
+from moe_export.recipe import PruneSettings, QuantizeSettings
+from moe_export.stages import prune, quantize
+from moe_export.stages.export import export_model
+from tests.tiny import tiny_checkpoint
+
+SIZES = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("memory") / "model", dtype="float16", **SIZES)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Most that Python and numpy have allocated meanwhile."""
+    work()  # once before, so that what is imported or cached is not counted
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def layer_bytes(spec: ModelSpec) -> int:
+    return 2 * sum(tensor.elements for tensor in spec.tensors.values() if tensor.layer == 0)
+
+
+def largest_bytes(spec: ModelSpec) -> int:
+    return 2 * max(tensor.elements for tensor in spec.tensors.values())
+
+
+def test_prune_holds_a_few_tensors(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "AHEAD_BYTES", 1)
+    spec = spec_of(Checkpoint(source).config)
+    rows = [spec.table(layer).rows for layer in range(spec.num_layers)]
+    scores = [np.arange(count, dtype=np.float64) for count in rows]
+    tokens = [np.ones(spec.num_experts, np.int64)] * spec.num_layers
+    folders = {name: tmp_path / name for name in ("plan", "importance")}
+    for folder in (*folders.values(), tmp_path / "prune"):
+        folder.mkdir()
+    save_importance(folders["importance"], Importance({"fisher_margin": scores}, tokens))
+    widths = [128] * spec.num_experts
+    pruned_bytes = sum(
+        2 * tensor.elements // (2 if tensor.expert is not None else 1)
+        for tensor in spec.tensors.values()
+    )
+    save_json(
+        folders["plan"] / "plan.json",
+        {
+            "score": "fisher_margin",
+            "layers": [{"widths": widths}] * spec.num_layers,
+            "checkpoint_tensor_bytes": pruned_bytes,
+        },
+    )
+    job = Job(PruneSettings(), source, folders, tmp_path / "prune")
+    found = peak_bytes(lambda: prune.run(job))
+    # One that is read, its kept part, and one that is written; then headers and the ledger.
+    assert found < 4 * largest_bytes(spec) + (1 << 20)
+    assert found < layer_bytes(spec)
+
+
+def test_quantize_holds_the_codes_of_a_layer(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1 << 12)
+    spec = spec_of(Checkpoint(source).config)
+    job = Job(QuantizeSettings(), source, {"prune": source}, tmp_path)
+    found = peak_bytes(lambda: quantize.run(job))
+    assert found < layer_bytes(spec) * 4.5 / 16 + 6 * largest_bytes(spec) + (1 << 20)
+    assert found < layer_bytes(spec)
+
+
+def test_export_holds_a_few_tensors(source: Path, tmp_path: Path) -> None:
+    spec = spec_of(Checkpoint(source).config)
+    names = iter("ab")
+    found = peak_bytes(lambda: export_model(source, tmp_path / next(names), "float16"))
+    assert found < 6 * largest_bytes(spec) + (2 << 20)
+    assert found < layer_bytes(spec)

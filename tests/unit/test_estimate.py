@@ -1,0 +1,53 @@
+"""Predictions of memory and disk at the size of Qwen1.5-MoE-A2.7B."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moe_export.estimate import StageEstimate, estimate
+from moe_export.recipe_file import load_recipe
+from tests.unit.test_sizes import CONFIG
+
+GIB = 2**30
+
+
+def predicted(tmp_path: Path, scores: list[str], dtype: str) -> dict[str, StageEstimate]:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    recipe = {
+        "model": {"source": str(tmp_path)},
+        "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
+        "importance": {"scores": scores, "dtype": dtype, "batch_tokens": 2048},
+        "plan": {"keep": 0.5, "score": scores[0]},
+        "quantize": {"experts": "int4", "dense": "int8"},
+        "export": {"dtype": "float16", "baseline": False, "pruned": False},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    found = estimate(load_recipe(tmp_path / "recipe.yaml"), tmp_path)
+    return {each.stage: each for each in found}
+
+
+def test_streaming_stays_within_the_limits_that_were_set_for_it(tmp_path: Path) -> None:
+    found = predicted(tmp_path, ["fisher_margin"], "bfloat16")
+    assert found["importance"].peak_bytes < 6 * GIB
+    for stage in ("prune", "quantize", "export"):
+        assert found[stage].peak_bytes < 2.5 * GIB
+    assert found["prune"].disk_bytes == pytest.approx(2 * 8.0872e9, rel=1e-4)
+    assert found["quantize"].disk_bytes == pytest.approx(found["export"].disk_bytes, rel=1e-3)
+
+
+def test_states_between_layers_are_counted_by_loss(tmp_path: Path) -> None:
+    # 8,192 tokens of 2,048 elements in two bytes: the input of 24 layers and of the head, and
+    # gradients at three places for each loss.
+    state = 8192 * 2048 * 2
+    one = predicted(tmp_path, ["fisher_margin"], "bfloat16")["importance"]
+    two = predicted(tmp_path, ["fisher_margin", "fisher"], "bfloat16")["importance"]
+    none = predicted(tmp_path, ["activation"], "bfloat16")["importance"]
+    assert [each.partial_bytes // state for each in (one, two, none)] == [28, 31, 2]
+    assert none.seconds < one.seconds < two.seconds
+    wide = predicted(tmp_path, ["fisher_margin"], "float32")["importance"]
+    assert wide.partial_bytes == 2 * one.partial_bytes
+    assert wide.peak_bytes > one.peak_bytes
+    assert wide.seconds > one.seconds

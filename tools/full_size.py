@@ -1,0 +1,268 @@
+"""The main job at full size on a small machine: memory and time of every stage, and what comes out.
+
+    python -m tools.full_size HOME [--layers N]
+
+Makes a checkpoint of the shapes of Qwen1.5-MoE-A2.7B (28.6 GB of random weights) and a recipe in
+HOME, carries it out, one process for each stage, times `cp` there, and writes docs/full_size.md and
+docs/full_size.json. What is there already is not made again, so that it can be interrupted. It
+needs about 57 GB of disk for all 24 layers; the run can be removed after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from moe_export.artifacts import load_json
+from moe_export.checkpoint import Checkpoint
+from moe_export.estimate import estimate
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.machine import machine, versions
+from moe_export.quantization import Quantization
+from moe_export.recipe_file import load_recipe
+from moe_export.reporting.markdown import table
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import count, figures, seconds, size
+from moe_export.stages import MAIN_JOB
+from tools.make_synthetic_checkpoint import config_of, make
+from tools.update_docs import rounded
+
+ROOT = Path(__file__).parents[1]
+FAMILY, SIZE = "qwen2_moe", "qwen1.5-moe-a2.7b"
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/report.md", "docs/operator.md")
+COPIED_STAGES = ("prune", "quantize", "export")
+
+RECIPE = Template("""\
+model: {source: $checkpoint}
+calibrate:
+  sources: [{text: $text}]
+  sequences: 16
+  sequence_length: 512
+importance: {scores: [fisher_margin], batch_tokens: 2048, dtype: bfloat16}
+plan: {keep: 0.5, multiple_of: 32}
+quantize: {experts: int4, dense: int8}
+export: {dtype: float16, baseline: false, pruned: false}
+validate:
+  tasks: [{text: $text, items: 2}]
+  sequence_length: 64
+  greedy_tokens: 8
+  greedy_prompts: 1
+  speed: {threads: [1, 2], prompt_tokens: 32, new_tokens: 16, repeats: 2}
+""")
+
+PAGE = Template("""\
+# Full size on a small machine
+
+`python -m tools.full_size HOME` made this page and [full_size.json](full_size.json). The model has
+the config and the shapes of Qwen1.5-MoE-A2.7B, $layers of 24 layers, $checkpoint_gb GB in bfloat16;
+its weights are random, so that nothing here says anything about accuracy. Calibration: $tokens
+tokens of this repository's documents. Recipe: half of all expert dimensions kept, importance in
+bfloat16, experts in int4, attention and lm_head in int8, everything else in float16. $machine.
+
+$stages
+
+Each stage is a process of its own. Times are wall times, on a machine that other work may have used
+as well. A prediction is what `--dry-run` says before the run, from the config alone; it stands for
+two idle cores.
+
+$checks
+""")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("home", type=Path, help="a directory for everything; is created")
+    parser.add_argument("--layers", type=int, help="as many of the 24 layers (default: all)")
+    given = parser.parse_args()
+    home = given.home.absolute()
+    prepare(home, given.layers)
+    for stage in MAIN_JOB:
+        command = ["run", str(home / "recipe.yaml"), "--run", str(home / "run"), "--until", stage]
+        done = subprocess.run([sys.executable, "-m", "moe_export", *command], check=False)
+        # 5: the limits that the recipe has by default are for trained weights.
+        if done.returncode not in (0, 5):
+            sys.exit(f"full_size: the stage {stage} failed; the same command goes on from there")
+    figures_found = rounded(collect(home))
+    text = json.dumps(figures_found, indent=1) + "\n"
+    (ROOT / "docs" / "full_size.json").write_text(text, encoding="utf-8")
+    (ROOT / "docs" / "full_size.md").write_text(page(figures_found), encoding="utf-8")
+
+
+def prepare(home: Path, layers: int | None) -> None:
+    """The checkpoint, the text and the recipe, as far as they are not there."""
+    home.mkdir(parents=True, exist_ok=True)
+    checkpoint, text = home / "checkpoint", home / "text.txt"
+    if not checkpoint.exists():
+        make(config_of(FAMILY, SIZE, layers), checkpoint)
+    if not text.exists():
+        pages = [(ROOT / name).read_text(encoding="utf-8") for name in PAGES]
+        text.write_text("".join(pages), encoding="utf-8")
+    recipe = RECIPE.substitute(checkpoint=checkpoint, text=text)
+    (home / "recipe.yaml").write_text(recipe, encoding="utf-8")
+
+
+def collect(home: Path) -> dict[str, Any]:
+    """All figures of a finished run."""
+    run = home / "run"
+    marks = {stage: load_json(run / stage / "stage.json") for stage in MAIN_JOB}
+    recipe = load_recipe(home / "recipe.yaml")
+    predicted = {e.stage: e.as_dict() for e in estimate(recipe, home / "checkpoint")}
+    stages = {
+        stage: {
+            "predicted": predicted[stage],
+            "wall_s": mark["measured"]["wall_s"],
+            "peak_resident_bytes": mark["measured"]["peak_resident_bytes"],
+            "output_bytes": sum(file["bytes"] for file in mark["files"].values()),
+        }
+        for stage, mark in marks.items()
+    }
+    checkpoint = Checkpoint(home / "checkpoint")
+    spec = spec_of(checkpoint.config)
+    measurements = load_json(run / "validate" / "measurements.json")
+    validation = load_json(run / "validate" / "validation.json")
+    copied = copy_rate(home)
+    checkpoint_bytes = sum(info.size_bytes for info in checkpoint.tensors.values())
+    read = checkpoint_bytes + sum(stages[s]["output_bytes"] for s in COPIED_STAGES[:-1])
+    moved = read + sum(stages[s]["output_bytes"] for s in COPIED_STAGES)
+    plan = load_json(run / "plan" / "plan.json")
+    kept = replace(spec, widths=tuple(tuple(layer["widths"]) for layer in plan["layers"]))
+    settings = marks["quantize"]["identity"]["settings"]
+    formats = Quantization(settings["experts"], settings["dense"], settings["group_size"])
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "layers": spec.num_layers,
+        "checkpoint_bytes": checkpoint_bytes,
+        "calibration_tokens": load_json(run / "calibrate" / "calibration.json")["tokens"],
+        "kept": plan["kept"],
+        "stages": stages,
+        "copy": {
+            "bytes_per_s": copied,
+            "moved_bytes": moved,
+            # A copied byte is read and written.
+            "cp_s": moved / 2 / copied,
+            "stages_s": sum(stages[s]["wall_s"] for s in COPIED_STAGES),
+        },
+        "model": measurements["memory"][-1] | {"speed": measurements["speed"]},
+        "parity": validation["providers"]["cpu"]["parity"]["quantized"],
+        "greedy": validation["providers"]["cpu"]["greedy"]["quantized"],
+        "read_per_token_bytes": {
+            "float16": {"dense": per_token(spec), "pruned": per_token(kept)},
+            "quantized": {
+                "dense": per_token(replace(spec, quantization=formats)),
+                "pruned": per_token(replace(kept, quantization=formats)),
+            },
+        },
+    }
+
+
+def per_token(spec: ModelSpec) -> float:
+    """Bytes of weights that decoding one token reads, if tokens go to all experts alike."""
+    total = 0.0
+    for tensor in spec.tensors.values():
+        bits = {"int4": 4, "int8": 8, None: 16}[spec.quantization.format_of(tensor.role)]
+        scales = 0 if bits == 16 else 16 / spec.quantization.group_size
+        share = spec.top_k / spec.num_experts if tensor.expert is not None else 1
+        if tensor.role != "embedding" or spec.tied_embeddings:
+            total += tensor.elements * (bits + scales) / 8 * share
+    return total
+
+
+def copy_rate(home: Path) -> float:
+    """Bytes per second of `cp` with a shard that is not in the page cache, to the disk."""
+    source = min((home / "checkpoint").glob("*.safetensors"))
+    target = home / "copy"
+    with source.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    started = time.monotonic()
+    subprocess.run(["cp", source.resolve(), target], check=True)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    rate = source.stat().st_size / (time.monotonic() - started)
+    target.unlink()
+    return rate
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """docs/full_size.md, from the figures alone."""
+    rows = []
+    for stage, facts in found["stages"].items():
+        predicted = facts["predicted"]
+        rows.append(
+            [
+                stage,
+                *(
+                    f"{shown(predicted.get(key))} / {shown(facts[key])}"
+                    for key, shown in (
+                        ("peak_resident_bytes", size),
+                        ("wall_s", seconds),
+                        ("output_bytes", size),
+                    )
+                ),
+            ]
+        )
+    head = ["stage, predicted / found", "peak resident memory", "time", "output"]
+    cpu = found["machine"]
+    memory = size(cpu["memory_bytes"])
+    return PAGE.substitute(
+        layers=found["layers"],
+        checkpoint_gb=f"{found['checkpoint_bytes'] / 1e9:.1f}",
+        tokens=count(found["calibration_tokens"]),
+        machine=f"{cpu['cpu']}, {cpu['cores']} cores, {memory}, GPU: {cpu['gpu'] or 'none'}",
+        stages=table(Table(head, rows)),
+        checks=table(Table(["", ""], checks(found), words=2)),
+    )
+
+
+def checks(found: Mapping[str, Any]) -> list[list[str]]:
+    """Names and values of what else was found."""
+    copy, model, reads = found["copy"], found["model"], found["read_per_token_bytes"]
+    steady, file_bytes = model["steady_resident_bytes"], model["file_bytes"]
+    times = steady / file_bytes
+    longer = copy["stages_s"] / copy["cp_s"]
+    parity = found["parity"]
+    same = 100 * parity["top1_agreement"]
+    rows = [
+        ("prune, quantize and export together", seconds(copy["stages_s"])),
+        (
+            f"cp of as many bytes ({count(copy['bytes_per_s'] / 1e6)} MB/s)",
+            f"{seconds(copy['cp_s'])}; the three stages take {longer:.2f} times as long",
+        ),
+        ("file of the exported model", size(file_bytes)),
+        ("resident in ONNX Runtime", f"{size(steady)}, {times:.2f} times the file"),
+        ("resident while it loads", size(model["load_peak_bytes"])),
+        (
+            f"against torch, {count(parity['tokens'])} tokens",
+            f"KL {figures(parity['kl_nats'])} nats, most likely token the same at {same:.1f} %",
+        ),
+    ]
+    rows += [
+        (
+            f"{phase}, batch 1, {speed['threads']} threads, {speed['path']}",
+            f"{figures(speed[f'{phase}_tokens_per_s']['median'])} tokens/s",
+        )
+        for speed in model["speed"]
+        for phase in ("prefill", "decode")
+    ]
+    for name, of in reads.items():
+        gain = of["dense"] / of["pruned"]
+        rows += [
+            (f"weights read for a token, {name}, dense", size(of["dense"])),
+            (f"weights read for a token, {name}, pruned", size(of["pruned"])),
+            (f"at most so many times the tokens/s, {name}", f"{gain:.2f}"),
+        ]
+    return [list(row) for row in rows]
+
+
+if __name__ == "__main__":
+    main()
