@@ -3,8 +3,10 @@
 The loss that is predicted is a sum over expert dimensions of an expected squared change of the
 loss: that of a mask on the dimension where it is dropped, that of noise on its weights, of the size
 of the format's error, where it is kept. So dropping and quantizing are in one currency, and a price
-per byte (a Lagrange multiplier) decides both: at a given price each layer takes the format, and
-each expert the dimensions, that cost least in loss and bytes.
+per byte (a Lagrange multiplier) decides both: at a given price each expert takes the dimensions
+whose importance is worth their bytes, and each layer the format that then costs least in loss and
+bytes. Which dimensions go first is left to importance alone: subtracting from it what rounding them
+costs changed nothing that could be measured.
 
 Bytes are those that are stored, or those that a token reads; then a dimension of an expert counts
 by the share of tokens that the router sends there.
@@ -48,11 +50,6 @@ class Blocks:
     def known_B(self) -> NDArray[np.float64]:
         """What is lost without them as far as it is known."""
         return np.where(np.isfinite(self.value_B), self.value_B, 0.0)
-
-    def saved_B(self, option: Option) -> NDArray[np.float64]:
-        """What keeping them in a format saves."""
-        saved_B: NDArray[np.float64] = self.value_B - option.error * self.rounding_B
-        return saved_B
 
     def bytes_B(self, option: Option) -> NDArray[np.float64]:
         """What each costs in a format."""
@@ -126,7 +123,7 @@ def choose(blocks: Blocks, options: Sequence[Option], price: float) -> Chosen:
     """
     found = []
     for option in options:
-        worth_it_B = blocks.saved_B(option) > price * blocks.bytes_B(option)
+        worth_it_B = blocks.value_B > price * blocks.bytes_B(option)
         found.append(Chosen(option, blocks, worth_it_B))
     return min(found, key=lambda chosen: chosen.loss + price * chosen.size_bytes)
 
@@ -244,9 +241,9 @@ def _exactly(
 def _by_worth(
     layers: Sequence[Blocks], pick: Sequence[Option]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """All blocks of the model in order of loss saved per byte, and the bytes of each."""
+    """All blocks of the model in order of importance per byte, and the bytes of each."""
     bytes_N = np.concatenate([b.bytes_B(o) for b, o in zip(layers, pick, strict=True)])
-    saved_N = np.concatenate([b.saved_B(o) for b, o in zip(layers, pick, strict=True)])
+    saved_N = np.concatenate([blocks.value_B for blocks in layers])
     free_N = bytes_N == 0
     worth_N = np.where(free_N, np.inf, saved_N / np.where(free_N, 1.0, bytes_N))
     return np.argsort(-worth_N, kind="stable"), bytes_N

@@ -18,6 +18,8 @@ Method = Literal["rtn", "mse", "gptq"]
 EXPERT_ROLES = frozenset({"gate", "up", "down", "shared_gate", "shared_up", "shared_down"})
 """The tensors of experts; the shared one's are of the same format, being in the same node."""
 
+EMBEDDING_FORMATS: tuple[Format, ...] = ("float", "int8")
+
 DENSE_ROLES = frozenset({"q", "k", "v", "o", "lm_head"})
 
 
@@ -28,17 +30,19 @@ class Quantization:
     Attributes:
         experts: of all experts' matrices, the shared one's too; or of those of each layer.
         dense: of attention's matrices and the lm_head.
+        embedding: of the table that tokens are looked up in: float or int8.
         group_size: values of a column that share a scale.
     """
 
     experts: Format | tuple[Format, ...] = "float"
     dense: Format = "float"
+    embedding: Format = "float"
     group_size: int = 32
 
     @property
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
-        return self.formats_of_experts == {self.dense} == {"float"}
+        return self.formats_of_experts == {self.dense} == {self.embedding} == {"float"}
 
     @property
     def formats_of_experts(self) -> set[Format]:
@@ -56,6 +60,8 @@ class Quantization:
                 word = self.experts[layer]
         elif role in DENSE_ROLES:
             word = self.dense
+        elif role == "embedding":
+            word = self.embedding
         return None if word == "float" else word
 
     def as_config(self) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def read_quantization(config: dict[str, Any], num_layers: int) -> Quantization:
     found = config[QUANTIZATION_KEY]
     by_layer = isinstance(found, dict) and isinstance(found.get("experts"), list)
     experts = found["experts"] if by_layer else [found.get("experts")] if found else []
-    keys = ("experts", "dense", "group_size")
+    keys = ("experts", "dense", "embedding", "group_size")
     words = get_args(Format)
     if (
         not isinstance(found, dict)
@@ -102,13 +108,18 @@ def read_quantization(config: dict[str, Any], num_layers: int) -> Quantization:
         or not all(word in words for word in experts)
         or (by_layer and len(experts) != num_layers)
         or found["dense"] not in words
+        or found["embedding"] not in EMBEDDING_FORMATS
         or found["group_size"] not in GROUP_SIZES
     ):
         raise CheckpointError(
             f"config.json: {QUANTIZATION_KEY} is {found!r}, expected experts (or a list of one for "
-            f"each of {num_layers} layers) and dense to be one of {', '.join(words)} and "
-            f"group_size one of {', '.join(map(str, GROUP_SIZES))}"
+            f"each of {num_layers} layers) and dense to be one of {', '.join(words)}, embedding "
+            f"one of {', '.join(EMBEDDING_FORMATS)}, and group_size one of "
+            f"{', '.join(map(str, GROUP_SIZES))}"
         )
     return Quantization(
-        tuple(experts) if by_layer else experts[0], found["dense"], found["group_size"]
+        tuple(experts) if by_layer else experts[0],
+        found["dense"],
+        found["embedding"],
+        found["group_size"],
     )

@@ -126,17 +126,19 @@ class Formats(Section):
     experts:    all matrices of experts, the shared one's too; `auto` has the plan choose for each
                 layer, of `choices`, so that a byte budget loses least.
     dense:      attention's matrices and the lm_head, unless it is the embedding's.
+    embedding:  the table that tokens are looked up in, unless the lm_head is the same.
     group_size: weights along the axis that is summed over that share a scale.
     """
 
     experts: Format | Literal["auto"] = "int4"
     choices: Annotated[tuple[Format, ...], Field(min_length=1)] = ("float", "int8", "int4")
     dense: Format = "float"
+    embedding: Literal["float", "int8"] = "float"
     group_size: Literal[32, 64, 128] = 32
 
 
 class QuantizeSettings(Formats):
-    """Which weights are quantized, and how; the router and the embeddings never are.
+    """Which weights are quantized, and how; the router never is.
 
     method: `rtn` rounds to the nearest code, the largest value of a group having the last one;
             `mse` takes for each group the scale that loses the least, in squared error;
@@ -154,8 +156,8 @@ class QuantizeSettings(Formats):
 
     @model_validator(mode="after")
     def _something(self) -> QuantizeSettings:
-        if self.experts == self.dense == "float":
-            raise ValueError("experts and dense are both float; leave the section out")
+        if self.experts == self.dense == self.embedding == "float":
+            raise ValueError("experts, dense and embedding are all float; leave the section out")
         return self
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
-from moe_export.graph.quantized import BITS, matmul_nbits_weight, ragged_moe_weight
+from moe_export.graph.quantized import BITS, lookup_weight, matmul_nbits_weight, ragged_moe_weight
 from moe_export.graph.weights import CheckpointTensor, Dtype, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
@@ -151,6 +151,26 @@ class GraphBuilder:
         name = self.spec.name(role, layer, expert)
         parts = ragged_moe_weight(self.spec, name, format_name, self.dtype, self._read)
         return self._register_quantized(parts, self.spec.tensors[name].tensor_class, layer)
+
+    def lookup(self, ids: ir.Value, name: str) -> ir.Value:
+        """The embeddings of tokens."""
+        if self.spec.quantization.format_of("embedding") is None:
+            return self.op("Gather", self.weight("embedding"), ids, name=name)
+        source = self.spec.name("embedding")
+        parts = lookup_weight(self.spec, source, self.dtype, self._read)
+        codes, scale = self._register_quantized(parts, self.spec.tensors[source].tensor_class, None)
+        return self.op(
+            "GatherBlockQuantized",
+            codes,
+            ids,
+            scale,
+            name=name,
+            domain=ORT_DOMAIN,
+            gather_axis=0,
+            quantize_axis=1,
+            block_size=self.spec.quantization.group_size,
+            bits=BITS["int8"],
+        )
 
     def linear(self, x: ir.Value, *roles: str, name: str, layer: int | None = None) -> ir.Value:
         """The product of x and the weights of the given roles, side by side."""

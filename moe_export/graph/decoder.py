@@ -46,8 +46,7 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
     )
     shared = attention_inputs(builder, mask)
-    embedding = builder.weight("embedding")
-    block = builder.op("Gather", embedding, input_ids, name="embedding")
+    block = builder.lookup(input_ids, name="embedding")
     residual: ir.Value | None = None
     for layer in range(spec.num_layers):
         name = f"layers.{layer}.input_norm"
@@ -65,7 +64,9 @@ def build_decoder(spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None) -> 
         block = moe(builder, normed, layer)
     assert residual is not None  # a spec has at least one layer
     normed, _ = add_and_rms_norm(builder, block, residual, "final_norm", name="final_norm")
-    logits = _tied_logits(builder, normed, embedding) if spec.tied_embeddings else None
+    logits = None
+    if spec.tied_embeddings:
+        logits = _tied_logits(builder, normed, builder.weight("embedding"))
     if logits is None:
         logits = builder.linear(normed, "lm_head", name="logits")
     builder.output(logits, "logits", ("batch_size", "sequence_length", spec.vocab_size))

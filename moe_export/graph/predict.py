@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
+from moe_export.families.stored import scale_name
 from moe_export.graph.builder import CLASS_KEY, LAYER_KEY, OWNER_KEY, SCALES
 from moe_export.graph.decoder import build_decoder
 from moe_export.graph.external_data import layout
@@ -76,8 +77,8 @@ def predicted_bytes(spec: ModelSpec, dtype: Dtype) -> PredictedBytes:
         meta = model.graph.initializers[name].meta
         by_class[meta.get(CLASS_KEY, "constants")] += size_bytes
         by_class["padding"] += offset - end
-        if name == embedding:
-            embedding_bytes = size_bytes
+        if name in (embedding, scale_name(embedding)):
+            embedding_bytes += size_bytes
         if meta.get(OWNER_KEY) == "experts":
             experts[meta[LAYER_KEY]] += size_bytes
         end = offset + size_bytes

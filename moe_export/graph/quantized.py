@@ -92,6 +92,32 @@ def matmul_nbits_weight(
     )
 
 
+def lookup_weight(
+    spec: ModelSpec, source: str, dtype: Dtype, read: Read
+) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+    """Codes [V, D] and scales [V, groups of D] of an int8 table, as GatherBlockQuantized reads it
+    where no zero point is given: with half of the range added.
+    """
+    vocab, hidden = spec.tensors[source].shape
+    group_size = spec.quantization.group_size
+
+    def codes() -> ir.TensorProtocol:
+        stored = (read(source), read(scale_name(source)))
+        matrix = from_storage(*stored, (hidden, vocab), group_size)
+        shifted = (matrix.codes.T.astype(np.int16) + 128).astype(np.uint8)
+        return ir.Tensor(np.ascontiguousarray(shifted), name=source)
+
+    def scale() -> ir.TensorProtocol:
+        values = read(scale_name(source)).T.astype(dtype, order="C")
+        return ir.Tensor(values, name=scale_name(source))
+
+    groups = -(-hidden // group_size)
+    return (
+        _lazy(source, ir.DataType.UINT8, (vocab, hidden), codes),
+        _lazy(scale_name(source), _float_type(dtype), (vocab, groups), scale),
+    )
+
+
 def _unsigned_groups(
     codes_KN: NDArray[Any], format_name: QuantizedFormat, group_size: int
 ) -> NDArray[np.uint8]:

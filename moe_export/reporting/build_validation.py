@@ -165,7 +165,7 @@ def _format(written: Mapping[str, Any] | None, dtype: str) -> str:
     quantization = written["quantization"] if written else None
     if quantization is None:
         return dtype
-    words = {"experts": "experts", "dense": "attention and lm_head"}
+    words = {"experts": "experts", "dense": "attention and lm_head", "embedding": "embeddings"}
     parts = [
         f"{name} {_words(quantization[key])}"
         for key, name in words.items()

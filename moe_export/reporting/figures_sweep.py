@@ -17,66 +17,83 @@ INK = {"float": "pruned", "int8": "both", "int4": "quantized", "auto": "further"
 WORDS = {"auto": "the plan's choice"}
 
 
+_PANELS = (
+    ("weights_bytes", "mean_exact_match", "exact match against weights"),
+    ("weights_bytes", "mean_kl_nats", "KL from the unpruned model, nats, against weights"),
+    ("decode_tokens_per_s", "mean_exact_match", "exact match against decode, tokens per second"),
+)
+
+HEIGHT, GAP = 260, 66
+
+
 def pareto(sweep: Mapping[str, Any], *, wide: bool = False) -> str:
-    """Two panels, beside each other or below each other; a line joins the points that no other
-    beats in both bytes and accuracy.
+    """Panels beside each other or below each other; a line joins the points that no other beats in
+    both bytes and accuracy.
     """
     points = [p for p in sweep["points"] if p["mean_exact_match"] is not None]
-    width, height = (WIDE, 380) if wide else (HALF, 740)
-    canvas = Canvas("sweep", width, height)
+    panels = [panel for panel in _PANELS if any(p[panel[0]] is not None for p in points)]
+    across = len(panels) if wide else 1
+    down = len(panels) // across
+    width = WIDE if wide else HALF
+    canvas = Canvas("sweep", width, 30 + down * (HEIGHT + GAP))
     left = 0.0
     for name in [n for n in INK if any(p["experts"] == n for p in points)]:
         label = WORDS.get(name, name)
         canvas.swatch(left, 14, INK[name], label)
         left += 31 + CHARACTER * len(label)
     canvas.swatch(left, 14, "baseline", "unpruned")
-    share = (width - 60) / 2 - 20 if wide else width - 70
+    share = width / across
+    for number, (across_key, up_key, title) in enumerate(panels):
+        x, y = (number * share, 60) if wide else (0, 60 + number * (HEIGHT + GAP))
+        canvas.text(x, y - 16, title, color=colour("muted"))
+        panel = bare(canvas.axes(x + 46, y, share - 84, HEIGHT), grid="y")
+        _panel(panel, sweep, points, across_key, up_key)
     best = front(points)
-    for number, (key, title) in enumerate(
-        (("weights_bytes", "weights"), ("decode_tokens_per_s", "decode, tokens per second"))
-    ):
-        place = (52 + number * (share + 60), 60) if wide else (52, 60 + number * 350)
-        panel = bare(canvas.axes(*place, share, 270), grid="y")
-        canvas.text(place[0], place[1] - 16, f"exact match against {title}", color=colour("muted"))
-        if key == "weights_bytes":
-            panel.plot(
-                [p[key] for p in best],
-                [p["mean_exact_match"] for p in best],
-                color=colour("rule"),
-                linewidth=2,
-                zorder=1,
-            )
-        for point in points:
-            if point[key] is not None:
-                panel.scatter(
-                    point[key],
-                    point["mean_exact_match"],
-                    s=70 if point["experts"] == "auto" else 34,
-                    color=colour(INK[point["experts"]]),
-                    marker="D" if point["experts"] == "auto" else "o",
-                    linewidths=0,
-                    zorder=3,
-                    clip_on=False,
-                )
-        baseline = sweep["baseline"]
-        if baseline[key] is not None:
-            panel.scatter(
-                baseline[key],
-                baseline["mean_exact_match"],
-                s=34,
-                color=colour("baseline"),
-                linewidths=0,
-                zorder=2,
-                clip_on=False,
-            )
-        values = [p[key] for p in (*points, baseline) if p[key] is not None] or [1]
-        low = 0 if key == "weights_bytes" else min(values) * 0.9
-        panel.set(xlim=(low, max(values) * 1.05), ylim=(0, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
-        panel.set_yticklabels([percent(tick) for tick in (0, 0.25, 0.5, 0.75, 1)])
-        show = size if key == "weights_bytes" else figures
-        ticks = [low + (max(values) - low) * part / 4 for part in range(5)]
-        panel.set_xticks(ticks, [show(tick) for tick in ticks])
     spoken = "; ".join(
         f"{p['name']}: {size(p['weights_bytes'])}, {percent(p['mean_exact_match'])}" for p in best
     )
     return canvas.svg(f"Accuracy against bytes. Best: {spoken}.", "wide" if wide else "narrow")
+
+
+def _panel(panel: Any, sweep: Mapping[str, Any], points: list[Any], across: str, up: str) -> None:
+    baseline = sweep["baseline"]
+    if (across, up) == ("weights_bytes", "mean_exact_match"):
+        best = front(points)
+        panel.plot(
+            [p[across] for p in best],
+            [p[up] for p in best],
+            color=colour("rule"),
+            linewidth=2,
+            zorder=1,
+        )
+    # On a logarithmic axis there is no place for a divergence of nothing.
+    shown = [p for p in points if p[across] is not None and (p[up] or up != "mean_kl_nats")]
+    for point in shown:
+        own = point["experts"] == "auto"
+        panel.scatter(
+            point[across],
+            point[up],
+            s=60 if own else 34,
+            color=colour(INK[point["experts"]]),
+            marker="D" if own else "o",
+            linewidths=0,
+            zorder=3 if own else 2,
+            clip_on=False,
+        )
+    if baseline[across] is not None and up == "mean_exact_match":
+        ink = colour("baseline")
+        panel.scatter(
+            baseline[across], baseline[up], s=34, color=ink, linewidths=0, zorder=2, clip_on=False
+        )
+    most = max([p[across] for p in (*shown, baseline) if p[across] is not None] or [1])
+    ticks = [most * part / 2 for part in range(3)]
+    show = size if across == "weights_bytes" else figures
+    panel.set(xlim=(0, most * 1.05))
+    panel.set_xticks(ticks, [show(tick) for tick in ticks])
+    if up == "mean_kl_nats":
+        panel.set_yscale("log")
+        panel.minorticks_off()
+    else:
+        marks = (0, 0.25, 0.5, 0.75, 1)
+        panel.set(ylim=(0, 1.02))
+        panel.set_yticks(marks, [percent(mark) for mark in marks])

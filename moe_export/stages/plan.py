@@ -38,6 +38,11 @@ def run(job: Job[PlanSettings]) -> None:
     checkpoint = Checkpoint(job.model)
     spec = spec_of(checkpoint.config)
     found = load_importance(job.folders["importance"])
+    if settings.formats and settings.formats.embedding != "float" and spec.tied_embeddings:
+        raise PlanError(
+            "quantize.embedding is int8, but the model's lm_head is the same table, which is not "
+            "quantized; leave embedding out"
+        )
     if settings.score not in found.scores:
         raise PlanError(
             f"plan.score {settings.score} was not computed; it is one of "
@@ -130,7 +135,7 @@ def _solve(
         rounding,
         shares,
         errors,
-        Quantization(dense=formats.dense, group_size=formats.group_size),
+        Quantization("float", formats.dense, formats.embedding, formats.group_size),
         Budget(target, settings.target_active_bytes is not None, settings.dtype),
         multiple_of=settings.multiple_of,
         min_width=settings.min_width,
@@ -201,7 +206,7 @@ def formats_of(settings: PlanSettings) -> Quantization:
     formats = settings.formats
     if formats is None or formats.experts == "auto":
         return UNQUANTIZED
-    return Quantization(formats.experts, formats.dense, formats.group_size)
+    return Quantization(formats.experts, formats.dense, formats.embedding, formats.group_size)
 
 
 def _frozen(widths: list[list[int]]) -> tuple[tuple[int, ...], ...]:

@@ -124,7 +124,9 @@ def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
     """The recipe's formats, or the plan's where the recipe leaves the choice to it."""
     settings = job.settings
     if settings.experts != "auto":
-        return Quantization(settings.experts, settings.dense, settings.group_size)
+        return Quantization(
+            settings.experts, settings.dense, settings.embedding, settings.group_size
+        )
     planned = load_json(job.folders["plan"] / "plan.json")
     return read_quantization(planned, spec.num_layers)
 
@@ -154,6 +156,8 @@ def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -
     format_name = format_in(spec, name)
     if format_name is None:
         return None
+    # Nothing is multiplied with embeddings, so that there is nothing to calibrate them by.
+    method = "mse" if method == "gptq" else method
     try:
         matrix = FORMATS[format_name](
             values.T, spec.quantization.group_size, "float16", search=method == "mse"

@@ -241,7 +241,9 @@ def _names(spec: ModelSpec, quantization: Quantization, layer: int | None) -> li
     return [
         name
         for name, tensor in spec.tensors.items()
-        if tensor.layer == layer and quantization.format_of(tensor.role, tensor.layer) is not None
+        if tensor.layer == layer
+        and tensor.role != "embedding"
+        and quantization.format_of(tensor.role, tensor.layer) is not None
     ]
 
 

@@ -109,6 +109,14 @@ def test_active_bytes_are_those_that_a_token_is_multiplied_with(model: Path) -> 
     assert found == 4 * (expected + spec.hidden_size)
 
 
+def test_an_embedding_that_is_the_lm_head_too_is_not_quantized(
+    importance: Path, tmp_path: Path
+) -> None:
+    model = tiny_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
+    with pytest.raises(PlanError, match="lm_head is the same table"):
+        planned(model, importance, tmp_path / "out", keep=0.5, formats=Formats(embedding="int8"))
+
+
 def test_a_budget_below_what_is_fixed_is_refused(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:

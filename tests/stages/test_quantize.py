@@ -31,7 +31,7 @@ WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 IDS = np.random.default_rng(3).integers(0, 256, (2, 12))
 
 INT4 = QuantizeSettings()
-EVERYTHING = QuantizeSettings(experts="int8", dense="int4", method="mse")
+EVERYTHING = QuantizeSettings(experts="int8", dense="int4", embedding="int8", method="mse")
 
 
 def quantized(pruned: Path, out: Path, settings: QuantizeSettings) -> Path:
@@ -162,8 +162,34 @@ def test_layers_of_different_formats_run_side_by_side(
     assert np.median(lost) <= (1e-5 if native else 0.05)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_int8_embedding_is_looked_up_as_it_is_dequantized(
+    pruned: Path, tmp_path: Path, dtype: str
+) -> None:
+    settings = QuantizeSettings(experts="float", embedding="int8")
+    checkpoint = quantized(pruned, tmp_path / "out", settings)
+    directory = exported(checkpoint, tmp_path / "onnx", dtype)
+    found = Decoder(directory).start(IDS)
+    expected = torch_logits(checkpoint)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 if dtype == "float32" else 0.1)
+    assert np.abs(expected - torch_logits(pruned)).max() > 1e-3, "nothing was quantized"
+    spec = spec_of(Checkpoint(checkpoint).config)
+    before = predicted_bytes(spec_of(Checkpoint(pruned).config), dtype)
+    after = predicted_bytes(spec, dtype)
+    # A byte and a 32nd of a scale for each value in place of a float.
+    itemsize = np.dtype(dtype).itemsize
+    assert after.embedding_bytes == before.embedding_bytes // itemsize * (1 + itemsize / 32)
+
+
 def test_a_list_of_formats_has_one_for_each_layer() -> None:
-    listed = {"quantization": {"experts": ["int4"] * 2, "dense": "float", "group_size": 32}}
+    listed = {
+        "quantization": {
+            "experts": ["int4"] * 2,
+            "dense": "float",
+            "embedding": "float",
+            "group_size": 32,
+        }
+    }
     assert read_quantization(listed, 2).experts == ("int4", "int4")
     with pytest.raises(CheckpointError, match="each of 3 layers"):
         read_quantization(listed, 3)
