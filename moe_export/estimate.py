@@ -78,6 +78,9 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     )
     scored = sum(task.items for task in recipe.validate_.tasks) * calibration_tokens
     scored //= recipe.calibrate.sequences
+    # Hidden states and inputs of all calibration tokens, beside one layer in torch.
+    used_tokens = min(calibration_tokens, recipe.prune.calibration_tokens)
+    layerwise = TORCH_BYTES - PYTHON_BYTES + 4 * 4 * spec.hidden_size * used_tokens
     by_stage = {
         "calibrate": (4 * calibration_tokens, PYTHON_BYTES, 1.0),
         "importance": (
@@ -88,13 +91,13 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
         "prune": (
             STORED_BYTES * pruned,
-            PYTHON_BYTES + layer_bytes,
+            PYTHON_BYTES + layer_bytes + (layerwise if recipe.prune.refit_down else 0),
             1 + STORED_BYTES * (dense + pruned) / BYTES_PER_S,
         ),
         "quantize": (
             _quantized_bytes(quantized),
-            PYTHON_BYTES + 2 * layer_bytes,
-            1 + pruned / QUANTIZED_PER_S[recipe.quantize.method if recipe.quantize else "rtn"],
+            PYTHON_BYTES + 2 * layer_bytes + (layerwise if _method(recipe) == "gptq" else 0),
+            1 + pruned / QUANTIZED_PER_S[_method(recipe)],
         ),
         "export": (export, PYTHON_BYTES + layer_bytes, 2 + export / BYTES_PER_S),
         "validate": (
@@ -123,6 +126,10 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
         keep = min(max(keep, 0.0), 1.0)
     widths = tuple(tuple(round(width * keep) for width in layer) for layer in spec.widths)
     return replace(spec, widths=widths)
+
+
+def _method(recipe: Recipe) -> str:
+    return recipe.quantize.method if recipe.quantize else "rtn"
 
 
 def _quantization(recipe: Recipe) -> Quantization:
