@@ -106,6 +106,14 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     scored = sum(task.items for task in recipe.validate_.tasks) * tokens
     scored //= recipe.calibrate.sequences
     outside = sum(t.elements for t in kept.tensors.values() if t.layer is None)
+    # Hidden states and inputs of all calibration tokens, beside one layer in torch.
+    used_tokens = min(tokens, recipe.prune.calibration_tokens)
+    layerwise = (
+        TORCH_BYTES
+        - PYTHON_BYTES
+        + 4 * _held_at_once(spec)
+        + 4 * 4 * spec.hidden_size * used_tokens
+    )
     scores, states = _importance(recipe, spec, tokens)
     by_stage: dict[str, tuple[int, int, float]] = {
         "calibrate": (4 * tokens, PYTHON_BYTES, 1.0),
@@ -113,13 +121,16 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
         "prune": (
             STORED_BYTES * pruned,
-            PYTHON_BYTES + 2 * largest,
+            PYTHON_BYTES + 2 * largest + (layerwise if recipe.prune.refit_down else 0),
             1 + STORED_BYTES * (dense + pruned) / COPIED_PER_S,
         ),
         "quantize": (
             _quantized_bytes(quantized),
-            PYTHON_BYTES + 2 * largest + STORED_BYTES * outside,
-            1 + pruned / QUANTIZED_PER_S[recipe.quantize.method if recipe.quantize else "rtn"],
+            PYTHON_BYTES
+            + 2 * largest
+            + STORED_BYTES * outside
+            + (layerwise if _method(recipe) == "gptq" else 0),
+            1 + pruned / QUANTIZED_PER_S[_method(recipe)],
         ),
         "export": (export, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
         "validate": (
@@ -189,6 +200,10 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
         keep = min(max(keep, 0.0), 1.0)
     widths = tuple(tuple(round(width * keep) for width in layer) for layer in spec.widths)
     return replace(spec, widths=widths)
+
+
+def _method(recipe: Recipe) -> str:
+    return recipe.quantize.method if recipe.quantize else "rtn"
 
 
 def _quantization(recipe: Recipe) -> Quantization:
