@@ -9,13 +9,13 @@ import pytest
 
 from moe_export.estimate import StageEstimate, estimate
 from moe_export.recipe_file import load_recipe
-from tests.unit.test_sizes import CONFIG
+from tools.size_table import QWEN15_MOE
 
 GIB = 2**30
 
 
 def predicted(tmp_path: Path, scores: list[str], dtype: str) -> dict[str, StageEstimate]:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "config.json").write_text(json.dumps(QWEN15_MOE))
     recipe = {
         "model": {"source": str(tmp_path)},
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
