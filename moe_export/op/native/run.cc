@@ -25,7 +25,9 @@ constexpr int64_t kSerialBytes = 1 << 16;
 
 // An item of the last step is as many panels as leave each thread this many items: enough for them
 // to end at the same time, and few enough to read each expert's panels in long runs.
+// Long runs matter where each panel is read for a token or a few.
 constexpr size_t kItemsPerThread = 4;
+constexpr size_t kDecodingItemsPerThread = 2;
 
 size_t threads() {
   static const size_t count = std::max(1u, std::thread::hardware_concurrency());
@@ -51,7 +53,9 @@ class Run {
         tokens_(static_cast<size_t>(call.x.shape[0])),
         row_bytes_(row_bytes(problem_.hidden_size)),
         down_items_(
-            std::min(static_cast<size_t>(layer.down_panels()), kItemsPerThread * threads())) {
+            std::min(static_cast<size_t>(layer.down_panels()),
+                     threads() * (tokens_ <= static_cast<size_t>(kTile) ? kDecodingItemsPerThread
+                                                                        : kItemsPerThread))) {
     group_pairs();
     if (!x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
     hidden_ = allocate(hidden_bytes_);
