@@ -42,7 +42,7 @@ def test_a_provider_that_cannot_be_loaded_is_told_of(
     damaged = tmp_path / "libdamaged.so"
     damaged.write_bytes(b"no library")
     monkeypatch.setattr(cuda, "PROVIDER_LIBRARY", str(damaged))
-    with pytest.raises(DependencyError, match="CUDA cannot start: .*libdamaged"):
+    with pytest.raises(DependencyError, match=r"CUDA cannot start: .*libdamaged"):
         cuda.require_cuda_libraries()
 
 
