@@ -18,6 +18,8 @@ import torch
 from tests.cuda.cuda_library import CudaLayer
 from tests.cuda.kernels import packed_layer
 from tests.cuda.launches import StandIn
+from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
+from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
 from tests.native.c_library import RefusedError
 from tests.op.cases import CASES, KINDS, Case, Inputs, inputs_of
 from tests.op.executors import run_reference
@@ -113,6 +115,42 @@ def a_wrong_shape_is_refused(library: Path, stand_in: StandIn) -> None:
     layer.destroy()
 
 
+def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -> None:
+    """Computed inputs come on the device, weights from the host, work goes to ORT's stream."""
+    inputs = inputs_of(Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), *KINDS[8])
+    node = CudaNode(library, stand_in, inputs)
+    first_weight = 4
+    assert [node.memory_type(place) for place in range(first_weight)] == [0] * first_weight
+    assert {node.memory_type(place) for place in (first_weight, 50, 4095)} == {HOST_INPUT}
+    assert node.input_counts() == {4096}
+    first, again = node.run(inputs), node.run(inputs)
+    np.testing.assert_array_equal(first, again)
+    error = np.abs(first.astype(np.float64) - run_reference(inputs).astype(np.float64))
+    assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+    assert {launch.stream for launch in stand_in.launches} == {ORT_STREAM}
+    assert node.scratch_pointers == []
+    assert node.allocators == 1
+    node.destroy()
+    assert node.allocators == 0
+
+
+def a_weight_that_comes_on_the_device_is_taken_from_there(library: Path, stand_in: StandIn) -> None:
+    """As gate_0 does without a shared expert."""
+    node = CudaNode(library, stand_in, GOOD)
+    error = np.abs(node.run(GOOD).astype(np.float64) - run_reference(GOOD).astype(np.float64))
+    assert (error <= error_bound(GOOD)).all(), f"worst {error.max()}"
+    node.destroy()
+
+
+def an_activation_without_kernels_is_refused_by_the_node(library: Path, stand_in: StandIn) -> None:
+    """In a sentence that names the node."""
+    message = _refusal(lambda: CudaNode(library, stand_in, GOOD, activation="geglu"))
+    assert message == (
+        "RaggedMoE node 'the node': the CUDA kernels know no activation 'geglu', only swiglu; run "
+        "on the CPU, or without the native library"
+    )
+
+
 def a_device_without_kernels_is_refused(library: Path, stand_in: StandIn) -> None:
     """By its name."""
     stand_in.configure(capability=(7, 5))
@@ -184,6 +222,9 @@ TOGETHER = (
     a_wrong_shape_is_refused,
     a_scale_that_is_no_float16_number_is_refused,
     a_full_device_is_refused_and_nothing_is_lost,
+    a_node_runs_as_onnx_runtime_would_run_it,
+    a_weight_that_comes_on_the_device_is_taken_from_there,
+    an_activation_without_kernels_is_refused_by_the_node,
 )
 """They leave the driver as it was."""
 

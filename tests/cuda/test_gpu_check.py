@@ -1,0 +1,35 @@
+"""`tools/gpu_check` on a machine without a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/gpu_check", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_it_says_in_one_line_what_it_lacks_and_exits_with_3() -> None:
+    done = gpu_check("--parts", "conformance", "layers")
+    assert done.returncode == 3
+    assert done.stdout == (
+        "gpu_check: nothing could be run on this machine: torch sees no CUDA device\n"
+    )
+
+
+def test_a_dry_run_tells_of_every_part() -> None:
+    done = gpu_check("--dry-run")
+    assert done.returncode == 0
+    parts = [line.split()[0] for line in done.stdout.splitlines()]
+    assert parts == ["conformance", "layers", "model", "onnxruntime", "demo"]
+    assert done.stdout.count("cannot run: ") == 5
