@@ -143,7 +143,11 @@ OLMOE = FamilyRow(
     },
     variants=(
         {"num_key_value_heads": None, "norm_topk_prob": True},
-        {"clip_qkv": 0.5, "attention_bias": True, "rope_scaling": YARN | {"beta_fast": 8}},
+        {
+            "clip_qkv": 0.5,
+            "attention_bias": True,
+            "rope_scaling": YARN | {"beta_fast": 1.5, "beta_slow": 0.05},
+        },
     ),
     refused=(({"rope_scaling": LINEAR}, "rope_type 'linear'"),),
 )

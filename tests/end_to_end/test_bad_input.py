@@ -99,7 +99,7 @@ def add_stranger(model: Path) -> None:
         (misshape, 6, f"tensor {EXPERT} has shape [23, 64], config.json asks for [24, 64]"),
         (poison, 6, f"tensor {EXPERT} holds 1 values that are not finite"),
         (add_stranger, 6, "is unknown to qwen2_moe; the run stops rather than drop weights"),
-        (lambda m: edit_config(m, model_type="qwen3_meo"), 6, "the nearest is 'qwen2_moe'"),
+        (lambda m: edit_config(m, model_type="qwen3_meo"), 6, "the nearest is 'qwen3_moe'"),
         (lambda m: edit_config(m, num_experts="six"), 6, "num_experts is 'six', expected a number"),
         (lambda m: edit_config(m, use_sliding_window=True), 6, "use_sliding_window is True"),
         (lambda m: (m / "config.json").write_text("{"), 6, "config.json cannot be read as JSON"),
