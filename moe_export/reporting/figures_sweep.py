@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from moe_export.reporting.figures import HALF, WIDE, Canvas, bare
 from moe_export.reporting.figures_bars import CHARACTER
 from moe_export.reporting.palette import colour
@@ -91,8 +93,13 @@ def _panel(panel: Any, sweep: Mapping[str, Any], points: list[Any], across: str,
     panel.set(xlim=(0, most * 1.05))
     panel.set_xticks(ticks, [show(tick) for tick in ticks])
     if up == "mean_kl_nats":
+        least = min([p[up] for p in shown] or [1])
+        lowest, highest = int(np.floor(np.log10(least))), 1
+        decades = [10.0**power for power in range(lowest, highest)]
         panel.set_yscale("log")
         panel.minorticks_off()
+        panel.set(ylim=(decades[0], decades[-1]))
+        panel.set_yticks(decades, [f"{decade:g}" for decade in decades])
     else:
         marks = (0, 0.25, 0.5, 0.75, 1)
         panel.set(ylim=(0, 1.02))

@@ -26,7 +26,7 @@ def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         "load peak, steady": (
             "Resident memory of a fresh process, less what it held with ONNX Runtime imported: the "
             "peak while the session loads, and the level after a short generation. The prediction "
-            "is the size of model.onnx.data and 23 MB for the runtime; it is made for the CPU."
+            "is the size of model.onnx.data and 23.5 MB for the runtime; it is made for the CPU."
         ),
         "exact match": (
             "Share of held-out items whose every answer token is the most likely one given the "

@@ -54,11 +54,10 @@ def _memory(report: Report) -> Iterator[str]:
     if report["quantization"] is not None:
         yield html.paragraph(sentences.quantization_sentence(report))
     resident = tables.resident_table(report)
-    left = html.figure(figures_bars.memory_bars(report))
-    if resident.rows:
-        left += html.table(resident)
-    left += html.paragraph(sentences.cache_sentence(report), "muted")
-    yield html.pair(left, html.table(tables.memory_table(report)))
+    right = html.table(resident) if resident.rows else ""
+    right += html.paragraph(sentences.cache_sentence(report), "muted")
+    yield html.pair(html.figure(figures_bars.memory_bars(report)), right)
+    yield html.table(tables.memory_table(report))
 
 
 def _accuracy(report: Report) -> Iterator[str]:

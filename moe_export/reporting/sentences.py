@@ -201,8 +201,8 @@ def quantization_sentence(report: Report) -> str:
         for entry in found["classes"]
     )
     text = (
-        f"{count(found['matrices'])} matrices were quantized by {found['method']}; the weights' "
-        f"error is {lost}."
+        f"{count(found['matrices'])} matrices were quantized (method {found['method']}); the "
+        f"weights' error is {lost}."
     )
     fallbacks = found["fallbacks"]
     if fallbacks:
@@ -214,7 +214,7 @@ def quantization_sentence(report: Report) -> str:
             + (f"; and {count(rest)} more)." if rest > 0 else ").")
         )
     elif found["method"] == "gptq":
-        text += " Every one of them was reached by enough calibration tokens."
+        text += " Every expert was reached by enough calibration tokens."
     return text
 
 

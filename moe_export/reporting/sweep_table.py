@@ -15,7 +15,7 @@ from moe_export.reporting.units import figures, percent, ratio, size
 
 Sweep = Mapping[str, Any]
 
-TITLE = "Bytes against accuracy against speed"
+TITLE = "Shares kept and formats, swept"
 
 BUDGET = "bytes-"
 """What names of points begin with whose bytes are given."""
@@ -81,7 +81,7 @@ def verdict(sweep: Sweep, share: str) -> str:
 
 def grid_table(sweep: Sweep) -> Table:
     """The points whose share kept is given, and the unpruned model."""
-    baseline = {"name": "unpruned", "experts": "float", "kept": 1.0, "formats": "float"}
+    baseline = {"name": "", "experts": "float", "kept": 1.0, "formats": "unpruned, float"}
     points = [baseline | sweep["baseline"] | {"mean_kl_nats": None, "decode_ratio": 1.0}]
     points += [p for p in sweep["points"] if not p["name"].startswith(BUDGET)]
     return _table(sweep, points)
@@ -106,18 +106,19 @@ def formats(point: Mapping[str, Any]) -> str:
 def introduction(sweep: Sweep) -> str:
     """What was measured, and on what."""
     at = sweep["speed_setting"]
-    speed = "Speed was not measured."
+    speed = "Speed is left out."
     if at is not None:
         speed = (
             f"Speed is the median of decoding ({speed_words(at)}, after a prompt of "
             f"{at['prompt_tokens']} tokens), its ratio that to the unpruned model measured next to "
-            "it."
+            f"it. Measured on {sweep['machine']['cpu']}."
         )
     return (
         "Every point is one exported model, pruned, quantized and measured in ONNX Runtime from "
-        "one calibration. KL is from the unpruned model, mean over the tasks. "
+        "one calibration; exact match is the mean over the tasks with answers. KL is from the "
+        "unpruned model, mean over the tasks. "
         "A name in bold is of a point that no other beats in bytes and exact match both. "
-        f"{speed} Measured on {sweep['machine']['cpu']}."
+        f"{speed}"
     )
 
 

@@ -124,3 +124,5 @@ def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: 
     assert "50 % of the unpruned bytes: the plan's choice" in table
     assert page.count("<svg") == 2
     assert "https://" not in page
+    assert "mathdefault" not in page, "tick labels are words, not formulas"
+    assert "0.01" in page
