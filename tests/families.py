@@ -224,7 +224,7 @@ DEEPSEEK_V2 = FamilyRow(
     variants=(
         {"q_lora_rank": 24, "first_k_dense_replace": 2, "routed_scaling_factor": 1.0},
         {"v_head_dim": 32, "n_shared_experts": 1, "tie_word_embeddings": True},
-        {"topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 2},
+        {"topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 1},
         {"rope_scaling": YARN | {"mscale": 1.5, "mscale_all_dim": 0.7, "truncate": False}},
     ),
     refused=(
