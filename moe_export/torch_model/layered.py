@@ -86,10 +86,14 @@ class LayeredModel:
         with, so that nothing here needs to know how a family makes its masks and positions.
         """
         made: list[LayerCall] = []
+        embedded: list[Tensor] = []
 
         def remember(hidden: Tensor, *positional: Any, **named: Any) -> Tensor:
+            if not made:
+                embedded[:] = [hidden]
             made.append(LayerCall(positional, named))
-            return hidden
+            # Some models of transformers 4 take the first of what a layer returns.
+            return embedded[0][None]
 
         base = self.model.base_model
         norm = base.norm
@@ -100,10 +104,8 @@ class LayeredModel:
                     layer.forward = remember
                 for ids_BL in batches:
                     made.clear()
-                    hidden_BLD = base(
-                        input_ids=ids_BL.to(self.device), use_cache=False
-                    ).last_hidden_state
-                    yield Begun(hidden_BLD, tuple(made))
+                    base(input_ids=ids_BL.to(self.device), use_cache=False)
+                    yield Begun(embedded[0], tuple(made))
             finally:
                 base.norm = norm
                 for layer in self.layers:
@@ -123,8 +125,10 @@ class LayeredModel:
 
     def run(self, number: int, hidden_BLD: Tensor, call: LayerCall) -> Tensor:
         """The output of a layer that is in memory, [B, L, D]."""
-        output: Tensor = self.layers[number](hidden_BLD, *call.positional, **call.named)
-        return output
+        output: Tensor | tuple[Tensor, ...] = self.layers[number](
+            hidden_BLD, *call.positional, **call.named
+        )
+        return output[0] if isinstance(output, tuple) else output  # transformers 4
 
     def states(self, batches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Hidden states [B, L, D] of batches of token ids: embedded, and after each layer.
