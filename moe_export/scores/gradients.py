@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from moe_export.scores.base import DataScore, ExpertBatch, Loss
 
 if TYPE_CHECKING:
@@ -93,8 +91,8 @@ def rounding_margin(batch: ExpertBatch) -> Tensor:
     same_NN = batch.sequence_N[:, None] == batch.sequence_N[None, :]
     x_ND, h_NW = batch.values["x"], batch.values["h"]
     # The squared length of a sum over tokens, by the products of every two tokens of a sequence.
-    input_NN = torch.where(same_NN, x_ND @ x_ND.T, 0)
-    output_NN = torch.where(same_NN, found["output"] @ found["output"].T, 0)
+    input_NN = (x_ND @ x_ND.T) * same_NN
+    output_NN = (found["output"] @ found["output"].T) * same_NN
     total_W = h_NW.new_zeros(h_NW.shape[1]).double()
     for gram_NN, value_NW, weight_WD in (
         (input_NN, found["gate"], weights.gate_WD),
