@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moe_export.op.c_interface import RefusedError
 from tests.cuda.cuda_library import CudaLayer
 from tests.cuda.kernels import packed_layer
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
 from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
-from tests.native.c_library import RefusedError
 from tests.op.cases import CASES, KINDS, Case, Inputs, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound

@@ -9,8 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.op.c_interface import ONNX_TYPES, RefusedError, Tensor, Weights, tensor
 from tests.cuda.launches import StandIn
-from tests.native.c_library import ONNX_TYPES, RefusedError, _Call, _Tensor, _tensor, _Weights
+from tests.native.c_library import _Call
 from tests.op.cases import Inputs
 
 
@@ -41,14 +42,14 @@ class DeviceArrays:
         ctypes.memmove(pointer, data.ctypes.data, data.nbytes)
         return pointer
 
-    def tensor(self, array: NDArray[Any] | None, *, shift: int = 0) -> _Tensor:
+    def tensor(self, array: NDArray[Any] | None, *, shift: int = 0) -> Tensor:
         """A copy as the library wants it."""
         if array is None:
-            return _Tensor()
+            return Tensor()
         shape = (ctypes.c_int64 * array.ndim)(*array.shape)
         self._keep.append(shape)
         pointer = self.put(array, shift=shift)
-        return _Tensor(pointer, shape, array.ndim, ONNX_TYPES[array.dtype.name])
+        return Tensor(pointer, shape, array.ndim, ONNX_TYPES[array.dtype.name])
 
 
 class CudaLayer:
@@ -60,8 +61,8 @@ class CudaLayer:
         self._stand_in = stand_in
         keep: list[Any] = []
         weights = inputs.weights
-        tensors = (_Tensor * len(weights))(*[_tensor(weight, keep) for weight in weights])
-        described = _Weights(
+        tensors = (Tensor * len(weights))(*[tensor(weight, keep) for weight in weights])
+        described = Weights(
             *(len(inputs.experts), b"swiglu", inputs.format_name.encode(), inputs.group_size),
             *(ONNX_TYPES[inputs.x.dtype.name], 0, tensors, len(weights)),
         )

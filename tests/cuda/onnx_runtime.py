@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.formats import int4
+from moe_export.op.c_interface import ONNX_TYPES, RefusedError
 from tests.cuda.launches import StandIn
-from tests.native.c_library import ONNX_TYPES, RefusedError
 from tests.op.cases import Inputs
 
 STREAM = 0x57EA
@@ -25,7 +25,7 @@ HOST_INPUT = -2
 ALLOCATOR = 77
 
 # Places of functions in OrtCustomOp.
-PROVIDER, INPUT_COUNT, INPUT_KIND, INPUT_MEMORY = 3, 5, 10, 12
+NAME, PROVIDER, INPUT_COUNT, INPUT_KIND, INPUT_MEMORY = 2, 3, 5, 10, 12
 DESTROY, CREATE, COMPUTE = 9, 17, 18
 
 
@@ -109,8 +109,13 @@ class CudaNode:
         return asked
 
     def input_counts(self) -> set[int]:
-        """Declared inputs of all operators of the library."""
-        return {self._ask(op, INPUT_COUNT, ctypes.c_size_t) for op in self._ops}
+        """Declared inputs of all operators of this one's name."""
+        name = self._ask(self.op, NAME, ctypes.c_char_p)
+        return {
+            self._ask(op, INPUT_COUNT, ctypes.c_size_t)
+            for op in self._ops
+            if self._ask(op, NAME, ctypes.c_char_p) == name
+        }
 
     def _memory_of(self, place: int) -> bytes:
         return b"Cpu" if self.memory_type(place) == HOST_INPUT else b"Cuda"
