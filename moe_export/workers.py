@@ -93,6 +93,8 @@ def joined() -> Iterator[Workers]:
     distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Workers(distributed.get_rank(), size)
+        # One that leaves while another still hears from it takes that one down.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
