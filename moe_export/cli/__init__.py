@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from moe_export import __version__
+from moe_export.cli import interrupts
 from moe_export.errors import INTERRUPTED_EXIT_CODE, MoeExportError, ResourceError
 from moe_export.variants import VARIANTS
 
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.watch()
     # torch's threads spin while they wait; beside other work that made importance ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported only now: `--help` must not wait for what the commands load.
@@ -61,10 +60,6 @@ def _fail(sentence: str, code: int) -> int:
     sys.stdout.flush()
     sys.stderr.write(f"moe-export: {sentence}\n")
     return code
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

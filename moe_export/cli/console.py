@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from moe_export.cli import interrupts
 from moe_export.jobs import Progress as StageProgress
 from moe_export.pipeline import Step
 from moe_export.run import State
@@ -71,12 +72,14 @@ class RunDisplay:
         self._task = task
 
         def show(done: int, total: int, what: str) -> None:
+            interrupts.heed()
             bars.update(task, completed=done, total=total, description=what)
 
         return show
 
     def on_step(self, state: State, seconds: float | None) -> None:
         """A line when a step begins (without a terminal) and when it ends."""
+        interrupts.heed()
         folder = f"{state.step.folder:<20}"
         if seconds is None:
             if self._bars is None:
@@ -89,5 +92,6 @@ class RunDisplay:
         console.print(f"{folder} {outcome}")
 
 
-def _no_bar(done: int, total: int, what: str) -> None:
+def _no_bar(done: int, total: int, what: str) -> None:  # noqa: ARG001 - a `Progress`
     """Lines for every step of every stage would only fill a log."""
+    interrupts.heed()

@@ -34,7 +34,7 @@ def conformance() -> list[dict[str, Any]]:
     rows = []
     for kind in KINDS:
         worst, failures = 0.0, []
-        for case in CASES:
+        for case in (case for case in CASES if case.activation == "swiglu"):
             inputs = inputs_of(case, *kind)
             bound, expected = error_bound(inputs), run_reference(inputs).astype(np.float64)
             for path, pairs in (("rows", None), ("tiles", 16), ("tiles", 128)):

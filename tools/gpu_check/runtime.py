@@ -45,7 +45,7 @@ def _conformance() -> list[dict[str, Any]]:
     rows = []
     for kind in KINDS:
         failures = []
-        for case in CASES:
+        for case in (case for case in CASES if case.activation == "swiglu"):
             inputs = inputs_of(case, *kind)
             model: onnx.ModelProto = one_node_model(inputs)
             y = _session(model.SerializeToString()).run(None, feeds(inputs))[0]
