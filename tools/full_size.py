@@ -27,6 +27,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.estimate import estimate
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
+from moe_export.families.stored import format_in
 from moe_export.machine import machine, versions
 from moe_export.quantization import Quantization
 from moe_export.recipe_file import load_recipe
@@ -41,6 +42,7 @@ ROOT = Path(__file__).parents[1]
 FAMILY, SIZE = "qwen2_moe", "qwen1.5-moe-a2.7b"
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/report.md", "docs/operator.md")
 COPIED_STAGES = ("prune", "quantize", "export")
+QUANTIZED_KEYS = ("experts", "dense", "embedding", "group_size")
 
 RECIPE = Template("""\
 model: {source: $checkpoint}
@@ -138,7 +140,7 @@ def collect(home: Path) -> dict[str, Any]:
     plan = load_json(run / "plan" / "plan.json")
     kept = replace(spec, widths=tuple(tuple(layer["widths"]) for layer in plan["layers"]))
     settings = marks["quantize"]["identity"]["settings"]
-    formats = Quantization(settings["experts"], settings["dense"], settings["group_size"])
+    formats = Quantization(**{key: settings[key] for key in QUANTIZED_KEYS})
     return {
         "machine": machine(),
         "versions": versions(),
@@ -170,8 +172,8 @@ def collect(home: Path) -> dict[str, Any]:
 def per_token(spec: ModelSpec) -> float:
     """Bytes of weights that decoding one token reads, if tokens go to all experts alike."""
     total = 0.0
-    for tensor in spec.tensors.values():
-        bits = {"int4": 4, "int8": 8, None: 16}[spec.quantization.format_of(tensor.role)]
+    for name, tensor in spec.tensors.items():
+        bits = {"int4": 4, "int8": 8, None: 16}[format_in(spec, name)]
         scales = 0 if bits == 16 else 16 / spec.quantization.group_size
         share = spec.top_k / spec.num_experts if tensor.expert is not None else 1
         if tensor.role != "embedding" or spec.tied_embeddings:
