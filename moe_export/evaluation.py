@@ -20,6 +20,9 @@ from moe_export.tokens import Sequence as TokenSequence
 LOGIT_BATCH_BYTES = 1 << 28
 """Logits held at a time, in float32: 256 MiB is 440 tokens of a vocabulary of 152 000."""
 
+CHUNK_BYTES = 1 << 26
+"""Probabilities computed at a time, in float64, of which there are about four copies."""
+
 
 @dataclass
 class Tally:
@@ -89,17 +92,32 @@ def tally_document(
     targets = np.array(sequence.tokens[first:])
     if targets.size == 0:
         return
-    log_p = log_softmax(logits_TV[first - 1 : -1])
-    gold = log_p[np.arange(targets.size), targets]
     tally.items += 1
     tally.tokens += targets.size
-    tally.loss_nats -= float(gold.sum())
-    tally.matches += bool((log_p.argmax(-1) == targets).all())
-    if reference_TV is not None:
-        log_q = log_softmax(reference_TV[first - 1 : -1])
-        tally.compared = True
-        tally.kl_nats += float((np.exp(log_q) * (log_q - log_p)).sum())
-        tally.agreements += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())
+    matches = True
+    for rows in row_chunks(targets.size, logits_TV.shape[-1]):
+        here = slice(first - 1 + rows.start, first - 1 + rows.stop)
+        log_p, gold = log_softmax(logits_TV[here]), targets[rows]
+        tally.loss_nats -= float(log_p[np.arange(gold.size), gold].sum())
+        matches &= bool((log_p.argmax(-1) == gold).all())
+        if reference_TV is not None:
+            log_q = log_softmax(reference_TV[here])
+            tally.compared = True
+            tally.kl_nats += divergence_nats(log_q, log_p)
+            tally.agreements += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())
+    tally.matches += matches
+
+
+def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
+    """Positions in parts, for whose probabilities `CHUNK_BYTES` are enough."""
+    step = max(1, CHUNK_BYTES // (8 * vocabulary))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def divergence_nats(log_q: NDArray[np.float64], log_p: NDArray[np.float64]) -> float:
+    """KL(q, p), summed over all positions."""
+    return float((np.exp(log_q) * (log_q - log_p)).sum())
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

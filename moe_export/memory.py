@@ -22,9 +22,14 @@ def resident_bytes() -> int:
 def release() -> None:
     """Gives freed memory back to the system, which glibc otherwise keeps for later."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # other C libraries give back by themselves
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """The same where nothing waits for the garbage collector."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:  # other C libraries give back by themselves
+        malloc_trim(0)
 
 
 class PeakMemory:

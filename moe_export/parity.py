@@ -1,28 +1,47 @@
-"""An exported model against torch on the same checkpoint, one layer of it in memory at a time.
+"""An exported model against torch on the same checkpoint.
+
+One of them is in memory at a time, and of torch one layer: the exported model generates and goes,
+torch leaves its logits in a file, and the exported model comes again to be held against them.
 
 Legend: T tokens, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.evaluation import log_softmax
+from moe_export.evaluation import divergence_nats, log_softmax, row_chunks
+from moe_export.memory import release
 from moe_export.runtime import OrtModel
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What is compared.
+
+    Attributes:
+        sequences: token ids, at least one sequence.
+        prompts: token ids.
+        new_tokens: to generate after each prompt.
+    """
+
+    sequences: Sequence[list[int]]
+    prompts: Sequence[list[int]]
+    new_tokens: int
+
+
 def compare_with_torch(
+    open_model: Callable[[], OrtModel],
     directory: Path,
-    ort_model: OrtModel,
     checkpoint: Path,
-    sequences: Sequence[list[int]],
-    prompts: Sequence[list[int]],
-    new_tokens: int,
+    compared: Compared,
+    scratch: Path,
     limit: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Logits of sequences, and greedy tokens after prompts.
@@ -33,12 +52,12 @@ def compare_with_torch(
     end-of-sequence token, so that the cache is tested at length.
 
     Args:
-        directory: of the exported model, opened again to find the layer at fault.
-        ort_model: the same model.
+        open_model: opens the exported model, for as long as it is needed.
+        directory: of the exported model.
         checkpoint: that it was made from; weights are taken in float32.
-        sequences: token ids, at least one sequence.
-        prompts: token ids.
-        new_tokens: to generate after each prompt.
+        compared: the tokens.
+        scratch: a file to be written, of 4 * V bytes for each token of the sequences; it is gone
+            afterwards.
         limit: an error above it is traced to the first layer whose output differs by more; None
             where a difference is no fault.
 
@@ -49,47 +68,70 @@ def compare_with_torch(
         `new_tokens` and `agreement`: the share of greedy tokens that are the same, up to the first
         difference of each prompt; None without prompts.
     """
-    import torch  # noqa: PLC0415 - heavy
+    from moe_export.torch_model.expected import write_logits  # noqa: PLC0415 - imports torch
 
-    from moe_export.torch_model import StreamedModel  # noqa: PLC0415 - imports torch
-
-    generated = [list(ort_model.generate(prompt, new_tokens, eos_ids=[])) for prompt in prompts]
-    whole = [[*prompt, *tokens] for prompt, tokens in zip(prompts, generated, strict=True)]
-    model = StreamedModel(checkpoint, torch.float32)
-    traced: list[NDArray[np.float32]] = []
-    states = []
-    for states in model.states([torch.tensor([tokens]) for tokens in [*sequences, *whole]]):
-        if limit is not None:
-            traced.append(states[0][0].numpy())
-    worst, kl_nats, agreements, same = 0.0, 0.0, 0, 0
-    with model.head() as (norm, head), torch.no_grad():
-        for sequence, state in zip(sequences, states, strict=False):
-            expected_TV = head(norm(state[0])).numpy()
-            found_TV = ort_model.logits([sequence])[0]
-            # Not by max(), which drops a NaN that comes second.
-            worst = float(np.maximum(worst, np.abs(found_TV - expected_TV).max()))
-            log_q, log_p = log_softmax(expected_TV), log_softmax(found_TV)
-            kl_nats += float((np.exp(log_q) * (log_q - log_p)).sum())
-            agreements += int((expected_TV.argmax(-1) == found_TV.argmax(-1)).sum())
-        for prompt, tokens, state in zip(prompts, generated, states[len(sequences) :], strict=True):
-            likeliest = head(norm(state[0, len(prompt) - 1 : -1])).argmax(-1).tolist()
-            differs = [a != b for a, b in zip(tokens, likeliest, strict=True)]
-            same += differs.index(True) if any(differs) else new_tokens
-    bad = None
-    if limit is not None and not worst <= limit:
-        bad = first_bad_layer(directory, sequences[0], traced[1:], limit)
-    count = sum(len(sequence) for sequence in sequences)
-    parity = {
-        "max_logit_error": worst,
-        "tokens": count,
-        "kl_nats": kl_nats / count,
-        "top1_agreement": agreements / count,
-        "first_bad_layer": bad,
-    }
-    if not prompts:
+    generated = _generated(open_model, compared)
+    release()
+    try:
+        with scratch.open("wb") as file:
+            same, traced = write_logits(
+                checkpoint,
+                compared.sequences,
+                list(zip(compared.prompts, generated, strict=True)),
+                file,
+                trace=limit is not None,
+            )
+        release()
+        with scratch.open("rb") as file:
+            parity = _differences(open_model, compared.sequences, file)
+        release()
+    finally:
+        scratch.unlink(missing_ok=True)
+    parity["first_bad_layer"] = None
+    if limit is not None and not parity["max_logit_error"] <= limit:
+        first = compared.sequences[0]
+        parity["first_bad_layer"] = first_bad_layer(directory, first, traced, limit)
+    if not compared.prompts:
         return parity, None
-    agreement = same / (len(prompts) * new_tokens)
-    return parity, {"prompts": len(prompts), "new_tokens": new_tokens, "agreement": agreement}
+    prompts, new_tokens = len(compared.prompts), compared.new_tokens
+    agreement = same / (prompts * new_tokens)
+    return parity, {"prompts": prompts, "new_tokens": new_tokens, "agreement": agreement}
+
+
+def _generated(open_model: Callable[[], OrtModel], compared: Compared) -> list[list[int]]:
+    """What the exported model says after each prompt."""
+    if not compared.prompts:
+        return []
+    model = open_model()
+    return [
+        list(model.generate(prompt, compared.new_tokens, eos_ids=[])) for prompt in compared.prompts
+    ]
+
+
+def _differences(
+    open_model: Callable[[], OrtModel], sequences: Sequence[list[int]], expected: IO[bytes]
+) -> dict[str, Any]:
+    """The figures of `parity`, from torch's logits as `write_logits` leaves them."""
+    model = open_model()
+    worst, kl_nats, agreements = 0.0, 0.0, 0
+    for sequence in sequences:
+        found_TV = model.logits([sequence])[0]
+        vocabulary = found_TV.shape[1]
+        for rows in row_chunks(len(sequence), vocabulary):
+            count = (rows.stop - rows.start) * vocabulary
+            expected_TV = np.fromfile(expected, np.float32, count).reshape(-1, vocabulary)
+            # Not by max(), which drops a NaN that comes second.
+            worst = float(np.maximum(worst, np.abs(found_TV[rows] - expected_TV).max()))
+            log_q, log_p = log_softmax(expected_TV), log_softmax(found_TV[rows])
+            kl_nats += divergence_nats(log_q, log_p)
+            agreements += int((expected_TV.argmax(-1) == found_TV[rows].argmax(-1)).sum())
+    tokens = sum(len(sequence) for sequence in sequences)
+    return {
+        "max_logit_error": worst,
+        "tokens": tokens,
+        "kl_nats": kl_nats / tokens,
+        "top1_agreement": agreements / tokens,
+    }
 
 
 def first_bad_layer(

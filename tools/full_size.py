@@ -1,11 +1,16 @@
 """The main job at full size on a small machine: memory and time of every stage, and what comes out.
 
     python -m tools.full_size HOME [--layers N]
+    python -m tools.full_size HOME --dense
 
 Makes a checkpoint of the shapes of Qwen1.5-MoE-A2.7B (28.6 GB of random weights) and a recipe in
 HOME, carries it out, one process for each stage, times `cp` there, and writes docs/full_size.md and
 docs/full_size.json. What is there already is not made again, so that it can be interrupted. It
 needs about 57 GB of disk for all 24 layers; the run can be removed after.
+
+With `--dense` it goes on from there: it exports the same model with nothing removed, in the same
+formats, lets both decode in turn, and adds their speeds to the two files. That needs about 46 GB
+beside the checkpoint and `run/export`, all that is left of the first part to be kept.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from tools.make_synthetic_checkpoint import config_of, make
 from tools.update_docs import rounded
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "full_size.json"
 FAMILY, SIZE = "qwen2_moe", "qwen1.5-moe-a2.7b"
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/report.md", "docs/operator.md")
 COPIED_STAGES = ("prune", "quantize", "export")
@@ -61,6 +67,13 @@ validate:
   greedy_prompts: 1
   speed: {threads: [2], prompt_tokens: 32, new_tokens: 16, repeats: 2}
 """)
+
+UNPRUNED = {
+    "calibrate.sequences": 1,
+    "importance.scores": "[magnitude]",
+    "plan": "{keep: 1.0, score: magnitude}",
+}
+"""Changes to the recipe with which nothing is removed, and no gradient computed."""
 
 PAGE = Template("""\
 # Full size on a small machine
@@ -86,19 +99,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("home", type=Path, help="a directory for everything; is created")
     parser.add_argument("--layers", type=int, help="as many of the 24 layers (default: all)")
+    parser.add_argument("--dense", action="store_true", help="the second part: dense decoding")
     given = parser.parse_args()
     home = given.home.absolute()
-    prepare(home, given.layers)
-    for stage in MAIN_JOB:
-        command = ["run", str(home / "recipe.yaml"), "--run", str(home / "run"), "--until", stage]
-        done = subprocess.run([sys.executable, "-m", "moe_export", *command], check=False)
-        # 5: the limits that the recipe has by default are for trained weights.
-        if done.returncode not in (0, 5):
-            sys.exit(f"full_size: the stage {stage} failed; the same command goes on from there")
-    figures_found = rounded(collect(home))
-    text = json.dumps(figures_found, indent=1) + "\n"
-    (ROOT / "docs" / "full_size.json").write_text(text, encoding="utf-8")
-    (ROOT / "docs" / "full_size.md").write_text(page(figures_found), encoding="utf-8")
+    if given.dense:
+        found = json.loads(FIGURES.read_text(encoding="utf-8")) | {"turns": against_dense(home)}
+    else:
+        prepare(home, given.layers)
+        for stage in MAIN_JOB:
+            carry_out(home / "recipe.yaml", home / "run", stage)
+        found = collect(home)
+    found = rounded(found)
+    FIGURES.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    FIGURES.with_suffix(".md").write_text(page(found), encoding="utf-8")
+
+
+def carry_out(
+    recipe: Path, run: Path, stage: str, changes: Mapping[str, Any] | None = None
+) -> None:
+    """The job up to a stage, in a process of its own."""
+    command = ["run", str(recipe), "--run", str(run), "--until", stage]
+    for key, value in (changes or {}).items():
+        command += ["--set", f"{key}={value}"]
+    done = subprocess.run([sys.executable, "-m", "moe_export", *command], check=False)
+    # 5: the limits that the recipe has by default are for trained weights.
+    if done.returncode not in (0, 5):
+        sys.exit(f"full_size: the stage {stage} failed; the same command goes on from there")
+
+
+def against_dense(home: Path) -> dict[str, Any]:
+    """Speeds of the pruned and of the unpruned model, which decode random tokens in turn."""
+    carry_out(home / "recipe.yaml", home / "dense", "export", UNPRUNED)
+    variants = [
+        f"{name}={home / run / 'export' / 'quantized'}"
+        for name, run in (("pruned", "run"), ("dense", "dense"))
+    ]
+    out = home / "turns.json"
+    options = ["--threads", "2", "--batch", "1", "--repeats", "5", "--out", str(out)]
+    script = str(ROOT / "tools" / "bench_session.py")
+    subprocess.run([sys.executable, script, *variants, *options], check=True)
+    turns_found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return turns_found
 
 
 def prepare(home: Path, layers: int | None) -> None:
@@ -264,7 +305,28 @@ def checks(found: Mapping[str, Any]) -> list[list[str]]:
             (f"weights read for a token, {name}, pruned", size(of["pruned"])),
             (f"at most so many times the tokens/s, {name}", f"{gain:.2f}"),
         ]
+    if "turns" in found:
+        rows += turns(found["turns"])
     return [list(row) for row in rows]
+
+
+def turns(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows on the pruned and the unpruned model in the same formats."""
+    medians = {
+        (phase, result["variant"]): result[f"{phase}_tokens_per_s"]["median"]
+        for result in found["results"]
+        for phase in ("prefill", "decode")
+    }
+    rows = []
+    for phase in ("prefill", "decode"):
+        pruned, dense = medians[phase, "pruned"], medians[phase, "dense"]
+        rows.append(
+            (
+                f"{phase} of random tokens in turn, quantized, pruned / dense",
+                f"{figures(pruned)} / {figures(dense)} tokens/s, {pruned / dense:.2f} times",
+            )
+        )
+    return rows
 
 
 if __name__ == "__main__":

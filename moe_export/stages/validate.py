@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ from moe_export.evaluation import Tally, batches, mean_exact_match, tally_docume
 from moe_export.gates import check_gates
 from moe_export.jobs import Job
 from moe_export.machine import machine, versions
-from moe_export.memory import release
-from moe_export.parity import compare_with_torch
+from moe_export.parity import Compared, compare_with_torch
 from moe_export.probe import probe
 from moe_export.recipe import Task, ValidateSettings
 from moe_export.runtime import OrtModel, require_native, require_provider
@@ -28,6 +29,10 @@ TEST_SEED = 1234
 """Scored documents are the same in every run, so that runs can be compared."""
 
 PARITY_SEQUENCES = 16
+
+PARITY_TOKENS = 4096
+"""At most so many tokens are held against torch, or one sequence: 2.5 GB of logits at a vocabulary
+of 152 000."""
 
 TaskScores = dict[str, dict[str, float | int | None]]
 
@@ -112,23 +117,29 @@ def _parity(
         for sequence in documents
         if sequence.prompt_tokens > 0
     ]
+    compared = Compared(
+        within(sequences[:PARITY_SEQUENCES], PARITY_TOKENS),
+        prompts[: settings.greedy_prompts],
+        settings.greedy_tokens,
+    )
     parity, greedy = {}, {}
     for variant, stage in ((PRUNED, "prune"), (QUANTIZED, "quantize")):
-        if variant not in variants:
-            continue
-        ort_model = OrtModel(variants[variant], provider, operator=settings.operator)
-        parity[variant], greedy[variant] = compare_with_torch(
-            variants[variant],
-            ort_model,
-            job.folders[stage],
-            sequences[:PARITY_SEQUENCES],
-            prompts[: settings.greedy_prompts],
-            settings.greedy_tokens,
-            settings.gates.max_logit_error if variant == PRUNED else None,
-        )
-        del ort_model
-        release()
+        if variant in variants:
+            parity[variant], greedy[variant] = compare_with_torch(
+                partial(OrtModel, variants[variant], provider, operator=settings.operator),
+                variants[variant],
+                job.folders[stage],
+                compared,
+                job.partial / "logits",
+                settings.gates.max_logit_error if variant == PRUNED else None,
+            )
     return {"parity": parity, "greedy": greedy}
+
+
+def within(sequences: list[list[int]], tokens: int) -> list[list[int]]:
+    """The first sequences, as many as have at most so many tokens together, but at least one."""
+    ends = list(accumulate(len(sequence) for sequence in sequences))
+    return sequences[: max(1, sum(end <= tokens for end in ends))]
 
 
 def _accuracy(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from moe_export.families import open_checkpoint
 from moe_export.families.stored import read_values
+from moe_export.memory import trim
 from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.load import empty_model, to_torch
 
@@ -202,6 +203,7 @@ class StreamedModel(LayeredModel):
             for name, parameter in empty.items():
                 path, _, last = name.rpartition(".")
                 setattr(self.model.get_submodule(path), last, parameter)
+            trim()
 
     def _of_layer(self, number: int) -> dict[str, str]:
         return {name: name for name, t in self.spec.tensors.items() if t.layer == number}

@@ -64,6 +64,24 @@ def test_divergence_from_itself_is_zero_and_from_another_model_is_the_formula() 
     assert other.as_dict()["kl_nats"] == pytest.approx((p * np.log(p / q)).sum() / 2)
 
 
+def test_a_document_scored_in_parts_has_the_scores_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    sequence = Sequence(rng.integers(0, 5, 9).tolist(), 2)
+    ours, theirs = rng.standard_normal((2, 9, 5)).astype(np.float32)
+    scores = []
+    for chunk_bytes in (evaluation.CHUNK_BYTES, 3 * 5 * 8):
+        monkeypatch.setattr(evaluation, "CHUNK_BYTES", chunk_bytes)
+        tally = Tally(has_answers=True)
+        tally_document(tally, sequence, ours, theirs)
+        tally_document(tally, sequence, certain_of(sequence.tokens, 5), theirs)
+        scores.append(tally.as_dict())
+    assert len(list(evaluation.row_chunks(7, 5))) == 3
+    assert scores[0] == pytest.approx(scores[1])
+    assert scores[0]["exact_match"] == 0.5
+
+
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=20))
 def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int]) -> None:
     sequences = [Sequence([0] * length, 1) for length in lengths]

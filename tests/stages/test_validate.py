@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe_export import evaluation
+from moe_export.parity import Compared, compare_with_torch
+from moe_export.runtime import OrtModel
+from moe_export.stages.validate import within
+from tests.graph.decoding import exported
+from tests.tiny import tiny_checkpoint
+
+
+def test_whole_sequences_are_taken_within_a_number_of_tokens_and_at_least_one() -> None:
+    sequences = [[0] * 5, [0] * 3, [0] * 4]
+    assert within(sequences, 12) == sequences
+    assert within(sequences, 11) == sequences[:2]
+    assert within(sequences, 4) == sequences[:1]
+
+
+def test_parity_is_the_same_in_parts_and_finds_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    directory = exported(source, tmp_path / "onnx")
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 256, length).tolist() for length in (9, 4)]
+    compared = Compared(sequences, prompts=[sequences[0][:5]], new_tokens=6)
+    scratch = tmp_path / "logits"
+
+    def compare(checkpoint: Path) -> tuple[dict[str, float], dict[str, float]]:
+        open_model = partial(OrtModel, directory, operator="portable")
+        parity, greedy = compare_with_torch(
+            open_model, directory, checkpoint, compared, scratch, limit=1e-4
+        )
+        assert not scratch.exists()
+        assert greedy is not None
+        return parity, greedy
+
+    whole, greedy = compare(source)
+    assert whole["tokens"] == 13
+    assert whole["max_logit_error"] <= 1e-4
+    assert whole["first_bad_layer"] is None
+    assert greedy == {"prompts": 1, "new_tokens": 6, "agreement": 1.0}
+    monkeypatch.setattr(evaluation, "CHUNK_BYTES", 4 * 259 * 8)
+    parts, _ = compare(source)
+    assert parts == pytest.approx(whole, abs=1e-5)
+
+    other, _ = compare(tiny_checkpoint(tmp_path / "other", seed=1))
+    assert other["max_logit_error"] > 0.1
+    assert other["first_bad_layer"] == 0
