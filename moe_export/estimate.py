@@ -135,7 +135,8 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         "export": (export, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
         "validate": (
             1 << 16,
-            TORCH_BYTES + 4 * _held_at_once(kept) + LOGIT_BYTES + export,
+            # Torch with a matrix twice while it is read, then the exported models.
+            TORCH_BYTES + LOGIT_BYTES + max(8 * _held_at_once(kept), export),
             20 + 6.0 * _active_parameters(spec) * scored / FLOPS_PER_S["float32"],
         ),
         "report": (1 << 20, 2 * PYTHON_BYTES, 5.0),
