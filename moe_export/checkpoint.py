@@ -39,6 +39,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
 CODE_DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)}
 """What is accepted besides where the config has `QUANTIZATION_KEY`."""
 
+LARGEST_BITS = {
+    DTYPES["F16"]: int(np.float16(np.finfo(np.float16).max).view(np.uint16)),
+    DTYPES["BF16"]: int(ml_dtypes.finfo(ml_dtypes.bfloat16).max.view(np.uint16)),
+}
+"""Of the largest finite number in two bytes; those of infinity and NaN are above."""
+
 _DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
 
@@ -119,8 +125,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor {name} cannot be read ({error}); copy the shard again"
             ) from error
-        # float16 and bfloat16 overflow nothing here: only the stored values are looked at.
-        bad = int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
+        bad = _not_finite(tensor)
         if bad:
             raise CheckpointError(
                 f"{path}: tensor {name} holds {bad} values that are not "
@@ -305,6 +310,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def _not_finite(tensor: NDArray[Any]) -> int:
+    """How many values are infinite or not a number."""
+    largest = LARGEST_BITS.get(tensor.dtype)
+    if largest is None:
+        return int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
+    # Their bits without the sign are in order of magnitude, and compared five times as fast.
+    magnitude = tensor.view(np.uint16) & np.uint16(0x7FFF)
+    if magnitude.max(initial=0) <= largest:
+        return 0
+    return int(np.count_nonzero(magnitude > largest))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -66,12 +66,22 @@ def test_an_index_cannot_point_outside_the_directory(tmp_path: Path) -> None:
         Checkpoint(tmp_path / "inner")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_values_that_are_not_finite_are_refused(
+    tmp_path: Path, value: float, dtype: type[np.generic]
+) -> None:
     (tmp_path / "config.json").write_text("{}")
-    save_file({"a": np.array([1, value, value], np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="tensor a holds 2 values that are not finite"):
-        Checkpoint(tmp_path).read("a")
+    largest = ml_dtypes.finfo(dtype).max
+    tensors = {
+        "finite": np.array([largest, -largest, 0], np.float64).astype(dtype),
+        "bad": np.array([largest, value, value], np.float64).astype(dtype),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    assert np.array_equal(checkpoint.read("finite"), tensors["finite"])
+    with pytest.raises(CheckpointError, match="tensor bad holds 2 values that are not finite"):
+        checkpoint.read("bad")
 
 
 def test_an_unknown_storage_type_is_refused(tmp_path: Path) -> None:
