@@ -38,7 +38,7 @@ ACTIVATIONS = 8
 LOGIT_BYTES = 4 * 128 << 20
 """Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
 
-QUANTIZED_PER_S = {"rtn": 50e6, "mse": 10e6, "gptq": 2e6}
+QUANTIZED_PER_S = {"rtn": 200e6, "mse": 100e6, "gptq": 2e6}
 """Parameters quantized in a second, by method."""
 
 TORCH_BYTES = 450 << 20

@@ -59,6 +59,13 @@ def format_in(spec: ModelSpec, name: str) -> QuantizedFormat | None:
     return spec.quantization.format_of(tensor.role, tensor.layer)
 
 
+def stored_names(spec: ModelSpec, name: str) -> list[str]:
+    """Under which names the parts of a tensor are stored, in order."""
+    if format_in(spec, name) is None:
+        return [name]
+    return [name + suffix for suffix in _parts(spec, name)]
+
+
 def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     """Every entry that a checkpoint of the model must have, by name."""
     stored = {}

@@ -37,7 +37,10 @@ def pack(codes: NDArray[Any]) -> NDArray[np.uint8]:
     >>> pack(np.array([1, 2, 3, 4, -8])).tobytes().hex()
     '214308'
     """
-    nibbles = codes.reshape(-1).astype(np.int8).view(np.uint8) & np.uint8(15)
+    flat = codes.reshape(-1)
+    # Codes in a byte each have their four bits lowest, whatever the dtype.
+    in_bytes = flat if flat.itemsize == 1 else flat.astype(np.int8)
+    nibbles = in_bytes.view(np.uint8) & np.uint8(15)
     nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
     pairs: NDArray[np.uint8] = np.bitwise_or(nibbles[0::2], nibbles[1::2] << np.uint8(4))
     return pairs

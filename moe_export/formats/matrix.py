@@ -106,7 +106,7 @@ def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:
 
 
 def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
-    """Scales rounded to float16 numbers.
+    """Scales rounded to float16 numbers, zero without a sign.
 
     Args:
         scale_GN: to be rounded.
@@ -119,4 +119,4 @@ def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.fl
         rounded_GN = scale_GN.astype(np.float16)
     if np.isinf(rounded_GN).any():
         raise CheckpointError(f"weights reach {largest:.3g}, too large for scales in float16")
-    return rounded_GN.astype(np.float32)
+    return rounded_GN.astype(np.float32) + np.float32(0)  # never -0

@@ -5,6 +5,8 @@ Legend: G groups, g rows of a group, N columns.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +48,9 @@ def least_error_scale(
             tried_GN = (scale_GN * np.float32(factor)).astype(np.float16).astype(np.float32)
             codes_GgN = grid.codes(values_GgN, tried_GN, zero_GN)
             difference = values_GgN - grid.values(codes_GgN, tried_GN, zero_GN)
-        error_GN = (np.square(difference, out=difference) * weight_Gg1).sum(axis=1)
+        error_GgN = np.square(difference, out=difference) * weight_Gg1
+        # Row by row: numpy's own order of summation depends on how the array lies in memory.
+        error_GN = reduce(np.add, np.moveaxis(error_GgN, 1, 0))
         better = error_GN < best_GN
         best_GN = np.where(better, error_GN, best_GN)
         chosen_GN = np.where(better, tried_GN, chosen_GN)

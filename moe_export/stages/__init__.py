@@ -31,7 +31,7 @@ STAGES: dict[str, StageFacts] = {
     "importance": StageFacts(2, ("calibrate",), "a score for every expert dimension", shared=True),
     "plan": StageFacts(3, ("importance",), "a width for every expert"),
     "prune": StageFacts(2, ("calibrate", "importance", "plan"), "the checkpoint without the rest"),
-    "quantize": StageFacts(2, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
+    "quantize": StageFacts(3, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
     "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
     "validate": StageFacts(
         2,

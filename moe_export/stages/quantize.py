@@ -8,19 +8,20 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
+from moe_export.ahead import ahead
 from moe_export.artifacts import evenly_chosen, load_calibration, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
-from moe_export.families.stored import format_in, stored_tensors
-from moe_export.formats.blocks import quantize_in_blocks, squared_error
+from moe_export.families.stored import format_in, stored_names, stored_tensors
+from moe_export.formats import native
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
 from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization, read_quantization
@@ -30,6 +31,9 @@ from moe_export.tokenizer_files import copy_tokenizer_files
 logger = logging.getLogger(__name__)
 
 QUANTIZATION_FILE = "quantization.json"
+
+AHEAD_BYTES = 128 << 20
+"""Of tensors that are read and rounded before it is their turn to be written."""
 
 
 @dataclass
@@ -54,6 +58,25 @@ class _Sums:
         }
 
 
+@dataclass(frozen=True)
+class _Written:
+    """One tensor.
+
+    Attributes:
+        parts: what is written, in order.
+        values_shape: of the tensor as it was.
+        made: how its codes came about; None if it is kept as it was.
+        squared_error: of the codes.
+        squared_values: of what they were made from.
+    """
+
+    parts: tuple[NDArray[Any], ...]
+    values_shape: tuple[int, ...]
+    made: Made | None = None
+    squared_error: float = 0.0
+    squared_values: float = 0.0
+
+
 @dataclass
 class _Ledger:
     """What became of every tensor."""
@@ -61,6 +84,41 @@ class _Ledger:
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
     fallbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    def enter(self, name: str, written: _Written, spec: ModelSpec) -> None:
+        """Adds a tensor."""
+        tensor, made = spec.tensors[name], written.made
+        part_bytes = sum(part.nbytes for part in written.parts)
+        if made is None:
+            self.entries[name] = {"action": "kept", "bytes": part_bytes}
+            return
+        self.entries[name] = {
+            "action": "quantized",
+            "format": format_in(spec, name),
+            "group_size": spec.quantization.group_size,
+            "method": made.method,
+            "tokens": made.tokens,
+            "bytes": part_bytes,
+            "relative_error": _relative(written.squared_error, written.squared_values),
+        }
+        if made.fell_back:
+            self.fallbacks.append(
+                {
+                    "tensor": name,
+                    "layer": tensor.layer,
+                    "expert": tensor.expert,
+                    "method": made.method,
+                    "tokens": made.tokens,
+                    "inputs": written.values_shape[1],
+                }
+            )
+        sums = self.sums.setdefault(tensor.tensor_class, _Sums())
+        sums.tensors += 1
+        sums.elements += math.prod(written.values_shape)
+        sums.code_bytes += written.parts[0].nbytes
+        sums.scale_bytes += part_bytes - written.parts[0].nbytes
+        sums.squared_error += written.squared_error
+        sums.squared_values += written.squared_values
 
 
 def run(job: Job[QuantizeSettings]) -> None:
@@ -76,18 +134,20 @@ def run(job: Job[QuantizeSettings]) -> None:
     quantized = replace(spec, quantization=quantization)
     _check_space(job, source, quantized)
     config = source.config | {QUANTIZATION_KEY: quantization.as_config()}
+    entries = stored_tensors(quantized)
     ledger = _Ledger()
     with CheckpointWriter(job.out, config, num_shards=spec.num_layers + 1) as writer:
         for number, (layer, found) in enumerate(_layers(job, spec, quantization)):
             what = "outside the layers" if layer is None else f"layer {layer}"
             job.progress(number, spec.num_layers + 1, what)
-            shard: dict[str, NDArray[Any]] = {}
-            for name, tensor in spec.tensors.items():
-                if tensor.layer == layer:
-                    values = source.read(name)
-                    made = found.get(name) or _rounded(name, values, quantized, settings.method)
-                    shard |= _stored(name, values, made, quantized, ledger)
-            writer.write_shard(shard)
+            names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
+            layout = {
+                entry: (entries[entry].dtype or source.tensors[name].dtype, entries[entry].shape)
+                for name in names
+                for entry in stored_names(quantized, name)
+            }
+            parts = _parts(names, source, quantized, found, settings.method, ledger)
+            writer.stream_shard(layout, parts)
     job.progress(spec.num_layers + 1, spec.num_layers + 1, "done")
     copy_tokenizer_files(job.folders["prune"], job.out)
     written = Checkpoint(job.out)
@@ -149,61 +209,45 @@ def _layers(
     )
 
 
-def _rounded(name: str, values: NDArray[Any], spec: ModelSpec, method: Method) -> Made | None:
-    """A matrix in the nearest codes; None where it is not to be quantized."""
-    format_name = format_in(spec, name)
-    if format_name is None:
-        return None
+def _parts(
+    names: Sequence[str],
+    source: Checkpoint,
+    spec: ModelSpec,
+    found: Mapping[str, Made],
+    method: Method,
+    ledger: _Ledger,
+) -> Iterator[NDArray[Any]]:
+    """What is written for some tensors, which several threads read and round."""
+
+    def work(name: str) -> _Written:
+        values = source.read(name)
+        format_name = format_in(spec, name)
+        if format_name is None:
+            return _Written((values,), values.shape)
+        made = found.get(name) or _rounded(name, values, spec, format_name, method)
+        lost, norm = native.squared_error(format_name, made.matrix, values)
+        return _Written(tuple(to_storage(made.matrix).values()), values.shape, made, lost, norm)
+
+    sizes = {name: source.tensors[name].size_bytes for name in names}
+    for name, written in zip(
+        names, ahead(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
+    ):
+        ledger.enter(name, written, spec)
+        yield from written.parts
+
+
+def _rounded(
+    name: str, values: NDArray[Any], spec: ModelSpec, format_name: str, method: Method
+) -> Made:
+    """A matrix in the nearest codes."""
     # Nothing is multiplied with embeddings, so that there is nothing to calibrate them by.
     method = "mse" if method == "gptq" else method
+    group_size = spec.quantization.group_size
     try:
-        matrix = quantize_in_blocks(
-            format_name, values.T, spec.quantization.group_size, "float16", search=method == "mse"
-        )
+        matrix = native.quantize(format_name, values, group_size, search=method == "mse")
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
     return Made(matrix, method)
-
-
-def _stored(
-    name: str, values: NDArray[Any], made: Made | None, spec: ModelSpec, ledger: _Ledger
-) -> dict[str, NDArray[Any]]:
-    """What is written for one tensor, entered into the ledger."""
-    tensor = spec.tensors[name]
-    if made is None:
-        ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
-        return {name: values}
-    parts = {name + suffix: part for suffix, part in to_storage(made.matrix).items()}
-    part_bytes = sum(part.nbytes for part in parts.values())
-    lost, norm = squared_error(made.matrix, values.T)
-    ledger.entries[name] = {
-        "action": "quantized",
-        "format": format_in(spec, name),
-        "group_size": spec.quantization.group_size,
-        "method": made.method,
-        "tokens": made.tokens,
-        "bytes": part_bytes,
-        "relative_error": _relative(lost, norm),
-    }
-    if made.fell_back:
-        ledger.fallbacks.append(
-            {
-                "tensor": name,
-                "layer": tensor.layer,
-                "expert": tensor.expert,
-                "method": made.method,
-                "tokens": made.tokens,
-                "inputs": values.shape[1],
-            }
-        )
-    sums = ledger.sums.setdefault(tensor.tensor_class, _Sums())
-    sums.tensors += 1
-    sums.elements += values.size
-    sums.code_bytes += parts[name].nbytes
-    sums.scale_bytes += part_bytes - parts[name].nbytes
-    sums.squared_error += lost
-    sums.squared_values += norm
-    return parts
 
 
 def _relative(squared_error: float, squared_values: float) -> float:

@@ -43,6 +43,22 @@ struct MoeCall {
 
 struct MoeLayer;
 
+// A matrix [depth, columns] with its codes and scales. The values lie column by column, as a linear
+// layer's weight [outputs, inputs] does.
+struct MoeRounding {
+  const void* values;  // [columns, depth]
+  const char* format;
+  const float* codebook;  // [16], of nf4; null otherwise
+  int32_t type;           // of the values: 1, 10 or 16
+  int32_t search;         // 1: each group's scale is the one that loses the least
+  int64_t depth;
+  int64_t columns;
+  int64_t group_size;   // 32, 64 or 128
+  uint8_t* codes;       // [depth, columns], a byte each, signed ones in two's complement
+  uint16_t* scale;      // [groups, columns], float16
+  uint8_t* zero_point;  // [groups, columns], of uint8 and uint4; null otherwise
+};
+
 }  // extern "C"
 
 // Copies the weights into the layout of the kernels; the tensors are not needed afterwards.
@@ -66,6 +82,16 @@ MOE_EXPORT_API void moe_export_destroy(struct MoeLayer* layer);
 
 // What a layer holds in memory, packed.
 MOE_EXPORT_API uint64_t moe_export_layer_bytes(const struct MoeLayer* layer);
+
+// Fills in codes, scales and zero points. Gives 0; 1 if a value is infinite or not a number, 2 if
+// one is too large for a scale in float16, 3 if the format is none.
+MOE_EXPORT_API int moe_export_quantize(const struct MoeRounding* job);
+
+// Of each column, the squares of the differences between what its codes mean and the values, and
+// those of the values, summed up; `lost` and `norm` have room for all columns. Gives 0, or 3 as
+// above.
+MOE_EXPORT_API int moe_export_squared_error(const struct MoeRounding* job, double* lost,
+                                            double* norm);
 
 // The kernel that the process uses and why: "avx512: the fastest that this processor has".
 MOE_EXPORT_API int moe_export_describe(char* message, size_t message_bytes);

@@ -1,0 +1,145 @@
+"""Rounding by the native library: what `rounding` and `search` define, bit for bit and much faster.
+
+A weight is taken as a checkpoint has it, [outputs, inputs], so that the values of a group lie
+together.
+
+Legend: K depth (inputs), N columns (outputs), G groups along K.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.errors import CheckpointError, ShapeError
+from moe_export.formats import GRIDS
+from moe_export.formats.matrix import GROUP_SIZES, QuantizedMatrix
+from moe_export.op.c_interface import ONNX_TYPES, load
+from moe_export.op.library import library_path
+
+WEIGHT_DTYPES = ("float32", "float16", "bfloat16")
+
+_NOT_FINITE, _SCALE_TOO_LARGE = 1, 2
+
+
+class _Rounding(ctypes.Structure):
+    """`MoeRounding` of `op/native/c_api.h`."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("format", ctypes.c_char_p),
+        ("codebook", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("search", ctypes.c_int32),
+        ("depth", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("group_size", ctypes.c_int64),
+        ("codes", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("zero_point", ctypes.c_void_p),
+    )
+
+
+def quantize(
+    format_name: str, weight_NK: NDArray[Any], group_size: int, *, search: bool = False
+) -> QuantizedMatrix:
+    """The matrix [K, N] in the nearest codes, with scales in float16.
+
+    Args:
+        format_name: one of `formats.GRIDS`.
+        weight_NK: [N, K], float32, float16 or bfloat16.
+        group_size: 32, 64 or 128.
+        search: whether each group's scale is the one that loses the least.
+
+    Raises:
+        ShapeError: if it is no such matrix, or the group size is another.
+        CheckpointError: if a value is infinite, not a number or too large.
+        DependencyError: the library is absent.
+    """
+    is_weight = weight_NK.ndim == 2 and weight_NK.dtype.name in WEIGHT_DTYPES
+    if not is_weight or group_size not in GROUP_SIZES:
+        raise ShapeError(
+            f"a weight {weight_NK.dtype} {list(weight_NK.shape)} with groups of {group_size}: "
+            f"expected two axes of {', '.join(WEIGHT_DTYPES)} and groups of "
+            f"{', '.join(map(str, GROUP_SIZES))}"
+        )
+    grid = GRIDS[format_name]
+    columns, depth = weight_NK.shape
+    groups = -(-depth // group_size)
+    codes = np.empty((depth, columns), np.uint8)
+    scale = np.empty((groups, columns), np.float16)
+    zero_point = np.empty((groups, columns), np.uint8) if grid.has_zero_point else None
+    weight = np.ascontiguousarray(weight_NK)
+    job = _job(format_name, weight, group_size, codes, scale, zero_point)
+    job.search = search
+    refused = _library().moe_export_quantize(ctypes.byref(job))
+    if refused == _NOT_FINITE:
+        raise CheckpointError(
+            f"a weight of shape {list(weight.shape)} holds infinity or NaN, which have no code"
+        )
+    if refused == _SCALE_TOO_LARGE:
+        largest = float(np.abs(weight.astype(np.float32)).max(initial=0))
+        raise CheckpointError(f"weights reach {largest:.3g}, too large for scales in float16")
+    assert not refused, format_name
+    return QuantizedMatrix(
+        codes.view(grid.code_dtype),
+        scale,
+        group_size,
+        None if zero_point is None else zero_point.view(grid.code_dtype),
+        grid.codebook,
+    )
+
+
+def squared_error(
+    format_name: str, matrix: QuantizedMatrix, weight_NK: NDArray[Any]
+) -> tuple[float, float]:
+    """Sum of the squared differences between a quantized matrix and what it was made from, and of
+    the squares of the latter, in float64.
+    """
+    weight = np.ascontiguousarray(weight_NK)
+    codes, scale, *zero_points = matrix.parts
+    zero_point = np.ascontiguousarray(zero_points[0]).view(np.uint8) if zero_points else None
+    codes = np.ascontiguousarray(codes).view(np.uint8)
+    scale = np.ascontiguousarray(scale.astype(np.float16, copy=False))
+    job = _job(format_name, weight, matrix.group_size, codes, scale, zero_point)
+    lost_N, norm_N = np.empty(len(weight)), np.empty(len(weight))
+    refused = _library().moe_export_squared_error(
+        ctypes.byref(job), *(ctypes.c_void_p(sums.ctypes.data) for sums in (lost_N, norm_N))
+    )
+    assert not refused, format_name
+    return float(lost_N.sum()), float(norm_N.sum())
+
+
+def _job(
+    format_name: str,
+    weight_NK: NDArray[Any],
+    group_size: int,
+    codes: NDArray[np.uint8],
+    scale: NDArray[np.float16],
+    zero_point: NDArray[np.uint8] | None,
+) -> _Rounding:
+    """The arrays have to live as long as it."""
+    codebook = GRIDS[format_name].codebook
+    columns, depth = weight_NK.shape
+    return _Rounding(
+        weight_NK.ctypes.data,
+        format_name.encode(),
+        None if codebook is None else codebook.ctypes.data,
+        ONNX_TYPES[weight_NK.dtype.name],
+        0,
+        depth,
+        columns,
+        group_size,
+        codes.ctypes.data,
+        scale.ctypes.data,
+        None if zero_point is None else zero_point.ctypes.data,
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return load(library_path())
