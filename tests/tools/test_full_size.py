@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from moe_export.artifacts import load_json
 from moe_export.families import spec_of
 from moe_export.quantization import Quantization
-from tools.full_size import QUANTIZED_KEYS, per_token
+from moe_export.runtime import OrtModel
+from tools.full_size import QUANTIZED_KEYS, carry_out, per_token, prepare
 from tools.size_table import QWEN15_MOE
 
 GIB = 2**30
@@ -19,3 +23,18 @@ def test_bytes_read_for_a_token_are_those_of_the_experts_it_goes_to() -> None:
     assert settings.keys() == set(QUANTIZED_KEYS)
     quantized = replace(spec, quantization=Quantization(**settings))  # type: ignore[arg-type]
     assert per_token(quantized) / GIB == pytest.approx(1.58, abs=0.01)
+
+
+def test_two_layers_of_real_size_keep_to_the_memory_that_all_of_them_may_take(
+    tmp_path: Path,
+) -> None:
+    prepare(tmp_path, layers=2)
+    few = {"calibrate.sequences": 2, "calibrate.sequence_length": 128}
+    for stage in ("importance", "plan", "prune", "quantize", "export"):
+        carry_out(tmp_path / "recipe.yaml", tmp_path / "run", stage, few)
+    limits = {"importance": 6 * GIB, "prune": 2.5 * GIB, "quantize": 2.5 * GIB, "export": 2.5 * GIB}
+    for stage, limit in limits.items():
+        mark = load_json(tmp_path / "run" / stage / "stage.json")
+        assert mark["measured"]["peak_resident_bytes"] < limit, stage
+    model = OrtModel(tmp_path / "run" / "export" / "quantized", threads=os.cpu_count() or 1)
+    assert len(list(model.generate([1, 2, 3], 4, eos_ids=[]))) == 4
