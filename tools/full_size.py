@@ -2,6 +2,7 @@
 
     python -m tools.full_size HOME [--layers N]
     python -m tools.full_size HOME --dense
+    python -m tools.full_size HOME --workers
 
 Makes a checkpoint of the shapes of Qwen1.5-MoE-A2.7B (28.6 GB of random weights) and a recipe in
 HOME, carries it out, one process for each stage, times `cp` there, and writes docs/full_size.md and
@@ -11,6 +12,9 @@ needs about 57 GB of disk for all 24 layers; the run can be removed after.
 With `--dense` it goes on from there: it exports the same model with nothing removed, in the same
 formats, lets both decode in turn, and adds their speeds to the two files. That needs about 46 GB
 beside the checkpoint and `run/export`, all that is left of the first part to be kept.
+
+With `--workers` it scores three layers of the same shapes by one process and by two, one thread
+each, and adds their times. That needs 5 GB.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from string import Template
 from typing import Any
 
@@ -39,6 +44,7 @@ from moe_export.recipe_file import load_recipe
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import count, figures, seconds, size
+from moe_export.run import file_sha256
 from moe_export.stages import MAIN_JOB
 from tools.make_synthetic_checkpoint import config_of, make
 from tools.update_docs import rounded
@@ -67,6 +73,8 @@ validate:
   greedy_prompts: 1
   speed: {threads: [2], prompt_tokens: 32, new_tokens: 16, repeats: 2}
 """)
+
+WORKERS_LAYERS, WORKERS_SEQUENCES, WORKERS_TURNS = 3, 8, 3
 
 UNPRUNED = {
     "calibrate.sequences": 1,
@@ -100,10 +108,13 @@ def main() -> None:
     parser.add_argument("home", type=Path, help="a directory for everything; is created")
     parser.add_argument("--layers", type=int, help="as many of the 24 layers (default: all)")
     parser.add_argument("--dense", action="store_true", help="the second part: dense decoding")
+    parser.add_argument("--workers", action="store_true", help="the third part: two processes")
     given = parser.parse_args()
     home = given.home.absolute()
     if given.dense:
         found = json.loads(FIGURES.read_text(encoding="utf-8")) | {"turns": against_dense(home)}
+    elif given.workers:
+        found = json.loads(FIGURES.read_text(encoding="utf-8")) | {"workers": shared_out(home)}
     else:
         prepare(home, given.layers)
         for stage in MAIN_JOB:
@@ -140,6 +151,35 @@ def against_dense(home: Path) -> dict[str, Any]:
     subprocess.run([sys.executable, script, *variants, *options], check=True)
     turns_found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return turns_found
+
+
+def shared_out(home: Path) -> dict[str, Any]:
+    """Seconds that one process and two take to score three layers, and whether to the same bytes.
+
+    Each has one thread; they take turns, and the median of their times is given.
+    """
+    home = home / "workers"
+    prepare(home, WORKERS_LAYERS)
+    times: dict[int, list[float]] = {1: [], 2: []}
+    digests = set()
+    for turn in range(WORKERS_TURNS):
+        for processes, found in times.items():
+            run = home / f"{processes}-{turn}"
+            launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command = [sys.executable, "-m", *launcher, "-m", "moe_export", "run"]
+            command += [str(home / "recipe.yaml"), "--directory", str(run), "--until", "plan"]
+            command += ["--set", f"calibrate.sequences={WORKERS_SEQUENCES}"]
+            subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            mark = load_json(run / "importance" / "stage.json")
+            found.append(mark["measured"]["wall_s"])
+            files = ("importance/importance.safetensors", "plan/plan.json")
+            digests.add(tuple(file_sha256(run / name) for name in files))
+    return {
+        "layers": WORKERS_LAYERS,
+        "tokens": load_json(run / "calibrate" / "calibration.json")["tokens"],
+        "wall_s": {str(processes): median(found) for processes, found in times.items()},
+        "same_bytes": len(digests) == 1,
+    }
 
 
 def prepare(home: Path, layers: int | None) -> None:
@@ -307,6 +347,8 @@ def checks(found: Mapping[str, Any]) -> list[list[str]]:
         ]
     if "turns" in found:
         rows += turns(found["turns"])
+    if "workers" in found:
+        rows.append(by_workers(found["workers"]))
     return [list(row) for row in rows]
 
 
@@ -327,6 +369,17 @@ def turns(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def by_workers(found: Mapping[str, Any]) -> tuple[str, str]:
+    """The row on processes that share the calibration set."""
+    one, two = found["wall_s"]["1"], found["wall_s"]["2"]
+    same = "the same bytes" if found["same_bytes"] else "OTHER BYTES"
+    what = f"importance of {found['layers']} layers, {count(found['tokens'])} tokens"
+    return (
+        f"{what}, by 1 / 2 processes of one thread",
+        f"{seconds(one)} / {seconds(two)}, {one / two:.2f} times as fast, {same}",
+    )
 
 
 if __name__ == "__main__":
