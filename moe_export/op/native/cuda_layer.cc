@@ -31,6 +31,10 @@ size_t row_bytes(int64_t depth, Format format) {
       return stored;
     case Format::kInt4:
       return stored / 2;
+    case Format::kUint8:
+    case Format::kUint4:
+    case Format::kNf4:
+      break;  // refused
   }
   return 0;
 }
@@ -88,6 +92,10 @@ std::vector<uint8_t> by_output(const void* data, int64_t depth, int64_t columns,
         byte = static_cast<uint8_t>(upper ? (byte & 0x0f) | code << 4 : (byte & 0xf0) | code);
       });
       break;
+    case Format::kUint8:
+    case Format::kUint4:
+    case Format::kNf4:
+      break;  // refused
   }
   return rows;
 }
@@ -160,6 +168,11 @@ int64_t padded_depth(int64_t depth, Format format) {
 Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& on_device)
     : problem_(problem), kernels_(Kernels::of_current_context()) {
   const Format format = problem.format;
+  if (format >= Format::kUint8) {
+    throw Error{std::string("the CUDA kernels know no format '") +
+                format_name(static_cast<uint32_t>(format)) +
+                "', only the floats, int8 and int4; run on the CPU, or without the native library"};
+  }
   const int64_t hidden = problem.hidden_size;
   const size_t experts = problem.widths.size();
   std::vector<int32_t> table(4 * experts);

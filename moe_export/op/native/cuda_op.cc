@@ -36,8 +36,21 @@ class CudaNode {
            "the CUDA kernels know no activation '" + activation +
                "', only swiglu; run on the CPU, or without the native library");
     }
-    const bool quantized = format == "int8" || format == "int4";
-    const size_t num_inputs = info.num_inputs(), each = quantized ? 6 : 3;
+    MoeWeights weights = {
+        info.number("num_experts"),
+        activation.c_str(),
+        format.c_str(),
+        has_group_size(format) ? info.number("group_size") : 0,
+        x_type,
+        0,
+        nullptr,
+        0,
+    };
+    Problem problem;
+    std::string error = check_attributes(weights, &problem);
+    if (!error.empty()) fail(api, name_, error);
+    const size_t num_inputs = info.num_inputs();
+    const size_t each = static_cast<size_t>(problem.tensors_per_expert());
     has_shared_expert_ = num_inputs > kSharedWeight && (num_inputs - kSharedWeight) % each == 1;
     std::vector<View> views;
     std::vector<MoeTensor> tensors;
@@ -47,18 +60,9 @@ class CudaNode {
       tensors.push_back(views.back().tensor());
       on_device.push_back(is_on_device(api, info.constant(i)));
     }
-    const MoeWeights weights = {
-        info.number("num_experts"),
-        activation.c_str(),
-        format.c_str(),
-        quantized ? info.number("group_size") : 0,
-        x_type,
-        0,
-        tensors.data(),
-        tensors.size(),
-    };
-    Problem problem;
-    const std::string error = check_weights(weights, &problem);
+    weights.tensors = tensors.data();
+    weights.num_tensors = tensors.size();
+    error = check_weights(weights, &problem);
     if (!error.empty()) fail(api, name_, error);
     if (problem.has_shared_expert() != has_shared_expert_) {
       fail(api, name_, "the weights of a shared expert and its input shared_weight go together");

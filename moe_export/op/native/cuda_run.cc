@@ -17,7 +17,8 @@ constexpr int64_t kAlignedValues = 16;
 constexpr Pointer kAlignedBytes = 16;
 constexpr size_t kPartAlignment = 256;
 
-const char* const kFormatNames[kNumFormats] = {"float32", "float16", "bfloat16", "int8", "int4"};
+const char* const kFormatNames[kNumFormats] = {"float32", "float16", "bfloat16", "int8",
+                                               "int4",    "uint8",   "uint4",    "nf4"};
 
 int64_t ceil_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
