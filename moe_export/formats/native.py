@@ -32,7 +32,6 @@ class _Rounding(ctypes.Structure):
     _fields_ = (
         ("values", ctypes.c_void_p),
         ("format", ctypes.c_char_p),
-        ("codebook", ctypes.c_void_p),
         ("type", ctypes.c_int32),
         ("search", ctypes.c_int32),
         ("depth", ctypes.c_int64),
@@ -123,12 +122,10 @@ def _job(
     zero_point: NDArray[np.uint8] | None,
 ) -> _Rounding:
     """The arrays have to live as long as it."""
-    codebook = GRIDS[format_name].codebook
     columns, depth = weight_NK.shape
     return _Rounding(
         weight_NK.ctypes.data,
         format_name.encode(),
-        None if codebook is None else codebook.ctypes.data,
         ONNX_TYPES[weight_NK.dtype.name],
         0,
         depth,

@@ -48,9 +48,8 @@ struct MoeLayer;
 struct MoeRounding {
   const void* values;  // [columns, depth]
   const char* format;
-  const float* codebook;  // [16], of nf4; null otherwise
-  int32_t type;           // of the values: 1, 10 or 16
-  int32_t search;         // 1: each group's scale is the one that loses the least
+  int32_t type;    // of the values: 1, 10 or 16
+  int32_t search;  // 1: each group's scale is the one that loses the least
   int64_t depth;
   int64_t columns;
   int64_t group_size;   // 32, 64 or 128

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr int kLargestGroup = 128;
-constexpr int kPoints = 16;   // of a codebook
+constexpr int kPoints = 16;   // of nf4
 constexpr int kFactors = 17;  // see formats/search.py
 
 // The facts of a format, as in formats/grid.py.
@@ -29,8 +29,7 @@ struct Grid {
   int bits;
   float low, high;  // the least and the greatest code
   bool has_zero_point;
-  const float* codebook;         // [16], or null
-  float midpoints[kPoints - 1];  // between its neighbours
+  bool has_codebook;
 };
 
 // A group of each of a tile's columns.
@@ -43,22 +42,17 @@ struct Tile {
   int lanes;  // that are columns of the matrix
 };
 
-bool grid_of(const MoeRounding& job, Grid* grid) {
-  static const Grid kGrids[] = {{"int8", 8, -127, 127, false, nullptr, {}},
-                                {"int4", 4, -8, 7, false, nullptr, {}},
-                                {"uint8", 8, 0, 255, true, nullptr, {}},
-                                {"uint4", 4, 0, 15, true, nullptr, {}},
-                                {"nf4", 4, 0, 15, false, nullptr, {}}};
-  for (const Grid& known : kGrids) {
-    if (std::strcmp(job.format, known.name) != 0) continue;
-    *grid = known;
-    grid->codebook = job.codebook;
-    for (int i = 0; job.codebook != nullptr && i < kPoints - 1; ++i) {
-      grid->midpoints[i] = (job.codebook[i + 1] + job.codebook[i]) / 2.0f;
-    }
-    return (std::strcmp(known.name, "nf4") == 0) == (job.codebook != nullptr);
+constexpr Grid kGrids[] = {{"int8", 8, -127, 127, false, false},
+                           {"int4", 4, -8, 7, false, false},
+                           {"uint8", 8, 0, 255, true, false},
+                           {"uint4", 4, 0, 15, true, false},
+                           {"nf4", 4, 0, 15, false, true}};
+
+const Grid* grid_of(const char* name) {
+  for (const Grid& grid : kGrids) {
+    if (std::strcmp(name, grid.name) == 0) return &grid;
   }
-  return false;
+  return nullptr;
 }
 
 float as_it_is(float value) { return value; }
@@ -126,7 +120,7 @@ MOE_EXPORT_CLONES void fit(const Grid& grid, const Tile& tile, float* scale, flo
       scale[c] = (high[c] - low[c]) / grid.high;
       const float code = (0 - low[c]) / (scale[c] == 0 ? 1.0f : scale[c]);
       zero[c] = nearest(within(code, 0, grid.high));
-    } else if (grid.codebook != nullptr) {
+    } else if (grid.has_codebook) {
       scale[c] = largest;
     } else if (grid.high == -grid.low) {
       scale[c] = largest / grid.high;
@@ -155,8 +149,7 @@ MOE_EXPORT_CLONES void round_evenly(const Grid& grid, Tile* tile, const float* s
   std::memcpy(error, sum, sizeof sum);
 }
 
-MOE_EXPORT_CLONES void round_by_codebook(const Grid& grid, Tile* tile, const float* scale,
-                                         float* error) {
+MOE_EXPORT_CLONES void round_by_codebook(Tile* tile, const float* scale, float* error) {
   // Compilers see no vectors in the loop over the codebook, unlike in all others.
   typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
   typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
@@ -164,14 +157,14 @@ MOE_EXPORT_CLONES void round_by_codebook(const Grid& grid, Tile* tile, const flo
   std::memcpy(&scales, scale, sizeof scales);
   const Floats inverse = 1.0f / (scales == 0.0f ? Floats{} + HUGE_VALF : scales);
   for (int r = 0; r < tile->rows; ++r) {
-    Floats values, point = Floats{} + grid.codebook[0];
+    Floats values, point = Floats{} + kNf4[0];
     std::memcpy(&values, tile->values[r], sizeof values);
     const Floats relative = values * inverse;
     Ints code = {};
     for (int i = 0; i < kPoints - 1; ++i) {
-      const Ints above = relative > grid.midpoints[i];  // -1 where it is
+      const Ints above = relative > (kNf4[i + 1] + kNf4[i]) / 2.0f;  // -1 where it is
       code -= above;
-      point = above ? Floats{} + grid.codebook[i + 1] : point;
+      point = above ? Floats{} + kNf4[i + 1] : point;
     }
     const Floats codes = __builtin_convertvector(code, Floats);
     std::memcpy(tile->codes[r], &codes, sizeof codes);
@@ -182,7 +175,7 @@ MOE_EXPORT_CLONES void round_by_codebook(const Grid& grid, Tile* tile, const flo
 }
 
 void round_to(const Grid& grid, Tile* tile, const float* scale, float* error) {
-  if (grid.codebook != nullptr) return round_by_codebook(grid, tile, scale, error);
+  if (grid.has_codebook) return round_by_codebook(tile, scale, error);
   round_evenly(grid, tile, scale, error);
 }
 
@@ -246,8 +239,9 @@ bool store(const MoeRounding& job, const Grid& grid, int64_t column, int64_t row
 }  // namespace
 
 Rounded quantize(const MoeRounding& job) {
-  Grid grid;
-  if (!grid_of(job, &grid)) return kNoSuchFormat;
+  const Grid* known = grid_of(job.format);
+  if (known == nullptr) return kNoSuchFormat;
+  const Grid& grid = *known;
   Tile tile;
   for (int64_t column = 0; column < job.columns; column += kLanes) {
     for (int64_t row = 0; row < job.depth; row += job.group_size) {
@@ -266,8 +260,9 @@ Rounded quantize(const MoeRounding& job) {
 }
 
 Rounded squared_error(const MoeRounding& job, double* lost, double* norm) {
-  Grid grid;
-  if (!grid_of(job, &grid)) return kNoSuchFormat;
+  const Grid* known = grid_of(job.format);
+  if (known == nullptr) return kNoSuchFormat;
+  const Grid& grid = *known;
   std::fill(lost, lost + job.columns, 0.0);
   std::fill(norm, norm + job.columns, 0.0);
   // Signed codes are in two's complement.
@@ -285,7 +280,7 @@ Rounded squared_error(const MoeRounding& job, double* lost, double* norm) {
         double lost_here = 0, norm_here = 0;
         for (int64_t r = 0; r < rows; ++r, codes += job.columns) {
           const float code = static_cast<float>((*codes ^ sign) - sign);
-          const float point = grid.codebook != nullptr ? grid.codebook[*codes & 15] : code - zero;
+          const float point = grid.has_codebook ? kNf4[*codes & 15] : code - zero;
           const float value = tile.values[r][lane], difference = point * scale - value;
           lost_here += static_cast<double>(difference) * difference;
           norm_here += static_cast<double>(value) * value;
