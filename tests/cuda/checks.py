@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moe_export.op import spec
 from moe_export.op.c_interface import RefusedError
 from tests.cuda.cuda_library import CudaLayer
-from tests.cuda.formats import CUDA_KINDS
+from tests.cuda.formats import CUDA_FORMATS, CUDA_KINDS
 from tests.cuda.kernels import packed_layer
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
@@ -152,6 +153,23 @@ def an_activation_without_kernels_is_refused_by_the_node(library: Path, stand_in
     )
 
 
+def formats_without_kernels_are_refused(library: Path, stand_in: StandIn) -> None:
+    """By the layer, and by the node with its name."""
+    case = Case("shared", (33, 0), tokens=3, top_k=1, shared_width=7)
+    without = [name for name in spec.QUANTIZED_FORMATS if name not in CUDA_FORMATS]
+    for format_name in without:
+        inputs = inputs_of(case, "float16", format_name, 32)
+        sentence = (
+            f"the CUDA kernels know no format '{format_name}', only the floats, int8 and int4; run "
+            "on the CPU, or without the native library"
+        )
+        before = stand_in.allocated_bytes
+        assert _refusal(lambda inputs=inputs: CudaLayer(library, stand_in, inputs)) == sentence
+        assert stand_in.allocated_bytes == before
+        message = _refusal(lambda inputs=inputs: CudaNode(library, stand_in, inputs))
+        assert message == f"RaggedMoE node 'the node': {sentence}"
+
+
 def a_device_without_kernels_is_refused(library: Path, stand_in: StandIn) -> None:
     """By its name."""
     stand_in.configure(capability=(7, 5))
@@ -226,6 +244,7 @@ TOGETHER = (
     a_node_runs_as_onnx_runtime_would_run_it,
     a_weight_that_comes_on_the_device_is_taken_from_there,
     an_activation_without_kernels_is_refused_by_the_node,
+    formats_without_kernels_are_refused,
 )
 """They leave the driver as it was."""
 
