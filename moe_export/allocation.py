@@ -213,7 +213,7 @@ def _option(
         code_bytes = math.prod(code_shape(name, shape_KN))
         return code_bytes + math.prod(scale_shape(shape_KN, group_size)) * itemsize
 
-    hidden, shared = spec.hidden_size, spec.shared_width if spec.has_experts(layer) else 0
+    hidden, shared = spec.hidden_size, spec.shared_widths[layer] or 0
     # As many rows as a group has, so that the scales of down come out even.
     row_bytes = (2 * size(hidden, group_size) + size(group_size, hidden)) / group_size
     fixed = 2 * size(hidden, shared) + size(shared, hidden) if shared else 0

@@ -161,7 +161,8 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
     losses = min(2, sum(SCORE_LOSSES.get(score, 0) for score in settings.scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
-    expert_width = spec.top_k * _width(spec) + spec.shared_width
+    shared_width = max(width or 0 for width in spec.shared_widths)
+    expert_width = spec.top_k * _width(spec) + shared_width
     activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
     peak = TORCH_BYTES + element_bytes * (
         _held_at_once(spec) + settings.batch_tokens * activations * (1 if losses else 0)
