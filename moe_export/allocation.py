@@ -125,6 +125,8 @@ def allocate(
         return found <= budget.size_bytes
 
     empty = replace(spec, widths=tuple((0,) * len(table.widths) for table in tables))
+    # The experts' own format is counted with the rows, all else here.
+    empty = replace(empty, quantization=replace(quantization, experts="float"))
     outside = predicted_bytes(empty, budget.dtype, budget.layout)
     elsewhere = outside.active_bytes(empty, shares) if budget.active else outside.total_bytes
     fixed = sum(
