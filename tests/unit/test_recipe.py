@@ -95,6 +95,16 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
         ),
+        (
+            MINIMAL + "importance: {shared_expert: true}\n",
+            "importance.shared_expert follows plan.shared_expert; leave it out",
+        ),
+        (
+            MINIMAL.replace(
+                "keep: 0.5", "keep: 0.5, shared_expert: prune, score: router_frequency"
+            ),
+            "recipe.yaml:5: plan: score router_frequency counts what the router sends",
+        ),
         (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
         ("plan: [", "recipe.yaml:"),
         ("just text", "recipe.yaml:1: expected sections"),
