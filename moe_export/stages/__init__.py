@@ -39,7 +39,7 @@ STAGES: dict[str, StageFacts] = {
         "accuracy, memory and speed in ONNX Runtime",
     ),
     "report": StageFacts(
-        2,
+        3,
         ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
         "tables and pictures",
     ),
