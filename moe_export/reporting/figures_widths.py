@@ -69,8 +69,8 @@ def _shared(canvas: Canvas, layers: list[dict[str, Any]], place: tuple[float, ..
     panel.set(xlim=(0, 1), ylim=(len(layers), 0), xticks=[], yticks=[])
     _cells(panel, widths_L1, most, width, row)
     canvas.text(left, 12, "shared", color=colour("muted"))
-    words = f"of {most}"
-    canvas.text(left, top + len(layers) * row + 26, words, color=colour("muted"))
+    if canvas.width == WIDE:  # in a narrow map the scale reaches as far
+        canvas.text(left, top + len(layers) * row + 26, f"of {most}", color=colour("muted"))
 
 
 def _cells(panel: Any, widths_LE: NDArray[np.int64], most: int, cell: float, row: float) -> None:
