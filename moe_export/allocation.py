@@ -32,12 +32,12 @@ class Allocation:
     """What a budget gives.
 
     Attributes:
-        widths: per layer and expert.
+        widths: per layer and expert, the shared one last where it was asked for.
         quantization: with a format for each layer.
         loss: predicted, as a share of all importance.
     """
 
-    widths: tuple[tuple[int, ...], ...]
+    widths: list[list[int]]
     quantization: Quantization
     loss: float
 
@@ -70,6 +70,7 @@ def allocate(
     *,
     multiple_of: int = 1,
     min_width: int = 0,
+    shared: bool = False,
 ) -> Allocation:
     """The widths and the format of each layer that a budget loses least by.
 
@@ -84,25 +85,27 @@ def allocate(
         budget: to keep to.
         multiple_of: rows that are kept or dropped together.
         min_width: rows that every expert keeps.
+        shared: whether the shared expert is among them, its rows last; every token reads it.
 
     Raises:
         PlanError: nothing fits.
     """
-    tables = [spec.table(layer) for layer in range(spec.num_layers)]
+    tables = [spec.table(layer, shared=shared) for layer in range(spec.num_layers)]
     blocks = [
         _blocks(
             layer_R,
             np.zeros_like(layer_R) if rounding is None else rounding[layer],
             tables[layer],
-            shares[layer] if budget.active else np.ones(len(tables[layer].widths)),
+            _share_of_each(tables[layer], shares[layer] if budget.active else np.ones(0)),
             multiple_of,
             min_width,
         )
         for layer, layer_R in enumerate(ranked)
     ]
+    empty = spec.resized([(0,) * len(table.widths) for table in tables], shared=shared)
     options = [
         [
-            _option(spec, layer, name, error, quantization.group_size, budget)
+            _option(empty, layer, name, error, quantization.group_size, budget)
             for name, error in of.items()
         ]
         for layer, of in enumerate(errors)
@@ -110,13 +113,15 @@ def allocate(
 
     names: dict[str, Format] = {name: name for of in errors for name in of}
 
+    def widths_of(chosen: Sequence[Chosen]) -> list[list[int]]:
+        pairs = zip(chosen, tables, strict=True)
+        return [list(layer.widths(len(table.widths))) for layer, table in pairs]
+
     def model(chosen: Sequence[Chosen]) -> ModelSpec:
-        widths = tuple(
-            layer.widths(len(table.widths)) for layer, table in zip(chosen, tables, strict=True)
-        )
-        formats = tuple(names[layer.option.name] for layer in chosen)
+        formats = _one_or_all(tuple(names[layer.option.name] for layer in chosen))
         return replace(
-            spec, widths=widths, quantization=replace(quantization, experts=_one_or_all(formats))
+            spec.resized(widths_of(chosen), shared=shared),
+            quantization=replace(quantization, experts=formats),
         )
 
     def fits(chosen: Sequence[Chosen]) -> bool:
@@ -124,19 +129,18 @@ def allocate(
         found = sizes.active_bytes(model(chosen), shares) if budget.active else sizes.total_bytes
         return found <= budget.size_bytes
 
-    empty = replace(spec, widths=tuple((0,) * len(table.widths) for table in tables))
+    # The experts' own format is counted with the rows, all else here.
+    empty = replace(empty, quantization=replace(quantization, experts="float"))
     outside = predicted_bytes(empty, budget.dtype, budget.layout)
     elsewhere = outside.active_bytes(empty, shares) if budget.active else outside.total_bytes
     fixed = sum(
-        _option(spec, layer, "float", 0.0, quantization.group_size, budget).fixed_bytes
+        _option(empty, layer, "float", 0.0, quantization.group_size, budget).fixed_bytes
         for layer in range(spec.num_layers)
     )
     chosen = fit(blocks, options, budget.size_bytes - elsewhere + fixed, fits)
-    found = model(chosen)
     total = sum(float(layer.known_B.sum()) for layer in blocks)
-    return Allocation(
-        found.widths, found.quantization, loss_of(chosen) / total if total > 0 else 0.0
-    )
+    loss = loss_of(chosen) / total if total > 0 else 0.0
+    return Allocation(widths_of(chosen), model(chosen).quantization, loss)
 
 
 def format_errors(
@@ -162,6 +166,11 @@ def format_errors(
 def token_shares(tokens_per_expert: Sequence[NDArray[np.int64]], top_k: int) -> list[Any]:
     """Per layer [E], the share of all tokens that each expert gets; 0 where there were none."""
     return [tokens_E * top_k / max(int(tokens_E.sum()), 1) for tokens_E in tokens_per_expert]
+
+
+def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of the tokens, with 1 for what is read by every token or is merely stored."""
+    return np.append(share_E, np.ones(len(table.widths) - len(share_E)))
 
 
 def _one_or_all(formats: tuple[Format, ...]) -> Format | tuple[Format, ...]:
@@ -202,8 +211,9 @@ def _blocks(
 
 
 def _option(
-    spec: ModelSpec, layer: int, name: Format, error: float, group_size: int, budget: Budget
+    empty: ModelSpec, layer: int, name: Format, error: float, group_size: int, budget: Budget
 ) -> Option:
+    """A format of a layer of the model that has lost all it may lose."""
     itemsize = np.dtype(budget.dtype).itemsize
 
     def size(depth: int, columns: int) -> int:
@@ -215,7 +225,7 @@ def _option(
             for suffix, (shape, dtype) in parts.items()
         )
 
-    hidden, shared = spec.hidden_size, spec.shared_width if spec.has_experts(layer) else 0
+    hidden, shared = empty.hidden_size, empty.shared_widths[layer] or 0
     # As many rows as a group has, so that the scales of down come out even.
     row_bytes = (2 * size(hidden, group_size) + size(group_size, hidden)) / group_size
     fixed = 2 * size(hidden, shared) + size(shared, hidden) if shared else 0

@@ -52,8 +52,10 @@ class Importance:
     """What the importance stage found.
 
     Attributes:
-        scores: score name to, per layer, float64 [R]; +inf where nothing is known.
-        tokens_per_expert: per layer, int64 [E]: calibration tokens routed to each expert.
+        scores: score name to, per layer, float64 [R], the rows of the shared expert last if it was
+            scored; +inf where nothing is known.
+        tokens_per_expert: per layer, int64 [E]: calibration tokens routed to each expert, without
+            the shared one.
     """
 
     scores: dict[str, list[NDArray[np.float64]]]

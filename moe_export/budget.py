@@ -64,7 +64,7 @@ class Option:
     Attributes:
         name: of the format.
         row_bytes: of one row.
-        fixed_bytes: of what else in the layer has the format: the shared expert.
+        fixed_bytes: of what else in the layer has the format: a shared expert that stays whole.
         error: squared error of its weights over their squares.
     """
 

@@ -11,12 +11,15 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.graph.predict import predicted_bytes
 from moe_export.pipeline import steps_of
+from moe_export.planned import require_shared_expert
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Recipe
 
@@ -83,6 +86,7 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
 
     Raises:
         CheckpointError: the model has no readable config, or one of an unknown family.
+        RecipeError: a shared expert that the model has not is to be pruned.
     """
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -161,12 +165,14 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
     losses = min(2, sum(SCORE_LOSSES.get(score, 0) for score in settings.scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
-    expert_width = spec.top_k * _width(spec) + spec.shared_width
+    shared_width = max(width or 0 for width in spec.shared_widths)
+    expert_width = spec.top_k * _width(spec) + shared_width
     activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
     peak = TORCH_BYTES + element_bytes * (
         _held_at_once(spec) + settings.batch_tokens * activations * (1 if losses else 0)
     )
-    rows = sum(sum(layer) for layer in spec.widths)
+    shared = recipe.plan is not None and recipe.plan.prunes_shared
+    rows = sum(spec.table(layer, shared=shared).rows for layer in range(spec.num_layers))
     states = spec.num_layers + 1 + 3 * losses if losses else 2
     needs = (
         8 * rows * len(settings.scores),
@@ -187,20 +193,32 @@ def _held_at_once(spec: ModelSpec) -> int:
 
 def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     """The model with its experts at the widths that a uniform plan would give them."""
-    keep = 1.0
-    if recipe.plan is not None and recipe.plan.keep is not None:
-        keep = recipe.plan.keep
-    elif recipe.plan is not None and recipe.plan.target_bytes is not None:
-        whole = predicted_bytes(
-            replace(spec, quantization=_quantization(recipe)),
-            recipe.export.dtype,
-            recipe.export.layout,
-        )
-        experts = sum(whole.experts_by_layer)
-        keep = (recipe.plan.target_bytes - whole.total_bytes + experts) / max(experts, 1)
-        keep = min(max(keep, 0.0), 1.0)
-    widths = tuple(tuple(round(width * keep) for width in layer) for layer in spec.widths)
-    return replace(spec, widths=widths)
+    plan = recipe.plan
+    if plan is None:
+        return spec
+    shared = plan.prunes_shared
+    if shared:
+        require_shared_expert(spec)
+
+    def at(keep: float) -> ModelSpec:
+        tables = (spec.table(layer, shared=shared) for layer in range(spec.num_layers))
+        widths = [[round(width * keep) for width in table.widths] for table in tables]
+        return spec.resized(widths, shared=shared)
+
+    def size(model: ModelSpec) -> int:
+        model = replace(model, quantization=_quantization(recipe))
+        found = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
+        if plan.target_active_bytes is None:
+            return found.total_bytes
+        share = spec.top_k / spec.num_experts
+        return found.active_bytes(model, [np.full(len(w), share) for w in spec.widths])
+
+    if plan.keep is not None:
+        return at(plan.keep)
+    target = plan.target_bytes or plan.target_active_bytes
+    assert target is not None
+    least, most = size(at(0.0)), size(spec)
+    return at(min(max((target - least) / max(most - least, 1), 0.0), 1.0))
 
 
 def _method(recipe: Recipe) -> str:

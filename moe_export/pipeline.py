@@ -45,6 +45,8 @@ def steps_of(recipe: Recipe) -> list[Step]:
             # What rounding costs is weighed against what dropping does.
             scores = tuple(dict.fromkeys((*recipe.importance.scores, ROUNDING_SCORE)))
             settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
+    if recipe.plan.prunes_shared:
+        settings["importance"] = settings["importance"].model_copy(update={"shared_expert": True})
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
     settings["plan"] = recipe.plan.model_copy(update=exported)

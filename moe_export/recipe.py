@@ -122,11 +122,16 @@ class CalibrateSettings(Section):
 
 
 class ImportanceSettings(Section):
-    """Which scores are computed, in batches of at most `batch_tokens` padded tokens."""
+    """Which scores are computed, in batches of at most `batch_tokens` padded tokens.
+
+    shared_expert: of the shared expert's dimensions too; as plan.shared_expert needs it, and not to
+                   be given.
+    """
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("fisher_margin",)
     batch_tokens: Count = 4096
     dtype: Literal["float32", "bfloat16"] = "float32"
+    shared_expert: bool | None = None
 
 
 class Formats(Section):
@@ -208,6 +213,8 @@ class PlanSettings(Section):
              expert the same width.
     unit:    `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
     unknown: what becomes of experts that no calibration token reached.
+    shared_expert: `keep` leaves the expert that every token takes whole; `prune` scores, ranks and
+             budgets its dimensions together with those of the routed ones. Every token reads it.
     """
 
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -222,6 +229,7 @@ class PlanSettings(Section):
     min_width: Annotated[int, Field(ge=0)] = 0
     multiple_of: Count = 1
     unknown: Literal["keep", "prune"] = "keep"
+    shared_expert: Literal["keep", "prune"] = "keep"
 
     @model_validator(mode="after")
     def _one_budget(self) -> PlanSettings:
@@ -235,6 +243,20 @@ class PlanSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shared_expert_is_ranked(self) -> PlanSettings:
+        if self.prunes_shared and self.score == "router_frequency":
+            raise ValueError(
+                "score router_frequency counts what the router sends, which the shared expert gets "
+                "without being chosen; take another score, or leave shared_expert out"
+            )
+        return self
+
+    @property
+    def prunes_shared(self) -> bool:
+        """Whether the shared expert's dimensions are ranked with the others."""
+        return self.shared_expert == "prune"
+
     @property
     def is_solved(self) -> bool:
         """Whether widths come of `moe_export.allocation`, and not of the ranking alone."""
@@ -247,9 +269,9 @@ class PruneSettings(Section):
 
     save_padded: also writes the exact zero-padded twin that stock transformers loads.
     refit_down:  fits `down` of each expert to what the whole expert gave on the calibration tokens
-                 that reach it, by least squares; masking then no longer equals pruning. An expert
-                 with fewer tokens than twice its kept dimensions stays as it is, which the ledger
-                 tells.
+                 that reach it, by least squares; a shared expert that is pruned, on all of them.
+                 Masking then no longer equals pruning. An expert with fewer tokens than twice its
+                 kept dimensions stays as it is, which the ledger tells.
     ridge:       how strongly it is held where it was, over the mean square of its inputs.
     calibration_tokens: how many of the calibration tokens it uses at most.
     """
@@ -338,7 +360,9 @@ class ReportSettings(Section):
 
 
 class BakeoffSettings(Section):
-    """Compares rankings: every score at every `keep`, on one calibration draw per seed."""
+    """Compares rankings: every score at every `keep`, on one calibration draw per seed. The shared
+    expert stays whole, so that rankings of whole experts compare with the others.
+    """
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)]
     keeps: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
@@ -350,7 +374,8 @@ class BakeoffSettings(Section):
 class SweepSettings(Section):
     """What `moe-export sweep` compares: every `keep` with every format of the experts; and at every
     `budget`, a share of the bytes of the unpruned model exported, each format filled up to it and
-    the plan's own choice (`quantize.experts: auto`).
+    the plan's own choice (`quantize.experts: auto`). All else is the plan section's, and so is
+    whether the shared expert is pruned.
     """
 
     keeps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
@@ -392,6 +417,8 @@ class Recipe(Section):
             raise ValueError("a recipe has a plan section or a bakeoff section, and not both")
         if self.plan is not None and self.plan.formats is not None:
             raise ValueError("plan.formats is taken from the quantize section; leave it out")
+        if self.importance.shared_expert is not None:
+            raise ValueError("importance.shared_expert follows plan.shared_expert; leave it out")
         if self.plan is not None and self.plan.layout is not None:
             raise ValueError("plan.layout is taken from the export section; leave it out")
         if self.export.layout == "packed" and self.validate_.operator == "portable":

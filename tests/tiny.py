@@ -12,7 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, write_json
 from moe_export.families import spec_of
-from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+from moe_export.families.base import PRUNED_PREFIX, SHARED_WIDTHS_KEY, WIDTHS_KEY
+
+Shared = Sequence[int | None] | None
+"""Widths of the shared expert by layer; None to leave it whole."""
 
 END, START, PAD = "<|endoftext|>", "<|im_start|>", "<|pad|>"
 
@@ -93,25 +96,34 @@ def tiny_checkpoint(
     return directory
 
 
-def pruned_checkpoint(source: Path, directory: Path, widths: Sequence[Sequence[int]]) -> Path:
-    """A copy in which every expert keeps its first `widths[layer][expert]` dimensions."""
+def pruned_checkpoint(
+    source: Path, directory: Path, widths: Sequence[Sequence[int]], shared: Shared = None
+) -> Path:
+    """A copy in which every expert keeps its first `widths[layer][expert]` dimensions, and the
+    shared one its first `shared[layer]`.
+    """
     config = Checkpoint(source).config
     config |= {
         "model_type": PRUNED_PREFIX + config["model_type"],
         WIDTHS_KEY: [list(row) for row in widths],
     }
-    return _cut(source, directory, widths, config, pad=False)
+    if shared is not None:
+        config[SHARED_WIDTHS_KEY] = list(shared)
+    return _cut(source, directory, widths, shared, config, pad=False)
 
 
-def masked_checkpoint(source: Path, directory: Path, widths: Sequence[Sequence[int]]) -> Path:
+def masked_checkpoint(
+    source: Path, directory: Path, widths: Sequence[Sequence[int]], shared: Shared = None
+) -> Path:
     """A copy of unchanged shapes in which the dimensions that pruning removes are zero."""
-    return _cut(source, directory, widths, Checkpoint(source).config, pad=True)
+    return _cut(source, directory, widths, shared, Checkpoint(source).config, pad=True)
 
 
 def _cut(
     source: Path,
     directory: Path,
     widths: Sequence[Sequence[int]],
+    shared: Shared,
     config: dict[str, Any],
     *,
     pad: bool,
@@ -121,9 +133,14 @@ def _cut(
     tensors = {}
     for name, spec in spec_of(checkpoint.config).tensors.items():
         tensor = checkpoint.read(name)
+        width = None
         if spec.layer is not None and spec.expert is not None:
             width = widths[spec.layer][spec.expert]
-            axis = 1 if spec.role == "down" else 0
+        elif shared is not None and spec.role in ("shared_gate", "shared_up", "shared_down"):
+            assert spec.layer is not None
+            width = shared[spec.layer]
+        if width is not None:
+            axis = 1 if spec.role.endswith("down") else 0
             kept, removed = np.split(tensor, [width], axis=axis)
             tensor = np.concatenate([kept, 0 * removed], axis=axis) if pad else kept
         tensors[name] = tensor

@@ -208,7 +208,10 @@ def _dry_run(recipe: Recipe) -> None:
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
+    from moe_export.planned import prunes_shared  # noqa: PLC0415 - loads numpy
+
     rows = []
+    shared = prunes_shared(plan)
     for layer in plan["layers"]:
         widths = layer["widths"]
         if not widths:
@@ -218,11 +221,16 @@ def _print_plan(plan: dict[str, Any]) -> None:
                 str(layer["layer"]),
                 f"{layer['rows_after']} of {layer['rows_before']}",
                 f"{min(widths)} – {max(widths)}",
+                *([f"{layer['shared_width']} of {layer['shared_width_before']}"] if shared else []),
                 *(size(layer["expert_bytes"][dtype]) for dtype in plan["export_bytes"]),
                 " ".join(map(str, widths)) if len(widths) <= 16 else "",
             )
         )
-    head = ("layer", "rows kept", "widths", *(f"experts {d}" for d in plan["export_bytes"]), "")
+    bytes_by_dtype = (f"experts {dtype}" for dtype in plan["export_bytes"])
+    head = (
+        *("layer", "rows kept", "widths", *(["shared expert"] if shared else [])),
+        *(*bytes_by_dtype, ""),
+    )
     print_table(
         f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
     )

@@ -7,8 +7,8 @@ sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,6 +22,10 @@ PRUNED_PREFIX = "moe_export_"
 
 WIDTHS_KEY = "expert_widths"
 """Config key of a pruned checkpoint: per layer, per expert, the kept width."""
+
+SHARED_WIDTHS_KEY = "shared_expert_widths"
+"""Config key of a pruned checkpoint whose shared expert is pruned too: its width per layer, null in
+a layer without experts."""
 
 TensorClass = Literal[
     "embeddings", "attention", "router", "experts", "shared_expert", "dense_mlp", "norms"
@@ -46,7 +50,7 @@ class TensorRule:
     Attributes:
         role: what it is, the same word in every family.
         template: its name in the checkpoint, with {layer} and {expert} where it has them.
-        shape: symbols of `ModelSpec.size`, or `width` for the width of the expert.
+        shape: symbols of `ModelSpec.size`, or `width` and `shared` for the width of the expert.
         tensor_class: the class its memory is reported in.
         when: a boolean attribute of `ModelSpec` without which the tensor is absent.
         layers: which layers have it: all, those with experts, or those without.
@@ -150,7 +154,7 @@ class ModelSpec:
         head_dim: entries of a head's query and key.
         widths: per layer, per expert; all equal until the model is pruned. A layer without experts
             has none.
-        shared_width: width of the always-on expert, 0 if there is none.
+        shared_widths: per layer, of the always-on expert; None where there is none.
         dense_width: width of the MLP of layers without experts, 0 if there are none.
         normalize_top_k: whether the chosen routing weights are divided by their sum.
         routing_scale: what the routing weights are multiplied with.
@@ -173,7 +177,7 @@ class ModelSpec:
     num_experts: int
     top_k: int
     widths: tuple[tuple[int, ...], ...]
-    shared_width: int
+    shared_widths: tuple[int | None, ...]
     dense_width: int
     normalize_top_k: bool
     routing_scale: float
@@ -190,9 +194,20 @@ class ModelSpec:
     stretch: Stretch | None
     quantization: Quantization = UNQUANTIZED
 
-    def table(self, layer: int) -> ExpertTable:
-        """Where the experts of a layer lie on R."""
-        return ExpertTable(self.widths[layer])
+    def table(self, layer: int, *, shared: bool = False) -> ExpertTable:
+        """Where the experts of a layer lie on R: the routed ones, and then the shared one if it is
+        asked for.
+        """
+        last = self.shared_widths[layer] if shared else None
+        return ExpertTable(self.widths[layer] if last is None else (*self.widths[layer], last))
+
+    def resized(self, widths: Sequence[Sequence[int]], *, shared: bool = False) -> ModelSpec:
+        """The model with experts of other widths, given per layer in the order of `table`."""
+        routed = tuple(tuple(layer[: self.num_experts]) for layer in widths)
+        if not shared:
+            return replace(self, widths=routed)
+        last = tuple(layer[self.num_experts] if layer else None for layer in widths)
+        return replace(self, widths=routed, shared_widths=last)
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts, however narrow; if not it has a plain MLP."""
@@ -200,8 +215,8 @@ class ModelSpec:
 
     @property
     def has_shared_expert(self) -> bool:
-        """Whether every layer with experts has an always-on one."""
-        return self.shared_width > 0
+        """Whether every layer with experts has an always-on one, however narrow."""
+        return any(width is not None for width in self.shared_widths)
 
     @property
     def has_lm_head(self) -> bool:
@@ -237,7 +252,6 @@ class ModelSpec:
             "hidden": self.hidden_size,
             "vocab": self.vocab_size,
             "experts": self.num_experts,
-            "shared": self.shared_width,
             "dense": self.dense_width,
             "head": self.head_dim,
             "q": self.num_heads * self.head_dim,
@@ -277,11 +291,11 @@ class ModelSpec:
     def _of_layer(self, rule: TensorRule, layer: int) -> Iterator[tuple[str, TensorSpec]]:
         experts = range(self.num_experts) if "{expert}" in rule.template else (None,)
         for expert in experts:
+            own = {"shared": self.shared_widths[layer] or 0}
+            if expert is not None:
+                own["width"] = self.widths[layer][expert]
             shape = tuple(
-                self.widths[layer][expert]
-                if symbol == "width" and expert is not None
-                else self.size(symbol)
-                for symbol in rule.shape
+                own[symbol] if symbol in own else self.size(symbol) for symbol in rule.shape
             )
             name = rule.template.format(layer=layer, expert=expert)
             yield name, TensorSpec(rule.role, shape, rule.tensor_class, layer, expert)

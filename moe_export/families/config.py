@@ -10,6 +10,7 @@ from typing import Any
 from moe_export.errors import CheckpointError
 from moe_export.families.base import (
     PRUNED_PREFIX,
+    SHARED_WIDTHS_KEY,
     WIDTHS_KEY,
     Family,
     ModelSpec,
@@ -125,7 +126,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         num_experts=number("num_experts"),
         top_k=number("top_k"),
         widths=widths,
-        shared_width=_shared_width(facts),
+        shared_widths=_read_shared_widths(facts, config, widths),
         dense_width=number("dense_width") if has_dense_layers else 0,
         normalize_top_k=facts.flag("norm_topk_prob") if normalize is None else normalize,
         routing_scale=float(facts.number_or("routing_scale", 1.0)),
@@ -188,9 +189,34 @@ def _read_groups(facts: _Facts) -> ExpertGroups | None:
 
 
 def _shared_width(facts: _Facts) -> int:
+    """That of the unpruned model, 0 if it has no shared expert."""
     if facts.knows("num_shared_experts"):
         return int(facts.number("num_shared_experts") * facts.number("width"))
     return int(facts.number("shared_width")) if facts.knows("shared_width") else 0
+
+
+def _read_shared_widths(
+    facts: _Facts, config: dict[str, Any], widths: tuple[tuple[int, ...], ...]
+) -> tuple[int | None, ...]:
+    most = _shared_width(facts)
+    whole = tuple(most if most and layer else None for layer in widths)
+    is_pruned = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
+    if not is_pruned or SHARED_WIDTHS_KEY not in config:
+        return whole
+    found = config[SHARED_WIDTHS_KEY]
+    if (
+        not isinstance(found, list)
+        or len(found) != len(whole)
+        or not all(
+            width is None if of is None else type(width) is int and 0 <= width <= of
+            for width, of in zip(found, whole, strict=True)
+        )
+    ):
+        raise CheckpointError(
+            f"config.json: {SHARED_WIDTHS_KEY} is {found!r}, expected for each of {len(whole)} "
+            f"layers a width between 0 and {most}, or null where it has no shared expert"
+        )
+    return tuple(found)
 
 
 def _check_window(facts: _Facts) -> None:

@@ -27,7 +27,7 @@ def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:
         spec.quantization.group_size if format_name else 0,
         spec.hidden_size,
         spec.widths[layer],
-        spec.shared_width if spec.has_shared_expert else None,
+        spec.shared_widths[layer],
     )
 
 

@@ -58,7 +58,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> dict[
         or f"{model['family']}, {percent(plan['kept'])} of expert dimensions",
         "moe_export": __version__,
         "model": model,
-        "plan": plan_facts(plan, importance),
+        "plan": plan_facts(folders["prune"], plan, importance),
         "importance": importance_facts(plan, importance),
         "coverage": coverage_facts(importance),
         "calibration": {

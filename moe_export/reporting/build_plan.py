@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from moe_export.errors import ArtifactError
 from moe_export.experts import ExpertTable, descending, kept_rows
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
+from moe_export.planned import prunes_shared, unpruned, widths_after, widths_before
 
 CURVE_FRACTIONS = (0.001, 0.0025, 0.005, *(percent / 100 for percent in range(1, 101)))
 """Where the cumulative curve is sampled: more closely at its steep beginning."""
@@ -38,7 +38,7 @@ def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) ->
         ArtifactError: `config.json` cannot be read.
     """
     after = spec_of(read_config(prune))
-    before = replace(after, widths=tuple(tuple(layer) for layer in plan["widths_before"]))
+    before = unpruned(after, plan)
     return {
         "family": after.family.model_type,
         "layers": after.num_layers,
@@ -70,11 +70,14 @@ def read_config(prune: Path) -> dict[str, Any]:
     return config
 
 
-def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:
+def plan_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) -> dict[str, Any]:
     """The plan with the spread of its widths, and what reached each expert.
 
-    Layers without experts are left out.
+    Layers without experts are left out. The arguments are those of `model_facts`.
     """
+    pruned = spec_of(read_config(prune))
+    shared_before = unpruned(pruned, plan).shared_widths
+    shared_expert = "prune" if prunes_shared(plan) else "keep"
     widths = list(chain.from_iterable(layer["widths"] for layer in plan["layers"]))
     before = list(chain.from_iterable(plan["widths_before"]))
     pairs = zip(widths, before, strict=True)
@@ -88,11 +91,13 @@ def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any
             "width_median": statistics.median(layer["widths"]),
             "width_max": max(layer["widths"]),
             "widths": layer["widths"],
-            "widths_before": widths_before,
+            "widths_before": of_layer_before,
+            "shared_width": pruned.shared_widths[layer["layer"]],
+            "shared_width_before": shared_before[layer["layer"]],
             "tokens_per_expert": [int(tokens) for tokens in reached],
             "unknown_experts": layer["unknown_experts"],
         }
-        for layer, widths_before, reached in zip(
+        for layer, of_layer_before, reached in zip(
             plan["layers"], plan["widths_before"], importance.tokens_per_expert, strict=True
         )
         if layer["widths"]
@@ -101,6 +106,7 @@ def plan_facts(plan: Mapping[str, Any], importance: Importance) -> dict[str, Any
         "score": plan["score"],
         "scope": plan["scope"],
         "unit": plan["unit"],
+        "shared_expert": shared_expert if pruned.has_shared_expert else None,
         "kept": plan["kept"],
         "rows_before": plan["rows_before"],
         "rows_after": plan["rows_after"],
@@ -124,9 +130,10 @@ def importance_facts(plan: Mapping[str, Any], importance: Importance) -> dict[st
     if total <= 0:
         return {"known_rows": known.size, "rows_kept": None, "importance_kept": None, "curve": []}
     kept_count, kept_sum = 0, 0.0
-    for layer_R, before, layer in zip(scores, plan["widths_before"], plan["layers"], strict=True):
+    pairs = zip(widths_before(plan), widths_after(plan), strict=True)
+    for layer_R, (before, after) in zip(scores, pairs, strict=True):
         table = ExpertTable(tuple(before))
-        for expert, rows in enumerate(kept_rows(layer_R, table, layer["widths"])):
+        for expert, rows in enumerate(kept_rows(layer_R, table, after)):
             values = layer_R[table.slice_of(expert)][rows]
             values = values[np.isfinite(values)]
             kept_count += values.size

@@ -69,6 +69,7 @@ def memory_facts(
         "variants": variants,
         "unpruned_quantized": {
             "weights_bytes": both["total_bytes"] if both else None,
+            "active_bytes_per_token": both["active_bytes_per_token"] if both else None,
             "classes": [
                 {"class": name, "weights_bytes": count} for name, count in both["by_class"].items()
             ]

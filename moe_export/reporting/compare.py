@@ -58,8 +58,10 @@ def to_table(comparison: Mapping[str, Any]) -> Table:
         ("variant", [column["variant"] for column in columns]),
         ("ranking", [column["score"] or "" for column in columns]),
         ("kept", [percent(column["kept"]) for column in columns]),
+        *_shared_lines(columns),
         ("format", [column["format"] for column in columns]),
         ("weights", [size(column["weights_bytes"]) for column in columns]),
+        ("read per token", [size(column["active_bytes_per_token"]) for column in columns]),
         ("load peak", [size(column["load_peak_bytes"]) for column in columns]),
         ("steady memory", [size(column["steady_resident_bytes"]) for column in columns]),
     ]
@@ -79,6 +81,13 @@ def to_table(comparison: Mapping[str, Any]) -> Table:
     ]
     head = ["run", *(column["run"] for column in columns)]
     return Table(head, [[name, *cells] for name, cells in lines])
+
+
+def _shared_lines(columns: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """What is kept of shared experts, where one is pruned."""
+    kept = [column["shared_expert_kept"] for column in columns]
+    if any(share is not None and share < 1 for share in kept):
+        yield "shared expert kept", [percent(share) for share in kept]
 
 
 def text_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -159,8 +168,10 @@ def _column(
         "title": report["title"],
         "score": None if is_baseline else report["plan"]["score"],
         "kept": 1.0 if is_baseline else report["plan"]["kept"],
+        "shared_expert_kept": _shared_kept(report["plan"], is_baseline),
         "format": memory["format"],
         "weights_bytes": memory["disk_weights_bytes"],
+        "active_bytes_per_token": memory["active_bytes_per_token"],
         "load_peak_bytes": resident.get("load_peak_bytes"),
         "steady_resident_bytes": resident.get("steady_resident_bytes"),
         "mean_exact_match": scores["mean_exact_match"] if scores else None,
@@ -174,6 +185,17 @@ def _column(
         "decode_ratio": rates["decode"] / before if rates["decode"] and before else None,
         "gates_passed": None if is_baseline else report["headline"]["gates_passed"],
     }
+
+
+def _shared_kept(plan: Mapping[str, Any], is_baseline: bool) -> float | None:
+    """The fraction of the shared expert's rows, over all layers; None without such an expert."""
+    if plan["shared_expert"] is None:
+        return None
+    kept, before = (
+        sum(layer[key] for layer in plan["layers"])
+        for key in ("shared_width", "shared_width_before")
+    )
+    return 1.0 if is_baseline or not before else kept / before
 
 
 def _same(column: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

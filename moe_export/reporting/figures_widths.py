@@ -22,6 +22,9 @@ from moe_export.reporting.units import percent, plain
 LABELLED_CELL = 26
 """From this width on, in pixels, a cell has room for its number."""
 
+SHARED_COLUMN = 42
+"""Width of the column of the shared expert, in pixels."""
+
 
 def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
     """A cell for every expert, darker the more of it is kept, and each layer's spread beside it."""
@@ -31,7 +34,8 @@ def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
     num_layers, num_experts = widths_LE.shape
     left, top, gap, legend = 46, 26, 22, 44
     strip = max(118, 0.19 * width)
-    cells = width - left - gap - strip - 14
+    shared = SHARED_COLUMN if report["plan"]["shared_expert"] == "prune" else 0
+    cells = width - left - gap - strip - 14 - (shared + gap if shared else 0)
     least = 18.0 if num_layers <= 12 else 9.0
     row = min(max(0.8 * cells / num_experts, least), 32.0)
     canvas = Canvas("widths", width, top + num_layers * row + legend)
@@ -45,10 +49,28 @@ def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
     _cells(panel, widths_LE, most, cells / num_experts, row)
     canvas.text(left, 12, f"expert 0 to {num_experts - 1}", color=colour("muted"))
     canvas.text(0, 12, "layer", color=colour("muted"))
-    _spread(canvas, layers, most, (left + cells + gap, top, strip, num_layers * row))
+    after = left + cells + gap
+    if shared:
+        _shared(canvas, layers, (after, top, shared, row))
+        after += shared + gap
+    _spread(canvas, layers, most, (after, top, strip, num_layers * row))
     _scale(canvas, left, top + num_layers * row + 26, most)
     kind = "wide" if width == WIDE else "narrow"
     return canvas.svg(f"Width of every expert by layer. {widths_sentence(report)}", kind)
+
+
+def _shared(canvas: Canvas, layers: list[dict[str, Any]], place: tuple[float, ...]) -> None:
+    """The cells of the shared expert, darker the more is kept of its own width."""
+    left, top, width, row = place
+    widths_L1 = np.array([[layer["shared_width"]] for layer in layers])
+    most = max(layer["shared_width_before"] for layer in layers)
+    panel = bare(canvas.axes(left, top, width, len(layers) * row), grid="x")
+    panel.grid(visible=False)
+    panel.set(xlim=(0, 1), ylim=(len(layers), 0), xticks=[], yticks=[])
+    _cells(panel, widths_L1, most, width, row)
+    canvas.text(left, 12, "shared", color=colour("muted"))
+    if canvas.width == WIDE:  # in a narrow map the scale reaches as far
+        canvas.text(left, top + len(layers) * row + 26, f"of {most}", color=colour("muted"))
 
 
 def _cells(panel: Any, widths_LE: NDArray[np.int64], most: int, cell: float, row: float) -> None:

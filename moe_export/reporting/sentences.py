@@ -126,6 +126,20 @@ def widths_sentence(report: Report) -> str:
         f"Widths run from {plan['width_min']} to {plan['width_max']} with a median of "
         f"{plain(plan['width_median'])}; {experts(plan['empty_experts'])} empty and "
         f"{experts(plan['whole_experts'])} kept whole, of {count(report['coverage']['experts'])}."
+        f"{_shared_words(plan)}"
+    )
+
+
+def _shared_words(plan: Mapping[str, Any]) -> str:
+    """What is left of the shared expert, where it is pruned."""
+    if plan["shared_expert"] != "prune":
+        return ""
+    widths = [layer["shared_width"] for layer in plan["layers"]]
+    before = plan["layers"][0]["shared_width_before"]
+    kept = sum(widths) / (before * len(widths))
+    return (
+        f" The shared expert keeps {min(widths)} to {max(widths)} of {before} dimensions, "
+        f"{percent(kept)} over all layers."
     )
 
 

@@ -69,10 +69,12 @@ def memory_table(report: Report) -> Table:
         # What quantizing alone would give stands beside what was exported.
         columns.append({e["class"]: e["weights_bytes"] for e in more["classes"]})
         heads.append("unpruned, quantized")
-        nothing = dict.fromkeys(
-            ("disk_weights_bytes", "active_bytes_per_token", "graph_bytes"), None
-        )
-        variants = [*variants, nothing | {"predicted_weights_bytes": more["weights_bytes"]}]
+        predicted = {
+            "predicted_weights_bytes": more["weights_bytes"],
+            "active_bytes_per_token": more["active_bytes_per_token"],
+        }
+        nothing = dict.fromkeys(("disk_weights_bytes", "graph_bytes"), None)
+        variants = [*variants, nothing | predicted]
     names = list(dict.fromkeys(n for column in columns for n, bytes_ in column.items() if bytes_))
     rows = [[name.replace("_", " "), *(size(c.get(name)) for c in columns)] for name in names]
     for label, key in (
@@ -204,12 +206,14 @@ def parity_table(report: Report) -> Table:
 
 def layer_table(report: Report) -> Table:
     """Widths, importance and coverage by layer."""
+    shared = report["plan"]["shared_expert"] == "prune"
     rows = [
         [
             str(layer["layer"]),
             f"{count(layer['rows_before'])} → {count(layer['rows_after'])}",
             percent(layer["rows_after"] / layer["rows_before"]),
             f"{layer['width_min']} / {plain(layer['width_median'])} / {layer['width_max']}",
+            *([f"{layer['shared_width']} of {layer['shared_width_before']}"] if shared else []),
             percent(layer["importance_kept"]),
             f"{count(min(layer['tokens_per_expert']))} – {count(max(layer['tokens_per_expert']))}",
             ", ".join(map(str, layer["unknown_experts"])) or "none",
@@ -217,8 +221,9 @@ def layer_table(report: Report) -> Table:
         for layer in report["plan"]["layers"]
     ]
     head = [
-        "layer", "dimensions", "kept", "width min / median / max", "importance kept",
-        "tokens per expert", "unknown experts",
+        "layer", "dimensions", "kept", "width min / median / max",
+        *(["shared expert"] if shared else []),
+        "importance kept", "tokens per expert", "unknown experts",
     ]  # fmt: skip
     return Table(head, rows)
 

@@ -28,7 +28,9 @@ The loss of a sequence is the mean over its tokens after the first, prompt and a
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """One expert: gate and up [W, D], down [D, W], in the dtype of the model."""
+    """One expert: gate and up [W, D], down [D, W], in the dtype of the model; the shared one has
+    the number after the last.
+    """
 
     layer: int
     expert: int
@@ -39,7 +41,8 @@ class ExpertWeights:
 
 @dataclass(frozen=True)
 class ExpertBatch:
-    """What one expert did with the real tokens of one batch that were routed to it.
+    """What one expert did with the real tokens of one batch that were routed to it; the shared one
+    with all of them.
 
     Attributes:
         weights: of the expert.

@@ -33,8 +33,13 @@ def collect_importance(
     folder: Path,
     progress: Progress = silent,
     workers: Workers = ALONE,
+    *,
+    shared: bool = False,
 ) -> Importance | None:
-    """Scores every dimension of every routed expert.
+    """Scores every dimension of every routed expert, and of the shared one where it is asked for.
+
+    The shared expert is scored as a routed one that every token is sent to, with the weight that
+    its own gate gives it, or 1.
 
     Sums are in float64 and over the batches in their order, so that the same call gives the same
     bytes, whatever the number of workers.
@@ -48,6 +53,7 @@ def collect_importance(
             left there is gone on from; it may be removed after.
         progress: told of every batch in every layer.
         workers: share the batches; all of them make this call.
+        shared: whether the shared expert, which there must be, is one of the experts, the last.
 
     Returns:
         The scores, to the first of the workers; None to the others.
@@ -62,7 +68,9 @@ def collect_importance(
     batches = batches_of(sequences, batch_tokens)
     own = {number: batches[number] for number in workers.share(len(batches))}
     states = States(folder / f"worker-{workers.rank + 1}-of-{workers.size}")
-    collector = Collector(model, scores, len(batches), own, states, folder, workers, progress)
+    collector = Collector(
+        model, scores, len(batches), own, states, folder, workers, progress, shared
+    )
     collector.check_space()
     with _deterministic():
         layers = collector.run()
@@ -78,7 +86,7 @@ def collect_importance(
             ]
             for score in scores
         },
-        tokens_per_expert=[layer.tokens_E for layer in layers],
+        tokens_per_expert=[layer.tokens_E[:-1] if shared else layer.tokens_E for layer in layers],
     )
 
 

@@ -45,6 +45,7 @@ class Collector:
         num_batches: of all workers.
         own: the batches of this one, by number.
         states: of this worker.
+        shared: whether the shared expert is one of the experts, the last.
     """
 
     model: LayeredModel
@@ -55,6 +56,7 @@ class Collector:
     folder: Path
     workers: Workers
     progress: Progress
+    shared: bool = False
     calls: dict[int, tuple[LayerCall, ...]] = field(default_factory=dict)
     steps: int = 0
 
@@ -175,7 +177,7 @@ class Collector:
     def _score_layer(self, layer: int) -> None:
         """Sums over the batches of all workers, in their order."""
         block = self.model.block(layer)
-        experts = () if block is None else _experts(block)
+        experts = () if block is None else _experts(block, self.shared)
         table = ExpertTable(tuple(len(weights.up_WD) for weights in experts))
         shape = (len(self.data_scores), table.rows)
         total = np.zeros(shape[0] * shape[1] + len(experts))
@@ -221,7 +223,9 @@ class Collector:
         batch, device = self.own[number], self.model.device
         state_BLD = self._state(INPUT, layer, number)
         state_BLD.requires_grad_(bool(self.losses))
-        with recording(self.model.layers[layer], self.kept, self.differentiated) as made:
+        with recording(
+            self.model.layers[layer], self.kept, self.differentiated, shared=self.shared
+        ) as made:
             output_BLD = self.model.run(layer, state_BLD, self.calls[number][layer])
             gradients = self._gradients(layer, number, state_BLD, output_BLD, made)
         if not self.losses:
@@ -281,8 +285,8 @@ class Collector:
             self.steps += steps
 
 
-def _experts(block: RaggedMoEBlock) -> tuple[ExpertWeights, ...]:
+def _experts(block: RaggedMoEBlock, shared: bool) -> tuple[ExpertWeights, ...]:
     return tuple(
         ExpertWeights(block.layer, number, *(matrix.weight.detach() for matrix in expert))
-        for number, expert in enumerate(block.routed)
+        for number, expert in enumerate(block.all_experts if shared else block.routed)
     )

@@ -20,7 +20,7 @@ class LayerSums:
     """Scores of one layer before they are divided by anything.
 
     Attributes:
-        widths_E: of its experts; empty if the layer has none.
+        widths_E: of its experts, the shared one last if it is scored; empty if there are none.
         sums_CR: of the scores of data, in the order they were asked for.
         tokens_E: routed to each expert.
         weights: scores that need no data, by name.

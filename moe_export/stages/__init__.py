@@ -29,7 +29,7 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
     "importance": StageFacts(2, ("calibrate",), "a score for every expert dimension", shared=True),
-    "plan": StageFacts(3, ("importance",), "a width for every expert"),
+    "plan": StageFacts(4, ("importance",), "a width for every expert"),
     "prune": StageFacts(2, ("calibrate", "importance", "plan"), "the checkpoint without the rest"),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
     "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
@@ -39,7 +39,7 @@ STAGES: dict[str, StageFacts] = {
         "accuracy, memory and speed in ONNX Runtime",
     ),
     "report": StageFacts(
-        2,
+        3,
         ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
         "tables and pictures",
     ),

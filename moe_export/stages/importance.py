@@ -1,4 +1,5 @@
-"""Importance: a score for every dimension of every routed expert, from the calibration set.
+"""Importance: a score for every dimension of every routed expert, from the calibration set, and of
+the shared expert where the plan prunes it.
 
 The formulas are with the scores, in `moe_export.scores`.
 """
@@ -11,6 +12,7 @@ import torch
 
 from moe_export.artifacts import Importance, load_calibration, save_importance
 from moe_export.jobs import Job
+from moe_export.planned import require_shared_expert
 from moe_export.recipe import ImportanceSettings
 from moe_export.scores import scores_named
 from moe_export.scores.collect import collect_importance
@@ -23,7 +25,7 @@ def run(job: Job[ImportanceSettings]) -> None:
     """Writes `importance.safetensors`; of several workers the first does.
 
     Raises:
-        RecipeError: a score is unknown.
+        RecipeError: a score is unknown, or a shared expert that the model has not is to be scored.
         CheckpointError: the model cannot be loaded.
         CalibrationError: the calibration set does not suit the model.
         ResourceError: the disk is too small for the states between layers.
@@ -32,6 +34,9 @@ def run(job: Job[ImportanceSettings]) -> None:
     scores = scores_named(settings.scores)
     calibration = load_calibration(job.folders["calibrate"])
     model = StreamedModel(job.model, getattr(torch, settings.dtype))
+    shared = settings.shared_expert is True
+    if shared:
+        require_shared_expert(model.spec)
     importance = collect_importance(
         model,
         calibration,
@@ -40,6 +45,7 @@ def run(job: Job[ImportanceSettings]) -> None:
         job.partial,
         job.progress,
         job.workers,
+        shared=shared,
     )
     if importance is not None:
         _warn_of_unreached(importance)

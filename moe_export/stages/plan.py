@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
+from moe_export.planned import SHARED_EXPERT, require_shared_expert
 from moe_export.quantization import QUANTIZATION_KEY, UNQUANTIZED, Quantization
 from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
 from moe_export.widths import WidthRule, solve_widths
@@ -33,6 +35,7 @@ def run(job: Job[PlanSettings]) -> None:
 
     Raises:
         PlanError: the budget cannot be met.
+        RecipeError: a shared expert that the model has not is to be pruned.
     """
     settings = job.settings
     checkpoint, spec = open_checkpoint(job.model)
@@ -49,9 +52,13 @@ def run(job: Job[PlanSettings]) -> None:
             f"plan.score {settings.score} was not computed; it is one of "
             f"{', '.join(found.scores)}, or add it to importance.scores"
         )
+    shared = settings.prunes_shared
+    if shared:
+        require_shared_expert(spec)
     scores = found.scores[settings.score]
     unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in found.tokens_per_expert]
-    tables = [spec.table(layer) for layer in range(spec.num_layers)]
+    tables = [spec.table(layer, shared=shared) for layer in range(spec.num_layers)]
+    _check_rows(scores, tables)
     ranked = rank_unknown(scores, tables, unknown, settings.unknown)
     rule = WidthRule(settings.scope, settings.unit, settings.min_width, settings.multiple_of)
     quantization = formats_of(settings)
@@ -60,7 +67,7 @@ def run(job: Job[PlanSettings]) -> None:
     if settings.is_solved:
         rounding = _rounding(found.scores, settings)
         solved = _solve(checkpoint, spec, ranked, rounding, shares, settings)
-        widths, quantization = [list(layer) for layer in solved.widths], solved.quantization
+        widths, quantization = solved.widths, solved.quantization
         loss = solved.loss
     elif settings.target_bytes is None:
         assert settings.keep is not None
@@ -81,12 +88,12 @@ def run(job: Job[PlanSettings]) -> None:
                 experts,
                 verb,
             )
-    after = replace(spec, widths=_frozen(widths))
+    after = spec.resized(widths, shared=shared)
     models = {"before": spec, "after": after}
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
-    outcome = _outcome(spec, checkpoint, scores, widths, unknown, settings)
+    outcome = _outcome(spec, after, checkpoint, scores, unknown, settings)
     outcome |= {
         "export_bytes": _sizes(models, shares, layout_of(settings)),
         "predicted_loss": loss,
@@ -99,6 +106,16 @@ def run(job: Job[PlanSettings]) -> None:
     if settings.formats is not None:
         outcome |= {QUANTIZATION_KEY: quantization.as_config()}
     save_json(job.out / PLAN_FILE, outcome)
+
+
+def _check_rows(scores: list[NDArray[np.float64]], tables: list[ExpertTable]) -> None:
+    """Whether importance is known of just what is to be ranked."""
+    for layer, (layer_R, table) in enumerate(zip(scores, tables, strict=True)):
+        if layer_R.shape != (table.rows,):
+            raise PlanError(
+                f"layer {layer}: importance is known of {len(layer_R)} dimensions, the plan ranks "
+                f"{table.rows}; run from the importance stage"
+            )
 
 
 def _rounding(
@@ -148,6 +165,7 @@ def _solve(
         ),
         multiple_of=settings.multiple_of,
         min_width=settings.min_width,
+        shared=settings.prunes_shared,
     )
 
 
@@ -191,9 +209,9 @@ def _fit_bytes(
     assert settings.dtype is not None
     target = settings.target_bytes
     spec = replace(spec, quantization=formats_of(settings))
-    empty = tuple((0,) * len(table.widths) for table in tables)
-    dtype, layout = settings.dtype, layout_of(settings)
-    fixed = predicted_bytes(replace(spec, widths=empty), dtype, layout).total_bytes
+    dtype, layout, shared = settings.dtype, layout_of(settings), settings.prunes_shared
+    empty = spec.resized([(0,) * len(table.widths) for table in tables], shared=shared)
+    fixed = predicted_bytes(empty, dtype, layout).total_bytes
     total = sum(table.rows for table in tables)
     least, most = 0, total
     if fixed > target:
@@ -206,7 +224,8 @@ def _fit_bytes(
     while least < most:
         rows = (least + most + 1) // 2
         widths = solve_widths(ranked, tables, rows, replace(rule, min_width=0))
-        size = predicted_bytes(replace(spec, widths=_frozen(widths)), dtype, layout).total_bytes
+        resized = spec.resized(widths, shared=shared)
+        size = predicted_bytes(resized, dtype, layout).total_bytes
         least, most = (rows, most) if size <= target else (least, rows - 1)
     return solve_widths(ranked, tables, least, rule)
 
@@ -224,36 +243,35 @@ def formats_of(settings: PlanSettings) -> Quantization:
     return formats.quantization()
 
 
-def _frozen(widths: list[list[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(layer) for layer in widths)
-
-
 def _outcome(
     spec: ModelSpec,
+    after: ModelSpec,
     checkpoint: Checkpoint,
     scores: list[NDArray[np.float64]],
-    widths: list[list[int]],
     unknown: list[list[int]],
     settings: PlanSettings,
 ) -> dict[str, Any]:
-    after = replace(spec, widths=_frozen(widths))
-    layers = []
-    for layer, layer_widths in enumerate(widths):
-        table = spec.table(layer)
-        rows = sum(layer_widths)
+    shared = settings.prunes_shared
+    layers: list[dict[str, Any]] = []
+    for layer in range(spec.num_layers):
+        table, new = (model.table(layer, shared=shared) for model in (spec, after))
         layers.append(
             {
                 "layer": layer,
-                "widths": layer_widths,
+                "widths": list(after.widths[layer]),
                 "rows_before": table.rows,
-                "rows_after": rows,
-                "importance_kept": _share_kept(scores[layer], table, layer_widths),
+                "rows_after": new.rows,
+                "importance_kept": _share_kept(scores[layer], table, new.widths),
                 "unknown_experts": unknown[layer],
             }
         )
-    before_rows = sum(map(sum, spec.widths))
-    after_rows = sum(map(sum, widths))
+        if shared:
+            layers[-1]["shared_width"] = after.shared_widths[layer]
+            layers[-1]["shared_width_before"] = spec.shared_widths[layer]
+    before_rows = sum(layer["rows_before"] for layer in layers)
+    after_rows = sum(layer["rows_after"] for layer in layers)
     return {
+        **({SHARED_EXPERT: settings.shared_expert} if shared else {}),
         "score": settings.score,
         "scope": settings.scope,
         "unit": settings.unit,
@@ -267,7 +285,7 @@ def _outcome(
 
 
 def _share_kept(
-    scores_R: NDArray[np.float64], table: ExpertTable, widths: list[int]
+    scores_R: NDArray[np.float64], table: ExpertTable, widths: Sequence[int]
 ) -> float | None:
     """The share of a layer's known importance that its kept dimensions hold; None if all is 0."""
     known = np.where(np.isfinite(scores_R), scores_R, 0.0)

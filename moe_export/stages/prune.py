@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,15 @@ from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, ResourceError
 from moe_export.experts import kept_rows
 from moe_export.families import check_ledger, open_checkpoint, spec_of
-from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
+from moe_export.families.base import (
+    PRUNED_PREFIX,
+    SHARED_WIDTHS_KEY,
+    WIDTHS_KEY,
+    ModelSpec,
+    TensorSpec,
+)
 from moe_export.jobs import Job
+from moe_export.planned import prunes_shared, widths_after
 from moe_export.recipe import PruneSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
 
@@ -37,12 +43,14 @@ if TYPE_CHECKING:
 LEDGER_FILE = "ledger.json"
 PADDED_FOLDER = "padded"
 EXPERT_AXIS = {"gate": 0, "up": 0, "down": 1}
+EXPERT_AXIS |= {f"shared_{role}": axis for role, axis in EXPERT_AXIS.items()}
 """The axis of an expert's tensor along which its intermediate dimensions lie, by role."""
 
 AHEAD_BYTES = 128 << 20
 """Tensors that are read before it is their turn to be written."""
 
 Kept = dict[tuple[int, int], NDArray[np.int64]]
+"""By layer and expert, the shared one last where it is pruned: ascending positions that stay."""
 
 
 def run(job: Job[PruneSettings]) -> None:
@@ -55,17 +63,17 @@ def run(job: Job[PruneSettings]) -> None:
     source, spec = open_checkpoint(job.model)
     plan = load_json(job.folders["plan"] / "plan.json")
     importance = load_importance(job.folders["importance"]).scores[plan["score"]]
-    widths = tuple(tuple(layer["widths"]) for layer in plan["layers"])
-    pruned = replace(spec, widths=widths)
+    widths, shared = widths_after(plan), prunes_shared(plan)
+    pruned = spec.resized(widths, shared=shared)
     kept: Kept = {
         (layer, expert): rows
         for layer in range(spec.num_layers)
         for expert, rows in enumerate(
-            kept_rows(importance[layer], spec.table(layer), widths[layer])
+            kept_rows(importance[layer], spec.table(layer, shared=shared), widths[layer])
         )
     }
     _check_space(job.out, plan["checkpoint_tensor_bytes"], source, job.settings.save_padded)
-    config = pruned_config(source.config, spec, widths)
+    config = pruned_config(source.config, pruned, shared=shared)
     refits = _refits(job, kept) if job.settings.refit_down else None
     refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
@@ -86,15 +94,16 @@ def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
     return refit_by_layer(job.model, kept, chosen, job.settings.ridge)
 
 
-def pruned_config(
-    config: dict[str, Any], spec: ModelSpec, widths: tuple[tuple[int, ...], ...]
-) -> dict[str, Any]:
-    """The source's config under our own model_type, with the widths in it."""
-    family = spec.family
+def pruned_config(config: dict[str, Any], pruned: ModelSpec, *, shared: bool) -> dict[str, Any]:
+    """The source's config under our own model_type, with the widths in it; the shared expert's
+    where it is pruned.
+    """
+    family = pruned.family
     return config | {
+        **({SHARED_WIDTHS_KEY: list(pruned.shared_widths)} if shared else {}),
         "model_type": PRUNED_PREFIX + family.model_type,
         "architectures": ["Ragged" + family.architecture],
-        WIDTHS_KEY: [list(layer) for layer in widths],
+        WIDTHS_KEY: [list(layer) for layer in pruned.widths],
     }
 
 
@@ -118,11 +127,12 @@ def _write(
     def values_of(name: str) -> NDArray[Any]:
         tensor = spec.tensors[name]
         values = source.read(name)
-        if tensor.layer is None or tensor.expert is None:
+        place = _place(spec, tensor)
+        if place is None or place not in kept:
             return values
         if name in down:
             return down[name].astype(values.dtype)
-        return np.take(values, kept[tensor.layer, tensor.expert], EXPERT_AXIS[tensor.role])
+        return np.take(values, kept[place], EXPERT_AXIS[tensor.role])
 
     written = spec_of(config)
     layers: list[int | None] = [None, *range(spec.num_layers)]
@@ -140,6 +150,13 @@ def _write(
     return refit
 
 
+def _place(spec: ModelSpec, tensor: TensorSpec) -> tuple[int, int] | None:
+    """The key that the expert of a tensor has in `Kept`; None if it is no expert's matrix."""
+    if tensor.layer is None or tensor.role not in EXPERT_AXIS:
+        return None
+    return (tensor.layer, spec.num_experts if tensor.expert is None else tensor.expert)
+
+
 def _left(
     names: list[str], spec: ModelSpec, written: ModelSpec, found: Refitted
 ) -> list[dict[str, Any]]:
@@ -148,9 +165,10 @@ def _left(
     for name in names:
         tensor = spec.tensors[name]
         is_pruned = written.tensors[name].shape != tensor.shape
-        if tensor.expert is None or tensor.role != "down" or not is_pruned or name in found.down:
+        place = _place(spec, tensor)
+        if place is None or EXPERT_AXIS[tensor.role] == 0 or not is_pruned or name in found.down:
             continue
-        left.append({"tensor": name, "tokens": found.tokens[tensor.expert]})
+        left.append({"tensor": name, "tokens": found.tokens[place[1]]})
     return left
 
 

@@ -90,13 +90,20 @@ class RaggedMoEBlock(Recordable):
         x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
         y_TD = self._routed_output(x_TD)
         if self._shared is not None:
-            shared, shared_router = self._shared
-            shared_TD = shared.forward(x_TD, _pass)
-            if shared_router is not None:
-                shared_TD = torch.sigmoid(shared_router(x_TD)) * shared_TD
-            y_TD = y_TD + shared_TD
+            y_TD = y_TD + self._shared_output(x_TD, *self._shared)
         y = y_TD.reshape(hidden_states.shape)
         return (y, self.router_logits(x_TD)) if self.returns_logits else y
+
+    @property
+    def all_experts(self) -> tuple[SwiGlu, ...]:
+        """Those of the layer in the order of R: the routed ones, and the shared one if any."""
+        return self.routed if self._shared is None else (*self.routed, self._shared[0])
+
+    def shared_weight(self, x_TD: Tensor) -> Tensor:
+        """The weight [T, 1] of the shared expert, which there must be: its gate's, or 1."""
+        assert self._shared is not None
+        _, router = self._shared
+        return x_TD.new_ones(len(x_TD), 1) if router is None else torch.sigmoid(router(x_TD))
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Routing weights and experts of each token, both [T, K], by the rule of the family."""
@@ -135,6 +142,22 @@ class RaggedMoEBlock(Recordable):
         if not outputs:
             return torch.zeros_like(x_TD)
         return torch.zeros_like(x_TD).index_add(0, token_N, torch.cat(outputs))
+
+    def _shared_output(self, x_TD: Tensor, shared: SwiGlu, router: Matrix | None) -> Tensor:
+        note: Note = _pass
+        trace = None
+        if self.recording is not None and self.recording.shared:
+            token_T = torch.arange(len(x_TD), device=x_TD.device)
+            trace = ExpertTrace(len(self.routed), token_T, x_TD.new_ones(len(x_TD)))
+            self.recording.layers[self.layer].append(trace)
+            note = self._note(trace)
+        y_TD = shared.forward(x_TD, note)
+        if router is None:
+            return y_TD
+        weight_T1 = self.shared_weight(x_TD)
+        if trace is not None:
+            trace.routing_N = weight_T1[:, 0]
+        return weight_T1 * y_TD
 
     def _note(self, trace: ExpertTrace) -> Note:
         recording = self.recording

@@ -221,7 +221,7 @@ def _watched(
 
 def _real(model: CarriedModel, batch: int, value: Tensor) -> Tensor:
     """Rows of real tokens, [T, K]."""
-    return value.detach().reshape(-1, value.shape[-1])[model.batches[batch].real_T]
+    return value.detach().flatten(0, -2)[model.batches[batch].real_T]
 
 
 def _shared_router(spec: ModelSpec, layer: int) -> str | None:

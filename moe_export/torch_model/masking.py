@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Kept = Sequence[Sequence[NDArray[np.int64]]]
-"""Per layer and expert, the positions that are not masked."""
+"""Per layer and expert, the positions that are not masked; of the shared expert last, if at all."""
 
 TaskScores = dict[str, dict[str, float | int | None]]
 
@@ -43,7 +43,9 @@ def masked(model: PreTrainedModel, kept: Kept) -> Iterator[None]:
     """
     saved = []
     for block in (module for module in model.modules() if isinstance(module, RaggedMoEBlock)):
-        for expert, positions in zip(block.routed, kept[block.layer], strict=True):
+        of_layer = kept[block.layer]
+        experts = block.routed if len(of_layer) == len(block.routed) else block.all_experts
+        for expert, positions in zip(experts, of_layer, strict=True):
             weight = expert.down.weight
             saved.append((weight, weight.detach().clone()))
             mask = torch.zeros(weight.shape[1])

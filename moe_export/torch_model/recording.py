@@ -25,7 +25,7 @@ class ExpertTrace:
     """One expert in one forward pass.
 
     Attributes:
-        expert: its number within the layer.
+        expert: its number within the layer; the shared one has that after the last.
         token_N: int64, ascending positions on the flattened batch.
         routing_N: the routing weight of each.
         values: what was asked for.
@@ -46,11 +46,13 @@ class Recording:
         differentiated: those of them that gradients will be asked for. The first layers of a model
             without trainable parameters need no gradient themselves, so that these are made the
             leaves where autograd starts.
+        shared: whether the shared expert is recorded too.
         layers: per layer, the experts that tokens reached, in expert order.
     """
 
     kept: frozenset[Quantity]
     differentiated: frozenset[Quantity]
+    shared: bool = False
     layers: dict[int, list[ExpertTrace]] = field(default_factory=dict)
 
     def note(self, trace: ExpertTrace, quantity: Quantity, value: Tensor) -> Tensor:
@@ -73,6 +75,8 @@ def recording(
     model: nn.Module,
     kept: frozenset[Quantity],
     differentiated: frozenset[Quantity] = frozenset(),
+    *,
+    shared: bool = False,
 ) -> Iterator[Recording]:
     """Records the experts of every MoE block of a model during one forward pass.
 
@@ -80,9 +84,10 @@ def recording(
         model: holds any number of `RaggedMoEBlock`.
         kept: quantities to record.
         differentiated: a part of `kept`, see `Recording`; gradients are enabled if there is any.
+        shared: see `Recording`.
     """
     assert differentiated <= kept
-    made = Recording(kept, differentiated)
+    made = Recording(kept, differentiated, shared)
     blocks = [module for module in model.modules() if isinstance(module, Recordable)]
     for block in blocks:
         block.recording = made

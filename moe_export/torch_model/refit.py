@@ -10,6 +10,8 @@ arXiv:2602.23795, where the ridge pulls towards zero instead, and tokens have no
 
 Layer by layer: the tokens of a layer come from earlier layers that are pruned and refitted already.
 
+A shared expert that is pruned is refitted as well, on all tokens.
+
 Legend: T tokens, D hidden, W width before, P kept dimensions, N tokens routed to an expert.
 """
 
@@ -26,11 +28,14 @@ from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
 from moe_export.scores.batches import batches_of
-from moe_export.torch_model.block import RaggedMoEBlock
+from moe_export.torch_model.block import RaggedMoEBlock, SwiGlu
 from moe_export.torch_model.layerwise import BATCH_TOKENS, CarriedModel
 
 TOKENS_PER_DIMENSION = 2
 """An expert with fewer tokens than this times its kept dimensions stays as it is."""
+
+SHARED_TOKENS = 4096
+"""So many at a time go through the shared expert, which all tokens reach."""
 
 
 @dataclass
@@ -39,7 +44,7 @@ class Refitted:
 
     Attributes:
         down: by name, the kept columns [D, P] of the experts that were refitted.
-        tokens: of every expert.
+        tokens: of every expert, the shared one last.
     """
 
     down: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -56,7 +61,8 @@ def refit_by_layer(
 
     Args:
         directory: the unpruned checkpoint.
-        kept: by layer and expert, ascending positions of what is kept.
+        kept: by layer and expert, ascending positions of what is kept; of the shared expert, whose
+            number is that after the last, where it is pruned.
         sequences: calibration tokens.
         ridge: see above.
     """
@@ -83,7 +89,16 @@ def refitted(
         kept_P: positions that stay.
         ridge: how strongly it is held where it is.
     """
-    gram_WP = (weighted_NW.T @ weighted_NW[:, kept_P]).double()
+    return _solved(down_DW, _gram(weighted_NW, kept_P), kept_P, ridge)
+
+
+def _gram(weighted_NW: Tensor, kept_P: Tensor) -> Tensor:
+    """Second moments [W, P] of all dimensions with the kept ones, float64."""
+    return (weighted_NW.T @ weighted_NW[:, kept_P]).double()
+
+
+def _solved(down_DW: Tensor, gram_WP: Tensor, kept_P: Tensor, ridge: float) -> NDArray[np.float32]:
+    """`refitted` from the second moments."""
     gram_PP = gram_WP[kept_P]
     # An expert that does nothing at all on these tokens stays as it is.
     pull = ridge * float(gram_PP.diagonal().mean()) + 1e-30
@@ -123,25 +138,60 @@ def _refit(
         weight_TK, expert_TK = block.route(x_TD)
         for expert, swiglu in enumerate(block.routed):
             token_N, place_N = torch.nonzero(expert_TK == expert, as_tuple=True)
-            values: dict[str, Tensor] = {}
-
-            def note(quantity: str, value: Tensor, to: dict[str, Tensor] = values) -> Tensor:
-                return to.setdefault(quantity, value)
-
-            swiglu.forward(x_TD[token_N], note)
             kept_P = torch.from_numpy(kept[layer, expert])
             found.tokens.append(len(token_N))
-            down = swiglu.down.weight
-            columns = down[:, kept_P].clone()
-            if 0 < len(kept_P) < down.shape[1] and enough(len(token_N), len(kept_P)):
-                weighted_NW = values["h"] * weight_TK[token_N, place_N][:, None]
-                solved = refitted(down, weighted_NW, kept_P, ridge)
+            solved = None
+            if _is_refitted(swiglu, len(token_N), kept_P):
+                weighted_NW = _hidden(swiglu, x_TD[token_N]) * weight_TK[token_N, place_N][:, None]
+                solved = refitted(swiglu.down.weight, weighted_NW, kept_P, ridge)
                 found.down[spec.name("down", layer, expert)] = solved
-                columns = torch.from_numpy(solved)
-            # What follows sees the expert as it will be.
-            down.zero_()
-            down[:, kept_P] = columns
+            _put(swiglu, kept_P, solved)
+        if (layer, spec.num_experts) in kept:
+            _refit_shared(spec, layer, block, x_TD, kept, ridge, found)
     return found
+
+
+def _refit_shared(
+    spec: ModelSpec,
+    layer: int,
+    block: RaggedMoEBlock,
+    x_TD: Tensor,
+    kept: Mapping[tuple[int, int], NDArray[np.int64]],
+    ridge: float,
+    found: Refitted,
+) -> None:
+    """The shared expert, to what has been found of the layer."""
+    swiglu, kept_P = block.all_experts[-1], torch.from_numpy(kept[layer, spec.num_experts])
+    found.tokens.append(len(x_TD))
+    solved = None
+    if _is_refitted(swiglu, len(x_TD), kept_P):
+        down = swiglu.down.weight
+        gram_WP = torch.zeros(down.shape[1], len(kept_P), dtype=torch.float64)
+        for part_ND in x_TD.split(SHARED_TOKENS):
+            gram_WP += _gram(_hidden(swiglu, part_ND) * block.shared_weight(part_ND), kept_P)
+        solved = _solved(down, gram_WP, kept_P, ridge)
+        found.down[spec.name("shared_down", layer)] = solved
+    _put(swiglu, kept_P, solved)
+
+
+def _hidden(swiglu: SwiGlu, x_ND: Tensor) -> Tensor:
+    """The input [N, W] of an expert's `down`."""
+    values: dict[str, Tensor] = {}
+    swiglu.forward(x_ND, values.setdefault)
+    return values["h"]
+
+
+def _is_refitted(swiglu: SwiGlu, tokens: int, kept_P: Tensor) -> bool:
+    """Whether there is something to be made up for, and enough to do it by."""
+    return 0 < len(kept_P) < swiglu.down.weight.shape[1] and enough(tokens, len(kept_P))
+
+
+def _put(swiglu: SwiGlu, kept_P: Tensor, solved: NDArray[np.float32] | None) -> None:
+    """Makes the expert what it will be, which is what the layers that follow see."""
+    down = swiglu.down.weight
+    columns = down[:, kept_P].clone() if solved is None else torch.from_numpy(solved)
+    down.zero_()
+    down[:, kept_P] = columns
 
 
 def enough(tokens: int, kept_dimensions: int) -> bool:

@@ -36,12 +36,24 @@ class Subject:
         return self.row.widths(24, 0, 1, 7, 16, 24, 3)
 
     @cached_property
+    def shared_widths(self) -> tuple[int | None, ...] | None:
+        """Of the shared expert, where the family has one: empty, an odd width."""
+        whole = spec_of(self.row.config).shared_widths
+        numbers = iter((0, 17, 5))
+        found = tuple(None if width is None else next(numbers) for width in whole)
+        return None if set(found) == {None} else found
+
+    @cached_property
     def pruned(self) -> Path:
-        return pruned_checkpoint(self.source, self.folder / "pruned", self.widths)
+        return pruned_checkpoint(
+            self.source, self.folder / "pruned", self.widths, self.shared_widths
+        )
 
     @cached_property
     def masked(self) -> Path:
-        return masked_checkpoint(self.source, self.folder / "masked", self.widths)
+        return masked_checkpoint(
+            self.source, self.folder / "masked", self.widths, self.shared_widths
+        )
 
     @cached_property
     def stock(self) -> Any:

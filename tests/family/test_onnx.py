@@ -92,8 +92,9 @@ def test_a_model_without_any_dimension_left_still_runs(subject: Subject, tmp_pat
     from tests.tiny import masked_checkpoint, pruned_checkpoint
 
     nothing = subject.row.widths(0)
-    masked = masked_checkpoint(subject.source, tmp_path / "masked", nothing)
-    pruned = pruned_checkpoint(subject.source, tmp_path / "pruned", nothing)
+    shared = subject.shared_widths and tuple(w and 0 for w in subject.shared_widths)
+    masked = masked_checkpoint(subject.source, tmp_path / "masked", nothing, shared)
+    pruned = pruned_checkpoint(subject.source, tmp_path / "pruned", nothing, shared)
     check(Decoder(exported(pruned, tmp_path / "onnx")), logits_of(stock_model(masked)))
 
 

@@ -72,7 +72,10 @@ def test_a_packed_model_gives_the_logits_of_the_portable_one_and_has_the_predict
 
 def test_the_bytes_of_aligned_widths_are_those_of_the_weights() -> None:
     spec = replace(
-        spec_of(CONFIG), widths=((32, 0, 64, 96, 32, 32),) * 3, shared_width=64, hidden_size=64
+        spec_of(CONFIG),
+        widths=((32, 0, 64, 96, 32, 32),) * 3,
+        shared_widths=(64,) * 3,
+        hidden_size=64,
     )
     rows = 3 * 64 * 256  # weights of a layer's routed experts
     for dtype, itemsize in (("float32", 4), ("float16", 2)):

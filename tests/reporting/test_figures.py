@@ -41,6 +41,20 @@ def test_every_expert_has_a_cell_or_a_cross(report: dict[str, Any]) -> None:
     assert cells == 4 * 16 - 1 + scale
 
 
+def test_a_shared_expert_that_is_pruned_has_a_cell_of_its_own(report: dict[str, Any]) -> None:
+    plain = words_of(figures_widths.widths_map(report))
+    assert "shared" not in plain
+    report["plan"]["shared_expert"] = "prune"
+    for layer, width in zip(report["plan"]["layers"], (901, 902, 0, 903), strict=True):
+        layer |= {"shared_width": width, "shared_width_before": 1000}
+    words = words_of(figures_widths.widths_map(report))
+    assert {"shared", "901", "902", "903", "of 1000"} <= set(words)
+    svg = figures_widths.widths_map(report, HALF)
+    cells = sum(path.count("M") for path in re.findall(r'd="([^"]+)"[^>]*fill: var\(--level', svg))
+    scale = 16
+    assert cells == 4 * 16 + 3 + scale
+
+
 def test_colours_are_variables_of_the_page_and_no_two_are_alike(report: dict[str, Any]) -> None:
     colours = variables()
     assert len({light for light, _ in colours.values()}) == len(colours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from moe_export.errors import PlanError
 from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
+from moe_export.quantization import Quantization
 from moe_export.recipe import Formats, PlanSettings
 from moe_export.stages.plan import run
 from tests.tiny import tiny_checkpoint
@@ -107,6 +109,28 @@ def test_active_bytes_are_those_that_a_token_is_multiplied_with(model: Path) -> 
         if t.role != "embedding"
     )
     assert found == 4 * (expected + spec.hidden_size)
+
+
+@pytest.mark.parametrize("key", ["target_bytes", "target_active_bytes"])
+def test_a_budget_below_the_floats_of_what_is_quantized_elsewhere_is_kept(
+    model: Path, importance: Path, tmp_path: Path, key: str
+) -> None:
+    formats = Formats(experts="auto", choices=("int8", "int4"), dense="int8", embedding="int8")
+    spec = replace(
+        spec_of(Checkpoint(model).config), quantization=Quantization("int4", "int8", "int8")
+    )
+    ends = []
+    for each in (replace(spec, widths=((0,) * 6,) * 3), spec):
+        sizes = predicted_bytes(each, "float32")
+        shares = [TOKENS * 2 / TOKENS.sum()] * 3
+        ends.append(
+            sizes.total_bytes if key == "target_bytes" else sizes.active_bytes(each, shares)
+        )
+    target = sum(ends) // 2
+    found = planned(model, importance, tmp_path / "plan", **{key: target}, formats=formats)
+    found_bytes = found["export_bytes"]["float32"]["quantized"]
+    spent = found_bytes["total_bytes" if key == "target_bytes" else "active_bytes_per_token"]
+    assert 0.98 * target < spent <= target
 
 
 def test_an_embedding_that_is_the_lm_head_too_is_not_quantized(

@@ -103,6 +103,16 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             MINIMAL + "quantize: {experts: float, lm_head: float}\n",
             "recipe.yaml:6: quantize: everything in the section is float; leave it out",
         ),
+        (
+            MINIMAL + "importance: {shared_expert: true}\n",
+            "importance.shared_expert follows plan.shared_expert; leave it out",
+        ),
+        (
+            MINIMAL.replace(
+                "keep: 0.5", "keep: 0.5, shared_expert: prune, score: router_frequency"
+            ),
+            "recipe.yaml:5: plan: score router_frequency counts what the router sends",
+        ),
         (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
         ("plan: [", "recipe.yaml:"),
         ("just text", "recipe.yaml:1: expected sections"),

@@ -1,0 +1,216 @@
+"""`plan.shared_expert: prune` from importance to the pruned checkpoint, with and without a gate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+
+from moe_export.artifacts import (
+    Calibration,
+    Importance,
+    load_calibration,
+    load_importance,
+    save_calibration,
+    save_importance,
+)
+from moe_export.checkpoint import Checkpoint
+from moe_export.errors import CheckpointError, RecipeError
+from moe_export.experts import kept_rows
+from moe_export.families import check_ledger, open_checkpoint, spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.jobs import Job
+from moe_export.planned import widths_after
+from moe_export.recipe import ImportanceSettings, PlanSettings, PruneSettings
+from moe_export.stages import importance, plan, prune
+from moe_export.torch_model import load_torch_model
+from moe_export.torch_model.masking import masked
+from moe_export.torch_model.refit import refitted
+from tests.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
+from tests.tiny import tiny_checkpoint
+from tests.torch_model.common import some_tokens
+
+LIMIT = 1e-4
+SCORES = ("fisher_margin", "rounding_margin")
+SETTINGS = ImportanceSettings(scores=SCORES, batch_tokens=128, shared_expert=True)
+
+
+@pytest.fixture(scope="module", params=[QWEN2_MOE, DEEPSEEK_V2], ids=lambda row: row.model_type)
+def folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp(request.param.model_type)
+    found = {name: root / name for name in ("model", "calibrate", "importance")}
+    tiny_checkpoint(found["model"], base=request.param.config)
+    found["calibrate"].mkdir()
+    tokens = np.random.default_rng(3).integers(0, 256, 24 * 32).astype(np.int32)
+    zeros = np.zeros(24, np.int32)
+    offsets = np.arange(25, dtype=np.int64) * 32
+    save_calibration(found["calibrate"], Calibration(tokens, offsets, zeros, zeros))
+    found["importance"].mkdir()
+    importance.run(Job(SETTINGS, found["model"], found, found["importance"]))
+    return found
+
+
+def spec_at(folder: Path) -> ModelSpec:
+    return spec_of(Checkpoint(folder).config)
+
+
+def planned(folders: dict[str, Path], out: Path, **settings: Any) -> dict[str, Any]:
+    out.mkdir()
+    of = PlanSettings(dtype="float32", **{"shared_expert": "prune"} | settings)
+    plan.run(Job(of, folders["model"], folders, out))
+    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
+    return content
+
+
+def pruned(folders: dict[str, Path], of_plan: Path, out: Path, **settings: Any) -> Path:
+    out.mkdir()
+    prune.run(Job(PruneSettings(**settings), folders["model"], folders | {"plan": of_plan}, out))
+    return out
+
+
+def logits_of(model: Any) -> NDArray[np.float32]:
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(some_tokens(2, 20)).logits.numpy()
+    return logits
+
+
+class StopHereError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [4, 19, 30])
+def test_an_interrupted_stage_goes_on_to_the_same_bytes(
+    folders: dict[str, Path], tmp_path: Path, after: int
+) -> None:
+    def interrupt(done: int, _of: int, _what: str) -> None:
+        if done == after:
+            raise StopHereError
+
+    (tmp_path / "importance").mkdir()
+    job = Job(SETTINGS, folders["model"], folders, tmp_path / "importance")
+    with pytest.raises(StopHereError):
+        importance.run(replace(job, progress=interrupt))
+    importance.run(job)
+    name = "importance.safetensors"
+    assert (job.out / name).read_bytes() == (folders["importance"] / name).read_bytes()
+
+
+def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = planned(folders, tmp_path / "whole", keep=1.0)["export_bytes"]["float32"]["before"]
+    target = int(0.75 * whole["active_bytes_per_token"])
+    found = planned(folders, tmp_path / "plan", target_active_bytes=target)
+    out = pruned(folders, tmp_path / "plan", tmp_path / "out", save_padded=True)
+    spec, scores = spec_at(folders["model"]), load_importance(folders["importance"]).scores
+    kept = [
+        kept_rows(scores["fisher_margin"][layer], spec.table(layer, shared=True), widths)
+        for layer, widths in enumerate(widths_after(found))
+    ]
+    model = load_torch_model(folders["model"], torch.float32)
+    before = logits_of(model)
+    with masked(model, kept):
+        expected = logits_of(model)
+    with masked(model, [layer[:6] for layer in kept]):
+        assert np.abs(logits_of(model) - expected).max() > 0.01  # the shared expert is in it
+    np.testing.assert_array_equal(logits_of(model), before)
+    for load in (
+        lambda: load_torch_model(out, torch.float32),
+        lambda: AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval(),
+        lambda: load_torch_model(out / "padded", torch.float32),
+        lambda: AutoModelForCausalLM.from_pretrained(out / "padded", dtype=torch.float32).eval(),
+    ):
+        np.testing.assert_allclose(logits_of(load()), expected, rtol=0, atol=LIMIT)
+    ledger = json.loads((out / "ledger.json").read_text())
+    for layer, width in enumerate(spec_at(out).shared_widths):
+        for role in ("shared_gate", "shared_up", "shared_down") if width is not None else ():
+            entry = ledger["tensors"][spec.name(role, layer)]
+            assert entry["action"] == "sliced"
+            assert width in entry["to"]
+    assert sum(e["bytes"] for e in ledger["tensors"].values()) == found["checkpoint_tensor_bytes"]
+
+
+def test_widths_that_the_tensors_do_not_have_are_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    planned(folders, tmp_path / "plan", keep=0.5)
+    out = pruned(folders, tmp_path / "plan", tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    widths = config["shared_expert_widths"]
+    assert [width is None for width in widths] == [not row for row in config["expert_widths"]]
+    layer = next(number for number, width in enumerate(widths) if width is not None)
+    wrong = [*widths[:layer], widths[layer] - 1, *widths[layer + 1 :]]
+    with pytest.raises(CheckpointError, match="has shape"):
+        check_ledger(Checkpoint(out), spec_of(config | {"shared_expert_widths": wrong}))
+    full = max(width or 0 for width in spec_at(folders["model"]).shared_widths)
+    for bad in (
+        5,
+        widths[:-1],
+        [0] * 3,
+        [None] * 3,
+        [*widths[:layer], full + 1, *widths[layer + 1 :]],
+    ):
+        with pytest.raises(CheckpointError, match="shared_expert_widths"):
+            spec_of(config | {"shared_expert_widths": bad})
+    (out / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != "shared_expert_widths"})
+    )
+    with pytest.raises(CheckpointError, match=r"shared_expert.* has shape"):
+        open_checkpoint(out)
+
+
+def test_refitted_the_shared_expert_is_the_least_squares_one(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    found = planned(folders, tmp_path / "plan", keep=0.5, scope="expert")
+    refit = pruned(folders, tmp_path / "plan", tmp_path / "refit", refit_down=True)
+    plain = pruned(folders, tmp_path / "plan", tmp_path / "plain")
+    spec, scores = spec_at(folders["model"]), load_importance(folders["importance"]).scores
+    layer = next(number for number, width in enumerate(spec.shared_widths) if width is not None)
+    table, widths = spec.table(layer, shared=True), widths_after(found)[layer]
+    kept_P = torch.from_numpy(kept_rows(scores["fisher_margin"][layer], table, widths)[-1])
+    model = load_torch_model(folders["model"], torch.float32)
+    block = next(m for m in model.modules() if getattr(m, "layer", None) == layer)
+    seen: list[torch.Tensor] = []
+    block.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, 1)))
+    for tokens in load_calibration(folders["calibrate"]).sequences():
+        model(torch.from_numpy(tokens.astype(np.int64))[None], use_cache=False)
+    x_TD = torch.cat(seen)
+    gate, up, down = (matrix.weight for matrix in block.all_experts[-1])
+    h_TW = torch.nn.functional.silu(x_TD @ gate.T) * (x_TD @ up.T)
+    expected = refitted(down, h_TW * block.shared_weight(x_TD), kept_P, 0.01)
+    name = spec.name("shared_down", layer)
+    made = Checkpoint(refit).read(name)
+    # Sums of some hundred terms in another order, through a matrix of condition 1 / ridge.
+    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(made - Checkpoint(plain).read(name)).max() > 0.01
+    ledger = json.loads((refit / "ledger.json").read_text())["refit"]
+    assert name in ledger["tensors"]
+    assert not [entry for entry in ledger["left"] if "shared" in entry["tensor"]]
+
+
+def test_a_family_without_a_shared_expert_is_refused(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path / "model", base=MIXTRAL.config)
+    for stage, settings in (
+        (importance, SETTINGS),
+        (plan, PlanSettings(keep=0.5, shared_expert="prune")),
+    ):
+        folders = dict.fromkeys(("calibrate", "importance"), tmp_path)
+        save_calibration(
+            tmp_path,
+            Calibration(np.zeros(2, np.int32), np.array([0, 2]), *[np.zeros(1, np.int32)] * 2),
+        )
+        save_importance(
+            tmp_path, Importance({"fisher_margin": [np.ones(144)] * 3}, [np.ones(6, np.int64)] * 3)
+        )
+        with pytest.raises(RecipeError, match="this mixtral has no shared expert; leave it out"):
+            stage.run(Job(settings, model, folders, tmp_path / "out"))
