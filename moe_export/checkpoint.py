@@ -283,6 +283,31 @@ class CheckpointWriter:
         write_json(self.directory / "config.json", self._config)
 
 
+def overwrite(directory: Path, values: Mapping[str, NDArray[Any]]) -> None:
+    """Replaces the values of tensors where they are stored; dtypes, shapes and sizes stay.
+
+    Args:
+        directory: a checkpoint that `CheckpointWriter` has written.
+        values: by name, in the shape that is stored; they are converted to the dtype.
+
+    Raises:
+        ResourceError: a shard cannot be written.
+    """
+    tensors = Checkpoint(directory).tensors
+    for name, array in values.items():
+        info = tensors[name]
+        assert array.shape == info.shape, name
+        path = directory / info.shard
+        try:
+            with path.open("r+b") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                start, _ = json.loads(file.read(length))[name]["data_offsets"]
+                file.seek(8 + length + start)
+                file.write(np.ascontiguousarray(array.astype(info.dtype)).view(np.uint8).data)
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+
 def disk_error(error: Exception, path: Path) -> ResourceError:
     """The sentence for a failed write."""
     code = getattr(error, "errno", None)

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+SMALL_MODEL_BYTES = 2 << 30
+"""A model of so many bytes in float32 stays in memory where it is run over and over."""
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 

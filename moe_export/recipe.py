@@ -264,8 +264,29 @@ class PlanSettings(Section):
         return auto or self.target_active_bytes is not None
 
 
+class DistillSettings(Section):
+    """How routers are distilled.
+
+    steps:           of Adam, whose rate falls evenly to zero.
+    learning_rate:   by which part of its size (root mean square) a router's weight moves in the
+                     first step.
+    temperature:     that both models' logits are divided by.
+    tokens_per_step: of the calibration tokens, how many a step sees at most.
+    """
+
+    steps: Count = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    tokens_per_step: Count = 4096
+
+
+def _on_or_off(value: object) -> object:
+    """`true` for a section of defaults, `false` for none."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
 class PruneSettings(Section):
-    """What is written beside the pruned checkpoint, and whether what is kept is refitted.
+    """What is written beside the pruned checkpoint, and whether what is kept is fitted to it.
 
     save_padded: also writes the exact zero-padded twin that stock transformers loads.
     refit_down:  fits `down` of each expert to what the whole expert gave on the calibration tokens
@@ -273,12 +294,16 @@ class PruneSettings(Section):
                  Masking then no longer equals pruning. An expert with fewer tokens than twice its
                  kept dimensions stays as it is, which the ledger tells.
     ridge:       how strongly it is held where it was, over the mean square of its inputs.
-    calibration_tokens: how many of the calibration tokens it uses at most.
+    distill_router: `true` or a section; then fits the routers, and nothing else, so that the pruned
+                 model's distributions come near those of the unpruned one. Some sequences are held
+                 out; what is no better on them is not taken, which the ledger and the report tell.
+    calibration_tokens: how many of the calibration tokens either uses at most.
     """
 
     save_padded: bool = False
     refit_down: bool = False
     ridge: Annotated[float, Field(gt=0)] = 0.01
+    distill_router: Annotated[DistillSettings | None, BeforeValidator(_on_or_off)] = None
     calibration_tokens: Count = 65536
 
 

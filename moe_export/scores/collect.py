@@ -5,12 +5,10 @@ Legend: R rows (sum of widths).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from moe_export.artifacts import Calibration, Importance
@@ -21,6 +19,7 @@ from moe_export.scores.batches import batches_of
 from moe_export.scores.layerwise import Collector
 from moe_export.scores.partial import LayerSums
 from moe_export.scores.states import States
+from moe_export.torch_model.deterministic import deterministic
 from moe_export.torch_model.layered import LayeredModel
 from moe_export.workers import ALONE, Workers
 
@@ -72,7 +71,7 @@ def collect_importance(
         model, scores, len(batches), own, states, folder, workers, progress, shared
     )
     collector.check_space()
-    with _deterministic():
+    with deterministic():
         layers = collector.run()
     if workers.rank > 0:
         return None
@@ -127,15 +126,3 @@ def _check_sequences(sequences: list[NDArray[np.int32]], model: LayeredModel) ->
                 f"calibration sequence {number} holds a token outside 0 to {vocab - 1}; use the "
                 "tokenizer of the model"
             )
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Deterministic algorithms within, the caller's choice after."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)

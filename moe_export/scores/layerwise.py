@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,16 @@ from moe_export.scores.base import DataScore, ExpertBatch, ExpertWeights, Loss, 
 from moe_export.scores.batches import Batch
 from moe_export.scores.loss import loss_gradients
 from moe_export.scores.partial import LayerSums, load_sums, save_sums
+from moe_export.scores.passes import INPUT, NormedBatch, Passes
 from moe_export.scores.states import States
 from moe_export.torch_model.block import RaggedMoEBlock
-from moe_export.torch_model.layered import LayerCall, LayeredModel
+from moe_export.torch_model.layered import LayeredModel
 from moe_export.torch_model.recording import Quantity, Recording, recording
 from moe_export.workers import Workers
 
-INPUT = "input"
-"""Of a layer: a kind of state; the others are the losses, for gradients at a layer's output."""
-
 SCORED = "scored"
-"""Marks a layer whose sums are written."""
+"""Marks a layer whose sums are written. Kinds of state beside `INPUT` are the losses, for gradients
+at a layer's output."""
 
 
 @dataclass
@@ -57,10 +57,11 @@ class Collector:
     workers: Workers
     progress: Progress
     shared: bool = False
-    calls: dict[int, tuple[LayerCall, ...]] = field(default_factory=dict)
     steps: int = 0
+    passes: Passes = field(init=False)
 
     def __post_init__(self) -> None:
+        self.passes = Passes(self.model, self.own, self.states)
         self.data_scores = [s for s in self.scores if isinstance(s, DataScore)]
         self.weight_scores = [s for s in self.scores if isinstance(s, WeightScore)]
         losses = (s.loss for s in self.data_scores if s.loss is not None)
@@ -82,7 +83,7 @@ class Collector:
 
     def run(self) -> list[LayerSums]:
         """What is known of every layer, to the first of the workers."""
-        self._begin()
+        self.passes.begin()
         if self.losses:
             self._forward()
             self._through_head()
@@ -94,27 +95,13 @@ class Collector:
             return []
         return [load_sums(self.folder, layer) for layer in range(self.num_layers)]
 
-    def _begin(self) -> None:
-        known = self.states.finished(INPUT, 0)
-        tokens = (batch.tokens_BL for batch in self.own.values())
-        for number, begun in zip(self.own, self.model.begin(tokens), strict=True):
-            self.calls[number] = begun.calls
-            if not known:
-                self.states.put(INPUT, 0, number, begun.hidden_BLD)
-        self.states.finish(INPUT, 0)
-
     def _forward(self) -> None:
         for layer in range(self.num_layers):
             if self.states.finished(INPUT, layer + 1) or self._scored_from(layer):
                 self._tell(f"layer {layer}, forward", len(self.own))
                 continue
-            with self.model.layer(layer), torch.no_grad():
-                for number in self.own:
-                    self._tell(f"layer {layer}, forward")
-                    output = self.model.run(
-                        layer, self._state(INPUT, layer, number), self.calls[number][layer]
-                    )
-                    self.states.put(INPUT, layer + 1, number, output)
+            with self.model.layer(layer):
+                self.passes.forward(layer, self.own, partial(self._tell, f"layer {layer}, forward"))
             self.states.finish(INPUT, layer + 1)
 
     def _forward_scoring(self) -> None:
@@ -136,23 +123,17 @@ class Collector:
         with self.model.head() as (norm, head):
             for number, batch in self.own.items():
                 self._tell("head and loss")
-                with torch.enable_grad():
-                    state_BLD = self._state(INPUT, self.num_layers, number).requires_grad_()
-                    hidden_BLD = norm(state_BLD)
-                target_T = batch.target_T.to(self.model.device)
+                state_BLD = self.passes.state(INPUT, self.num_layers, number)
+                normed = NormedBatch(norm, state_BLD, batch.target_T.to(self.model.device))
                 found = loss_gradients(
-                    hidden_BLD.detach().flatten(0, 1)[target_T],
+                    normed.hidden_TD,
                     head,
                     batch.gold_T.to(self.model.device),
                     batch.weight_T.to(self.model.device),
                     self.losses,
                 )
                 for loss in self.losses:
-                    slope_TD = torch.zeros_like(hidden_BLD.detach()).flatten(0, 1)
-                    slope_TD[target_T] = found[loss]
-                    (slope_BLD,) = torch.autograd.grad(
-                        hidden_BLD, state_BLD, slope_TD.view_as(hidden_BLD), retain_graph=True
-                    )
+                    slope_BLD = normed.gradient(found[loss])
                     self.states.put(loss, self.num_layers, number, slope_BLD)
         for loss in reversed(self.losses):
             self.states.finish(loss, self.num_layers)
@@ -221,12 +202,12 @@ class Collector:
     ) -> None:
         """Adds one batch, and passes states or gradients on to the next layer or the one before."""
         batch, device = self.own[number], self.model.device
-        state_BLD = self._state(INPUT, layer, number)
+        state_BLD = self.passes.state(INPUT, layer, number)
         state_BLD.requires_grad_(bool(self.losses))
         with recording(
             self.model.layers[layer], self.kept, self.differentiated, shared=self.shared
         ) as made:
-            output_BLD = self.model.run(layer, state_BLD, self.calls[number][layer])
+            output_BLD = self.passes.run(layer, number, state_BLD)
             gradients = self._gradients(layer, number, state_BLD, output_BLD, made)
         if not self.losses:
             self.states.put(INPUT, layer + 1, number, output_BLD)
@@ -265,15 +246,12 @@ class Collector:
             *found, slope_BLD = torch.autograd.grad(
                 output_BLD,
                 [*recorded, state_BLD],
-                self._state(loss, layer + 1, number),
+                self.passes.state(loss, layer + 1, number),
                 retain_graph=loss != self.losses[-1],
             )
             gradients[loss] = iter(found)
             self.states.put(loss, layer, number, slope_BLD)
         return gradients
-
-    def _state(self, kind: str, layer: int, number: int) -> Tensor:
-        return self.states.get(kind, layer, number, self.model.device)
 
     @property
     def _all_steps(self) -> int:

@@ -5,6 +5,7 @@ Legend: D hidden, R rows.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from moe_export.artifacts import (
     load_json,
     save_json,
 )
-from moe_export.checkpoint import Checkpoint, CheckpointWriter
+from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
 from moe_export.errors import ArtifactError, ResourceError
 from moe_export.experts import kept_rows
 from moe_export.families import check_ledger, open_checkpoint, spec_of
@@ -34,11 +35,13 @@ from moe_export.families.base import (
 )
 from moe_export.jobs import Job
 from moe_export.planned import prunes_shared, widths_after
-from moe_export.recipe import PruneSettings
+from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.tokenizer_files import copy_tokenizer_files
 
 if TYPE_CHECKING:
     from moe_export.torch_model.refit import Refitted
+
+logger = logging.getLogger(__name__)
 
 LEDGER_FILE = "ledger.json"
 PADDED_FOLDER = "padded"
@@ -77,7 +80,10 @@ def run(job: Job[PruneSettings]) -> None:
     refits = _refits(job, kept) if job.settings.refit_down else None
     refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
-    _write_ledger(job.out, spec, pruned, plan, refit)
+    fitted = {"refit": refit}
+    if job.settings.distill_router is not None:
+        fitted["distill"] = _distill(job, job.settings.distill_router)
+    _write_ledger(job.out, spec, pruned, plan, fitted)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
@@ -89,9 +95,48 @@ def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
     """The experts' new `down`, layer by layer."""
     from moe_export.torch_model.refit import refit_by_layer  # noqa: PLC0415 - imports torch
 
+    return refit_by_layer(job.model, kept, _sequences(job), job.settings.ridge)
+
+
+def _distill(job: Job[PruneSettings], settings: DistillSettings) -> dict[str, Any]:
+    """Fits the routers of the checkpoint that is written, and puts them in where that helps.
+
+    Returns:
+        What was done, for the ledger.
+    """
+    from moe_export.torch_model.distill import Rule, distill_routers  # noqa: PLC0415 - imports torch
+
+    found = distill_routers(
+        job.model,
+        job.out,
+        _sequences(job),
+        Rule(**settings.model_dump()),
+        job.partial / "distill",
+        job.progress,
+    )
+    if found.is_better:
+        overwrite(job.out, found.routers)
+    else:
+        logger.warning(
+            "prune.distill_router: on %d held-out tokens the KL from the unpruned model was %.6f "
+            "nats with the routers as they were and %.6f nats with the distilled ones, so they "
+            "stay as they were",
+            found.held_out_tokens,
+            found.before_nats,
+            found.after_nats,
+        )
+    return {
+        "tensors": sorted(found.routers) if found.is_better else [],
+        "tokens": found.tokens,
+        "held_out_tokens": found.held_out_tokens,
+        "held_out_kl_nats": {"before": found.before_nats, "after": found.after_nats},
+    }
+
+
+def _sequences(job: Job[PruneSettings]) -> list[NDArray[np.int32]]:
+    """What is kept is fitted on these."""
     sequences = load_calibration(job.folders["calibrate"]).sequences()
-    chosen = evenly_chosen(sequences, job.settings.calibration_tokens)
-    return refit_by_layer(job.model, kept, chosen, job.settings.ridge)
+    return evenly_chosen(sequences, job.settings.calibration_tokens)
 
 
 def pruned_config(config: dict[str, Any], pruned: ModelSpec, *, shared: bool) -> dict[str, Any]:
@@ -213,7 +258,7 @@ def _stream(
 
 
 def _write_ledger(
-    out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any], refit: dict[str, Any]
+    out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any], fitted: dict[str, Any]
 ) -> None:
     """Accounts for every tensor of the source, and holds what was written against the plan.
 
@@ -241,7 +286,7 @@ def _write_ledger(
     counts = {"kept": actions.count("kept"), "sliced": actions.count("sliced"), "dropped": 0}
     save_json(
         out / LEDGER_FILE,
-        {"tensor_bytes": total, "counts": counts, "refit": refit, "tensors": entries},
+        {"tensor_bytes": total, "counts": counts, **fitted, "tensors": entries},
     )
 
 

@@ -110,9 +110,14 @@ class RaggedMoEBlock(Recordable):
         weight_TK, expert_TK = route(self.router_logits(x_TD), self.spec)
         return weight_TK.to(x_TD.dtype), expert_TK
 
+    @property
+    def router(self) -> Matrix:
+        """What scores the experts, [E, D]."""
+        return self._router[0]
+
     def router_logits(self, x_TD: Tensor) -> Tensor:
         """What the router thinks of every expert, [T, E]."""
-        (matrix,) = self._router
+        matrix = self.router
         if not self.spec.family.router_float32:
             return matrix(x_TD)
         dtype = torch.promote_types(x_TD.dtype, torch.float32)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from moe_export.artifacts import Calibration, Importance, save_calibration, save_importance
 from moe_export.checkpoint import Checkpoint
-from moe_export.jobs import Job
-from moe_export.recipe import PlanSettings, PruneSettings
-from moe_export.stages import plan, prune
 from moe_export.torch_model import load_torch_model
 from moe_export.torch_model.refit import refitted
-from tests.tiny import tiny_checkpoint
+from tests.stages.fitting import planned, pruned
 
 
 def test_what_is_dropped_comes_back_where_it_is_a_mixture_of_what_stays() -> None:
@@ -40,32 +35,7 @@ def test_an_expert_that_does_nothing_stays_as_it_is() -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("refit")
-    found = {n: root / n for n in ("model", "calibrate", "few", "importance", "plan")}
-    tiny_checkpoint(found["model"])
-    for name in ("calibrate", "few", "importance", "plan"):
-        found[name].mkdir()
-    random = np.random.default_rng(3)
-    for name, sequences in (("calibrate", 60), ("few", 1)):
-        offsets = np.arange(sequences + 1, dtype=np.int64) * 40
-        tokens = random.integers(0, 256, sequences * 40).astype(np.int32)
-        zeros = np.zeros(sequences, np.int32)
-        save_calibration(found[name], Calibration(tokens, offsets, zeros, zeros))
-    scores = [random.random(6 * 24) for _ in range(3)]
-    scores[0][:24] = 0.0  # an expert that is emptied
-    scores[1][24:48] = 9.0  # and one that is kept whole
-    tokens = [np.full(6, 100)] * 3
-    save_importance(found["importance"], Importance({"fisher_margin": scores}, tokens))
-    settings = PlanSettings(keep=0.5, dtype="float32")
-    plan.run(Job(settings, found["model"], found, found["plan"]))
-    return found
-
-
-def pruned(folders: dict[str, Path], out: Path, calibrate: str, **settings: Any) -> Path:
-    out.mkdir()
-    of = folders | {"calibrate": folders[calibrate]}
-    prune.run(Job(PruneSettings(**settings), folders["model"], of, out))
-    return out
+    return planned(tmp_path_factory.mktemp("refit"))
 
 
 def test_refitted_the_logits_are_nearer_to_those_of_the_whole_model(
