@@ -237,6 +237,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for dtype, sizes in plan["export_bytes"].items():
         steps = " → ".join(size(sizes[s]["total_bytes"]) for s in PLANNED.values() if s in sizes)
         console.print(f"exported weights, {dtype}: {steps}")
+        steps = " → ".join(
+            size(sizes[s]["active_bytes_per_token"]) for s in PLANNED.values() if s in sizes
+        )
+        console.print(f"read per token, {dtype}: {steps}")
 
 
 def _write(path: Path, text: str) -> None:

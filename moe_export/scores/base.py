@@ -6,8 +6,8 @@ expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -59,6 +59,29 @@ class ExpertBatch:
     routing_N: Tensor
     values: Mapping[Quantity, Tensor]
     gradients: Mapping[Loss, Mapping[Quantity, Tensor]]
+
+    def split(self, tokens: int) -> Iterator[ExpertBatch]:
+        """Parts of whole sequences, each of at most so many tokens or of a single sequence. What a
+        score measures of them adds up to what it measures of all.
+        """
+        start = stop = 0
+        for count in (*self.sequence_N.bincount().tolist(), None):
+            if count is None or (stop > start and stop - start + count > tokens):
+                yield self._part(slice(start, stop))
+                start = stop
+            stop += count or 0
+
+    def _part(self, part: slice) -> ExpertBatch:
+        def of(values: Mapping[Quantity, Tensor]) -> dict[Quantity, Tensor]:
+            return {name: value[part] for name, value in values.items()}
+
+        return replace(
+            self,
+            sequence_N=self.sequence_N[part],
+            routing_N=self.routing_N[part],
+            values=of(self.values),
+            gradients={loss: of(found) for loss, found in self.gradients.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ SCORED = "scored"
 at a layer's output."""
 
 
+SHARED_TOKENS = 1024
+"""So many tokens of the shared expert, which has all of a batch, are scored at a time, or one
+sequence: some scores compare every two tokens.
+"""
+
+
 @dataclass
 class Collector:
     """One call of `collect_importance`, which says what the attributes are.
@@ -227,8 +233,10 @@ class Collector:
             )
             tokens_E[trace.expert] += int(real_N.sum())
             rows = table.slice_of(trace.expert)
-            for sums_R, score in zip(sums_CR, self.data_scores, strict=True):
-                sums_R[rows] += score.measure(view).cpu().numpy()
+            is_shared = self.shared and trace.expert == len(experts) - 1
+            for part in view.split(SHARED_TOKENS) if is_shared else (view,):
+                for sums_R, score in zip(sums_CR, self.data_scores, strict=True):
+                    sums_R[rows] += score.measure(part).cpu().numpy()
 
     def _gradients(
         self, layer: int, number: int, state_BLD: Tensor, output_BLD: Tensor, made: Recording

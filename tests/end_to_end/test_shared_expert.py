@@ -77,7 +77,9 @@ def test_report_plan_and_comparison_show_it(
     assert 0 < both["active_bytes_per_token"] < both["weights_bytes"]
     capsys.readouterr()
     assert main(["plan", str(run.parent / "recipe.yaml"), "--run", str(run)]) == 0
-    assert f"{widths[0]} of 40" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{widths[0]} of 40" in shown
+    assert "read per token, float32:" in shown
     assert main(["compare", str(run), "--json", str(tmp_path / "compared.json")]) == 0
     assert "shared expert kept" in capsys.readouterr().out
     columns = content(tmp_path / "compared.json")["columns"]

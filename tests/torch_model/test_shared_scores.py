@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from moe_export.artifacts import Importance
-from moe_export.scores import SCORES, scores_named
+from moe_export.scores import SCORES, DataScore, layerwise, scores_named
 from moe_export.scores.collect import collect_importance
 from moe_export.torch_model import LayeredModel, load_torch_model
 from tests.families import DEEPSEEK_V2, QWEN2_MOE, FamilyRow
@@ -106,6 +106,20 @@ def test_activation_scores_take_every_token_with_the_weight_of_the_gate(model: A
             np.testing.assert_allclose(
                 found[name][block.layer][ROUTED:], expected[name], rtol=1e-9, err_msg=name
             )
+
+
+def test_a_few_sequences_at_a_time_give_the_same(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [score.name for score in SCORES.values() if isinstance(score, DataScore)]
+    whole = collect(model, names)
+    for tokens in (1, 14):
+        monkeypatch.setattr(layerwise, "SHARED_TOKENS", tokens)
+        parts = collect(model, names)
+        for name in names:
+            for found, expected in zip(parts.scores[name], whole.scores[name], strict=True):
+                # absgrad adds its gradients in float32.
+                np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
 
 
 def test_routed_experts_are_scored_as_without_it_to_the_bit(model: Any) -> None:

@@ -56,6 +56,16 @@ def test_calibration_and_importance_are_shared_and_every_step_follows_what_it_re
     assert steps[-1].folder == "sweep"
 
 
+def test_a_sweep_prunes_the_shared_expert_in_all_points_where_the_plan_does() -> None:
+    recipe = Recipe.model_validate(RECIPE | {"plan": {"keep": 0.5, "shared_expert": "prune"}})
+    steps = sweep_steps(recipe, points_of(recipe, 1000))
+    settings: dict[str, list[Any]] = {"importance": [], "plan": []}
+    for step in steps:
+        settings.get(step.stage, []).append(step.settings)
+    assert [of.shared_expert for of in settings["importance"]] == [True]
+    assert [of.shared_expert for of in settings["plan"]] == ["prune"] * 7
+
+
 def test_a_comparison_of_rankings_cannot_be_swept() -> None:
     bakeoff = {"scores": ("fisher",), "keeps": (0.5,), "tasks": ({"demo": "sums"},)}
     recipe = Recipe.model_validate(
