@@ -104,6 +104,11 @@ class RaggedMoEBlock(Recordable):
         return weight_TK.to(x_TD.dtype), expert_TK
 
     @property
+    def all_experts(self) -> tuple[SwiGlu, ...]:
+        """Routed ones, then the shared one."""
+        return self.routed if self._shared is None else (*self.routed, self._shared[0])
+
+    @property
     def router(self) -> Matrix:
         """What scores the experts, [E, D]."""
         return self._router[0]
