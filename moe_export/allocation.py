@@ -17,7 +17,7 @@ from moe_export.budget import Blocks, Chosen, Option, fit, loss_of
 from moe_export.checkpoint import Checkpoint
 from moe_export.experts import ExpertTable, descending
 from moe_export.families.base import ModelSpec
-from moe_export.formats import FORMATS
+from moe_export.formats import native
 from moe_export.formats.storage import SCALE_SUFFIX, stored_parts
 from moe_export.graph import predicted_bytes
 from moe_export.graph.weights import Dtype, Layout
@@ -155,10 +155,11 @@ def format_errors(
         lost = norm = 0.0
         for role in ("gate", "up", "down") if name != "float" else ():
             for expert in range(0, len(spec.widths[layer]), step):
-                values = checkpoint.read(spec.name(role, layer, expert)).T.astype(np.float32)
-                found = FORMATS[name](values, group_size, "float16").dequantized()
-                lost += float(np.square(found - values, dtype=np.float64).sum())
-                norm += float(np.square(values, dtype=np.float64).sum())
+                weight = checkpoint.read(spec.name(role, layer, expert))
+                found = native.squared_error(
+                    name, native.quantize(name, weight, group_size), weight
+                )
+                lost, norm = lost + found[0], norm + found[1]
         errors[name] = lost / norm if norm else 0.0
     return errors
 

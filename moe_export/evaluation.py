@@ -25,8 +25,23 @@ CHUNK_BYTES = 1 << 26
 
 
 @dataclass
+class Documents:
+    """What was found of each document of a task, in the order they were scored.
+
+    Attributes:
+        tokens: that were scored.
+        matches: whether all of them were right.
+        kl_nats: sum over them; empty where there is no reference.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    matches: list[bool] = field(default_factory=list)
+    kl_nats: list[float] = field(default_factory=list)
+
+
+@dataclass
 class Tally:
-    """Sums over the documents of one task.
+    """Sums over the documents of one task, and what they are sums of.
 
     Attributes:
         has_answers: whether the documents have a prompt, so that an exact match means something.
@@ -40,6 +55,7 @@ class Tally:
     kl_nats: float = 0.0
     agreements: int = 0
     compared: bool = field(default=False)
+    documents: Documents = field(default_factory=Documents)
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Means, with the standard error of the match rate."""
@@ -94,7 +110,7 @@ def tally_document(
         return
     tally.items += 1
     tally.tokens += targets.size
-    matches = True
+    matches, kl_nats = True, 0.0
     for rows in row_chunks(targets.size, logits_TV.shape[-1]):
         here = slice(first - 1 + rows.start, first - 1 + rows.stop)
         log_p, gold = log_softmax(logits_TV[here]), targets[rows]
@@ -103,9 +119,14 @@ def tally_document(
         if reference_TV is not None:
             log_q = log_softmax(reference_TV[here])
             tally.compared = True
-            tally.kl_nats += divergence_nats(log_q, log_p)
+            kl_nats += divergence_nats(log_q, log_p)
             tally.agreements += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())
     tally.matches += matches
+    tally.documents.tokens.append(targets.size)
+    tally.documents.matches.append(matches)
+    if reference_TV is not None:
+        tally.kl_nats += kl_nats
+        tally.documents.kl_nats.append(kl_nats)
 
 
 def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:

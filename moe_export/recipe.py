@@ -34,8 +34,9 @@ Score = Literal[
     "reap",
     "random",
 ]
+DROPPING_SCORE: Score = "fisher_margin"
 ROUNDING_SCORE: Score = "rounding_margin"
-"""What choosing formats needs beside the ranking."""
+"""What choosing formats needs: the ranking, and what rounding costs in the same unit."""
 
 Dtype = Literal["float32", "float16"]
 Layout = Literal["portable", "packed"]
@@ -274,8 +275,8 @@ class DistillSettings(Section):
     tokens_per_step: of the calibration tokens, how many a step sees at most.
     """
 
-    steps: Count = 100
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    steps: Count = 50
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
     temperature: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_step: Count = 4096
 
@@ -457,10 +458,10 @@ class Recipe(Section):
                 "quantize.experts: auto needs a budget; give plan.target_bytes or "
                 "plan.target_active_bytes in place of plan.keep"
             )
-        if auto and self.plan is not None and self.plan.score != "fisher_margin":
+        if auto and self.plan is not None and self.plan.score != DROPPING_SCORE:
             raise ValueError(
                 "quantize.experts: auto weighs dropping against rounding in one unit, which only "
-                "plan.score fisher_margin has"
+                f"plan.score {DROPPING_SCORE} has"
             )
         if self.bakeoff is not None and self.quantize is not None:
             raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")

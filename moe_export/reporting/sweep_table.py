@@ -10,6 +10,7 @@ from moe_export.reporting import html
 from moe_export.reporting.markdown import escaped
 from moe_export.reporting.markdown import table as markdown_table
 from moe_export.reporting.sentences import speed_words
+from moe_export.reporting.sweep_verdicts import BUDGET, explanation, formats, sentence
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import figures, percent, ratio, size
 
@@ -17,14 +18,11 @@ Sweep = Mapping[str, Any]
 
 TITLE = "Shares kept and formats, swept"
 
-BUDGET = "bytes-"
-"""What names of points begin with whose bytes are given."""
-
 
 def sweep_markdown(sweep: Sweep) -> str:
     """The page of the documents."""
-    blocks = [f"# {TITLE}", escaped(introduction(sweep)), "## At equal bytes"]
-    blocks += [f"{escaped(verdict(sweep, share))}" for share in shares(sweep)]
+    blocks = [f"# {TITLE}", escaped(introduction(sweep)), "## At equal bytes", explanation()]
+    blocks += [escaped(sentence(sweep["points"], found)) for found in sweep["verdicts"]]
     blocks += [markdown_table(budget_table(sweep)), "## Shares kept and formats"]
     blocks.append(markdown_table(grid_table(sweep)))
     return "\n\n".join(blocks) + "\n"
@@ -37,7 +35,8 @@ def sweep_html(sweep: Sweep) -> str:
     blocks = [f"<h1>{escape(TITLE)}</h1>", html.paragraph(introduction(sweep), "muted")]
     blocks.append(html.figure(pareto(sweep, wide=True) + pareto(sweep)))
     blocks.append("<h2>At equal bytes</h2>")
-    blocks += [html.paragraph(verdict(sweep, share)) for share in shares(sweep)]
+    blocks.append(html.paragraph(explanation(), "muted"))
+    blocks += [html.paragraph(sentence(sweep["points"], found)) for found in sweep["verdicts"]]
     blocks.append(html.table(budget_table(sweep)))
     blocks += ["<h2>Shares kept and formats</h2>", html.table(grid_table(sweep))]
     return html.page(TITLE, "\n".join(blocks))
@@ -50,33 +49,6 @@ def front(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if not found or (point["mean_exact_match"] or 0) > (found[-1]["mean_exact_match"] or 0):
             found.append(point)
     return found
-
-
-def shares(sweep: Sweep) -> list[str]:
-    """The budgets, as their points' names have them, in percent."""
-    names = [point["name"] for point in sweep["points"] if point["name"].startswith(BUDGET)]
-    return list(dict.fromkeys(name.split("-")[1] for name in names))
-
-
-def verdict(sweep: Sweep, share: str) -> str:
-    """Whether the plan's own choice holds against every point of no more bytes."""
-    own = next(p for p in sweep["points"] if p["name"] == f"{BUDGET}{share}-auto")
-    limit = float(share) / 100 * sweep["baseline"]["weights_bytes"]
-    others = [
-        p for p in sweep["points"] if p["experts"] != "auto" and p["weights_bytes"] <= limit * 1.001
-    ]
-    text = f"{share} % of the unpruned bytes: the plan's choice"
-    if not others:
-        return f"{text} is the only one that fits."
-    by_match = max(others, key=lambda p: p["mean_exact_match"])
-    by_kl = min(others, key=lambda p: p["mean_kl_nats"])
-    return (
-        f"{text}, {percent(own['kept'])} kept with {formats(own)}, has "
-        f"{percent(own['mean_exact_match'])} exact match and a KL of "
-        f"{figures(own['mean_kl_nats'])} nats; of {len(others)} uniform points of no more bytes "
-        f"the best have {percent(by_match['mean_exact_match'])} ({words(by_match)}) and "
-        f"{figures(by_kl['mean_kl_nats'])} nats ({words(by_kl)})."
-    )
 
 
 def grid_table(sweep: Sweep) -> Table:
@@ -92,20 +64,10 @@ def budget_table(sweep: Sweep) -> Table:
     return _table(sweep, [p for p in sweep["points"] if p["name"].startswith(BUDGET)])
 
 
-def words(point: Mapping[str, Any]) -> str:
-    """A point in words."""
-    return f"{percent(point['kept'])} kept, {point['experts']}"
-
-
-def formats(point: Mapping[str, Any]) -> str:
-    """The formats of its layers."""
-    found = point["formats"]
-    return found if isinstance(found, str) else " / ".join(found)
-
-
 def introduction(sweep: Sweep) -> str:
     """What was measured, and on what."""
     at = sweep["speed_setting"]
+    documents = ", ".join(f"{count} of {name}" for name, count in sweep["documents"].items())
     speed = "Speed is left out."
     if at is not None:
         speed = (
@@ -116,7 +78,7 @@ def introduction(sweep: Sweep) -> str:
     return (
         "Every point is one exported model, pruned, quantized and measured in ONNX Runtime from "
         "one calibration; exact match is the mean over the tasks with answers. KL is from the "
-        "unpruned model, mean over the tasks. "
+        f"unpruned model, mean over the tasks. Documents: {documents}. "
         "A name in bold is of a point that no other beats in bytes and exact match both. "
         f"{speed}"
     )

@@ -47,7 +47,11 @@ class Passes:
         self.states.finish(INPUT, 0)
 
     def forward(
-        self, layer: int, numbers: Iterable[int], tell: Callable[[], None] = lambda: None
+        self,
+        layer: int,
+        numbers: Iterable[int],
+        tell: Callable[[], None] = lambda: None,
+        kinds: tuple[str, str] = (INPUT, INPUT),
     ) -> None:
         """Takes batches through a layer that is in memory.
 
@@ -55,12 +59,13 @@ class Passes:
             layer: which.
             numbers: of the batches.
             tell: called before each of them.
+            kinds: of the states that are read and of those that are made.
         """
         with torch.no_grad():
             for number in numbers:
                 tell()
-                state_BLD = self.state(INPUT, layer, number)
-                self.states.put(INPUT, layer + 1, number, self.run(layer, number, state_BLD))
+                state_BLD = self.state(kinds[0], layer, number)
+                self.states.put(kinds[1], layer + 1, number, self.run(layer, number, state_BLD))
 
     def run(self, layer: int, number: int, state_BLD: Tensor) -> Tensor:
         """What a layer that is in memory makes of a batch, [B, L, D]."""

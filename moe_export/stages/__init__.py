@@ -28,13 +28,13 @@ class StageFacts:
 
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
-    "importance": StageFacts(2, ("calibrate",), "a score for every expert dimension", shared=True),
+    "importance": StageFacts(3, ("calibrate",), "a score for every expert dimension", shared=True),
     "plan": StageFacts(4, ("importance",), "a width for every expert"),
     "prune": StageFacts(2, ("calibrate", "importance", "plan"), "the checkpoint without the rest"),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
     "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
     "validate": StageFacts(
-        2,
+        3,
         ("calibrate", "prune", "quantize", "export"),
         "accuracy, memory and speed in ONNX Runtime",
     ),
@@ -43,7 +43,7 @@ STAGES: dict[str, StageFacts] = {
         ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
         "tables and pictures",
     ),
-    "sweep": StageFacts(1, (), "shares kept and formats compared, exported and measured"),
+    "sweep": StageFacts(2, (), "shares kept and formats compared, exported and measured"),
     "bakeoff": StageFacts(1, (), "rankings compared on the masked model"),
 }
 

@@ -1,7 +1,8 @@
 """Importance: a score for every dimension of every routed expert, from the calibration set, and of
 the shared expert where the plan prunes it.
 
-The formulas are with the scores, in `moe_export.scores`.
+The formulas are with the scores, in `moe_export.scores`. With `rounding_margin` among them, what
+rounding costs beside dropping is measured too, see `moe_export.exchange`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,27 @@ import logging
 
 import torch
 
-from moe_export.artifacts import Importance, load_calibration, save_importance
+from moe_export.artifacts import (
+    Importance,
+    evenly_chosen,
+    load_calibration,
+    save_importance,
+)
+from moe_export.exchange import EXCHANGE_TOKENS, save_exchange
 from moe_export.jobs import Job
 from moe_export.planned import require_shared_expert
-from moe_export.recipe import ImportanceSettings
+from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings
 from moe_export.scores import scores_named
 from moe_export.scores.collect import collect_importance
 from moe_export.torch_model import StreamedModel
+from moe_export.torch_model.measure_exchange import measure_exchange
 
 logger = logging.getLogger(__name__)
 
 
 def run(job: Job[ImportanceSettings]) -> None:
-    """Writes `importance.safetensors`; of several workers the first does.
+    """Writes `importance.safetensors`, and `exchange.json` where formats are to be chosen; of
+    several workers the first does.
 
     Raises:
         RecipeError: a score is unknown, or a shared expert that the model has not is to be scored.
@@ -50,6 +59,16 @@ def run(job: Job[ImportanceSettings]) -> None:
     if importance is not None:
         _warn_of_unreached(importance)
         save_importance(job.out, importance)
+        if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
+            exchange = measure_exchange(
+                job.model,
+                evenly_chosen(calibration.sequences(), EXCHANGE_TOKENS),
+                importance.scores[DROPPING_SCORE],
+                importance.scores[ROUNDING_SCORE],
+                job.partial / "exchange",
+                job.progress,
+            )
+            save_exchange(job.out, exchange)
 
 
 def _warn_of_unreached(importance: Importance) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from moe_export.allocation import Allocation, Budget, allocate, format_errors, t
 from moe_export.artifacts import load_importance, save_json
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
+from moe_export.exchange import load_exchange
 from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
@@ -65,7 +67,7 @@ def run(job: Job[PlanSettings]) -> None:
     shares = token_shares(found.tokens_per_expert, spec.top_k)
     loss = None
     if settings.is_solved:
-        rounding = _rounding(found.scores, settings)
+        rounding = _rounding(found.scores, job.folders["importance"], settings)
         solved = _solve(checkpoint, spec, ranked, rounding, shares, settings)
         widths, quantization = solved.widths, solved.quantization
         loss = solved.loss
@@ -119,9 +121,9 @@ def _check_rows(scores: list[NDArray[np.float64]], tables: list[ExpertTable]) ->
 
 
 def _rounding(
-    scores: dict[str, list[NDArray[np.float64]]], settings: PlanSettings
+    scores: dict[str, list[NDArray[np.float64]]], folder: Path, settings: PlanSettings
 ) -> list[NDArray[np.float64]] | None:
-    """What rounding costs, where formats are to be chosen by it."""
+    """What rounding costs in the currency of dropping, where formats are to be chosen by it."""
     if settings.formats is None or settings.formats.experts != "auto":
         return None
     if ROUNDING_SCORE not in scores:
@@ -129,7 +131,8 @@ def _rounding(
             f"quantize.experts: auto needs the score {ROUNDING_SCORE}, which the importance stage "
             "has not computed; run from the importance stage"
         )
-    return scores[ROUNDING_SCORE]
+    rates = load_exchange(folder).rates
+    return [rate * layer_R for rate, layer_R in zip(rates, scores[ROUNDING_SCORE], strict=True)]
 
 
 def _solve(

@@ -10,6 +10,7 @@ from moe_export.jobs import Job
 from moe_export.recipe import SweepSettings
 from moe_export.reporting.build import headline_speed, speed_setting
 from moe_export.reporting.sweep_table import sweep_html, sweep_markdown
+from moe_export.reporting.sweep_verdicts import verdicts
 from moe_export.variants import BASELINE, PLANNED, ordered
 
 SWEEP_FILE = "sweep.json"
@@ -24,16 +25,23 @@ def run(job: Job[SweepSettings]) -> None:
         point, _, stage = name.rpartition("/")
         folders.setdefault(point, {})[stage] = folder
     points, baseline, at = [], None, None
+    documents: dict[str, Any] = {}
     for name, of in folders.items():
         found = _measured(name, of)
         baseline = baseline or found.pop(BASELINE)
         at = at or found["speed_setting"]
         found.pop(BASELINE, None)
+        documents[name] = found.pop("documents")
         points.append(found)
     measurements = load_json(next(iter(folders.values()))["validate"] / "measurements.json")
+    assert baseline is not None
     outcome = {
         "baseline": baseline,
         "points": points,
+        "verdicts": verdicts(points, baseline["weights_bytes"], documents),
+        "documents": {
+            task: len(found["tokens"]) for task, found in next(iter(documents.values())).items()
+        },
         "speed_setting": at,
         "machine": measurements["machine"],
         "versions": measurements["versions"],
@@ -49,6 +57,7 @@ def _measured(name: str, folders: dict[str, Path]) -> dict[str, Any]:
     export = load_json(folders["export"] / "export.json")
     validation = load_json(folders["validate"] / "validation.json")
     measurements = load_json(folders["validate"] / "measurements.json")
+    documents = load_json(folders["validate"] / "documents.json")
     scores = next(iter(validation["providers"].values()))["variants"]
     at = headline_speed(measurements["speed"])
     planned = plan["export_bytes"][export["dtype"]]
@@ -73,7 +82,8 @@ def _measured(name: str, folders: dict[str, Path]) -> dict[str, Any]:
             "decode_tokens_per_s": speed[0]["decode_tokens_per_s"]["median"] if speed else None,
         }
     before = facts.pop(BASELINE, None)
-    product = facts[ordered(facts)[-1]]
+    last = ordered(facts)[-1]
+    product = facts[last]
     rate, reference = product["decode_tokens_per_s"], (before or {}).get("decode_tokens_per_s")
     *_, experts = name.split("-")
     return {
@@ -85,5 +95,6 @@ def _measured(name: str, folders: dict[str, Path]) -> dict[str, Any]:
         # Measured one after the other, so that other work on the machine meets both.
         "decode_ratio": rate / reference if rate and reference else None,
         "speed_setting": at,
+        "documents": next(iter(documents["providers"].values()))[last],
         **({BASELINE: before} if before else {}),
     }

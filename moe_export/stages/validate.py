@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +25,7 @@ from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
 
 VALIDATION_FILE = "validation.json"
 MEASUREMENTS_FILE = "measurements.json"
+DOCUMENTS_FILE = "documents.json"
 
 TEST_SEED = 1234
 """Scored documents are the same in every run, so that runs can be compared."""
@@ -34,11 +36,10 @@ PARITY_TOKENS = 4096
 """At most so many tokens are held against torch, or one sequence: 2.5 GB of logits at a vocabulary
 of 152 000."""
 
-TaskScores = dict[str, dict[str, float | int | None]]
-
 
 def run(job: Job[ValidateSettings]) -> None:
-    """Writes `validation.json` (the same in every run) and `measurements.json` (times and memory).
+    """Writes `validation.json` and `documents.json` (the same in every run), and
+    `measurements.json` (times and memory).
 
     Raises:
         DependencyError: a provider that the recipe names is absent.
@@ -57,6 +58,7 @@ def run(job: Job[ValidateSettings]) -> None:
         for name, task in task_names(settings.tasks).items()
     }
     providers: dict[str, Any] = {}
+    documents: dict[str, Any] = {}
     speed, memory = [], []
     for provider in settings.providers:
         job.progress(0, 3, f"{provider}: parity with torch")
@@ -66,7 +68,12 @@ def run(job: Job[ValidateSettings]) -> None:
             variant: OrtModel(directory, provider, operator=settings.operator)
             for variant, directory in variants.items()
         }
-        providers[provider]["variants"] = _accuracy(models, settings.tasks, tasks)
+        tallies = _tallies(models, settings.tasks, tasks)
+        providers[provider]["variants"] = _accuracy(tallies)
+        documents[provider] = {
+            variant: {name: asdict(tally.documents) for name, tally in of.items()}
+            for variant, of in tallies.items()
+        }
         del models
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
@@ -92,6 +99,7 @@ def run(job: Job[ValidateSettings]) -> None:
             ),
         },
     )
+    save_json(job.out / DOCUMENTS_FILE, {"providers": documents})
     save_json(
         job.out / MEASUREMENTS_FILE,
         {"machine": machine(), "versions": versions(), "speed": speed, "memory": memory},
@@ -142,12 +150,12 @@ def within(sequences: list[list[int]], tokens: int) -> list[list[int]]:
     return sequences[: max(1, sum(end <= tokens for end in ends))]
 
 
-def _accuracy(
+def _tallies(
     models: dict[str, OrtModel], settings: tuple[Task, ...], tasks: dict[str, list[Sequence]]
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Tally]]:
     """Every variant on every task, with its divergence from the baseline where there is one."""
     vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
-    scores: dict[str, TaskScores] = {name: {} for name in models}
+    found: dict[str, dict[str, Tally]] = {name: {} for name in models}
     for name, task in task_names(settings).items():
         tallies = {variant: Tally(has_answers(task)) for variant in models}
         for batch in batches(tasks[name], vocabulary):
@@ -159,7 +167,16 @@ def _accuracy(
                     other = None if variant == BASELINE else reference
                     tally_document(tally, sequence, logits[variant][row], other)
         for variant, tally in tallies.items():
-            scores[variant][name] = tally.as_dict()
+            found[variant][name] = tally
+    return found
+
+
+def _accuracy(tallies: dict[str, dict[str, Tally]]) -> dict[str, Any]:
+    """The scores of every variant."""
+    scores = {
+        variant: {name: tally.as_dict() for name, tally in of.items()}
+        for variant, of in tallies.items()
+    }
     return {
         variant: {"tasks": result, "mean_exact_match": mean_exact_match(result)}
         for variant, result in scores.items()

@@ -66,7 +66,16 @@ def score_tasks(
     """The scores of `moe_export.evaluation` for every task, with the divergence from a reference
     where one is given.
     """
-    scores = {}
+    return {name: tally.as_dict() for name, tally in tally_tasks(model, tasks, reference).items()}
+
+
+def tally_tasks(
+    model: PreTrainedModel,
+    tasks: Mapping[str, ScoredTask],
+    reference: PreTrainedModel | None = None,
+) -> dict[str, Tally]:
+    """What these scores are made of, document by document."""
+    tallies = {}
     for name, task in tasks.items():
         tally = Tally(task.has_answers)
         for batch in batches(task.sequences, model.config.vocab_size):
@@ -81,5 +90,5 @@ def score_tasks(
                 part = slice(len(sequence.tokens))
                 other = None if others is None else others[row, part]
                 tally_document(tally, sequence, logits[row, part], other)
-        scores[name] = tally.as_dict()
-    return scores
+        tallies[name] = tally
+    return tallies

@@ -59,6 +59,8 @@ def write_run(
     _validate(folders["validate"], plan, baseline, gate_passed)
     for stage, folder in folders.items():
         settings: dict[str, Any] = {"seed": 0} if stage == "calibrate" else {}
+        if stage == "prune":
+            settings = {"refit_down": True}
         if stage == "validate":
             settings = {"speed": {"repeats": 5, "prompt_tokens": 128, "new_tokens": 64}}
         save_json(
@@ -202,7 +204,17 @@ def _prune(folder: Path, plan: dict[str, Any], num_experts: int, width: int) -> 
     }
     write_json(folder / "config.json", config)
     counts = {"kept": 51, "sliced": 3 * num_experts * len(widths), "dropped": 0}
-    save_json(folder / "ledger.json", {"tensor_bytes": 4_444_444, "counts": counts, "tensors": {}})
+    fitted = {
+        "refit": {"tensors": ["down"] * 60, "left": [{"tensor": "down", "tokens": 3}]},
+        "distill": {
+            "tensors": ["router"] * len(widths),
+            "tokens": 14_536,
+            "held_out_tokens": 1684,
+            "held_out_kl_nats": {"before": 0.117, "after": 0.104},
+        },
+    }
+    ledger = {"tensor_bytes": 4_444_444, "counts": counts, **fitted, "tensors": {}}
+    save_json(folder / "ledger.json", ledger)
 
 
 def _quantize(folder: Path) -> None:
@@ -294,6 +306,11 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
             "gates": gates,
         },
     )
+    documents = {
+        variant: {name: _documents(task) for name, task in of["tasks"].items()}
+        for variant, of in variants.items()
+    }
+    save_json(folder / "documents.json", {"providers": {"cpu": documents}})
     save_json(
         folder / "measurements.json",
         {
@@ -339,6 +356,17 @@ def _scores(rates: dict[str, float | None], text_loss: float) -> dict[str, Any]:
         }
     known = [rate for rate in rates.values() if rate is not None]
     return {"tasks": tasks, "mean_exact_match": sum(known) / len(known)}
+
+
+def _documents(task: dict[str, Any]) -> dict[str, Any]:
+    """Each of eight tokens, the first of them right."""
+    items, kl_nats = task["items"], task.get("kl_nats")
+    right = round(items * (task["exact_match"] or 0))
+    return {
+        "tokens": [8] * items,
+        "matches": [number < right for number in range(items)],
+        "kl_nats": [] if kl_nats is None else [8 * kl_nats] * items,
+    }
 
 
 def _speed(variant: str, batch: int, threads: int) -> dict[str, Any]:

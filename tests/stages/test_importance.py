@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 
 from moe_export.artifacts import Calibration, load_importance, save_calibration
 from moe_export.errors import ResourceError
+from moe_export.exchange import EXCHANGE_FILE, load_exchange
 from moe_export.experts import ExpertTable, kept_rows
 from moe_export.jobs import Job
 from moe_export.recipe import ImportanceSettings
@@ -49,6 +51,21 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
         assert [path.name for path in job.out.iterdir()] == ["importance.safetensors"]
         written.append((job.out / "importance.safetensors").read_bytes())
     assert written[0] == written[1]
+
+
+def test_where_formats_are_to_be_chosen_what_rounding_costs_is_measured(tmp_path: Path) -> None:
+    settings = ImportanceSettings(scores=("fisher_margin", "rounding_margin"), batch_tokens=64)
+    written = []
+    for name in ("first", "second"):
+        job = job_for(tmp_path / name, settings, (20, 30, 7, 9, 40, 2))
+        importance.run(job)
+        written.append((job.out / EXCHANGE_FILE).read_bytes())
+    assert written[0] == written[1]
+    found = load_exchange(job.out)
+    assert found.tokens == 108 - 6
+    assert len(found.rates) == 3
+    assert min(found.rates) > 0
+    assert json.loads(written[0])["rates"] == found.rates
 
 
 def test_the_file_holds_every_score_and_the_tokens_of_each_expert(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from moe_export.artifacts import Importance, save_importance
 from moe_export.checkpoint import Checkpoint
-from moe_export.errors import PlanError
+from moe_export.errors import ArtifactError, PlanError
+from moe_export.exchange import EXCHANGE_FILE, Exchange, Measured, save_exchange
 from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
@@ -38,7 +40,14 @@ def importance(model: Path) -> Path:
     save_importance(
         folder, Importance({"fisher_margin": scores, "rounding_margin": scores}, [TOKENS] * 3)
     )
+    save_exchange(folder, exchange_of(1.0))
     return folder
+
+
+def exchange_of(rate: float) -> Exchange:
+    """Rounding costs so much of what it is predicted to, dropping all of it."""
+    layer, everything = Measured(1.0, rate), Measured(3.0, 3 * rate)
+    return Exchange((layer,) * 3, everything, (Measured(1.0, 1.0),), 99, "int4", 32)
 
 
 def planned(model: Path, importance: Path, out: Path, **settings: Any) -> dict[str, Any]:
@@ -152,5 +161,41 @@ def test_a_budget_below_what_is_fixed_is_refused(
             importance,
             tmp_path / "none",
             target_bytes=1000,
+            formats=Formats(experts="auto"),
+        )
+
+
+def test_what_rounding_was_measured_to_cost_decides_between_it_and_dropping(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    kept = {}
+    for rate in (1e-4, 1e4):
+        folder = tmp_path / str(rate)
+        shutil.copytree(importance, folder)
+        save_exchange(folder, exchange_of(rate))
+        found = planned(
+            model,
+            folder,
+            folder / "plan",
+            target_bytes=int(0.53 * whole_bytes(model)),
+            formats=Formats(experts="auto"),
+        )
+        kept[rate] = found["kept"]
+        formats = found["quantization"]["experts"]
+        assert ("int4" in formats) == (rate < 1), formats
+    assert kept[1e-4] > kept[1e4]
+
+
+def test_formats_are_not_chosen_without_the_measurement(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(importance, tmp_path / "importance")
+    (tmp_path / "importance" / EXCHANGE_FILE).unlink()
+    with pytest.raises(ArtifactError, match=r"exchange\.json is missing; run the stage"):
+        planned(
+            model,
+            tmp_path / "importance",
+            tmp_path / "plan",
+            target_bytes=int(0.53 * whole_bytes(model)),
             formats=Formats(experts="auto"),
         )

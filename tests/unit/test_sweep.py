@@ -11,7 +11,8 @@ import pytest
 from moe_export.errors import RecipeError
 from moe_export.jobs import Job
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
-from moe_export.reporting.sweep_table import front, shares, verdict
+from moe_export.reporting.sweep_table import front
+from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
 from moe_export.stages.sweep import run
 from moe_export.sweep import points_of, sweep_steps
 from tests.reporting.synthetic import write_run
@@ -84,6 +85,7 @@ def point(name: str, weights_bytes: int, match: float, kl_nats: float) -> dict[s
         "weights_bytes": weights_bytes,
         "mean_exact_match": match,
         "mean_kl_nats": kl_nats,
+        "tasks": {"sums": {"exact_match": match}},
     }
 
 
@@ -98,20 +100,45 @@ def test_on_the_front_are_the_points_that_none_beats() -> None:
     assert [p["name"] for p in front(points)] == ["e", "a"]
 
 
-def test_the_verdict_names_what_is_better_at_no_more_bytes() -> None:
-    sweep = {
-        "baseline": {"weights_bytes": 100},
-        "points": [
-            point("keep-50-int8", 26, 1.0, 0.0),
-            point("keep-50-int4", 20, 0.81, 0.3),
-            point("bytes-25-float", 24, 0.2, 0.01),
-            point("bytes-25-auto", 25, 0.8, 0.1),
-        ],
-    }
-    assert shares(sweep) == ["25"]
-    sentence = verdict(sweep, "25")
-    assert "of 2 uniform points" in sentence
-    assert "the best have 81 % (50 % kept, int4) and 0.0100 nats (50 % kept, float)" in sentence
+def documents(right: int, kl_nats: float) -> dict[str, Any]:
+    """A hundred of one token; every other one a little further away."""
+    spread = [kl_nats * (1.1 if n % 2 else 0.9) for n in range(100)]
+    matches = [n < right for n in range(100)]
+    return {"sums": {"tokens": [1] * 100, "matches": matches, "kl_nats": spread}}
+
+
+def test_the_verdict_is_against_the_best_of_no_more_bytes() -> None:
+    points = [
+        point("keep-50-int8", 26, 1.0, 0.0),
+        point("keep-50-int4", 20, 0.81, 0.3),
+        point("bytes-25-float", 24, 0.2, 0.01),
+        point("bytes-25-auto", 25, 0.8, 0.1),
+    ]
+    found_of = {p["name"]: documents(round(100 * p["mean_exact_match"]), p["mean_kl_nats"])
+                for p in points}  # fmt: skip
+    assert shares(points) == ["25"]
+    (found,) = verdicts(points, 100, found_of)
+    assert (found["own"], found["others"]) == ("bytes-25-auto", 2)
+    by_kl, by_match = found["by_kl"], found["by_match"]
+    assert (by_kl["best"], by_kl["verdict"]) == ("bytes-25-float", "worse")
+    assert by_kl["difference"] == pytest.approx(0.09)
+    # Differences of 0.081 and 0.099 by turns.
+    assert by_kl["stderr"] == pytest.approx(0.009 / 99**0.5)
+    # A single document of a hundred.
+    assert (by_match["best"], by_match["verdict"]) == ("keep-50-int4", "equal within error")
+    assert by_match["difference"] == pytest.approx(-0.01)
+    assert by_match["stderr"] == pytest.approx((0.01 * 0.99 / 99) ** 0.5)
+    assert (by_match["only_own"], by_match["only_other"], by_match["documents"]) == (0, 1, 100)
+    said = sentence(points, found)
+    assert "By KL: worse, against 0.0100 nats (50 % kept, float)" in said
+    assert "By exact match: equal within error, against 81 % (50 % kept, int4)" in said
+    assert "a difference of -1.00 ± 1.00 points" in said
+
+
+def test_a_choice_that_nothing_rivals_is_said_to_be_the_only_one() -> None:
+    points = [point("keep-50-int8", 26, 1.0, 0.0), point("bytes-25-auto", 25, 0.8, 0.1)]
+    (found,) = verdicts(points, 100, {"bytes-25-auto": documents(80, 0.1)})
+    assert sentence(points, found).endswith("is the only one that fits.")
 
 
 def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: Path) -> None:
