@@ -111,3 +111,27 @@ def test_what_is_dropped_is_the_least_important_of_all_layers(
                 swiglu.down.weight[:, torch.from_numpy(part < below)] = 0
 
         assert level.kl_nats == pytest.approx(kl_nats(directory, change), rel=1e-3)
+
+
+def test_rows_of_the_shared_expert_are_dropped_where_they_are_ranked_too(
+    directory: Path, scores: dict[str, Any], tmp_path: Path
+) -> None:
+    _, spec = open_checkpoint(directory)
+    rows = spec.shared_widths[0]
+    assert rows is not None
+    # Only rows of the shared expert are within any limit.
+    importance = [np.full(ROWS, np.inf), np.zeros(0), np.full(ROWS, np.inf)]
+    importance = [
+        np.append(layer_R, np.full(rows if len(layer_R) else 0, 1e-9)) for layer_R in importance
+    ]
+    rounding_R = [np.append(r, np.zeros(rows if len(r) else 0)) for r in scores["rounding"]]
+    found = measure_exchange(
+        directory, list(TOKENS.numpy().astype(np.int32)), importance, rounding_R, tmp_path
+    )
+
+    def change(block: RaggedMoEBlock) -> None:
+        block.all_experts[-1].down.weight.zero_()
+
+    expected = kl_nats(directory, change)
+    assert expected > 1e-4
+    assert found.dropped[-1].kl_nats == pytest.approx(expected, rel=1e-3)
