@@ -78,10 +78,10 @@ class RaggedMoEBlock(Recordable):
             SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
             for expert in range(spec.num_experts)
         )
-        self._shared: tuple[SwiGlu, Matrix | None] | None = None
+        self.shared: tuple[SwiGlu, Matrix | None] | None = None
         if spec.has_shared_expert:
             shared = SwiGlu(matrix("shared_gate"), matrix("shared_up"), matrix("shared_down"))
-            self._shared = (shared, matrix("shared_router") if spec.family.shared_gate else None)
+            self.shared = (shared, matrix("shared_router") if spec.family.shared_gate else None)
 
     def forward(self, hidden_states: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Same shape and dtype as `hidden_states` [..., D]; with it the router's logits [T, E] if
@@ -89,8 +89,8 @@ class RaggedMoEBlock(Recordable):
         """
         x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
         y_TD = self._routed_output(x_TD)
-        if self._shared is not None:
-            shared, shared_router = self._shared
+        if self.shared is not None:
+            shared, shared_router = self.shared
             shared_TD = shared.forward(x_TD, _pass)
             if shared_router is not None:
                 shared_TD = torch.sigmoid(shared_router(x_TD)) * shared_TD
