@@ -78,10 +78,10 @@ class RaggedMoEBlock(Recordable):
             SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
             for expert in range(spec.num_experts)
         )
-        self._shared: tuple[SwiGlu, Matrix | None] | None = None
+        self.shared: tuple[SwiGlu, Matrix | None] | None = None
         if spec.has_shared_expert:
             shared = SwiGlu(matrix("shared_gate"), matrix("shared_up"), matrix("shared_down"))
-            self._shared = (shared, matrix("shared_router") if spec.family.shared_gate else None)
+            self.shared = (shared, matrix("shared_router") if spec.family.shared_gate else None)
 
     def forward(self, hidden_states: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Same shape and dtype as `hidden_states` [..., D]; with it the router's logits [T, E] if
@@ -89,20 +89,20 @@ class RaggedMoEBlock(Recordable):
         """
         x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
         y_TD = self._routed_output(x_TD)
-        if self._shared is not None:
-            y_TD = y_TD + self._shared_output(x_TD, *self._shared)
+        if self.shared is not None:
+            y_TD = y_TD + self._shared_output(x_TD, *self.shared)
         y = y_TD.reshape(hidden_states.shape)
         return (y, self.router_logits(x_TD)) if self.returns_logits else y
 
     @property
     def all_experts(self) -> tuple[SwiGlu, ...]:
         """Those of the layer in the order of R: the routed ones, and the shared one if any."""
-        return self.routed if self._shared is None else (*self.routed, self._shared[0])
+        return self.routed if self.shared is None else (*self.routed, self.shared[0])
 
     def shared_weight(self, x_TD: Tensor) -> Tensor:
         """The weight [T, 1] of the shared expert, which there must be: its gate's, or 1."""
-        assert self._shared is not None
-        _, router = self._shared
+        assert self.shared is not None
+        _, router = self.shared
         return x_TD.new_ones(len(x_TD), 1) if router is None else torch.sigmoid(router(x_TD))
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+from moe_export.formats import GRIDS
 from moe_export.op.reference import ragged_moe
 from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
 from tests.op.executors import EXECUTORS, feeds, one_node_model, run_reference, session_of
@@ -43,6 +48,25 @@ def test_the_bound_is_tight_enough_to_see_a_dropped_expert() -> None:
 def test_the_model_passes_the_full_checker(case: str, kind: Kind) -> None:
     (found,) = (c for c in CASES if c.name == case)
     onnx.checker.check_model(one_node_model(inputs_of(found, *kind)), full_check=True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] == "float32"], ids=str)
+def test_dequantizing_and_multiplying_become_one_node_except_of_a_codebook(
+    kind: Kind, tmp_path: Path
+) -> None:
+    inputs = inputs_of(Case("fused", (40, 64), tokens=3, top_k=1), *kind)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(
+        one_node_model(inputs).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    fused = kind[1] in GRIDS and GRIDS[kind[1]].codebook is None
+    assert found["MatMulNBits"] == (6 if fused else 0)
+    assert found["MatMul"] == (0 if fused else 6)
+    # Of a codebook the looking up is done when the session is made: floats are what is left.
+    assert not found["DequantizeLinear"]
+    assert found["Gather"] == 3
 
 
 def test_stock_onnx_runtime_gives_the_same_bits_every_time() -> None:

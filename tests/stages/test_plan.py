@@ -16,6 +16,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
 from moe_export.exchange import EXCHANGE_FILE, Exchange, Measured, save_exchange
 from moe_export.families import spec_of
+from moe_export.formats import GRIDS
 from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
 from moe_export.quantization import Quantization
@@ -90,6 +91,30 @@ def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
     assert found["auto"]["predicted_loss"] <= alone["predicted_loss"]
     # With one choice the solver keeps as much as the plan of that format does.
     assert abs(alone["rows_after"] - found["int8"]["rows_after"]) <= 2
+
+
+def test_formats_with_zero_points_and_with_a_codebook_may_be_chosen(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    target = int(0.49 * whole_bytes(model))
+    found = {}
+    for name, choices in (("three", ("float", "int8", "int4")), ("all", ("float", *GRIDS))):
+        formats = Formats(experts="auto", choices=choices)
+        out = tmp_path / name
+        found[name] = planned(model, importance, out, target_bytes=target, formats=formats)
+    # The solver is not exact, but a choice more costs no more than a block of rows.
+    assert found["all"]["predicted_loss"] <= 1.01 * found["three"]["predicted_loss"]
+    for name in ("uint8", "uint4", "nf4"):
+        formats = Formats(experts="auto", choices=(name,))
+        plan = planned(model, importance, tmp_path / name, target_bytes=target, formats=formats)
+        size = plan["export_bytes"]["float32"]["quantized"]["total_bytes"]
+        assert 0.95 * target < size <= target
+        assert plan["quantization"]["experts"] == name
+        fixed = Formats(experts=name)
+        plain = planned(
+            model, importance, tmp_path / f"{name}-", target_bytes=target, formats=fixed
+        )
+        assert abs(plan["rows_after"] - plain["rows_after"]) <= 2
 
 
 def test_a_budget_of_active_bytes_is_kept_and_spares_rare_experts(

@@ -153,7 +153,7 @@ def test_recorded_parts_add_up_to_the_output(stock: Path) -> None:
     x_TD = torch.randn(11, 64, generator=torch.Generator().manual_seed(1))
     with recording(block, frozenset({"x", "h", "output"})) as made:
         whole = block(x_TD)
-    shared, router = block._shared
+    shared, router = block.shared
     total = torch.sigmoid(router(x_TD)) * shared.forward(x_TD, lambda _, value: value)
     for trace in made.layers[0]:
         assert torch.equal(trace.values["x"], x_TD[trace.token_N])

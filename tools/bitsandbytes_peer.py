@@ -1,0 +1,87 @@
+"""The experts of a torch model in bitsandbytes' own layers, to compare with.
+
+As they are by default: Linear4bit has codes of 4 bits in blocks of 64 along the flattened matrix,
+whose scales are quantized to 8 bits in turn; Linear8bitLt has int8 codes with a float32 scale for
+each output, and rounds activations to float16 and then to int8. bitsandbytes is needed only when
+this is called.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from torch import nn
+
+from moe_export.torch_model.block import RaggedMoEBlock, SwiGlu
+
+LAYERS = ("Linear4bit nf4", "Linear4bit fp4", "Linear8bitLt")
+
+
+def is_installed() -> bool:
+    """Whether there is a bitsandbytes to compare with."""
+    return find_spec("bitsandbytes") is not None
+
+
+@dataclass
+class Replaced:
+    """What became of the experts.
+
+    Attributes:
+        elements: weights that were replaced.
+        size_bytes: of their codes and scales.
+    """
+
+    elements: int = 0
+    size_bytes: int = 0
+
+
+def replace_experts(model: nn.Module, layer: str) -> Replaced:
+    """Puts a layer of bitsandbytes in place of every matrix of an expert, the shared one's too;
+    empty ones stay.
+
+    Args:
+        model: as `load_torch_model` gives it.
+        layer: one of `LAYERS`.
+    """
+    replaced = Replaced()
+    for block in model.modules():
+        if isinstance(block, RaggedMoEBlock):
+            block.routed = tuple(_expert(expert, layer, replaced) for expert in block.routed)
+            if block.shared is not None:
+                shared, router = block.shared
+                block.shared = (_expert(shared, layer, replaced), router)
+    return replaced
+
+
+def _expert(expert: SwiGlu, layer: str, replaced: Replaced) -> SwiGlu:
+    return SwiGlu(*(_linear(matrix, layer, replaced) for matrix in expert))
+
+
+def _linear(matrix: Any, layer: str, replaced: Replaced) -> Any:
+    import bitsandbytes  # noqa: PLC0415 - a peer that need not be there
+
+    # Says for every matrix that it casts what it is given.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    outputs, inputs = matrix.weight.shape
+    if not outputs * inputs:
+        return matrix
+    kind, _, codes = layer.partition(" ")
+    if kind == "Linear4bit":
+        made = bitsandbytes.nn.Linear4bit(
+            inputs, outputs, bias=False, compute_dtype=matrix.weight.dtype, quant_type=codes
+        )
+    else:
+        made = bitsandbytes.nn.Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
+    made.load_state_dict({"weight": matrix.weight})
+    made = made.to("cpu")
+    replaced.elements += outputs * inputs
+    if kind == "Linear4bit":
+        state = made.weight.quant_state
+        scales = (state.absmax, state.state2.absmax)
+    else:
+        scales = (made.weight.SCB,)
+    replaced.size_bytes += made.weight.nbytes + sum(scale.nbytes for scale in scales)
+    return made.eval()
