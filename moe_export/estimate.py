@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from moe_export.errors import CheckpointError
+from moe_export.exchange import EXCHANGE_TOKENS
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.graph.predict import predicted_bytes
+from moe_export.memory import SMALL_MODEL_BYTES
 from moe_export.pipeline import steps_of
 from moe_export.planned import require_shared_expert
 from moe_export.quantization import UNQUANTIZED, Quantization
@@ -109,7 +111,6 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
     scored = sum(task.items for task in recipe.validate_.tasks) * tokens
     scored //= recipe.calibrate.sequences
-    outside = sum(t.elements for t in kept.tensors.values() if t.layer is None)
     # Hidden states and inputs of all calibration tokens, beside one layer in torch.
     used_tokens = min(tokens, recipe.prune.calibration_tokens)
     layerwise = (
@@ -119,21 +120,22 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         + 4 * 4 * spec.hidden_size * used_tokens
     )
     scores, states = _importance(recipe, spec, tokens)
+    distilling = _distilling(recipe, spec, kept, used_tokens)
+    partial = {"importance": states, "prune": distilling.partial_bytes}
     by_stage: dict[str, tuple[int, int, float]] = {
         "calibrate": (4 * tokens, PYTHON_BYTES, 1.0),
         "importance": scores,
         "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
         "prune": (
             STORED_BYTES * pruned,
-            PYTHON_BYTES + 2 * largest + (layerwise if recipe.prune.refit_down else 0),
-            1 + STORED_BYTES * (dense + pruned) / COPIED_PER_S,
+            PYTHON_BYTES
+            + 2 * largest
+            + max(layerwise if recipe.prune.refit_down else 0, distilling.peak_bytes),
+            1 + STORED_BYTES * (dense + pruned) / COPIED_PER_S + distilling.seconds,
         ),
         "quantize": (
             _quantized_bytes(quantized),
-            PYTHON_BYTES
-            + 2 * largest
-            + STORED_BYTES * outside
-            + (layerwise if _method(recipe) == "gptq" else 0),
+            PYTHON_BYTES + 2 * largest + (layerwise if _method(recipe) == "gptq" else 0),
             1 + pruned / QUANTIZED_PER_S[_method(recipe)],
         ),
         "export": (export, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
@@ -148,9 +150,7 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         "bakeoff": (1 << 20, TORCH_BYTES + 4 * dense, 0.0),
     }
     return [
-        StageEstimate(
-            step.folder, *by_stage[step.stage], states if step.stage == "importance" else 0
-        )
+        StageEstimate(step.folder, *by_stage[step.stage], partial.get(step.stage, 0))
         for step in steps_of(recipe)
     ]
 
@@ -165,6 +165,15 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
     losses = min(2, sum(SCORE_LOSSES.get(score, 0) for score in settings.scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
+    if recipe.quantize is not None and recipe.quantize.experts == "auto":
+        # Each layer rounded alone goes on from it, beside the model as it is, all layers rounded,
+        # and some shares dropped.
+        flops += (
+            2.0
+            * _active_parameters(spec)
+            * min(tokens, EXCHANGE_TOKENS)
+            * (spec.num_layers / 2 + 6)
+        )
     shared_width = max(width or 0 for width in spec.shared_widths)
     expert_width = spec.top_k * _width(spec) + shared_width
     activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
@@ -180,6 +189,33 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
         5 + flops / FLOPS_PER_S[settings.dtype],
     )
     return needs, tokens * spec.hidden_size * element_bytes * states
+
+
+def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -> StageEstimate:
+    """What distilling routers adds to the prune stage.
+
+    The unpruned model goes forward once; a step goes forward, forward again, and back to inputs
+    alone; and each time reads the layers, unless the pruned model stays in memory.
+    """
+    settings = recipe.prune.distill_router
+    if settings is None:
+        return StageEstimate("prune", 0, 0, 0.0)
+    step_tokens = min(settings.tokens_per_step, tokens)
+    passes = 2 * tokens * _active_parameters(spec)
+    passes += settings.steps * 6 * step_tokens * _active_parameters(kept)
+    held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * _parameters(kept)
+    if 4 * _parameters(kept) <= SMALL_MODEL_BYTES:
+        held, read = max(held, _parameters(kept)), 0
+    expert_width = kept.top_k * _width(kept) + kept.shared_width
+    activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
+    state_bytes = 4 * spec.hidden_size
+    return StageEstimate(
+        "prune",
+        0,
+        TORCH_BYTES - PYTHON_BYTES + 4 * (held + step_tokens * activations) + LOGIT_BYTES,
+        passes / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
+        state_bytes * (3 * tokens + (spec.num_layers + 2) * step_tokens),
+    )
 
 
 def _held_at_once(spec: ModelSpec) -> int:

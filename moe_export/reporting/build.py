@@ -10,6 +10,7 @@ from typing import Any
 from moe_export import __version__
 from moe_export.artifacts import load_importance, load_json
 from moe_export.recipe import ReportSettings
+from moe_export.reporting.build_compensation import compensation_facts
 from moe_export.reporting.build_plan import (
     coverage_facts,
     importance_facts,
@@ -67,6 +68,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> dict[
             if key != "schema"
         },
         "memory": memory_facts(folders, plan, export, measurements),
+        "compensation": compensation_facts(folders, used.get("prune", {})),
         "quantization": quantization_facts(folders),
         "accuracy": accuracy_facts(validation),
         "parity": parity_facts(validation),

@@ -25,6 +25,8 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
     yield escaped(f"{sentences.gates_sentence(report)} {sentences.execution_sentence(report)}")
     yield "## Widths"
     yield f"{sentences.widths_sentence(report)} {sentences.importance_sentence(report)}"
+    if report["compensation"] is not None:
+        yield sentences.compensation_sentence(report)
     yield table(tables.layer_table(report))
     yield "## Memory"
     yield f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"

@@ -34,6 +34,8 @@ def _widths(report: Report) -> Iterator[str]:
 
     yield "<h2>What was kept</h2>"
     yield html.paragraph(sentences.widths_sentence(report))
+    if report["compensation"] is not None:
+        yield html.paragraph(sentences.compensation_sentence(report))
     yield html.figure(
         figures_widths.widths_map(report) + figures_widths.widths_map(report, figures.HALF)
     )

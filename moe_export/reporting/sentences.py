@@ -154,6 +154,34 @@ def importance_sentence(report: Report) -> str:
     )
 
 
+def compensation_sentence(report: Report) -> str:
+    """What was fitted to what is left; empty where nothing was."""
+    found = report["compensation"]
+    if found is None:
+        return ""
+    said = []
+    if found["refit"] is not None:
+        left = found["refit"]["left"]
+        said.append(
+            f"After removal, down was refitted in {count(found['refit']['experts'])} experts"
+            + (f" and left in {count(left)} that too few tokens reach." if left else ".")
+        )
+    if found["distill"] is not None:
+        seen = found["distill"]
+        kl = seen["held_out_kl_nats"]
+        what = (
+            f"{count(seen['routers'])} routers were distilled"
+            if seen["routers"]
+            else "Distilled routers were no better and not taken"
+        )
+        said.append(
+            f"{what}: on {count(seen['held_out_tokens'])} calibration tokens that were not trained "
+            f"on, the KL from the unpruned model is {figures(kl['before'])} nats with the routers "
+            f"as they were and {figures(kl['after'])} nats with the distilled ones."
+        )
+    return " ".join(said)
+
+
 def coverage_sentence(report: Report) -> str:
     """What the calibration has reached."""
     coverage, calibration = report["coverage"], report["calibration"]

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from moe_export.artifacts import save_json
 from moe_export.errors import ArtifactError
+from moe_export.recipe import ReportSettings
+from moe_export.reporting.build import build_report
+from moe_export.reporting.sentences import compensation_sentence
 from tests.reporting.paths import documented, paths_of
 from tests.reporting.synthetic import write_report, write_run
 
@@ -135,6 +139,24 @@ def test_a_failed_gate_stands_at_the_top(tmp_path: Path) -> None:
     assert report["headline"]["gates_passed"] is False
     words = "1 of 2 gates failed: greedy agreement with torch."
     assert f'<span class="fail">{words}</span>' in read(tmp_path / "run", "report.html")
+
+
+def test_what_was_fitted_is_said_and_what_came_of_it(tmp_path: Path) -> None:
+    folders = write_report(tmp_path / "run")
+    refitted = "refitted in 60 experts and left in 1 that too few tokens reach."
+    for name in ("report.md", "report.html"):
+        text = read(tmp_path / "run", name)
+        assert refitted in text
+        assert "4 routers were distilled: on 1,684 calibration tokens" in text
+        assert "0.117 nats with the routers as they were and 0.104 nats" in text
+    ledger = json.loads((folders["prune"] / "ledger.json").read_text())
+    ledger["distill"]["tensors"] = []
+    save_json(folders["prune"] / "ledger.json", ledger)
+    found = build_report(folders, ReportSettings())
+    assert "Distilled routers were no better and not taken" in compensation_sentence(found)
+    del ledger["distill"]
+    save_json(folders["prune"] / "ledger.json", ledger)
+    assert "routers" not in compensation_sentence(build_report(folders, ReportSettings()))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,16 @@ from tools.size_table import QWEN15_MOE
 GIB = 2**30
 
 
-def predicted(tmp_path: Path, scores: list[str], dtype: str) -> dict[str, StageEstimate]:
+def predicted(
+    tmp_path: Path, scores: list[str], dtype: str, **prune: Any
+) -> dict[str, StageEstimate]:
     (tmp_path / "config.json").write_text(json.dumps(QWEN15_MOE))
     recipe = {
         "model": {"source": str(tmp_path)},
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
         "importance": {"scores": scores, "dtype": dtype, "batch_tokens": 2048},
         "plan": {"keep": 0.5, "score": scores[0]},
+        "prune": prune,
         "quantize": {"experts": "int4", "dense": "int8"},
         "export": {"dtype": "float16", "baseline": False, "pruned": False},
     }
@@ -51,3 +55,18 @@ def test_states_between_layers_are_counted_by_loss(tmp_path: Path) -> None:
     assert wide.partial_bytes == 2 * one.partial_bytes
     assert wide.peak_bytes > one.peak_bytes
     assert wide.seconds > one.seconds
+
+
+def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
+    plain = predicted(tmp_path, ["fisher_margin"], "bfloat16")["prune"]
+    few, many = (
+        predicted(tmp_path, ["fisher_margin"], "bfloat16", distill_router={"steps": steps})["prune"]
+        for steps in (10, 30)
+    )
+    assert plain.partial_bytes == 0
+    # Three states of all 8,192 tokens, and 26 of a step's 4,096, of 2,048 floats.
+    assert few.partial_bytes == many.partial_bytes == (3 * 8192 + 26 * 4096) * 2048 * 4
+    # A step reads 8.09 B parameters in two bytes twice, at 400 MB/s; it computes as long again.
+    assert (many.seconds - few.seconds) / 20 > 2 * 2 * 8.0872e9 / 400e6
+    assert few.peak_bytes < 6 * GIB
+    assert few.disk_bytes == plain.disk_bytes
