@@ -92,11 +92,6 @@ class StaticCache:
         self._step.bind_ortvalue_output(logits.name, self._logits)
         self._graph = next(_GRAPHS)
 
-    @property
-    def nbytes(self) -> int:
-        """Of all keys and values."""
-        return sum(value.tensor_size_in_bytes() for value in self._values.values())
-
     def prompt(
         self, ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:

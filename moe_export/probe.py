@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.decoding import KVCache, open_cache
+from moe_export.device_memory import DeviceMemory
 from moe_export.errors import MoeExportError
 from moe_export.memory import PeakMemory, resident_bytes
 from moe_export.op.library import describe
@@ -64,17 +66,30 @@ def measure(
     """Measures in this process: memory first, while nothing else is loaded."""
     import onnxruntime  # noqa: F401, PLC0415 - loaded before memory is counted
 
+    on_device = DeviceMemory() if provider == "cuda" else None
     before = resident_bytes()
     with PeakMemory() as loading:
         model = OrtModel(directory, provider, operator=operator, cache=cache)
+    loaded_bytes = on_device.taken_bytes() if on_device is not None else 0
     _decode(open_cache(model, 1, 16), _random_prompts(model, 1, 8), 8)
     memory = {
         "load_peak_bytes": loading.peak_bytes - before,
         "steady_resident_bytes": resident_bytes() - before,
         "file_bytes": sum(p.stat().st_size for p in directory.glob("model.onnx*")),
     }
+    if on_device is None:
+        del model
+        return {"memory": memory, "speed": _speeds(directory, provider, operator, cache, speed)}
+    on_device.taken_bytes()
+    tokens = speed["prompt_tokens"] + speed["new_tokens"]
+    memory["device_loaded_bytes"] = loaded_bytes
+    memory["device_kv_cache_bytes"] = model.cache_bytes(
+        max(speed["batch_sizes"], default=1), tokens
+    )
     del model
-    return {"memory": memory, "speed": _speeds(directory, provider, operator, cache, speed)}
+    speeds = _speeds(directory, provider, operator, cache, speed, on_device.taken_bytes)
+    memory["device_peak_bytes"] = on_device.peak_bytes
+    return {"memory": memory, "speed": speeds}
 
 
 def execution_path(operator: str, provider: str = "cpu", cache: str = "growing") -> str:
@@ -86,31 +101,38 @@ def execution_path(operator: str, provider: str = "cpu", cache: str = "growing")
 
 
 def _speeds(
-    directory: Path, provider: str, operator: str, cache: str, speed: dict[str, Any]
+    directory: Path,
+    provider: str,
+    operator: str,
+    cache: str,
+    speed: dict[str, Any],
+    after_run: Callable[[], object] | None = None,
 ) -> list[dict[str, Any]]:
-    prompt, new = speed["prompt_tokens"], speed["new_tokens"]
     results = []
     for threads in speed["threads"]:
-        model = OrtModel(directory, provider, threads, operator, cache)
-        for batch in speed["batch_sizes"]:
-            held, prompts = (
-                open_cache(model, batch, prompt + new),
-                _random_prompts(model, batch, prompt),
-            )
-            _decode(held, prompts, min(new, 4))  # warm-up
-            runs = [_decode(held, prompts, new) for _ in range(speed["repeats"])]
-            results.append(
-                {
-                    "batch_size": batch,
-                    "threads": threads,
-                    "prompt_tokens": prompt,
-                    "new_tokens": new,
-                    "prefill_tokens_per_s": _spread([batch * prompt / s for s, _ in runs]),
-                    "decode_tokens_per_s": _spread([batch * new / s for _, s in runs]),
-                    "path": execution_path(operator, provider, cache),
-                }
-            )
+        # A model is gone before the next one is opened.
+        for found in _speeds_of(OrtModel(directory, provider, threads, operator, cache), speed):
+            if after_run is not None:
+                after_run()
+            path = execution_path(operator, provider, cache)
+            results.append({"threads": threads, "path": path, **found})
     return results
+
+
+def _speeds_of(model: OrtModel, speed: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    prompt, new = speed["prompt_tokens"], speed["new_tokens"]
+    for batch in speed["batch_sizes"]:
+        held = open_cache(model, batch, prompt + new)
+        prompts = _random_prompts(model, batch, prompt)
+        _decode(held, prompts, min(new, 4))  # warm-up
+        runs = [_decode(held, prompts, new) for _ in range(speed["repeats"])]
+        yield {
+            "batch_size": batch,
+            "prompt_tokens": prompt,
+            "new_tokens": new,
+            "prefill_tokens_per_s": _spread([batch * prompt / s for s, _ in runs]),
+            "decode_tokens_per_s": _spread([batch * new / s for _, s in runs]),
+        }
 
 
 def _random_prompts(model: OrtModel, batch: int, prompt: int) -> NDArray[np.int64]:

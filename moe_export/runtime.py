@@ -237,3 +237,14 @@ class OrtModel:
             )
             for value in self._past
         }
+
+    def cache_bytes(self, batch_size: int, tokens: int) -> int:
+        """Of the keys and values of so many tokens of each sequence."""
+        return sum(
+            batch_size
+            * value.shape[1]
+            * tokens
+            * value.shape[3]
+            * np.dtype(NUMPY_TYPES[value.type]).itemsize
+            for value in self._past
+        )

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moe_export.device_memory import DeviceMemory
 from moe_export.op.c_interface import RefusedError
 from tests.cuda.cuda_library import CudaLayer
 from tests.cuda.kernels import packed_layer
@@ -93,6 +94,19 @@ def weights_are_laid_out_as_in_the_definition_of_the_layout(
         assert start == len(found)
         layer.destroy()
     assert stand_in.allocated_bytes == 0
+
+
+def device_memory_is_what_layers_take(library: Path, stand_in: StandIn) -> None:
+    """As the driver counts it; the most is remembered."""
+    before = CudaLayer(library, stand_in, GOOD)
+    memory = DeviceMemory()
+    layers = [CudaLayer(library, stand_in, GOOD) for _ in range(3)]
+    assert memory.taken_bytes() == 3 * before.device_bytes > 0
+    layers.pop().destroy()
+    assert memory.taken_bytes() == 2 * before.device_bytes
+    assert memory.peak_bytes == 3 * before.device_bytes
+    for layer in (before, *layers):
+        layer.destroy()
 
 
 def no_tokens_launch_nothing(library: Path, stand_in: StandIn) -> None:
@@ -218,6 +232,7 @@ TOGETHER = (
     launches_are_those_of_the_manifest,
     x_that_begins_anywhere_is_padded,
     weights_are_laid_out_as_in_the_definition_of_the_layout,
+    device_memory_is_what_layers_take,
     no_tokens_launch_nothing,
     a_wrong_shape_is_refused,
     a_scale_that_is_no_float16_number_is_refused,

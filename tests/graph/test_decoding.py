@@ -74,9 +74,12 @@ def test_rows_of_a_batch_are_decoded_as_each_alone(directory: Path) -> None:
 
 def test_a_static_cache_stays_where_it_is_and_as_large(tmp_path: Path) -> None:
     directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx")
-    held = open_cache(opened(directory, "static"), 2, 30)
+    model = opened(directory, "static")
+    held = open_cache(model, 2, 30)
     assert isinstance(held, StaticCache)
-    assert held.nbytes == 3 * 2 * (2 * 2 * 30 * 16) * 4  # layers, keys and values, float32
+    size = sum(value.tensor_size_in_bytes() for value in held._values.values())
+    assert size == 3 * 2 * (2 * 2 * 30 * 16) * 4  # layers, keys and values, float32
+    assert model.cache_bytes(2, 30) == size
     places = [value.data_ptr() for value in held._values.values()]
     held.prompt(np.ones((2, 5), np.int64))
     held.token(np.ones(2, np.int64))
