@@ -18,7 +18,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.experts import ExpertTable, descending
 from moe_export.families.base import ModelSpec
 from moe_export.formats import FORMATS
-from moe_export.formats.storage import code_shape, scale_shape
+from moe_export.formats.storage import SCALE_SUFFIX, stored_parts
 from moe_export.graph import predicted_bytes
 from moe_export.graph.weights import Dtype, Layout
 from moe_export.quantization import Format, Quantization
@@ -209,9 +209,11 @@ def _option(
     def size(depth: int, columns: int) -> int:
         if name == "float":
             return depth * columns * itemsize
-        shape_KN = (depth, columns)
-        code_bytes = math.prod(code_shape(name, shape_KN))
-        return code_bytes + math.prod(scale_shape(shape_KN, group_size)) * itemsize
+        parts = stored_parts(name, (depth, columns), group_size)
+        return sum(
+            math.prod(shape) * (itemsize if suffix == SCALE_SUFFIX else dtype.itemsize)
+            for suffix, (shape, dtype) in parts.items()
+        )
 
     hidden, shared = spec.hidden_size, spec.shared_width if spec.has_experts(layer) else 0
     # As many rows as a group has, so that the scales of down come out even.

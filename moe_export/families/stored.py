@@ -1,7 +1,8 @@
 """What a checkpoint of a model holds, tensor by tensor, and reading it whatever its format.
 
 A matrix [outputs, inputs] that is quantized is stored the other way round, as MatMul takes it:
-codes [inputs, outputs] under its own name, and scales under that name with `.scale` behind it.
+codes [inputs, outputs] under its own name, and scales under that name with `.scale` behind it, as
+are zero points with `.zero_point`.
 
 Legend: K inputs, N outputs.
 """
@@ -20,10 +21,9 @@ from moe_export.families.base import ModelSpec
 from moe_export.formats import QuantizedMatrix
 from moe_export.formats.storage import (
     CODE_DTYPES,
-    SCALE_DTYPE,
-    code_shape,
+    SCALE_SUFFIX,
     from_storage,
-    scale_shape,
+    stored_parts,
 )
 from moe_export.quantization import QuantizedFormat
 
@@ -43,7 +43,14 @@ class StoredTensor:
 
 def scale_name(name: str) -> str:
     """Under which name the scales of a quantized tensor are stored."""
-    return f"{name}.scale"
+    return name + SCALE_SUFFIX
+
+
+def part_names(spec: ModelSpec, name: str) -> list[str]:
+    """Under which names the parts of a quantized tensor are stored, in the order of
+    `QuantizedMatrix.parts`.
+    """
+    return [name + suffix for suffix in _parts(spec, name)]
 
 
 def format_in(spec: ModelSpec, name: str) -> QuantizedFormat | None:
@@ -56,15 +63,11 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     """Every entry that a checkpoint of the model must have, by name."""
     stored = {}
     for name, tensor in spec.tensors.items():
-        format_name = format_in(spec, name)
-        if format_name is None:
+        if format_in(spec, name) is None:
             stored[name] = StoredTensor(tensor.shape)
             continue
-        shape_KN = _shape_KN(spec, name)
-        codes = code_shape(format_name, shape_KN)
-        scale = scale_shape(shape_KN, spec.quantization.group_size)
-        stored[name] = StoredTensor(codes, CODE_DTYPES[format_name])
-        stored[scale_name(name)] = StoredTensor(scale, SCALE_DTYPE)
+        for suffix, (shape, dtype) in _parts(spec, name).items():
+            stored[name + suffix] = StoredTensor(shape, dtype)
     return stored
 
 
@@ -90,7 +93,7 @@ def check_ledger(checkpoint: Checkpoint, spec: ModelSpec) -> None:
                 f"asks for {list(expected.shape)}"
             )
         if expected.dtype is None:
-            wrong = found.dtype in CODE_DTYPES.values()
+            wrong = found.dtype in CODE_DTYPES
         else:
             wrong = found.dtype != expected.dtype
         if wrong:
@@ -107,14 +110,16 @@ def check_ledger(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def read_quantized(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> QuantizedMatrix:
-    """A quantized tensor as codes and scales, [K, N].
+    """A quantized tensor [K, N].
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    format_name = format_in(spec, name)
+    assert format_name is not None
     return from_storage(
-        checkpoint.read(name),
-        checkpoint.read(scale_name(name)),
+        format_name,
+        [checkpoint.read(part) for part in part_names(spec, name)],
         _shape_KN(spec, name),
         spec.quantization.group_size,
     )
@@ -129,6 +134,12 @@ def read_values(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> NDArray[A
     if format_in(spec, name) is None:
         return checkpoint.read(name)
     return read_quantized(checkpoint, spec, name).dequantized().T
+
+
+def _parts(spec: ModelSpec, name: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    format_name = format_in(spec, name)
+    assert format_name is not None
+    return stored_parts(format_name, _shape_KN(spec, name), spec.quantization.group_size)
 
 
 def _shape_KN(spec: ModelSpec, name: str) -> tuple[int, int]:

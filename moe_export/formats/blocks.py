@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.ahead import ahead, threads
-from moe_export.formats import int4, int8
+from moe_export.formats import FORMATS, GRIDS
 from moe_export.formats.matrix import QuantizedMatrix
-
-QUANTIZERS = {"int8": int8.quantize, "int4": int4.quantize}
 
 BLOCK_ELEMENTS = 1 << 19
 """Of a block: some ten arrays of this size in float32 are in use per thread."""
@@ -38,21 +35,24 @@ def quantize_in_blocks(
         ShapeError: if it is no matrix, or the group size is another.
         CheckpointError: if a value is infinite, not a number or too large.
     """
-    quantize = QUANTIZERS[format_name]
+    quantize, grid = FORMATS[format_name], GRIDS[format_name]
     if matrix_KN.ndim != 2 or matrix_KN.size <= BLOCK_ELEMENTS:
         return quantize(matrix_KN, group_size, scale_dtype, **options)
     depth, columns = matrix_KN.shape
-    code_dtype = np.int8 if format_name == "int8" else ml_dtypes.int4
-    codes = np.empty((depth, columns), code_dtype)
-    scale = np.empty((-(-depth // group_size), columns), scale_dtype)
+    groups = -(-depth // group_size)
+    codes = np.empty((depth, columns), grid.code_dtype)
+    scale = np.empty((groups, columns), scale_dtype)
+    zero_point = np.empty((groups, columns), grid.code_dtype) if grid.has_zero_point else None
+    whole = QuantizedMatrix(codes, scale, group_size, zero_point, grid.codebook)
 
     def one(block: slice) -> None:
         made = quantize(matrix_KN[:, block], group_size, scale_dtype, **options)
-        codes[:, block], scale[:, block] = made.codes, made.scale
+        for of_whole, part in zip(whole.parts, made.parts, strict=True):
+            of_whole[:, block] = part
 
     for _ in ahead(_blocks(matrix_KN.shape), one, lambda _: 1, 2 * threads()):
         pass
-    return QuantizedMatrix(codes, scale, group_size)
+    return whole
 
 
 def squared_error(matrix: QuantizedMatrix, values_KN: NDArray[Any]) -> tuple[float, float]:
@@ -62,8 +62,7 @@ def squared_error(matrix: QuantizedMatrix, values_KN: NDArray[Any]) -> tuple[flo
 
     def one(block: slice) -> tuple[float, float]:
         values = values_KN[:, block].astype(np.float32)
-        part = QuantizedMatrix(matrix.codes[:, block], matrix.scale[:, block], matrix.group_size)
-        lost = part.dequantized() - values
+        lost = matrix.columns(block).dequantized() - values
         return _squared(lost), _squared(values)
 
     found = list(ahead(_blocks(values_KN.shape), one, lambda _: 1, 2 * threads()))

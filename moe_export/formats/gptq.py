@@ -12,15 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError, ShapeError
-from moe_export.formats import int4, int8
-from moe_export.formats.matrix import QuantizedMatrix, grouped, rounded_codes
+from moe_export.formats import GRIDS
+from moe_export.formats.matrix import QuantizedMatrix, grouped
+from moe_export.formats.rounding import quantized_matrix
 from moe_export.formats.search import least_error_scale
-
-GRIDS = {
-    "int8": (int8.LIMITS, int8.full_scale, int8.CODE_DTYPE),
-    "int4": (int4.LIMITS, int4.full_scale, int4.CODE_DTYPE),
-}
-"""Of each format: the least and greatest code, the scale of a group, the dtype of codes."""
 
 
 def inverse_factor(hessian_KK: NDArray[np.float64], damping: float) -> NDArray[np.float32]:
@@ -66,7 +61,7 @@ def quantize(
     Args:
         matrix_KN: [K, N].
         factor_KK: as `inverse_factor` gives it.
-        format_name: int8 or int4.
+        format_name: any of `FORMATS`.
         group_size: 32, 64 or 128.
 
     Raises:
@@ -76,39 +71,43 @@ def quantize(
     depth, columns = matrix_KN.shape
     if factor_KK.shape != (depth, depth):
         raise ShapeError(f"a factor of {factor_KK.shape} for a matrix of {matrix_KN.shape}")
-    limits, full_scale, code_dtype = GRIDS[format_name]
+    grid = GRIDS[format_name]
     grouped(matrix_KN, group_size)  # checks the matrix
     left_KN = matrix_KN.astype(np.float32, copy=True)
     cost_K = 1 / np.square(factor_KK.diagonal().astype(np.float64))
-    codes = np.zeros((depth, columns), np.int8)
-    scales = []
-    for start in range(0, depth, group_size):
+    codes = np.zeros((depth, columns), np.float32)
+    groups = -(-depth // group_size)
+    scale_GN = np.zeros((groups, columns), np.float32)
+    zero_GN = np.zeros((groups, columns), np.float32) if grid.has_zero_point else None
+    for group, start in enumerate(range(0, depth, group_size)):
         part = slice(start, min(start + group_size, depth))
         values_gN = left_KN[part]
-        scale_1N = full_scale(values_gN[None])
+        scale_1N, zero_1N = grid.fit(values_gN[None])
         cost_g = cost_K[part] / cost_K[part].max()
-        scale_1N = least_error_scale(values_gN[None], scale_1N, limits, cost_g)
-        scale_N = _rounded(scale_1N[0])
-        scales.append(scale_N)
+        scale_1N = least_error_scale(values_gN[None], scale_1N, zero_1N, grid, cost_g)
+        scale_1N = _rounded(scale_1N)
+        scale_GN[group] = scale_1N[0]
+        if zero_GN is not None and zero_1N is not None:
+            zero_GN[group] = zero_1N[0]
         factor_gg = factor_KK[part, part]
         error_gN = np.empty_like(values_gN)
         for row in range(len(values_gN)):
             value_N = values_gN[row]
-            code_N = rounded_codes(value_N[None, None], scale_N[None], limits)[0, 0]
-            codes[start + row] = code_N
-            error_gN[row] = (value_N - code_N * scale_N) / factor_gg[row, row]
+            code_11N = grid.codes(value_N[None, None], scale_1N, zero_1N)
+            codes[start + row] = code_11N[0, 0]
+            rounded_N = grid.values(code_11N, scale_1N, zero_1N)[0, 0]
+            error_gN[row] = (value_N - rounded_N) / factor_gg[row, row]
             values_gN[row + 1 :] -= np.outer(factor_gg[row, row + 1 :], error_gN[row])
         left_KN[part.stop :] -= factor_KK[part, part.stop :].T @ error_gN
-    scale = np.stack(scales) if scales else np.zeros((0, columns), np.float32)
-    return QuantizedMatrix(codes.astype(code_dtype), scale.astype(np.float16), group_size)
+    return quantized_matrix(grid, codes, scale_GN, zero_GN, group_size, "float16")
 
 
-def _rounded(scale_N: NDArray[np.float32]) -> NDArray[np.float32]:
+def _rounded(scale_1N: NDArray[np.float32]) -> NDArray[np.float32]:
     """The scale as it will be stored."""
     with np.errstate(over="ignore"):
-        stored = scale_N.astype(np.float16)
+        stored = scale_1N.astype(np.float16)
     if np.isinf(stored).any():
         raise CheckpointError(
-            f"weights need a scale of {np.abs(scale_N).max():.3g}, too large for float16"
+            f"weights need a scale of {np.abs(scale_1N).max():.3g}, too large for float16"
         )
     return stored.astype(np.float32)

@@ -13,50 +13,22 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.formats.matrix import QuantizedMatrix, encode, grouped
-from moe_export.formats.search import least_error_scale
-
-LIMITS = (-8, 7)
-CODE_DTYPE = np.dtype(ml_dtypes.int4)
+from moe_export.formats.grid import Grid
 
 
-def full_scale(values_GgN: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scale [G, N] with which the value that is largest in magnitude has the code -8."""
+def fit(values_GgN: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
+    """The scale [G, N] with which the value that is largest in magnitude has the code -8.
+
+    >>> fit(np.array([[[4.0], [-1.0], [2.0]]], np.float32))[0].item()
+    -0.5
+    """
     low_GN = values_GgN.min(axis=1, initial=0)
     high_GN = values_GgN.max(axis=1, initial=0)
     scale_GN: NDArray[np.float32] = np.where(high_GN > -low_GN, high_GN, low_GN) / -8
-    return scale_GN
+    return scale_GN, None
 
 
-def quantize(
-    matrix_KN: NDArray[Any],
-    group_size: int,
-    scale_dtype: str = "float32",
-    *,
-    search: bool = False,
-) -> QuantizedMatrix:
-    """The nearest codes.
-
-    >>> matrix = quantize(np.array([[4.0], [-1.0], [2.0]]), 32)
-    >>> matrix.codes.tolist(), matrix.scale.tolist()
-    ([[-8], [2], [-4]], [[-0.5]])
-
-    Args:
-        matrix_KN: [K, N], floats.
-        group_size: 32, 64 or 128.
-        scale_dtype: float32 or float16.
-        search: whether each group's scale is the one that loses the least.
-
-    Raises:
-        ShapeError: if it is no matrix, or the group size is another.
-        CheckpointError: if a value is infinite, not a number or too large.
-    """
-    values_GgN = grouped(matrix_KN, group_size)
-    scale_GN = full_scale(values_GgN)
-    if search:
-        scale_GN = least_error_scale(values_GgN, scale_GN, LIMITS)
-    codes, scale = encode(values_GgN, scale_GN, matrix_KN.shape[0], LIMITS, scale_dtype)
-    return QuantizedMatrix(codes.astype(ml_dtypes.int4), scale, group_size)
+GRID = Grid(4, np.dtype(ml_dtypes.int4), (-8, 7), fit)
 
 
 def pack(codes: NDArray[Any]) -> NDArray[np.uint8]:
@@ -71,12 +43,18 @@ def pack(codes: NDArray[Any]) -> NDArray[np.uint8]:
     return pairs
 
 
-def unpack(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[Any]:
-    """The codes that `pack` made bytes of.
+def unpack(
+    packed: NDArray[np.uint8], shape: tuple[int, ...], dtype: Any = ml_dtypes.int4
+) -> NDArray[Any]:
+    """The codes that `pack` made bytes of, as ml_dtypes.int4 or ml_dtypes.uint4.
 
     >>> unpack(np.array([0x21, 0x43, 0x08], np.uint8), (5,)).tolist()
     [1, 2, 3, 4, -8]
+    >>> unpack(np.array([0x21, 0x43, 0x08], np.uint8), (5,), ml_dtypes.uint4).tolist()
+    [1, 2, 3, 4, 8]
     """
     nibbles = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(-1)
     codes = nibbles[: math.prod(shape)].astype(np.int8)
-    return np.where(codes > 7, codes - 16, codes).astype(ml_dtypes.int4).reshape(shape)
+    if np.dtype(dtype) == ml_dtypes.int4:
+        codes = np.where(codes > 7, codes - 16, codes)
+    return codes.astype(dtype).reshape(shape)

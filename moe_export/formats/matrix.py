@@ -5,6 +5,7 @@ Legend: K depth, N columns, G groups along K.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,28 +22,64 @@ class QuantizedMatrix:
     """Codes and scales of a matrix [K, N].
 
     Attributes:
-        codes: [K, N], int8 or ml_dtypes.int4.
+        codes: [K, N], int8, uint8, ml_dtypes.int4 or ml_dtypes.uint4.
         scale: [G, N] with G = ceil(K / group_size), float32 or float16. Every value is a float16
             number whatever the dtype: the native kernels keep it in 16 bits.
         group_size: rows of a group; the last group may have fewer.
+        zero_point: [G, N] in the dtype of codes, the code that means 0; None if that is code 0.
+        codebook: [16] float32, what a code stands for; None if that is the code itself.
     """
 
     codes: NDArray[Any]
     scale: NDArray[Any]
     group_size: int
+    zero_point: NDArray[Any] | None = None
+    codebook: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """[K, N]."""
         return self.codes.shape
 
+    @property
+    def parts(self) -> tuple[NDArray[Any], ...]:
+        """Codes, scales and, where there are any, zero points, as a `RaggedMoE` node takes them."""
+        return (self.codes, self.scale) + (() if self.zero_point is None else (self.zero_point,))
+
+    def columns(self, part: slice) -> QuantizedMatrix:
+        """Some of the columns."""
+        zero_point = None if self.zero_point is None else self.zero_point[:, part]
+        codes, scale = self.codes[:, part], self.scale[:, part]
+        return QuantizedMatrix(codes, scale, self.group_size, zero_point, self.codebook)
+
     def dequantized(self) -> NDArray[np.float32]:
-        """[K, N], exact: a code of 8 bits times a scale of 11 fits into float32's 24."""
-        # By way of int8: from int4, ml_dtypes converts to float32 at a tenth of the speed.
-        codes = self.codes.astype(np.int8, copy=False).astype(np.float32)
+        """[K, N]: exact without a codebook, since the difference of two codes of 8 bits times a
+        scale of 11 fits into float32's 24; with one, the product rounded to float32.
+        """
+        # By way of 8 bits: from 4, ml_dtypes converts to float32 at a tenth of the speed.
+        codes = _in_8_bits(self.codes)
+        points = codes.astype(np.float32) if self.codebook is None else self.codebook[codes]
         for group, scale_N in enumerate(self.scale.astype(np.float32)):
-            codes[group * self.group_size : (group + 1) * self.group_size] *= scale_N
-        return codes
+            rows = slice(group * self.group_size, (group + 1) * self.group_size)
+            if self.zero_point is not None:
+                points[rows] -= _in_8_bits(self.zero_point[group]).astype(np.float32)
+            points[rows] *= scale_N
+        return points
+
+
+def side_by_side(matrices: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
+    """Matrices of one format and depth as one, their columns in order."""
+    first = matrices[0]
+    codes, scale, *zero_points = (
+        np.concatenate(parts, axis=1)
+        for parts in zip(*(matrix.parts for matrix in matrices), strict=True)
+    )
+    zero_point = zero_points[0] if zero_points else None
+    return QuantizedMatrix(codes, scale, first.group_size, zero_point, first.codebook)
+
+
+def _in_8_bits(codes: NDArray[Any]) -> NDArray[Any]:
+    return codes.astype(np.uint8 if codes.dtype.name.startswith("uint") else np.int8, copy=False)
 
 
 def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:
@@ -68,14 +105,12 @@ def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:
     return padded.reshape(groups, group_size, columns)
 
 
-def encode(
-    values_GgN: NDArray[np.float32],
-    scale_GN: NDArray[np.float32],
-    depth: int,
-    limits: tuple[int, int],
-    scale_dtype: str,
-) -> tuple[NDArray[np.int8], NDArray[Any]]:
-    """Codes [depth, N] in int8 for the scales, rounded to float16, and those scales.
+def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
+    """Scales rounded to float16 numbers.
+
+    Args:
+        scale_GN: to be rounded.
+        largest: magnitude among the weights, for the message.
 
     Raises:
         CheckpointError: if a scale is too large for float16.
@@ -83,18 +118,5 @@ def encode(
     with np.errstate(over="ignore"):
         rounded_GN = scale_GN.astype(np.float16)
     if np.isinf(rounded_GN).any():
-        raise CheckpointError(
-            f"weights reach {np.abs(values_GgN).max():.3g}, too large for scales in float16"
-        )
-    codes = rounded_codes(values_GgN, rounded_GN.astype(np.float32), limits).astype(np.int8)
-    flat = codes.reshape(codes.shape[0] * codes.shape[1], codes.shape[2])
-    return flat[:depth], rounded_GN.astype(scale_dtype)
-
-
-def rounded_codes(
-    values_GgN: NDArray[np.float32], scale_GN: NDArray[np.float32], limits: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Value over scale to the nearest whole number within `limits`, ties to even; 0 over 0."""
-    divisor_GN = np.where(scale_GN == 0, np.float32(np.inf), scale_GN)
-    codes: NDArray[np.float32] = np.rint(values_GgN / divisor_GN[:, None]).clip(*limits)
-    return codes
+        raise CheckpointError(f"weights reach {largest:.3g}, too large for scales in float16")
+    return rounded_GN.astype(np.float32)

@@ -10,8 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
+from moe_export.formats import GRIDS
 from moe_export.graph.packed import PackedTensor
-from moe_export.graph.quantized import BITS, lookup_weight, matmul_nbits_weight, ragged_moe_weight
+from moe_export.graph.quantized import lookup_weight, matmul_nbits_weight, ragged_moe_weight
 from moe_export.graph.weights import CheckpointTensor, Dtype, Layout, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
@@ -32,7 +33,7 @@ LAYER_KEY = "layer"
 """Key of a weight's `meta`: its layer, None for a weight of the whole model."""
 
 SCALES = "scales"
-"""The class of the scales of all quantized weights."""
+"""The class of the scales and zero points of all quantized weights."""
 
 EXPERT_BYTES_KEY = "expert_bytes"
 """Key of a packed weight's `meta`: what its routed experts take, scales included."""
@@ -158,7 +159,7 @@ class GraphBuilder:
     def expert_weight(
         self, role: str, layer: int, expert: int | None = None
     ) -> tuple[ir.Value, ...]:
-        """The inputs of a `RaggedMoE` node for one matrix: itself, or its codes and its scales."""
+        """The inputs of a `RaggedMoE` node for one matrix: itself, or its parts if quantized."""
         format_name = self.spec.quantization.format_of(role, layer)
         if format_name is None:
             return (self.weight(role, layer=layer, expert=expert, transpose=True),)
@@ -199,7 +200,7 @@ class GraphBuilder:
             gather_axis=0,
             quantize_axis=1,
             block_size=self.spec.quantization.group_size,
-            bits=BITS["int8"],
+            bits=GRIDS["int8"].bits,
         )
 
     def linear(
@@ -233,32 +234,32 @@ class GraphBuilder:
         parts = matmul_nbits_weight(
             self.spec, join_names(sources), sources, format_name, self.dtype, self._read
         )
-        codes, scale = self._register_quantized(parts, first.tensor_class, layer)
-        assert codes.shape is not None
+        values = self._register_quantized(parts, first.tensor_class, layer)
+        assert values[0].shape is not None
         return self.op(
             "MatMulNBits",
             x,
-            codes,
-            scale,
+            *values,
             name=name,
             domain=ORT_DOMAIN,
             K=first.shape[1],
-            N=int(codes.shape.numpy()[0]),
-            bits=BITS[format_name],
+            N=int(values[0].shape.numpy()[0]),
+            bits=GRIDS[format_name].bits,
             block_size=self.spec.quantization.group_size,
             accuracy_level=INT8_ACTIVATIONS,
         )
 
     def _register_quantized(
         self,
-        parts: tuple[ir.TensorProtocol, ir.TensorProtocol],
+        parts: Sequence[ir.TensorProtocol],
         tensor_class: str,
         layer: int | None,
-    ) -> tuple[ir.Value, ir.Value]:
-        codes, scale = parts
+    ) -> tuple[ir.Value, ...]:
+        codes, *scales = parts
+        meta = _meta(tensor_class, layer)
         return (
-            self._register(codes, _meta(tensor_class, layer)),
-            self._register(scale, _meta(tensor_class, layer) | {CLASS_KEY: SCALES}),
+            self._register(codes, meta),
+            *(self._register(scale, meta | {CLASS_KEY: SCALES}) for scale in scales),
         )
 
     def _register(self, tensor: ir.TensorProtocol, meta: Mapping[str, Any]) -> ir.Value:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
-from moe_export.families.stored import scale_name
+from moe_export.families.stored import part_names
 from moe_export.graph.weights import CheckpointTensor, ChunkedTensor, Dtype, Read
 from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.spec import EXPERT_INPUTS
@@ -64,10 +64,10 @@ class PackedTensor(ChunkedTensor):
             yield packer.expert(weights, width, names[0])
 
     def _parts(self, name: str) -> list[NDArray[Any]]:
-        """A matrix [K, N], or its codes and scales as they are stored."""
+        """A matrix [K, N], or the parts of a quantized one as they are stored."""
         tensor = self._spec.tensors[name]
         if self._spec.quantization.format_of(tensor.role, tensor.layer) is not None:
-            return [self._read(name), self._read(scale_name(name))]
+            return [self._read(part) for part in part_names(self._spec, name)]
         stored = CheckpointTensor(
             name, self._float, tensor.shape, (name,), self._read, transpose=True
         )

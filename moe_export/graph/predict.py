@@ -30,8 +30,8 @@ class PredictedBytes:
     """What the data file of an export is made of.
 
     Attributes:
-        by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (of all quantized
-            weights), `constants` (the rotary tables and the like,
+        by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (and zero
+            points of all quantized weights), `constants` (the rotary tables and the like,
             and the headers of packed weights) and `padding` (between weights).
         experts_by_layer: bytes of the routed experts of each layer, with their scales.
         embedding_bytes: of the table that tokens are looked up in.

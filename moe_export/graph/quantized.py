@@ -13,20 +13,24 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
-from moe_export.families.stored import scale_name
-from moe_export.formats.storage import code_shape, from_storage, scale_shape
+from moe_export.families.stored import part_names, scale_name
+from moe_export.formats import GRIDS, Grid, QuantizedMatrix
+from moe_export.formats.storage import (
+    SCALE_SUFFIX,
+    ZERO_POINT_SUFFIX,
+    from_storage,
+    scale_shape,
+    stored_parts,
+)
 from moe_export.graph.weights import Dtype, Read
 from moe_export.quantization import QuantizedFormat
-
-BITS = {"int8": 8, "int4": 4}
-
-CODE_TYPES = {"int8": ir.DataType.INT8, "int4": ir.DataType.INT4}
 
 
 def ragged_moe_weight(
     spec: ModelSpec, source: str, format_name: QuantizedFormat, dtype: Dtype, read: Read
-) -> tuple[ir.LazyTensor, ir.LazyTensor]:
-    """Codes [K, N] and scales [G, N] of one matrix of an expert.
+) -> list[ir.LazyTensor]:
+    """Codes [K, N], scales [G, N] and, in a format with them, zero points [G, N] of one matrix of
+    an expert.
 
     A matrix without elements gets one unit of zeros, which changes nothing: ONNX Runtime (seen in
     1.32) does not create a session in which DequantizeLinear and MatMul of an empty matrix are to
@@ -35,27 +39,26 @@ def ragged_moe_weight(
     outputs, inputs = spec.tensors[source].shape
     shape_KN = (max(inputs, 1), max(outputs, 1))
     empty = inputs * outputs == 0
-    code_type = CODE_TYPES[format_name]
-    stored = code_shape(format_name, shape_KN)
-    groups = scale_shape(shape_KN, spec.quantization.group_size)
+    shape_GN = scale_shape(shape_KN, spec.quantization.group_size)
+    code_type = ir.DataType.from_numpy(GRIDS[format_name].code_dtype)
 
-    def codes() -> ir.TensorProtocol:
-        values = np.zeros(stored, np.int8 if format_name == "int8" else np.uint8)
-        if not empty:
-            values = read(source)
-        if format_name == "int8":
-            return ir.Tensor(values, name=source)
-        return ir.PackedTensor(values, code_type, shape=ir.Shape(shape_KN), name=source)
+    def part(suffix: str, stored: tuple[int, ...], stored_dtype: np.dtype[Any]) -> ir.LazyTensor:
+        name = source + suffix
+        shape = shape_KN if suffix == "" else shape_GN
+        kind = _float_type(dtype) if suffix == SCALE_SUFFIX else code_type
 
-    def scale() -> ir.TensorProtocol:
-        name = scale_name(source)
-        values = np.zeros(groups, dtype) if empty else read(name).astype(dtype)
-        return ir.Tensor(values, name=name)
+        def make() -> ir.TensorProtocol:
+            values = np.zeros(stored, stored_dtype) if empty else read(name)
+            if suffix == SCALE_SUFFIX:
+                values = values.astype(dtype)
+            if kind.bitwidth == 4:
+                return ir.PackedTensor(values, kind, shape=ir.Shape(shape), name=name)
+            return ir.Tensor(values, name=name)
 
-    return (
-        _lazy(source, code_type, shape_KN, codes),
-        _lazy(scale_name(source), _float_type(dtype), groups, scale),
-    )
+        return _lazy(name, kind, shape, make)
+
+    parts = stored_parts(format_name, shape_KN, spec.quantization.group_size)
+    return [part(suffix, *stored) for suffix, stored in parts.items()]
 
 
 def matmul_nbits_weight(
@@ -65,19 +68,28 @@ def matmul_nbits_weight(
     format_name: QuantizedFormat,
     dtype: Dtype,
     read: Read,
-) -> tuple[ir.LazyTensor, ir.LazyTensor]:
-    """Codes [N, G, bytes of a group] and scales [N, G] of matrices that lie side by side."""
-    group_size = spec.quantization.group_size
+) -> list[ir.LazyTensor]:
+    """Codes [N, G, bytes of a group], scales [N, G] and, in a format with them, zero points
+    [N, bytes of G] of matrices that lie side by side.
+    """
+    grid, group_size = GRIDS[format_name], spec.quantization.group_size
     shapes = [spec.tensors[source].shape for source in sources]
     depth, columns = shapes[0][1], sum(shape[0] for shape in shapes)
     groups = -(-depth // group_size)
 
+    def matrices() -> list[QuantizedMatrix]:
+        return [
+            from_storage(
+                format_name,
+                [read(part) for part in part_names(spec, source)],
+                (inputs, outputs),
+                group_size,
+            )
+            for source, (outputs, inputs) in zip(sources, shapes, strict=True)
+        ]
+
     def codes() -> ir.TensorProtocol:
-        parts = []
-        for source, (outputs, inputs) in zip(sources, shapes, strict=True):
-            stored = (read(source), read(scale_name(source)))
-            matrix = from_storage(*stored, (inputs, outputs), group_size)
-            parts.append(_unsigned_groups(matrix.codes, format_name, group_size))
+        parts = [_unsigned_groups(matrix, grid) for matrix in matrices()]
         return ir.Tensor(np.concatenate(parts), name=name)
 
     def scale() -> ir.TensorProtocol:
@@ -85,16 +97,23 @@ def matmul_nbits_weight(
         values = np.concatenate(scales, axis=1).T.astype(dtype, order="C")
         return ir.Tensor(values, name=scale_name(name))
 
-    group_bytes = group_size * BITS[format_name] // 8
-    return (
+    def zero_point() -> ir.TensorProtocol:
+        zeros = [_zero_points(matrix) for matrix in matrices()]
+        values = _in_bytes(np.concatenate(zeros, axis=1).T, grid.bits)
+        return ir.Tensor(values, name=name + ZERO_POINT_SUFFIX)
+
+    group_bytes = group_size * grid.bits // 8
+    parts = [
         _lazy(name, ir.DataType.UINT8, (columns, groups, group_bytes), codes),
         _lazy(scale_name(name), _float_type(dtype), (columns, groups), scale),
-    )
+    ]
+    if grid.has_zero_point:
+        shape = (columns, -(-groups * grid.bits // 8))
+        parts.append(_lazy(name + ZERO_POINT_SUFFIX, ir.DataType.UINT8, shape, zero_point))
+    return parts
 
 
-def lookup_weight(
-    spec: ModelSpec, source: str, dtype: Dtype, read: Read
-) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+def lookup_weight(spec: ModelSpec, source: str, dtype: Dtype, read: Read) -> list[ir.LazyTensor]:
     """Codes [V, D] and scales [V, groups of D] of an int8 table, as GatherBlockQuantized reads it
     where no zero point is given: with half of the range added.
     """
@@ -102,9 +121,7 @@ def lookup_weight(
     group_size = spec.quantization.group_size
 
     def codes() -> ir.TensorProtocol:
-        stored = (read(source), read(scale_name(source)))
-        matrix = from_storage(*stored, (hidden, vocab), group_size)
-        shifted = (matrix.codes.T.astype(np.int16) + 128).astype(np.uint8)
+        shifted = (read(source).T.astype(np.int16) + 128).astype(np.uint8)
         return ir.Tensor(np.ascontiguousarray(shifted), name=source)
 
     def scale() -> ir.TensorProtocol:
@@ -112,29 +129,45 @@ def lookup_weight(
         return ir.Tensor(values, name=scale_name(source))
 
     groups = -(-hidden // group_size)
-    return (
+    return [
         _lazy(source, ir.DataType.UINT8, (vocab, hidden), codes),
         _lazy(scale_name(source), _float_type(dtype), (vocab, groups), scale),
-    )
+    ]
 
 
-def _unsigned_groups(
-    codes_KN: NDArray[Any], format_name: QuantizedFormat, group_size: int
-) -> NDArray[np.uint8]:
-    """Codes as MatMulNBits reads them where no zero point is given: with half of their range added,
-    the first of two int4 in the lower nibble, the last group filled up with what means zero.
+def _unsigned_groups(matrix: QuantizedMatrix, grid: Grid) -> NDArray[np.uint8]:
+    """Codes as MatMulNBits reads them, [N, G, bytes]: where no zero point is given with half of
+    their range added, the first of two 4-bit codes in the lower nibble, the last group filled up
+    with what means zero.
     """
-    depth, columns = codes_KN.shape
-    groups = -(-depth // group_size)
-    # In two's complement, half of the range is added by turning the uppermost bit over.
-    half, mask = (0x80, 0xFF) if format_name == "int8" else (0x08, 0x0F)
-    codes = np.full((columns, groups * group_size), half, np.uint8)
-    codes[:, :depth] = codes_KN.T.astype(np.int8, copy=False).view(np.uint8)
-    codes[:, :depth] ^= half
-    codes &= mask
-    if format_name == "int4":
-        codes = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
-    return codes.reshape(columns, groups, -1)
+    depth, columns = matrix.shape
+    groups = len(matrix.scale)
+    codes = np.empty((columns, groups * matrix.group_size), np.uint8)
+    if grid.has_zero_point:
+        codes[:, :depth] = matrix.codes.T.astype(np.uint8, copy=False)
+        codes[:, depth:] = _zero_points(matrix)[-1:].T
+    else:
+        # In two's complement, half of the range is added by turning the uppermost bit over.
+        half, mask = (0x80, 0xFF) if grid.bits == 8 else (0x08, 0x0F)
+        codes[:, :depth] = matrix.codes.T.astype(np.int8, copy=False).view(np.uint8)
+        codes[:, :depth] ^= half
+        codes &= mask
+        codes[:, depth:] = half
+    return _in_bytes(codes, grid.bits).reshape(columns, groups, -1)
+
+
+def _zero_points(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
+    assert matrix.zero_point is not None
+    return matrix.zero_point.astype(np.uint8, copy=False)
+
+
+def _in_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Rows of codes, each row in bytes of its own."""
+    if bits == 8:
+        return np.ascontiguousarray(codes)
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    packed: NDArray[np.uint8] = even[:, 0::2] | (even[:, 1::2] << np.uint8(4))
+    return packed
 
 
 def _float_type(dtype: Dtype) -> ir.DataType:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from moe_export.formats.nf4 import CODEBOOK
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import (
     ATTRIBUTES,
@@ -31,6 +32,7 @@ from moe_export.op.spec import (
     Format,
     expert_inputs,
     input_names,
+    weight_parts,
 )
 
 OPSET = 21
@@ -63,7 +65,7 @@ def ragged_moe_function(
     x, expert_indices, routing_weights = inputs[:3]
     quantized = format_name in QUANTIZED_FORMATS
     roles = expert_inputs(activation)
-    tensors_each = 2 if quantized else 1
+    tensors_each = len(weight_parts(format_name))
     each = len(roles) * tensors_each
     first_weight = len(INPUTS) + shared_expert
     nodes: list[ir.Node] = []
@@ -74,14 +76,18 @@ def ragged_moe_function(
         nodes.append(node)
         return node.outputs[0]
 
-    def constant(name: str, value: float | list[int]) -> ir.Value:
-        kinds = {list: "value_ints", int: "value_int", float: "value_float"}
-        node = ir.node("Constant", [], {kinds[type(value)]: value}, name=name)
+    def constant(name: str, value: float | list[int] | list[float]) -> ir.Value:
+        kind = {int: "value_int", float: "value_float"}.get(type(value), "value_ints")
+        if isinstance(value, list) and isinstance(value[0], float):
+            kind = "value_floats"
+        node = ir.node("Constant", [], {kind: value}, name=name)
         node.outputs[0].name = name
         nodes.append(node)
         return node.outputs[0]
 
     def weight(tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
+        if format_name == "nf4":
+            return looked_up(tensors[0], tensors[1], suffix)
         # ONNX Runtime makes one MatMulNBits of DequantizeLinear and the MatMul that follows.
         if quantized:
             return op(
@@ -94,6 +100,19 @@ def ragged_moe_function(
         if format_name == "bfloat16":
             return op("CastLike", *tensors, x, name=f"widened_{suffix}")
         return tensors[0]
+
+    def looked_up(codes: ir.Value, scale: ir.Value, suffix: str) -> ir.Value:
+        # All of this is of constants: ONNX Runtime does it once, when it loads the model.
+        index = op("Cast", codes, name=f"index_{suffix}", to=ir.DataType.INT32)
+        point = op("Gather", codebook, index, name=f"point_{suffix}", axis=0)
+        shape = op("Shape", index, name=f"depth_{suffix}", start=0, end=1)
+        depth = op("Squeeze", shape, name=f"num_rows_{suffix}")
+        row = op("Range", first_row, depth, next_row, name=f"row_{suffix}")
+        group = op("Div", row, rows_of_group, name=f"group_{suffix}")
+        of_row = op("Gather", scale, group, name=f"scale_of_row_{suffix}", axis=0)
+        wide = op("Cast", of_row, name=f"wide_scale_{suffix}", to=ir.DataType.FLOAT)
+        value = op("Mul", point, wide, name=f"value_{suffix}")
+        return op("CastLike", value, x, name=f"dequantized_{suffix}")
 
     def activated(a: ir.Value, suffix: str) -> ir.Value:
         if activation in ("relu", "relu2"):
@@ -130,6 +149,10 @@ def ragged_moe_function(
             for name, value in (("gelu_cubic", GELU_CUBIC), ("gelu_linear", GELU_LINEAR))
         )
     one, minus_one = constant("one", [1]), constant("minus_one", [-1])
+    if format_name == "nf4":
+        codebook = constant("codebook", CODEBOOK.tolist())
+        first_row, next_row = constant("first_row", 0), constant("next_row", 1)
+        rows_of_group = constant("rows_of_group", group_size)
 
     # Row e of the one-hot marks the pairs of expert e, so its non-zero positions, read in order,
     # are the pairs sorted by expert and then by position: a stable sort that cannot tie.

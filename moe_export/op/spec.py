@@ -6,19 +6,23 @@ library take their names from here.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 DOMAIN = "moe_export"
 NAME = "RaggedMoE"
 VERSION = 1
 """Opset version of the domain; raised when a node of the old form would mean something else."""
 
-Format = Literal["float32", "float16", "bfloat16", "int8", "int4"]
-FORMATS: tuple[Format, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
+Format = Literal["float32", "float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 """How the experts' weights are stored. x, the routing weights and y are of one dtype: with float32
-and float16 it is the same, with the other formats it is either of the two."""
+and float16 it is the same, with the other formats it is either of the two. A format's place is its
+number in the native library and in packed weights."""
 
-QUANTIZED_FORMATS: tuple[Format, ...] = ("int8", "int4")
+QUANTIZED_FORMATS: tuple[Format, ...] = ("int8", "int4", "uint8", "uint4", "nf4")
+
+ZERO_POINT_FORMATS: tuple[Format, ...] = ("uint8", "uint4")
+"""Those in which a group has a zero point beside its scale."""
 
 Activation = Literal["swiglu", "geglu", "silu", "relu", "relu2"]
 ACTIVATIONS: tuple[Activation, ...] = ("swiglu", "geglu", "silu", "relu", "relu2")
@@ -39,7 +43,8 @@ INPUTS = ("x", "expert_indices", "routing_weights")
 EXPERT_INPUTS = ("gate", "up", "down")
 """The inputs of each expert, in expert order: [D, w], [D, w], [w, D] with w its own width. In a
 quantized format each is codes and is followed by its scales, [ceil(D / group_size), w] and so on,
-in x's dtype; see `moe_export.formats`."""
+in x's dtype, and in a format that has them by its zero points, of the scales' shape and the codes'
+type; see `moe_export.formats`. Codes are of ONNX's type of the format's name; nf4's are uint4."""
 
 PLAIN_EXPERT_INPUTS = ("up", "down")
 """The same where the activation is not gated."""
@@ -72,6 +77,17 @@ def expert_inputs(activation: Activation) -> tuple[str, ...]:
     return EXPERT_INPUTS if activation in GATED else PLAIN_EXPERT_INPUTS
 
 
+def weight_parts(format_name: Format) -> tuple[str, ...]:
+    """What is put behind a weight's name for each of the inputs that it takes.
+
+    >>> weight_parts("float16"), weight_parts("nf4"), weight_parts("uint4")
+    (('',), ('', '_scale'), ('', '_scale', '_zero_point'))
+    """
+    if format_name not in QUANTIZED_FORMATS:
+        return ("",)
+    return ("", "_scale", "_zero_point") if format_name in ZERO_POINT_FORMATS else ("", "_scale")
+
+
 def input_names(
     num_experts: int,
     format_name: Format = "float32",
@@ -89,7 +105,7 @@ def input_names(
     ['shared_weight', 'gate_0', 'up_0', 'down_0', 'shared_gate', 'shared_up', 'shared_down']
     """
     roles = expert_inputs(activation)
-    parts = ("", "_scale") if format_name in QUANTIZED_FORMATS else ("",)
+    parts = weight_parts(format_name)
     names = [*INPUTS, SHARED_WEIGHT] if shared_expert else [*INPUTS]
     for expert in range(num_experts):
         names += [f"{role}{part}_{expert}" for role in roles for part in parts]

@@ -19,7 +19,7 @@ from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
-from moe_export.families.stored import format_in, scale_name, stored_tensors
+from moe_export.families.stored import format_in, stored_tensors
 from moe_export.formats.blocks import quantize_in_blocks, squared_error
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
@@ -40,6 +40,7 @@ class _Sums:
     elements: int = 0
     code_bytes: int = 0
     scale_bytes: int = 0
+    """Of zero points too."""
     squared_error: float = 0.0
     squared_values: float = 0.0
 
@@ -172,7 +173,8 @@ def _stored(
     if made is None:
         ledger.entries[name] = {"action": "kept", "bytes": values.nbytes}
         return {name: values}
-    codes, scale = to_storage(made.matrix)
+    parts = {name + suffix: part for suffix, part in to_storage(made.matrix).items()}
+    part_bytes = sum(part.nbytes for part in parts.values())
     lost, norm = squared_error(made.matrix, values.T)
     ledger.entries[name] = {
         "action": "quantized",
@@ -180,7 +182,7 @@ def _stored(
         "group_size": spec.quantization.group_size,
         "method": made.method,
         "tokens": made.tokens,
-        "bytes": codes.nbytes + scale.nbytes,
+        "bytes": part_bytes,
         "relative_error": _relative(lost, norm),
     }
     if made.fell_back:
@@ -197,11 +199,11 @@ def _stored(
     sums = ledger.sums.setdefault(tensor.tensor_class, _Sums())
     sums.tensors += 1
     sums.elements += values.size
-    sums.code_bytes += codes.nbytes
-    sums.scale_bytes += scale.nbytes
+    sums.code_bytes += parts[name].nbytes
+    sums.scale_bytes += part_bytes - parts[name].nbytes
     sums.squared_error += lost
     sums.squared_values += norm
-    return {name: codes, scale_name(name): scale}
+    return parts
 
 
 def _relative(squared_error: float, squared_values: float) -> float:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
-from moe_export.formats import FORMATS, QuantizedMatrix, gptq
+from moe_export.formats import FORMATS, gptq
+from moe_export.formats.matrix import side_by_side
 from moe_export.quantization import Made, Method, Quantization
 from moe_export.scores.batches import batches_of
 from moe_export.torch_model.block import RaggedMoEBlock
@@ -126,11 +127,7 @@ def _fit(
             ]
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
-        matrix = QuantizedMatrix(
-            np.concatenate([part.codes for part in parts], axis=1),
-            np.concatenate([part.scale for part in parts], axis=1),
-            group_size,
-        )
+        matrix = side_by_side(parts)
         weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix.dequantized().T)))
         found[name] = Made(matrix, used, tokens, fell_back=used != "gptq" and matrix_KN.size > 0)
     return found

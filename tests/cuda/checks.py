@@ -18,11 +18,12 @@ import torch
 from moe_export.device_memory import DeviceMemory
 from moe_export.op.c_interface import RefusedError
 from tests.cuda.cuda_library import CudaLayer
+from tests.cuda.formats import CUDA_KINDS
 from tests.cuda.kernels import packed_layer
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
 from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
-from tests.op.cases import CASES, KINDS, Case, Inputs, inputs_of
+from tests.op.cases import CASES, Case, Inputs, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
 
@@ -36,10 +37,10 @@ def equals_the_reference(library: Path, stand_in: StandIn) -> None:
     many = Case("many", (24, 33), tokens=40, top_k=1, hidden=33, routing="all_on_0")
     names = ("one_token", "odd_widths_and_hidden", "all_widths_zero")
     cases = [*(case for case in CASES if case.name in names), tiles]
-    for kind in KINDS[1], KINDS[4], KINDS[6]:
+    for kind in CUDA_KINDS[1], CUDA_KINDS[4], CUDA_KINDS[6]:
         for case in cases:
             _assert_equal(library, stand_in, inputs_of(case, *kind))
-    _assert_equal(library, stand_in, inputs_of(many, *KINDS[8]))
+    _assert_equal(library, stand_in, inputs_of(many, *CUDA_KINDS[8]))
     assert stand_in.allocated_bytes == 0
     kernels = {launch.key.split(".")[0] for launch in stand_in.launches}
     assert len(kernels) == 7, kernels
@@ -78,7 +79,7 @@ def weights_are_laid_out_as_in_the_definition_of_the_layout(
     library: Path, stand_in: StandIn
 ) -> None:
     """The device holds the packed layer, byte for byte, and nothing else."""
-    for kind in KINDS:
+    for kind in CUDA_KINDS:
         inputs = inputs_of(Case("bytes", (64, 0, 130), tokens=1, top_k=1, hidden=96), *kind)
         layer = CudaLayer(library, stand_in, inputs)
         assert stand_in.allocated_bytes == layer.device_bytes
@@ -131,7 +132,7 @@ def a_wrong_shape_is_refused(library: Path, stand_in: StandIn) -> None:
 
 def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -> None:
     """Computed inputs come on the device, weights from the host, work goes to ORT's stream."""
-    inputs = inputs_of(Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), *KINDS[8])
+    inputs = inputs_of(Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), *CUDA_KINDS[8])
     node = CudaNode(library, stand_in, inputs)
     first_weight = 4
     assert [node.memory_type(place) for place in range(first_weight)] == [0] * first_weight

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from moe_export.op.triton import plan
+from tests.cuda.formats import CUDA_KINDS
 from tests.cuda.kernels import run_kernels
-from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
+from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
 
@@ -36,7 +37,7 @@ def paths_of(case: Case, kind: Kind) -> list[plan.Path]:
         return ["tiles"]
     if kind in THOROUGH:
         return ["rows", "tiles"]
-    return ["rows"] if (CASES.index(case) + KINDS.index(kind)) % 2 else ["tiles"]
+    return ["rows"] if (CASES.index(case) + CUDA_KINDS.index(kind)) % 2 else ["tiles"]
 
 
 def assert_equals_the_reference(y: np.ndarray, inputs: Inputs) -> None:  # type: ignore[type-arg]
@@ -47,7 +48,7 @@ def assert_equals_the_reference(y: np.ndarray, inputs: Inputs) -> None:  # type:
     assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", CUDA_KINDS, ids=str)
 @pytest.mark.parametrize("case", SWIGLU, ids=lambda case: case.name)
 def test_the_kernels_equal_the_reference(case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)

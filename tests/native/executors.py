@@ -19,7 +19,7 @@ from moe_export.op.library import register
 from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.reference import Expert, Weight
 from tests.native.c_library import CLayer
-from tests.op.cases import Inputs, Kind
+from tests.op.cases import Inputs, Kind, kinds_of
 from tests.op.executors import feeds, one_node_model
 
 
@@ -30,6 +30,11 @@ def _kernels_of_this_processor() -> tuple[str, ...]:
     needs = {"portable": set(), "avx2": avx2, "avx512": avx512}
     return tuple(name for name, needed in needs.items() if needed <= flags)
 
+
+NATIVE_FORMATS: tuple[spec.Format, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
+"""What the library's kernels run."""
+
+NATIVE_KINDS = kinds_of(NATIVE_FORMATS)
 
 KERNELS = _kernels_of_this_processor()
 FASTEST = KERNELS[-1]

@@ -15,13 +15,14 @@ from moe_export.op import spec
 from moe_export.op.reference import gelu
 from tests.native.executors import (
     KERNELS,
+    NATIVE_KINDS,
     layer_of,
     native_session,
     random_inputs,
     run_in_onnx_runtime,
     run_kernel,
 )
-from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
+from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import feeds, one_node_model, run_reference
 from tests.op.tolerance import error_bound
 
@@ -40,7 +41,7 @@ def assert_equals_the_reference(
     assert (error <= error_bound(inputs, BLOCK if rounds else 0)).all(), f"worst {error.max()}"
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_equals_the_reference(library: Path, kernel: str, case: Case, kind: Kind) -> None:
@@ -48,7 +49,7 @@ def test_a_kernel_equals_the_reference(library: Path, kernel: str, case: Case, k
     assert_equals_the_reference(run_kernel(library, inputs, kernel), inputs)
 
 
-QUANTIZED_KINDS = [kind for kind in KINDS if kind[1] in spec.QUANTIZED_FORMATS]
+QUANTIZED_KINDS = [kind for kind in NATIVE_KINDS if kind[1] in spec.QUANTIZED_FORMATS]
 
 
 @pytest.mark.parametrize("kind", QUANTIZED_KINDS, ids=str)
@@ -75,7 +76,7 @@ def test_int8_activations_cost_about_one_percent(library: Path, kernel: str, kin
     assert 0.002 < relative < 0.02
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS)
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1))
@@ -86,7 +87,7 @@ def test_a_kernel_equals_the_reference_on_random_sizes(
     assert_equals_the_reference(run_kernel(library, inputs, kernel), inputs)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_onnx_runtime_gives_the_bits_of_the_kernel(library: Path, case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
@@ -101,7 +102,7 @@ def test_a_model_without_the_function_needs_only_the_library(library: Path) -> N
     assert_equals_the_reference(session.run(None, feeds(inputs))[0], inputs)
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[5]], ids=str)
+@pytest.mark.parametrize("kind", [NATIVE_KINDS[0], NATIVE_KINDS[5]], ids=str)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_bits_do_not_depend_on_the_number_of_threads(
     library: Path, kernel: str, kind: Kind
@@ -114,7 +115,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_nan_or_infinity_stays_in_its_own_row(
     library: Path, kernel: str, kind: Kind, value: float

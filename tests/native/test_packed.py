@@ -24,6 +24,7 @@ from moe_export.op.packed import Packer
 from tests.native.c_library import OpenedLayer, RefusedError
 from tests.native.executors import (
     KERNELS,
+    NATIVE_KINDS,
     layer_of,
     layout_of,
     native_session,
@@ -31,11 +32,11 @@ from tests.native.executors import (
     packed_model,
     run_kernel,
 )
-from tests.op.cases import CASES, KINDS, Case, Kind, inputs_of
+from tests.op.cases import CASES, Case, Kind, inputs_of
 from tests.op.executors import feeds
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_packed_layer_gives_the_bits_of_the_weights(
     library: Path, case: Case, kind: Kind
@@ -48,7 +49,7 @@ def test_a_packed_layer_gives_the_bits_of_the_weights(
         np.testing.assert_array_equal(y, run_kernel(library, inputs, kernel))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 @pytest.mark.parametrize("case", ["seven_tokens", "shared_expert", "relu2_and_a_shared_expert"])
 def test_onnx_runtime_gives_the_same_bits(library: Path, case: str, kind: Kind) -> None:
     (found,) = (c for c in CASES if c.name == case)
@@ -59,7 +60,7 @@ def test_onnx_runtime_gives_the_same_bits(library: Path, case: str, kind: Kind) 
     np.testing.assert_array_equal(y, run_kernel(library, inputs))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
 def test_a_packed_tensor_is_as_long_as_the_layer_that_is_packed_at_load(
     library: Path, kind: Kind
 ) -> None:
@@ -78,9 +79,9 @@ def test_the_bytes_are_the_same_whatever_the_kernel(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.native.executors import packed\n"
-        "from tests.op.cases import CASES, KINDS, inputs_of\n"
-        "for kind in KINDS:\n"
+        "from tests.native.executors import NATIVE_KINDS, packed\n"
+        "from tests.op.cases import CASES, inputs_of\n"
+        "for kind in NATIVE_KINDS:\n"
         "    tensor = packed(Path(sys.argv[1]), inputs_of(CASES[18], *kind))\n"
         "    sys.stdout.buffer.write(tensor.tobytes())\n"
     )
@@ -91,7 +92,7 @@ def test_the_bytes_are_the_same_whatever_the_kernel(
         capture_output=True,
         check=True,
     )
-    here = [packed(library, inputs_of(CASES[18], *kind)).tobytes() for kind in KINDS]
+    here = [packed(library, inputs_of(CASES[18], *kind)).tobytes() for kind in NATIVE_KINDS]
     assert done.stdout == b"".join(here)
 
 

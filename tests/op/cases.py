@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,15 +52,13 @@ class Inputs:
 
     @property
     def weights(self) -> list[NDArray[Any]]:
-        """The node's weights in order, codes and scales apart."""
+        """The node's weights in order, the parts of quantized ones apart."""
         experts = self.experts if self.shared is None else (*self.experts, self.shared)
         return [
             array
             for expert in experts
             for weight in expert
-            for array in (
-                (weight.codes, weight.scale) if isinstance(weight, QuantizedMatrix) else (weight,)
-            )
+            for array in (weight.parts if isinstance(weight, QuantizedMatrix) else (weight,))
         ]
 
 
@@ -123,8 +122,19 @@ KINDS: tuple[Kind, ...] = (
     ("float32", "int8", 128),
     ("float16", "int4", 32),
     ("float16", "int8", 32),
+    ("float32", "uint8", 32),
+    ("float32", "uint4", 64),
+    ("float32", "nf4", 32),
+    ("float16", "uint8", 64),
+    ("float16", "uint4", 32),
+    ("float16", "nf4", 64),
 )
 """dtype of x, format and group size of the weights."""
+
+
+def kinds_of(formats: Collection[str]) -> tuple[Kind, ...]:
+    """The kinds whose format is among those that an executor runs."""
+    return tuple(kind for kind in KINDS if kind[1] in formats)
 
 
 def inputs_of(

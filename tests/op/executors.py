@@ -109,8 +109,16 @@ def _at_least_one_unit(weight: Weight, *, is_down: bool) -> Weight:
     if not isinstance(weight, QuantizedMatrix) or weight.codes.size:
         return weight
     pad = ((0, 1), (0, 0)) if is_down else ((0, 0), (0, 1))
-    codes = np.zeros(np.add(weight.codes.shape, (pad[0][1], pad[1][1])), weight.codes.dtype)
-    return QuantizedMatrix(codes, np.pad(weight.scale, pad), weight.group_size)
+
+    def padded(array: NDArray[Any]) -> NDArray[Any]:
+        return np.zeros(np.add(array.shape, (pad[0][1], pad[1][1])), array.dtype)
+
+    return replace(
+        weight,
+        codes=padded(weight.codes),
+        scale=np.pad(weight.scale, pad),
+        zero_point=None if weight.zero_point is None else padded(weight.zero_point),
+    )
 
 
 def without_empty_experts(inputs: Inputs) -> Inputs:

@@ -14,7 +14,8 @@ from moe_export.op.spec import Format
 from moe_export.op.triton import plan
 from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.op.triton.packed import PackedLayer, pack, padded_depth
-from tests.op.cases import CASES, KINDS, Inputs, inputs_of
+from tests.cuda.formats import CUDA_KINDS
+from tests.op.cases import CASES, Inputs, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
 from tools.bench_op.models import EXPERTS, FULL_WIDTH, HIDDEN, MEAN_WIDTH, TOP_K, skewed_widths
@@ -32,7 +33,7 @@ GROUP = 32
 def conformance() -> list[dict[str, Any]]:
     """Every case and kind, by every path; one row for each kind."""
     rows = []
-    for kind in KINDS:
+    for kind in CUDA_KINDS:
         worst, failures = 0.0, []
         for case in (case for case in CASES if case.activation == "swiglu"):
             inputs = inputs_of(case, *kind)
