@@ -14,11 +14,13 @@ from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
 
-# The CUDA kernels know this activation alone; the operator refuses the others by name.
-SWIGLU = tuple(case for case in CASES if case.activation == "swiglu")
-
 # Kinds that between them take every branch of the kernels see every case by both paths.
-THOROUGH: tuple[Kind, ...] = (("float32", "float32", 0), ("float16", "int4", 32))
+THOROUGH: tuple[Kind, ...] = (
+    ("float32", "float32", 0),
+    ("float16", "int4", 32),
+    ("float16", "uint4", 32),
+    ("float16", "nf4", 64),
+)
 MOST_ROWS_TOKENS = 7
 
 
@@ -49,7 +51,7 @@ def assert_equals_the_reference(y: np.ndarray, inputs: Inputs) -> None:  # type:
 
 
 @pytest.mark.parametrize("kind", CUDA_KINDS, ids=str)
-@pytest.mark.parametrize("case", SWIGLU, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_kernels_equal_the_reference(case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
     for path in paths_of(case, kind):
