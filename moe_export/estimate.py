@@ -213,7 +213,7 @@ def _quantization(recipe: Recipe) -> Quantization:
         return UNQUANTIZED
     # What the plan will choose is not known; the last choice is the smallest as a rule.
     experts = section.choices[-1] if section.experts == "auto" else section.experts
-    return Quantization(experts, section.dense, section.embedding, section.group_size)
+    return section.quantization(experts)
 
 
 def _quantized_bytes(spec: ModelSpec) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from moe_export.errors import CheckpointError
@@ -11,41 +11,46 @@ from moe_export.formats import GROUP_SIZES, QuantizedMatrix
 QUANTIZATION_KEY = "quantization"
 """Config key of a quantized checkpoint."""
 
-QuantizedFormat = Literal["int8", "int4"]
-Format = Literal["float", "int8", "int4"]
+QuantizedFormat = Literal["int8", "int4", "uint8", "uint4", "nf4"]
+Format = Literal["float", "int8", "int4", "uint8", "uint4", "nf4"]
+DenseFormat = Literal["float", "int8", "int4", "uint8", "uint4"]
+"""Of what is not experts: ONNX Runtime's MatMulNBits, which multiplies it, has no codebook."""
+
+EmbeddingFormat = Literal["float", "int8"]
 Method = Literal["rtn", "mse", "gptq"]
 
 EXPERT_ROLES = frozenset({"gate", "up", "down", "shared_gate", "shared_up", "shared_down"})
 """The tensors of experts; the shared one's are of the same format, being in the same node."""
 
-EMBEDDING_FORMATS: tuple[Format, ...] = ("float", "int8")
-
 DENSE_ROLES = frozenset(
     {"q", "k", "v", "o", "q_latent", "q_expand", "kv_latent", "kv_expand"}
-    | {"dense_gate", "dense_up", "dense_down", "lm_head"}
+    | {"dense_gate", "dense_up", "dense_down"}
 )
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """The formats of a model's tensors; what is in neither class stays as it is.
+    """The formats of a model's tensors; what is in no class stays as it is.
 
     Attributes:
         experts: of all experts' matrices, the shared one's too; or of those of each layer.
-        dense: of the matrices of attention and of layers without experts, and the lm_head.
-        embedding: of the table that tokens are looked up in: float or int8.
+        dense: of the matrices of attention and of layers without experts.
+        embedding: of the table that tokens are looked up in.
         group_size: values of a column that share a scale.
+        lm_head: of the lm_head; None if as `dense`.
     """
 
     experts: Format | tuple[Format, ...] = "float"
-    dense: Format = "float"
-    embedding: Format = "float"
+    dense: DenseFormat = "float"
+    embedding: EmbeddingFormat = "float"
     group_size: int = 32
+    lm_head: DenseFormat | None = None
 
     @property
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
-        return self.formats_of_experts == {self.dense} == {self.embedding} == {"float"}
+        outside = {self.dense, self.embedding, self.lm_head or self.dense}
+        return self.formats_of_experts | outside == {"float"}
 
     @property
     def formats_of_experts(self) -> set[Format]:
@@ -63,14 +68,18 @@ class Quantization:
                 word = self.experts[layer]
         elif role in DENSE_ROLES:
             word = self.dense
+        elif role == "lm_head":
+            word = self.lm_head or self.dense
         elif role == "embedding":
             word = self.embedding
         return None if word == "float" else word
 
     def as_config(self) -> dict[str, Any]:
-        """What a quantized checkpoint's config says of it."""
-        return asdict(self)
+        """What a quantized checkpoint's config says of it; of the lm_head where it is given."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
+
+KEYS = frozenset(field.name for field in fields(Quantization))
 
 UNQUANTIZED = Quantization()
 
@@ -93,7 +102,8 @@ class Made:
 
 
 def read_quantization(config: dict[str, Any], num_layers: int) -> Quantization:
-    """What a config says of quantization; nothing is quantized unless it does.
+    """What a config says of quantization; nothing is quantized unless it does. One that says
+    nothing of the lm_head means that it is as the dense matrices.
 
     Raises:
         CheckpointError: it says something that is not ours.
@@ -102,27 +112,23 @@ def read_quantization(config: dict[str, Any], num_layers: int) -> Quantization:
         return UNQUANTIZED
     found = config[QUANTIZATION_KEY]
     by_layer = isinstance(found, dict) and isinstance(found.get("experts"), list)
-    experts = found["experts"] if by_layer else [found.get("experts")] if found else []
-    keys = ("experts", "dense", "embedding", "group_size")
-    words = get_args(Format)
-    if (
-        not isinstance(found, dict)
-        or set(found) != set(keys)
-        or not all(word in words for word in experts)
-        or (by_layer and len(experts) != num_layers)
-        or found["dense"] not in words
-        or found["embedding"] not in EMBEDDING_FORMATS
-        or found["group_size"] not in GROUP_SIZES
+    words, dense_words = get_args(Format), get_args(DenseFormat)
+    if not (
+        isinstance(found, dict)
+        and set(found) | {"lm_head"} == KEYS
+        and all(word in words for word in (found["experts"] if by_layer else [found["experts"]]))
+        and (not by_layer or len(found["experts"]) == num_layers)
+        and found["dense"] in dense_words
+        and found.get("lm_head", "float") in dense_words
+        and found["embedding"] in get_args(EmbeddingFormat)
+        and found["group_size"] in GROUP_SIZES
     ):
         raise CheckpointError(
-            f"config.json: {QUANTIZATION_KEY} is {found!r}, expected experts (or a list of one for "
-            f"each of {num_layers} layers) and dense to be one of {', '.join(words)}, embedding "
-            f"one of {', '.join(EMBEDDING_FORMATS)}, and group_size one of "
+            f"config.json: {QUANTIZATION_KEY} is {found!r}, expected experts to be one of "
+            f"{', '.join(words)} (or a list of one for each of {num_layers} layers), dense and, if "
+            f"it is given, lm_head one of {', '.join(dense_words)}, embedding one of "
+            f"{', '.join(get_args(EmbeddingFormat))}, and group_size one of "
             f"{', '.join(map(str, GROUP_SIZES))}"
         )
-    return Quantization(
-        tuple(experts) if by_layer else experts[0],
-        found["dense"],
-        found["embedding"],
-        found["group_size"],
-    )
+    experts = tuple(found["experts"]) if by_layer else found["experts"]
+    return Quantization(**(found | {"experts": experts}))

@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from moe_export.quantization import DenseFormat, EmbeddingFormat, Format, Quantization
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -30,7 +39,6 @@ ROUNDING_SCORE: Score = "rounding_margin"
 
 Dtype = Literal["float32", "float16"]
 Layout = Literal["portable", "packed"]
-Format = Literal["float", "int8", "int4"]
 Provider = Literal["cpu", "cuda"]
 Operator = Literal["native", "portable"]
 Cache = Literal["growing", "static", "captured"]
@@ -136,18 +144,44 @@ class ImportanceSettings(Section):
 class Formats(Section):
     """What weights are stored in.
 
-    experts:    all matrices of experts, the shared one's too; `auto` has the plan choose for each
-                layer, of `choices`, so that a byte budget loses least.
-    dense:      attention's matrices and the lm_head, unless it is the embedding's.
+    experts:    all matrices of experts, the shared one's too, which are in the same node; `auto`
+                has the plan choose for each layer, of `choices`, so that a byte budget loses least.
+    dense:      the matrices of attention and of layers without experts.
+    lm_head:    as `dense`, unless given; not to be given where it is the embedding's table.
     embedding:  the table that tokens are looked up in, unless the lm_head is the same.
     group_size: weights along the axis that is summed over that share a scale.
+
+    int8 and int4 have codes around 0, uint8 and uint4 a zero point for each group besides
+    (asymmetric), nf4 sixteen values that suit normally distributed weights. The router is always
+    float.
     """
 
     experts: Format | Literal["auto"] = "int4"
     choices: Annotated[tuple[Format, ...], Field(min_length=1)] = ("float", "int8", "int4")
-    dense: Format = "float"
-    embedding: Literal["float", "int8"] = "float"
+    dense: DenseFormat = "float"
+    lm_head: DenseFormat | None = None
+    embedding: EmbeddingFormat = "float"
     group_size: Literal[32, 64, 128] = 32
+
+    @field_validator("dense", "lm_head", mode="before")
+    @classmethod
+    def _no_codebook(cls, word: Any) -> Any:
+        if word == "nf4":
+            raise ValueError(
+                "nf4 is for experts only, since MatMulNBits has no codebook; choose int4 or uint4"
+            )
+        return word
+
+    def quantization(self, experts: Format | tuple[Format, ...] | None = None) -> Quantization:
+        """The formats of a model's tensors.
+
+        Args:
+            experts: of the experts, in place of the recipe's word.
+        """
+        if experts is None:
+            assert self.experts != "auto"
+            experts = self.experts
+        return Quantization(experts, self.dense, self.embedding, self.group_size, self.lm_head)
 
 
 class QuantizeSettings(Formats):
@@ -169,8 +203,8 @@ class QuantizeSettings(Formats):
 
     @model_validator(mode="after")
     def _something(self) -> QuantizeSettings:
-        if self.experts == self.dense == self.embedding == "float":
-            raise ValueError("experts, dense and embedding are all float; leave the section out")
+        if self.experts != "auto" and self.quantization().is_float:
+            raise ValueError("everything in the section is float; leave it out")
         return self
 
 

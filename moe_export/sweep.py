@@ -90,7 +90,7 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
     quantize = recipe.quantize or QuantizeSettings()
     update: dict[str, Any] = {"experts": point.experts}
     quantized = quantize.model_copy(update=update | {"choices": recipe.sweep.formats})
-    is_float = point.experts == quantize.dense == quantize.embedding == "float"
+    is_float = point.experts != "auto" and quantized.quantization().is_float
     return recipe.model_copy(update={"plan": plan, "quantize": None if is_float else quantized})
 
 

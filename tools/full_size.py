@@ -33,7 +33,9 @@ from moe_export.estimate import estimate
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in
+from moe_export.formats import GRIDS
 from moe_export.machine import machine, versions
+from moe_export.quantization import KEYS as QUANTIZED_KEYS
 from moe_export.quantization import Quantization
 from moe_export.recipe_file import load_recipe
 from moe_export.reporting.markdown import table
@@ -48,7 +50,6 @@ FIGURES = ROOT / "docs" / "full_size.json"
 FAMILY, SIZE = "qwen2_moe", "qwen1.5-moe-a2.7b"
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/report.md", "docs/operator.md")
 COPIED_STAGES = ("prune", "quantize", "export")
-QUANTIZED_KEYS = ("experts", "dense", "embedding", "group_size")
 
 RECIPE = Template("""\
 model: {source: $checkpoint}
@@ -181,7 +182,7 @@ def collect(home: Path) -> dict[str, Any]:
     plan = load_json(run / "plan" / "plan.json")
     kept = replace(spec, widths=tuple(tuple(layer["widths"]) for layer in plan["layers"]))
     settings = marks["quantize"]["identity"]["settings"]
-    formats = Quantization(**{key: settings[key] for key in QUANTIZED_KEYS})
+    formats = Quantization(**{key: settings[key] for key in QUANTIZED_KEYS if key in settings})
     return {
         "machine": machine(),
         "versions": versions(),
@@ -214,12 +215,21 @@ def per_token(spec: ModelSpec) -> float:
     """Bytes of weights that decoding one token reads, if tokens go to all experts alike."""
     total = 0.0
     for name, tensor in spec.tensors.items():
-        bits = {"int4": 4, "int8": 8, None: 16}[format_in(spec, name)]
-        scales = 0 if bits == 16 else 16 / spec.quantization.group_size
         share = spec.top_k / spec.num_experts if tensor.expert is not None else 1
         if tensor.role != "embedding" or spec.tied_embeddings:
-            total += tensor.elements * (bits + scales) / 8 * share
+            bits = bits_of(format_in(spec, name), spec.quantization.group_size)
+            total += tensor.elements * bits / 8 * share
     return total
+
+
+def bits_of(format_name: str | None, group_size: int) -> float:
+    """Bits that a weight takes, with its share of a group's scale and zero point; of float16 if
+    there is no format.
+    """
+    if format_name is None:
+        return 16
+    grid = GRIDS[format_name]
+    return grid.bits + (16 + grid.bits * grid.has_zero_point) / group_size
 
 
 def copy_rate(home: Path) -> float:

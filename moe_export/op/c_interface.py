@@ -6,7 +6,6 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ ONNX_TYPES = {
     "float16": 10,
     "float64": 11,
     "bfloat16": 16,
+    "uint4": 21,
     "int4": 22,
 }
 """Numbers of element types."""
@@ -72,17 +72,23 @@ def load(path: Path) -> ctypes.CDLL:
         ) from error
 
 
-def tensor(array: NDArray[Any], keep: list[Any], shape: tuple[int, ...] | None = None) -> Tensor:
+def tensor(array: NDArray[Any], keep: list[Any]) -> Tensor:
     """An array as the library takes it.
 
     Args:
-        array: of any dtype in ONNX_TYPES; int4 is packed, two to a byte.
+        array: of any dtype in ONNX_TYPES; int4 and uint4 are packed, two to a byte.
         keep: takes what has to live as long as the result.
-        shape: given if the array is int4 that is packed already.
     """
-    name = array.dtype.name if shape is None else "int4"
-    shape = array.shape if shape is None else shape
-    data = int4.pack(array) if array.dtype == ml_dtypes.int4 else np.ascontiguousarray(array)
+    name = array.dtype.name
+    packs = name in ("int4", "uint4")
+    data = int4.pack(array) if packs else np.ascontiguousarray(array)
+    return tensor_of_bytes(data, name, array.shape, keep)
+
+
+def tensor_of_bytes(
+    data: NDArray[Any], name: str, shape: tuple[int, ...], keep: list[Any]
+) -> Tensor:
+    """The same of contiguous data that holds elements of the type `name` as ONNX stores them."""
     extents = (ctypes.c_int64 * len(shape))(*shape)
     keep += [data, extents]
     return Tensor(data.ctypes.data, extents, len(shape), ONNX_TYPES[name])

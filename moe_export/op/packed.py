@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
+from moe_export.formats import GRIDS
+from moe_export.formats.storage import scale_shape, stored_shape
 from moe_export.op import c_interface, spec
 from moe_export.op.library import library_path
 
@@ -33,8 +35,7 @@ BLOCK = 32
 """Depth that a scale of a packed panel is for, whatever the group size."""
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_CODE_BITS = {"int8": 8, "int4": 4}
-_SCALE_BYTES = 2
+_SCALE_BYTES, _ZERO_POINT_BYTES = 2, 1
 
 
 def _round_up(n: int, multiple: int) -> int:
@@ -77,7 +78,7 @@ class PackedLayout:
         return self.header_bytes + sum(map(self.expert_bytes, self.all_widths))
 
     def expert_bytes(self, width: int) -> int:
-        """Of one expert, scales included.
+        """Of one expert, scales and zero points included.
 
         >>> PackedLayout("int4", 32, 64, (32,)).expert_bytes(32) == 3 * 64 * 32 * 9 // 16
         True
@@ -85,10 +86,10 @@ class PackedLayout:
         return self._bytes(width, self._column_bytes)
 
     def scale_bytes(self, width: int) -> int:
-        """Of the scales of one expert."""
+        """Of the scales and zero points of one expert."""
         if self.format_name in _FLOAT_BYTES:
             return 0
-        return self._bytes(width, lambda depth: _round_up(depth, BLOCK) // BLOCK * _SCALE_BYTES)
+        return self._bytes(width, lambda depth: -(-depth // BLOCK) * self._block_scale_bytes)
 
     def header(self) -> bytes:
         """What comes before the panels."""
@@ -118,8 +119,13 @@ class PackedLayout:
     def _column_bytes(self, depth: int) -> int:
         if self.format_name in _FLOAT_BYTES:
             return depth * _FLOAT_BYTES[self.format_name]
-        codes = BLOCK * _CODE_BITS[self.format_name] // 8
-        return _round_up(depth, BLOCK) // BLOCK * (codes + _SCALE_BYTES)
+        codes = BLOCK * GRIDS[self.format_name].bits // 8
+        return -(-depth // BLOCK) * (codes + self._block_scale_bytes)
+
+    @property
+    def _block_scale_bytes(self) -> int:
+        has_zero_point = GRIDS[self.format_name].has_zero_point
+        return _SCALE_BYTES + (_ZERO_POINT_BYTES if has_zero_point else 0)
 
 
 class Packer:
@@ -142,7 +148,8 @@ class Packer:
 
         Args:
             weights: gate, up and down or up and down, each [inputs, outputs]; quantized ones as
-                codes and scales. int4 is ml_dtypes.int4, or packed as in a checkpoint.
+                their parts (`spec.weight_parts`). Codes and zero points of 4 bits are of ml_dtypes,
+                or packed as in a checkpoint.
             width: of the expert.
             name: of the expert, for messages.
 
@@ -151,16 +158,10 @@ class Packer:
         """
         layout = self._layout
         keep: list[Any] = []
-        quantized = layout.format_name in spec.QUANTIZED_FORMATS
-        step = 2 if quantized else 1
         tensors = (c_interface.Tensor * len(weights))()
         for place, array in enumerate(weights):
-            is_packed = array.dtype == np.uint8
-            is_down = place // step == len(spec.expert_inputs(layout.activation)) - 1
-            shape = (layout.hidden_size, width)
-            tensors[place] = c_interface.tensor(
-                array, keep, (shape[::-1] if is_down else shape) if is_packed else None
-            )
+            tensors[place] = self._tensor(array, place, width, name, keep)
+        quantized = layout.format_name in spec.QUANTIZED_FORMATS
         x_dtype = weights[1].dtype.name if quantized else layout.format_name
         described = c_interface.Weights(
             1,
@@ -183,3 +184,24 @@ class Packer:
         except c_interface.RefusedError as refused:
             raise CheckpointError(f"{name} cannot be packed: {refused}") from refused
         return packed
+
+    def _tensor(
+        self, array: NDArray[Any], place: int, width: int, name: str, keep: list[Any]
+    ) -> c_interface.Tensor:
+        """Weight number `place` of the expert, which may be packed as in a checkpoint."""
+        layout = self._layout
+        grid = GRIDS.get(layout.format_name)
+        if grid is None or grid.bits == 8 or array.dtype != np.uint8:
+            return c_interface.tensor(array, keep)
+        role, part = divmod(place, len(spec.weight_parts(layout.format_name)))
+        is_down = role == len(spec.expert_inputs(layout.activation)) - 1
+        shape = (width, layout.hidden_size) if is_down else (layout.hidden_size, width)
+        if part > 0:
+            shape = scale_shape(shape, layout.group_size)
+        if array.shape != (expected := stored_shape(layout.format_name, shape)):
+            raise CheckpointError(
+                f"{name} cannot be packed: tensor {place} of its {layout.format_name} weights is "
+                f"{list(array.shape)} bytes, expected {list(expected)}"
+            )
+        data = np.ascontiguousarray(array)
+        return c_interface.tensor_of_bytes(data, grid.code_dtype.name, shape, keep)

@@ -167,11 +167,17 @@ def _format(written: Mapping[str, Any] | None, dtype: str) -> str:
     quantization = written["quantization"] if written else None
     if quantization is None:
         return dtype
-    words = {"experts": "experts", "dense": "attention and lm_head", "embedding": "embeddings"}
+    own_head = "lm_head" in quantization
+    words = {
+        "experts": "experts",
+        "dense": "attention" if own_head else "attention and lm_head",
+        "lm_head": "lm_head",
+        "embedding": "embeddings",
+    }
     parts = [
         f"{name} {_words(quantization[key])}"
         for key, name in words.items()
-        if quantization[key] != "float"
+        if quantization.get(key, "float") != "float"
     ]
     return f"{', '.join(parts)} in groups of {quantization['group_size']}, else {dtype}"
 

@@ -37,11 +37,13 @@ def run(job: Job[PlanSettings]) -> None:
     settings = job.settings
     checkpoint, spec = open_checkpoint(job.model)
     found = load_importance(job.folders["importance"])
-    if settings.formats and settings.formats.embedding != "float" and spec.tied_embeddings:
-        raise PlanError(
-            "quantize.embedding is int8, but the model's lm_head is the same table, which is not "
-            "quantized; leave embedding out"
-        )
+    for key in ("embedding", "lm_head") if settings.formats and spec.tied_embeddings else ():
+        word = getattr(settings.formats, key)
+        if word not in (None, "float"):
+            raise PlanError(
+                f"quantize.{key} is {word}, but the model's lm_head is the same table as its "
+                f"embeddings, which is not quantized; leave {key} out"
+            )
     if settings.score not in found.scores:
         raise PlanError(
             f"plan.score {settings.score} was not computed; it is one of "
@@ -137,7 +139,7 @@ def _solve(
         rounding,
         shares,
         errors,
-        Quantization("float", formats.dense, formats.embedding, formats.group_size),
+        formats.quantization("float"),
         Budget(
             target,
             settings.target_active_bytes is not None,
@@ -219,7 +221,7 @@ def formats_of(settings: PlanSettings) -> Quantization:
     formats = settings.formats
     if formats is None or formats.experts == "auto":
         return UNQUANTIZED
-    return Quantization(formats.experts, formats.dense, formats.embedding, formats.group_size)
+    return formats.quantization()
 
 
 def _frozen(widths: list[list[int]]) -> tuple[tuple[int, ...], ...]:

@@ -122,9 +122,7 @@ def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
     """The recipe's formats, or the plan's where the recipe leaves the choice to it."""
     settings = job.settings
     if settings.experts != "auto":
-        return Quantization(
-            settings.experts, settings.dense, settings.embedding, settings.group_size
-        )
+        return settings.quantization()
     planned = load_json(job.folders["plan"] / "plan.json")
     return read_quantization(planned, spec.num_layers)
 

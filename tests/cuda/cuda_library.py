@@ -63,7 +63,8 @@ class CudaLayer:
         weights = inputs.weights
         tensors = (Tensor * len(weights))(*[tensor(weight, keep) for weight in weights])
         described = Weights(
-            *(len(inputs.experts), b"swiglu", inputs.format_name.encode(), inputs.group_size),
+            *(len(inputs.experts), inputs.activation.encode(), inputs.format_name.encode()),
+            inputs.group_size,
             *(ONNX_TYPES[inputs.x.dtype.name], 0, tensors, len(weights)),
         )
         self._layer = ctypes.c_void_p()

@@ -119,15 +119,17 @@ def test_int4_is_packed_as_onnx_packs_it() -> None:
 @pytest.mark.parametrize("name", ["uint8", "uint4"])
 def test_an_asymmetric_group_uses_every_code_and_keeps_zero(name: str) -> None:
     last = 2 ** GRIDS[name].bits - 1
-    # The range -1 to 4 has a fifth of its steps below zero, and one that is wholly above zero is
-    # drawn out to it.
-    matrix = np.array([[-1.0, 1.0], [0.0, 0.0], [4.0, 4.0]])
+    # The range -1 to 4 has a fifth of its steps below zero; one wholly above or below zero is drawn
+    # out to it.
+    matrix = np.tile(np.array([[-1.0, 1.0, -4.0], [4.0, 4.0, -1.0]]), (16, 1))
     made = FORMATS[name](matrix, 32, "float32")
     assert made.zero_point is not None
-    assert made.zero_point.astype(int).tolist() == [[last // 5, 0]]
-    assert made.codes.astype(int)[[0, 2], 0].tolist() == [0, last]
-    assert made.codes.astype(int)[:, 1].tolist() == [round(last / 4), 0, last]
-    assert made.dequantized()[1].tolist() == [0.0, 0.0]
+    assert made.zero_point.astype(int).tolist() == [[last // 5, 0, last]]
+    assert made.codes.astype(int)[:2, 0].tolist() == [0, last]
+    assert made.codes.astype(int)[:2, 1].tolist() == [round(last / 4), last]
+    assert made.codes.astype(int)[:2, 2].tolist() == [0, last - round(last / 4)]
+    matrix[1] = 0
+    assert not FORMATS[name](matrix, 32, "float32").dequantized()[1].any()
 
 
 def test_nf4_takes_the_lower_code_half_way_and_the_ends_beyond() -> None:

@@ -31,7 +31,7 @@ def _kernels_of_this_processor() -> tuple[str, ...]:
     return tuple(name for name, needed in needs.items() if needed <= flags)
 
 
-NATIVE_FORMATS: tuple[spec.Format, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
+NATIVE_FORMATS: tuple[spec.Format, ...] = spec.FORMATS
 """What the library's kernels run."""
 
 NATIVE_KINDS = kinds_of(NATIVE_FORMATS)

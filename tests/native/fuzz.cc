@@ -66,6 +66,7 @@ size_t bytes_of(int type, const std::vector<int64_t>& shape) {
     case moe_export::kUint8:
       return count;
     case moe_export::kInt4:
+    case moe_export::kUint4:
       return (count + 1) / 2;
     default:
       return count * 2;
@@ -174,17 +175,17 @@ class Fuzzer {
   void one_case(ort::Api api) {
     // A case has no defect or a few, so that refusals come from everywhere.
     defects_ = pick({0, 0, 1, 1, 2}) / 100.0;
-    const std::string format =
-        pick<std::string>({"float32", "float16", "bfloat16", "int8", "int4"});
-    const bool quantized = format[0] == 'i';
+    static const int kTypes[] = {moe_export::kFloat32, moe_export::kFloat16, moe_export::kBfloat16,
+                                 moe_export::kInt8,    moe_export::kInt4,    moe_export::kUint8,
+                                 moe_export::kUint4,   moe_export::kUint4};
+    const int64_t number = upto(moe_export::kNumFormats);
+    const std::string format = moe_export::format_name(static_cast<uint32_t>(number));
+    const int weight_type = kTypes[number];
+    const bool quantized = moe_export::is_quantized(static_cast<moe_export::Format>(number));
+    const bool zero_points = moe_export::has_zero_points(static_cast<moe_export::Format>(number));
     const int x_type = format == "float32"   ? moe_export::kFloat32
                        : format == "float16" ? moe_export::kFloat16
                                              : pick({moe_export::kFloat32, moe_export::kFloat16});
-    const int weight_type = format == "float32"    ? moe_export::kFloat32
-                            : format == "float16"  ? moe_export::kFloat16
-                            : format == "bfloat16" ? moe_export::kBfloat16
-                            : format == "int8"     ? moe_export::kInt8
-                                                   : moe_export::kInt4;
     const int64_t num_experts = upto(5) + 1, hidden = upto(150) + 1,
                   group_size = pick<int64_t>({32, 64, 128});
     const bool shared = upto(2) == 0;
@@ -204,9 +205,9 @@ class Fuzzer {
         const int64_t depth = role < down ? hidden : width;
         const int64_t columns = role < down ? width : hidden;
         weights.push_back(value(weight_type, {depth, columns}));
-        if (quantized) {
-          weights.push_back(value(x_type, {(depth + group_size - 1) / group_size, columns}));
-        }
+        const int64_t groups = (depth + group_size - 1) / group_size;
+        if (quantized) weights.push_back(value(x_type, {groups, columns}));
+        if (zero_points) weights.push_back(value(weight_type, {groups, columns}));
       }
     }
     if (broken()) weights.pop_back();
@@ -315,7 +316,7 @@ class Fuzzer {
   }
 
   std::unique_ptr<Value> value(int type, std::vector<int64_t> shape) {
-    if (broken()) type = pick({1, 3, 7, 10, 16, 22, 11});
+    if (broken()) type = pick({1, 2, 3, 7, 10, 16, 21, 22, 11});
     if (broken()) shape.push_back(1);
     if (broken()) shape.pop_back();
     for (int64_t& extent : shape) {

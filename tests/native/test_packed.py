@@ -17,8 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
-from moe_export.formats import int4
+from moe_export.formats import GRIDS, QuantizedMatrix
+from moe_export.formats.storage import to_storage
 from moe_export.op import packed as op_packed
+from moe_export.op import spec
 from moe_export.op.library import register
 from moe_export.op.packed import Packer
 from tests.native.c_library import OpenedLayer, RefusedError
@@ -32,7 +34,7 @@ from tests.native.executors import (
     packed_model,
     run_kernel,
 )
-from tests.op.cases import CASES, Case, Kind, inputs_of
+from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import feeds
 
 
@@ -112,6 +114,43 @@ def test_the_header_is_written_as_documented(library: Path) -> None:
     assert tensor.size == total
 
 
+@pytest.mark.parametrize(("format_name", "number", "bits"), [("uint8", 5, 8), ("uint4", 6, 4)])
+def test_zero_points_lie_between_scales_and_codes(
+    library: Path, format_name: spec.Format, number: int, bits: int
+) -> None:
+    depth, columns, last = 40, 3, 2**bits - 1
+    dtype = GRIDS[format_name].code_dtype
+    codes = (np.arange(depth * columns).reshape(depth, columns) * 5 % (last + 1)).astype(dtype)
+    scale = np.arange(1, 7, dtype=np.float32).reshape(2, columns)
+    zero_point = (np.arange(2 * columns).reshape(2, columns) + 9).astype(dtype)
+    layout = op_packed.PackedLayout(format_name, 32, depth, (columns,), activation="relu")
+    down = np.zeros((columns, depth), dtype)
+    weights = [codes, scale, zero_point, down, np.ones((1, depth), np.float32), down[:1]]
+    panel = Packer(layout, library).expert(weights, columns, "the expert")
+    assert np.frombuffer(layout.header(), "<u4", count=2, offset=8).tolist() == [1, number]
+    # A block of up for the depths 0 to 31, one for 32 to 39, and one of down for 0 to 2.
+    block = 64 * 2 + 64 + 32 * 64 * bits // 8
+    assert panel.size == layout.expert_bytes(columns) == 3 * block
+    for group in range(2):
+        found = panel[group * block : (group + 1) * block]
+        scales = found[:128].view(np.float16)
+        assert scales[:columns].tolist() == scale[group].tolist()
+        assert not scales[columns:].any()
+        assert found[128 : 128 + columns].tolist() == zero_point[group].astype(int).tolist()
+        assert not found[128 + columns : 192].any()
+        if bits == 8:
+            stored = found[192:].reshape(8, 64, 4).transpose(0, 2, 1).reshape(32, 64)
+        else:
+            pairs = found[192:].reshape(4, 64, 4).transpose(0, 2, 1)
+            stored = np.concatenate([pairs & 15, pairs >> 4], axis=1).reshape(32, 64)
+        here = codes[32 * group : 32 * group + 32].astype(np.uint8)
+        np.testing.assert_array_equal(stored[: len(here), :columns], here)
+        # What fills the block up means zero.
+        filled = np.tile(zero_point[group].astype(np.uint8), (32 - len(here), 1))
+        np.testing.assert_array_equal(stored[len(here) :, :columns], filled)
+        assert not stored[:, columns:].any()
+
+
 INPUTS = inputs_of(CASES[2], "float32", "int4", 32)
 
 
@@ -179,14 +218,48 @@ def test_weights_that_do_not_fit_the_layout_are_refused(library: Path) -> None:
         packer.expert(INPUTS.weights[:6], 40, "expert 3")
 
 
-def test_int4_may_come_as_it_is_stored(library: Path) -> None:
-    gate, gate_scale, up, up_scale, down, down_scale = INPUTS.weights[18:24]
-    packer = Packer(layout_of(INPUTS), library)
-    expected = packer.expert(INPUTS.weights[18:24], 33, "expert 3")
-    codes = [int4.pack(matrix) for matrix in (gate, up, down)]
-    scales = [scale.astype(np.float16) for scale in (gate_scale, up_scale, down_scale)]
-    stored = [part for pair in zip(codes, scales, strict=True) for part in pair]
-    np.testing.assert_array_equal(packer.expert(stored, 33, "expert 3"), expected)
+def as_stored(inputs: Inputs, expert: int) -> list[NDArray[Any]]:
+    return [
+        part
+        for matrix in inputs.experts[expert]
+        if isinstance(matrix, QuantizedMatrix)
+        for part in to_storage(matrix).values()
+    ]
+
+
+@pytest.mark.parametrize("format_name", spec.QUANTIZED_FORMATS)
+@pytest.mark.parametrize("expert", [1, 2, 3])
+def test_weights_may_come_as_they_are_stored(
+    library: Path, format_name: spec.Format, expert: int
+) -> None:
+    # Of widths 0, 1 and 33.
+    inputs = inputs_of(CASES[2], "float32", format_name, 32)
+    packer = Packer(layout_of(inputs), library)
+    width = inputs.experts[expert][-1].shape[0]
+    each = len(inputs.weights) // 6
+    own = inputs.weights[each * expert : each * (expert + 1)]
+    stored = as_stored(inputs, expert)
+    assert len(stored) == each
+    np.testing.assert_array_equal(
+        packer.expert(stored, width, "it"), packer.expert(own, width, "it")
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (3, r"tensor 3 of its uint4 weights is \[791\] bytes, expected \[792\]"),
+        (8, r"tensor 8 of its uint4 weights is \[47\] bytes, expected \[48\]"),
+    ],
+)
+def test_stored_bytes_of_another_number_are_refused(
+    library: Path, place: int, message: str
+) -> None:
+    inputs = inputs_of(CASES[2], "float32", "uint4", 32)
+    stored = as_stored(inputs, 3)
+    stored[place] = stored[place][:-1]
+    with pytest.raises(CheckpointError, match=f"it cannot be packed: {message}"):
+        Packer(layout_of(inputs), library).expert(stored, 33, "it")
 
 
 def _resident_bytes(kind: str) -> int:
@@ -216,3 +289,7 @@ def test_sizes_are_those_of_the_format() -> None:
     assert layout.scale_bytes(704) == 3 * 2048 * 704 * 2 // 32
     assert layout.expert_bytes(0) == 0
     assert layout.total_bytes == 128 + 3 * 2048 * (704 + 5632) * 34 // 32
+    for format_name, block in (("uint8", 32 + 3), ("uint4", 16 + 3), ("nf4", 16 + 2)):
+        layout = op_packed.PackedLayout(format_name, 128, 2048, (704, 0))
+        assert layout.expert_bytes(704) == 3 * 2048 * 704 // 32 * block
+        assert layout.scale_bytes(704) == 3 * 2048 * 704 // 32 * (2 if format_name == "nf4" else 3)

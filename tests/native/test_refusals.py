@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 
 from moe_export.errors import DependencyError
 from moe_export.op import library as op_library
+from moe_export.op import spec
 from tests.native.c_library import CLayer, RefusedError
 from tests.native.executors import FASTEST, layer_of, native_session
 from tests.op.cases import CASES, Inputs, inputs_of
@@ -39,7 +41,7 @@ def with_weight(index: int, weight: np.ndarray[Any, Any]) -> list[Any]:
     [
         (
             {"format_name": "int3"},
-            "attribute format is 'int3', expected float32, float16, bfloat16",
+            "expected float32, float16, bfloat16, int8, int4, uint8, uint4 or nf4",
         ),
         (
             {"activation": "gelu"},
@@ -60,6 +62,10 @@ def with_weight(index: int, weight: np.ndarray[Any, Any]) -> list[Any]:
         (
             {"format_name": "int4", "group_size": 48},
             "attribute group_size is 48, expected 32, 64 or 128",
+        ),
+        (
+            {"format_name": "nf4", "group_size": 0},
+            "attribute group_size is 0, expected 32, 64 or 128",
         ),
         (
             {"weights": with_weight(0, np.ones((0, 8), np.float32))},
@@ -93,6 +99,92 @@ def test_weights_that_do_not_fit_are_refused(
     with pytest.raises(RefusedError) as refused:
         create(library, **changed)
     assert message in str(refused.value)
+
+
+SHARED = next(case for case in CASES if case.name == "shared_expert")
+
+
+def part(format_name: spec.Format, name: str) -> tuple[list[np.ndarray[Any, Any]], int]:
+    """The weights of a node in groups of 32, and the place of the one of that name."""
+    inputs = inputs_of(SHARED, "float32", format_name, 32)
+    names = spec.input_names(len(inputs.experts), format_name, shared_expert=True)
+    return inputs.weights, names.index(name) - 4
+
+
+@pytest.mark.parametrize(
+    ("format_name", "name", "change", "message"),
+    [
+        (
+            "uint8",
+            "gate_zero_point_3",
+            lambda array: array.astype(np.int8),
+            "gate_zero_point_3 is int8 [2, 33], expected uint8 [2, 33]",
+        ),
+        (
+            "uint4",
+            "up_zero_point_5",
+            lambda array: array.astype(np.uint8),
+            "up_zero_point_5 is uint8 [2, 64], expected uint4 [2, 64]",
+        ),
+        (
+            "uint4",
+            "down_zero_point_0",
+            lambda array: array[:, 1:],
+            "down_zero_point_0 is uint4 [1, 47], expected uint4 [1, 48]",
+        ),
+        (
+            "uint8",
+            "shared_down_zero_point",
+            lambda array: array[:1],
+            "shared_down_zero_point is uint8 [1, 48], expected uint8 [2, 48]",
+        ),
+        (
+            "uint8",
+            "shared_up_zero_point",
+            lambda array: array[0],
+            "shared_up_zero_point is uint8 [50], expected uint8 [2, 50]",
+        ),
+        (
+            "uint8",
+            "up_3",
+            lambda array: array.astype(np.int8),
+            "up_3 is int8 [48, 33], expected uint8 [48, 33]",
+        ),
+        (
+            "nf4",
+            "gate_1",
+            lambda array: array.astype(np.int8).astype(ml_dtypes.int4),
+            "gate_1 is int4 [48, 0], expected uint4 [48, w]",
+        ),
+        (
+            "nf4",
+            "down_scale_4",
+            lambda array: array.astype(np.float16),
+            "down_scale_4 is float16 [1, 48], expected float32 [1, 48]",
+        ),
+    ],
+)
+def test_parts_of_quantized_weights_that_do_not_fit_are_refused(
+    library: Path, format_name: spec.Format, name: str, change: Any, message: str
+) -> None:
+    weights, place = part(format_name, name)
+    weights[place] = change(weights[place])
+    with pytest.raises(RefusedError) as refused:
+        create(library, weights, format_name=format_name, group_size=32)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("format_name", spec.ZERO_POINT_FORMATS)
+def test_weights_without_their_zero_points_are_refused(
+    library: Path, format_name: spec.Format
+) -> None:
+    weights, _ = part(format_name, "gate_0")
+    del weights[2::3]
+    with pytest.raises(RefusedError) as refused:
+        create(library, weights, format_name=format_name, group_size=32)
+    assert str(refused.value) == (
+        "the node has 42 weights, expected 54 for 6 experts, or 63 with a shared expert"
+    )
 
 
 INDICES = GOOD.expert_indices
@@ -146,6 +238,14 @@ def test_inputs_that_do_not_fit_are_refused(library: Path, bad: Inputs, message:
     with pytest.raises(RefusedError) as refused:
         layer_of(library, GOOD).run(bad.x, bad.expert_indices, bad.routing_weights)
     assert message in str(refused.value)
+
+
+def test_a_node_without_a_group_size_is_refused_where_the_format_has_one(library: Path) -> None:
+    model = one_node_model(inputs_of(CASES[2], "float32", "uint4", 32), with_function=False)
+    (node,) = model.graph.node
+    node.attribute.remove(next(each for each in node.attribute if each.name == "group_size"))
+    with pytest.raises(Exception, match="attribute group_size is missing or of another type"):
+        native_session(library, model)
 
 
 def changed_node(**attributes: int | str) -> onnx.ModelProto:

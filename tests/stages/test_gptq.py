@@ -68,9 +68,15 @@ def test_running_layer_by_layer_gives_the_hidden_states_of_the_model(pruned: Pat
         torch.testing.assert_close(found, expected.last_hidden_state, rtol=0, atol=0)
 
 
-def test_logits_on_other_tokens_lose_less_than_by_rounding(pruned: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "every",
+    [{"experts": "int4", "dense": "int4"}, {"experts": "nf4", "dense": "uint4", "lm_head": "int4"}],
+    ids=str,
+)
+def test_logits_on_other_tokens_lose_less_than_by_rounding(
+    pruned: Path, tmp_path: Path, every: dict[str, str]
+) -> None:
     lengths = LENGTHS * 2
-    every = {"experts": "int4", "dense": "int4"}
     made = {
         method: quantized(pruned, tmp_path / method, lengths, method=method, **every)
         for method in ("mse", "gptq")

@@ -113,8 +113,10 @@ def test_an_embedding_that_is_the_lm_head_too_is_not_quantized(
     importance: Path, tmp_path: Path
 ) -> None:
     model = tiny_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
-    with pytest.raises(PlanError, match="lm_head is the same table"):
-        planned(model, importance, tmp_path / "out", keep=0.5, formats=Formats(embedding="int8"))
+    for key in ("embedding", "lm_head"):
+        formats = Formats.model_validate({key: "int8"})
+        with pytest.raises(PlanError, match=f"quantize.{key} is int8.*lm_head is the same table"):
+            planned(model, importance, tmp_path / key, keep=0.5, formats=formats)
 
 
 def test_a_budget_below_what_is_fixed_is_refused(

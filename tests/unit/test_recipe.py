@@ -103,6 +103,14 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
         ),
+        (
+            MINIMAL + "quantize: {lm_head: nf4}\n",
+            "recipe.yaml:6: quantize.lm_head: nf4 is for experts only, since MatMulNBits has no",
+        ),
+        (
+            MINIMAL + "quantize: {experts: float, lm_head: float}\n",
+            "recipe.yaml:6: quantize: everything in the section is float; leave it out",
+        ),
         (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
         ("plan: [", "recipe.yaml:"),
         ("just text", "recipe.yaml:1: expected sections"),

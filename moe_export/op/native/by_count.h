@@ -1,4 +1,4 @@
-// From a number of rows known at run time to a kernel compiled for it.
+// What kernels of several instruction sets have in common about rows.
 #pragma once
 
 #include "kernels.h"
@@ -6,6 +6,7 @@
 namespace moe_export {
 namespace {
 
+// From a number of rows known at run time to a kernel compiled for it:
 // `Kernel::run<kRows>(panel, depth, rows, sums)` for kRows == count.
 template <typename Kernel>
 void by_count(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
@@ -25,6 +26,14 @@ void by_count(const uint8_t* panel, int64_t depth, const void* const* rows, int 
     case 6:
       return Kernel::template run<6>(panel, depth, rows, sums);
   }
+}
+
+// 32 values of a row of which `left` are left: where they are, or, the last ones, filled up with
+// zeros in `padded`.
+inline const float* whole_block(const float* values, int64_t left, float* padded) {
+  if (left >= kBlock) return values;
+  for (int64_t d = 0; d < kBlock; ++d) padded[d] = d < left ? values[d] : 0.0f;
+  return padded;
 }
 
 }  // namespace

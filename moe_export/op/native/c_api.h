@@ -10,8 +10,8 @@
 
 extern "C" {
 
-// `type` is the number of the element type in ONNX: 1 float32, 3 int8, 7 int64, 10 float16,
-// 16 bfloat16, 22 int4 (two to a byte, the lower nibble first).
+// `type` is the number of the element type in ONNX: 1 float32, 2 uint8, 3 int8, 7 int64, 10
+// float16, 16 bfloat16, 21 uint4 and 22 int4 (two to a byte, the lower nibble first).
 struct MoeTensor {
   const void* data;
   const int64_t* shape;
@@ -24,9 +24,9 @@ struct MoeWeights {
   int64_t num_experts;
   const char* activation;
   const char* format;
-  int64_t group_size;  // of int8 and int4; 0 otherwise
+  int64_t group_size;  // of the quantized formats; 0 otherwise
   int32_t x_type;
-  int32_t exact_activations;  // 1: int8 and int4 weights meet x in float32, not in int8
+  int32_t exact_activations;  // 1: weights of integer codes meet x in float32, not in int8
   const struct MoeTensor* tensors;
   size_t num_tensors;
 };

@@ -11,7 +11,7 @@ constexpr size_t kX = 0, kExpertIndices = 1, kRoutingWeights = 2, kSharedWeight 
 // ONNX Runtime asks once for each declared input where it has to be, and puts what a variadic input
 // takes beyond its first on the device, where it would keep a copy of the weights besides ours. So
 // the inputs are declared one by one: the first four come on the device, the stored weights stay in
-// the file. These suffice for 682 experts in int4.
+// the file. These suffice for 682 experts in int4 and 454 in the formats with zero points.
 constexpr size_t kPlacedInputs = 4096;
 
 // gate_0 too comes on the device, in a node that has no shared expert.
@@ -31,13 +31,21 @@ class CudaNode {
     const Info info(api, kernel_info, "RaggedMoE");
     name_ = info.name();
     const std::string activation = info.text("activation"), format = info.text("format");
-    if (activation != "swiglu") {
-      fail(api, name_,
-           "the CUDA kernels know no activation '" + activation +
-               "', only swiglu; run on the CPU, or without the native library");
-    }
-    const bool quantized = format == "int8" || format == "int4";
-    const size_t num_inputs = info.num_inputs(), each = quantized ? 6 : 3;
+    MoeWeights weights = {
+        info.number("num_experts"),
+        activation.c_str(),
+        format.c_str(),
+        has_group_size(format) ? info.number("group_size") : 0,
+        x_type,
+        0,
+        nullptr,
+        0,
+    };
+    Problem problem;
+    std::string error = check_attributes(weights, &problem);
+    if (!error.empty()) fail(api, name_, error);
+    const size_t num_inputs = info.num_inputs();
+    const size_t each = static_cast<size_t>(problem.tensors_per_expert());
     has_shared_expert_ = num_inputs > kSharedWeight && (num_inputs - kSharedWeight) % each == 1;
     std::vector<View> views;
     std::vector<MoeTensor> tensors;
@@ -47,18 +55,9 @@ class CudaNode {
       tensors.push_back(views.back().tensor());
       on_device.push_back(is_on_device(api, info.constant(i)));
     }
-    const MoeWeights weights = {
-        info.number("num_experts"),
-        activation.c_str(),
-        format.c_str(),
-        quantized ? info.number("group_size") : 0,
-        x_type,
-        0,
-        tensors.data(),
-        tensors.size(),
-    };
-    Problem problem;
-    const std::string error = check_weights(weights, &problem);
+    weights.tensors = tensors.data();
+    weights.num_tensors = tensors.size();
+    error = check_weights(weights, &problem);
     if (!error.empty()) fail(api, name_, error);
     if (problem.has_shared_expert() != has_shared_expert_) {
       fail(api, name_, "the weights of a shared expert and its input shared_weight go together");

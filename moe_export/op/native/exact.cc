@@ -10,20 +10,17 @@ namespace {
 
 // `depth` rows of 64 weights.
 void dequantize(Format format, const uint8_t* block, int64_t depth, float* weights) {
-  const uint8_t* codes = block + kScaleBytes;
+  const uint8_t* codes = block + codes_offset(format);
+  const bool four_bits = has_four_bits(format);
   for (int64_t c = 0; c < kColumns; ++c) {
     uint16_t half;
     std::memcpy(&half, block + 2 * c, sizeof half);
     const float scale = float_of_half(half);
+    const int32_t zero = has_zero_points(format) ? block[kScaleBytes + c] : zero_code(format);
     for (int64_t d = 0; d < depth; ++d) {
-      int32_t value;
-      if (format == Format::kInt8) {
-        value = codes[(d / 4 * kColumns + c) * 4 + d % 4] - 128;
-      } else {
-        const uint8_t pair = codes[(d / 8 * kColumns + c) * 4 + d % 4];
-        value = (d % 8 < 4 ? pair & 15 : pair >> 4) - 8;
-      }
-      weights[d * kColumns + c] = static_cast<float>(value) * scale;
+      const uint8_t byte = codes[(d / (four_bits ? 8 : 4) * kColumns + c) * 4 + d % 4];
+      const int32_t code = !four_bits ? byte : d % 8 < 4 ? byte & 15 : byte >> 4;
+      weights[d * kColumns + c] = static_cast<float>(code - zero) * scale;
     }
   }
 }
@@ -32,10 +29,9 @@ void dequantize(Format format, const uint8_t* block, int64_t depth, float* weigh
 
 void exact_product(const Kernels& kernels, Format format, const uint8_t* panel, int64_t depth,
                    const void* const* rows, int count, float* sums) {
-  const int64_t block_bytes = format == Format::kInt8 ? kInt8BlockBytes : kInt4BlockBytes;
   const size_t size = static_cast<size_t>(count) * kColumns;
   std::memset(sums, 0, size * sizeof(float));
-  for (int64_t first = 0; first < depth; first += kBlock, panel += block_bytes) {
+  for (int64_t first = 0; first < depth; first += kBlock, panel += block_bytes(format)) {
     const int64_t here = std::min(kBlock, depth - first);
     alignas(64) float weights[kBlock * kColumns];
     dequantize(format, panel, here, weights);

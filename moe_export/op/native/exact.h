@@ -1,4 +1,4 @@
-// Products with quantized weights and float32 activations.
+// Products of integer codes and float32 activations.
 #pragma once
 
 #include "kernels.h"

@@ -21,7 +21,7 @@ constexpr float kGeluLinear = 1.5957691216057308f;
 constexpr float kGeluCubic = 0.07135481282550528f;
 
 // sums[row * 64 + column] = sum over d < depth of rows[row][d] * panel[d][column], in float32.
-// `rows` point to floats, for the quantized formats to QuantizedBlocks; 1 <= count <= kTile.
+// `rows` point to floats, for the formats of integer codes to QuantizedBlocks; 1 <= count <= kTile.
 using Product = void(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                      float* sums);
 

@@ -48,29 +48,24 @@ void product(const uint8_t* panel, int64_t depth, const void* const* rows, int c
   }
 }
 
-struct Int8 {
-  static constexpr int64_t kBlockBytes = kInt8BlockBytes;
-  static int32_t code(const uint8_t* codes, int64_t d, int64_t column) {
-    return codes[(d / 4 * kColumns + column) * 4 + d % 4] - 128;
-  }
-};
+// The stored code of a block.
+template <Format kFormat>
+int32_t code(const uint8_t* block, int64_t d, int64_t column) {
+  const uint8_t* codes = block + codes_offset(kFormat);
+  if (!has_four_bits(kFormat)) return codes[(d / 4 * kColumns + column) * 4 + d % 4];
+  const uint8_t pair = codes[(d / 8 * kColumns + column) * 4 + d % 4];
+  return d % 8 < 4 ? pair & 15 : pair >> 4;
+}
 
-struct Int4 {
-  static constexpr int64_t kBlockBytes = kInt4BlockBytes;
-  static int32_t code(const uint8_t* codes, int64_t d, int64_t column) {
-    const uint8_t pair = codes[(d / 8 * kColumns + column) * 4 + d % 4];
-    return (d % 8 < 4 ? pair & 15 : pair >> 4) - 8;
-  }
-};
-
-template <typename Weight>
+template <Format kFormat>
 void quantized_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                        float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
-  for (int64_t block = 0; block * kBlock < depth; ++block, panel += Weight::kBlockBytes) {
+  for (int64_t block = 0; block * kBlock < depth; ++block, panel += block_bytes(kFormat)) {
     for (int64_t c = 0; c < kColumns; ++c) {
+      const int32_t zero = has_zero_points(kFormat) ? panel[kScaleBytes + c] : zero_code(kFormat);
       int32_t codes[kBlock];
-      for (int64_t d = 0; d < kBlock; ++d) codes[d] = Weight::code(panel + kScaleBytes, d, c);
+      for (int64_t d = 0; d < kBlock; ++d) codes[d] = code<kFormat>(panel, d, c) - zero;
       const float scale = Float16::load(panel + 2 * c);
       for (int row = 0; row < count; ++row) {
         const QuantizedBlock& x = static_cast<const QuantizedBlock*>(rows[row])[block];
@@ -78,6 +73,23 @@ void quantized_product(const uint8_t* panel, int64_t depth, const void* const* r
         for (int64_t d = 0; d < kBlock; ++d) sum += x.codes[d] * codes[d];
         sums[row * kColumns + c] += static_cast<float>(sum) * (scale * x.scale);
       }
+    }
+  }
+}
+
+void nf4_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+                 float* sums) {
+  std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
+  for (int64_t d = 0; d < depth; ++d) {
+    const uint8_t* block = panel + d / kBlock * block_bytes(Format::kNf4);
+    float weights[kColumns];
+    for (int64_t c = 0; c < kColumns; ++c) {
+      weights[c] = kNf4[code<Format::kNf4>(block, d % kBlock, c)] * Float16::load(block + 2 * c);
+    }
+    for (int row = 0; row < count; ++row) {
+      const float x = static_cast<const float*>(rows[row])[d];
+      float* sum = sums + row * kColumns;
+      for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
     }
   }
 }
@@ -146,13 +158,15 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   for (int64_t i = 0; i < count; ++i) halves[i] = half_of_float(values[i]);
 }
 
-const Kernels kKernels = {"portable",
-                          {product<Float32>, product<Float16>, product<Bfloat16>,
-                           quantized_product<Int8>, quantized_product<Int4>},
-                          {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
-                          quantize,
-                          widen,
-                          narrow};
+const Kernels kKernels = {
+    "portable",
+    {product<Float32>, product<Float16>, product<Bfloat16>, quantized_product<Format::kInt8>,
+     quantized_product<Format::kInt4>, quantized_product<Format::kUint8>,
+     quantized_product<Format::kUint4>, nf4_product},
+    {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
+    quantize,
+    widen,
+    narrow};
 
 }  // namespace
 

@@ -7,6 +7,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "by_count.h"
 
 namespace moe_export {
@@ -87,8 +89,8 @@ inline __m256i load(const uint8_t* at) {
 }
 
 // The sums of the dot products over a block: 32-bit, of 8 columns each.
-struct Int8 {
-  static constexpr int64_t kBlockBytes = kInt8BlockBytes;
+struct EightBits {
+  static constexpr int32_t kTaken = 128;  // off the codes, before they are multiplied
 
   template <int kRows, int kVectors>
   static void dot(const uint8_t* codes, const QuantizedBlock* const* x,
@@ -113,8 +115,8 @@ struct Int8 {
   }
 };
 
-struct Int4 {
-  static constexpr int64_t kBlockBytes = kInt4BlockBytes;
+struct FourBits {
+  static constexpr int32_t kTaken = 0;
 
   template <int kRows, int kVectors>
   static void dot(const uint8_t* codes, const QuantizedBlock* const* x,
@@ -138,39 +140,133 @@ struct Int4 {
       }
     }
     for (int row = 0; row < kRows; ++row) {
-      const __m256i start = _mm256_set1_epi32(-8 * x[row]->sum);
       for (int v = 0; v < kVectors; ++v) {
-        const __m256i wide = _mm256_madd_epi16(sum[row][v], _mm256_set1_epi16(1));
-        sum[row][v] = _mm256_add_epi32(start, wide);
+        sum[row][v] = _mm256_madd_epi16(sum[row][v], _mm256_set1_epi16(1));
       }
     }
   }
 };
 
-template <typename Weight>
+template <Format kFormat>
 struct QuantizedProduct {
+  using Codes = std::conditional_t<has_four_bits(kFormat), FourBits, EightBits>;
+
+  // The zero of 8 columns times the sum of the activations' codes, less what `Codes` took off. One
+  // instruction of 16 bits multiplies them, as both fit: 32 codes add up to 4064 at most.
+  static __m256i correction(const uint8_t* block, int64_t column, const QuantizedBlock* x) {
+    if constexpr (!has_zero_points(kFormat)) {
+      return _mm256_set1_epi32((Codes::kTaken - zero_code(kFormat)) * x->sum);
+    }
+    const uint8_t* zero_points = block + kScaleBytes + column;
+    const __m256i zeros =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zero_points)));
+    const __m256i taken = _mm256_sub_epi32(_mm256_set1_epi32(Codes::kTaken), zeros);
+    return _mm256_madd_epi16(taken, _mm256_set1_epi32(x->sum & 0xffff));
+  }
+
   template <int kRows>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     constexpr int kVectors = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
     const QuantizedBlock* x[kRows];
     for (int row = 0; row < kRows; ++row) x[row] = static_cast<const QuantizedBlock*>(rows[row]);
-    for (int64_t d = 0; d < depth; d += kBlock, panel += Weight::kBlockBytes) {
-      prefetch(panel, Weight::kBlockBytes);
+    constexpr int64_t kBytes = block_bytes(kFormat);
+    for (int64_t d = 0; d < depth; d += kBlock, panel += kBytes) {
+      prefetch(panel, kBytes);
       for (int64_t column = 0; column < kColumns; column += 8 * kVectors) {
         __m256i sum[kRows][kVectors];
-        Weight::template dot<kRows, kVectors>(panel + kScaleBytes + 4 * column, x, sum);
+        const uint8_t* codes = panel + codes_offset(kFormat) + 4 * column;
+        Codes::template dot<kRows, kVectors>(codes, x, sum);
         for (int v = 0; v < kVectors; ++v) {
           const __m256 scale = Float16::load(panel + 2 * (column + 8 * v));
           for (int row = 0; row < kRows; ++row) {
             float* at = sums + row * kColumns + column + 8 * v;
             const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x[row]->scale));
-            _mm256_storeu_ps(
-                at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[row][v]), both, _mm256_loadu_ps(at)));
+            const __m256i whole =
+                _mm256_add_epi32(sum[row][v], correction(panel, column + 8 * v, x[row]));
+            _mm256_storeu_ps(at,
+                             _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), both, _mm256_loadu_ps(at)));
           }
         }
       }
       for (int row = 0; row < kRows; ++row) ++x[row];
+    }
+  }
+};
+
+// Floats are put together from their four bytes, each looked up by 32 codes at once; looking up
+// eight floats at a time took more than twice as long. As bytes are interleaved within each half of
+// a vector, four of the depth come to lie side by side: vector j of four has those of column j in
+// its lower half and of column 4 + j in its upper one. They are added up at the end of a block.
+struct Nf4Product {
+  // A byte of each of the sixteen values, in both halves.
+  static void tables(__m256i (&bytes)[4]) {
+    for (int byte = 0; byte < 4; ++byte) {
+      alignas(16) uint8_t table[16];
+      for (int code = 0; code < 16; ++code) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, kNf4 + code, sizeof bits);
+        table[code] = static_cast<uint8_t>(bits >> (8 * byte));
+      }
+      bytes[byte] =
+          _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+    }
+  }
+
+  // The values of 32 codes: four vectors, as above.
+  static void look_up(const __m256i (&bytes)[4], __m256i codes, __m256* values) {
+    __m256i found[4];
+    for (int byte = 0; byte < 4; ++byte) found[byte] = _mm256_shuffle_epi8(bytes[byte], codes);
+    for (int half = 0; half < 2; ++half) {
+      const __m256i lower = half == 0 ? _mm256_unpacklo_epi8(found[0], found[1])
+                                      : _mm256_unpackhi_epi8(found[0], found[1]);
+      const __m256i upper = half == 0 ? _mm256_unpacklo_epi8(found[2], found[3])
+                                      : _mm256_unpackhi_epi8(found[2], found[3]);
+      values[2 * half] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(lower, upper));
+      values[2 * half + 1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(lower, upper));
+    }
+  }
+
+  template <int kRows>
+  static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
+    __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
+    __m256i bytes[4];
+    tables(bytes);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    constexpr int64_t kBytes = block_bytes(Format::kNf4);
+    for (int64_t d = 0; d < depth; d += kBlock, panel += kBytes) {
+      prefetch(panel, kBytes);
+      float padded[kRows][kBlock];
+      const float* x[kRows];
+      for (int row = 0; row < kRows; ++row) {
+        x[row] = whole_block(static_cast<const float*>(rows[row]) + d, depth - d, padded[row]);
+      }
+      for (int64_t column = 0; column < kColumns; column += 8) {
+        const uint8_t* codes = panel + codes_offset(Format::kNf4) + 4 * column;
+        __m256 values[kBlock];
+        for (int step = 0; step < kBlock / 8; ++step) {
+          const __m256i pairs = load(codes + 4 * kColumns * step);
+          look_up(bytes, _mm256_and_si256(pairs, nibble), values + 8 * step);
+          look_up(bytes, _mm256_and_si256(_mm256_srli_epi16(pairs, 4), nibble),
+                  values + 8 * step + 4);
+        }
+        const __m256 scale = Float16::load(panel + 2 * column);
+        for (int row = 0; row < kRows; ++row) {
+          __m256 sum[4];
+          for (int j = 0; j < 4; ++j) sum[j] = _mm256_setzero_ps();
+          for (int four = 0; four < kBlock / 4; ++four) {
+            const __m256 value =
+                _mm256_broadcast_ps(reinterpret_cast<const __m128*>(x[row] + 4 * four));
+            for (int j = 0; j < 4; ++j) {
+              sum[j] = _mm256_fmadd_ps(values[4 * four + j], value, sum[j]);
+            }
+          }
+          const __m256 whole =
+              _mm256_hadd_ps(_mm256_hadd_ps(sum[0], sum[1]), _mm256_hadd_ps(sum[2], sum[3]));
+          float* at = sums + row * kColumns + column;
+          _mm256_storeu_ps(at, _mm256_fmadd_ps(whole, scale, _mm256_loadu_ps(at)));
+        }
+      }
     }
   }
 };
@@ -298,14 +394,16 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   for (; i < count; ++i) halves[i] = _cvtss_sh(values[i], _MM_FROUND_TO_NEAREST_INT);
 }
 
-const Kernels kKernels = {"avx2",
-                          {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
-                           by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Int8>>,
-                           by_count<QuantizedProduct<Int4>>},
-                          {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
-                          quantize,
-                          widen,
-                          narrow};
+const Kernels kKernels = {
+    "avx2",
+    {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
+     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Format::kInt8>>,
+     by_count<QuantizedProduct<Format::kInt4>>, by_count<QuantizedProduct<Format::kUint8>>,
+     by_count<QuantizedProduct<Format::kUint4>>, by_count<Nf4Product>},
+    {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
+    quantize,
+    widen,
+    narrow};
 
 }  // namespace
 

@@ -11,10 +11,12 @@ namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
 
-// A [depth, columns] matrix of the model and, if it is quantized, its [groups, columns] scales.
+// A [depth, columns] matrix of the model and, if it is quantized, its [groups, columns] scales and
+// zero points.
 struct Matrix {
   const MoeTensor* values;
   const MoeTensor* scales;
+  const MoeTensor* zero_points;
 };
 
 // Columns [from, from + count) of `matrix` become columns [to, to + room) of a panel; those beyond
@@ -47,40 +49,52 @@ void pack_floats(const Part& part, size_t bytes_each, uint8_t* panel) {
   }
 }
 
-// Both are the value plus the offset that makes it unsigned: the sign bit turned over.
-uint8_t int8_code(const uint8_t* data, int64_t index) { return data[index] ^ 0x80; }
-uint8_t int4_code(const uint8_t* data, int64_t index) {
-  return ((data[index / 2] >> (index % 2 * 4)) & 15) ^ 8;
+// Number `index` of a tensor of codes, in its lower bits.
+uint8_t code_at(const MoeTensor& tensor, bool four_bits, int64_t index) {
+  const uint8_t* data = static_cast<const uint8_t*>(tensor.data);
+  return four_bits ? (data[index / 2] >> (index % 2 * 4)) & 15 : data[index];
 }
 
-void pack_codes(const Part& part, bool four_bits, uint8_t* panel) {
+// After the zero points, as codes that fill a block up stand for zero.
+void pack_codes(const Part& part, Format format, uint8_t* panel) {
   const MoeTensor& values = *part.matrix->values;
-  const uint8_t* data = static_cast<const uint8_t*>(values.data);
   const int64_t depth = values.shape[0], columns = values.shape[1], count = part.count();
-  const int64_t block_bytes = four_bits ? kInt4BlockBytes : kInt8BlockBytes;
+  const bool four_bits = has_four_bits(format);
+  // The sign bit turned over adds the offset that makes a code unsigned.
+  const uint8_t sign = format == Format::kInt8 ? 0x80 : format == Format::kInt4 ? 8 : 0;
   for (int64_t d = 0; d < round_up(depth, kBlock); ++d) {
-    uint8_t* codes = panel + d / kBlock * block_bytes + kScaleBytes;
+    uint8_t* block = panel + d / kBlock * block_bytes(format);
+    const uint8_t* zero_points = block + kScaleBytes + part.to;
     const int64_t in_block = d % kBlock, step = in_block / (four_bits ? 8 : 4);
-    uint8_t* to = codes + (step * kColumns + part.to) * 4 + in_block % 4;
+    uint8_t* to = block + codes_offset(format) + (step * kColumns + part.to) * 4 + in_block % 4;
     const bool high = four_bits && in_block % 8 >= 4;
     for (int64_t c = 0; c < part.room; ++c, to += 4) {
-      const bool real = d < depth && c < count;
-      const int64_t index = d * columns + part.from + c;
-      if (!four_bits) {
-        *to = real ? int8_code(data, index) : 128;
-        continue;
+      uint8_t code = has_zero_points(format) ? zero_points[c] : zero_code(format);
+      if (d < depth && c < count) {
+        code = code_at(values, four_bits, d * columns + part.from + c) ^ sign;
       }
-      const uint8_t code = real ? int4_code(data, index) : 8;
       *to = static_cast<uint8_t>(high ? *to | code << 4 : code);
     }
   }
 }
 
+void pack_zero_points(const Part& part, int64_t group_size, Format format, uint8_t* panel) {
+  const MoeTensor& zero_points = *part.matrix->zero_points;
+  const int64_t depth = part.matrix->values->shape[0], columns = zero_points.shape[1];
+  for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes(format)) {
+    for (int64_t c = 0; c < part.room; ++c) {
+      const int64_t index = d / group_size * columns + part.from + c;
+      panel[kScaleBytes + part.to + c] =
+          c < part.count() ? code_at(zero_points, has_four_bits(format), index) : 0;
+    }
+  }
+}
+
 // False if a scale is not a float16 number.
-bool pack_scales(const Part& part, int64_t group_size, int64_t block_bytes, uint8_t* panel) {
+bool pack_scales(const Part& part, int64_t group_size, Format format, uint8_t* panel) {
   const MoeTensor& scales = *part.matrix->scales;
   const int64_t depth = part.matrix->values->shape[0], columns = scales.shape[1];
-  for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes) {
+  for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes(format)) {
     for (int64_t c = 0; c < part.room; ++c) {
       const int64_t index = d / group_size * columns + part.from + c;
       uint16_t half = 0;
@@ -98,22 +112,14 @@ bool pack_scales(const Part& part, int64_t group_size, int64_t block_bytes, uint
 }
 
 bool pack_part(const Problem& problem, const Part& part, uint8_t* panel) {
-  switch (problem.format) {
-    case Format::kFloat32:
-      pack_floats(part, 4, panel);
-      return true;
-    case Format::kFloat16:
-    case Format::kBfloat16:
-      pack_floats(part, 2, panel);
-      return true;
-    case Format::kInt8:
-      pack_codes(part, false, panel);
-      return pack_scales(part, problem.group_size, kInt8BlockBytes, panel);
-    case Format::kInt4:
-      pack_codes(part, true, panel);
-      return pack_scales(part, problem.group_size, kInt4BlockBytes, panel);
+  const Format format = problem.format;
+  if (!is_quantized(format)) {
+    pack_floats(part, format == Format::kFloat32 ? 4 : 2, panel);
+    return true;
   }
-  return false;
+  if (has_zero_points(format)) pack_zero_points(part, problem.group_size, format, panel);
+  pack_codes(part, format, panel);
+  return pack_scales(part, problem.group_size, format, panel);
 }
 
 size_t data_bytes(const MoeTensor& tensor) {
@@ -122,8 +128,10 @@ size_t data_bytes(const MoeTensor& tensor) {
     case kFloat32:
       return count * 4;
     case kInt8:
+    case kUint8:
       return count;
     case kInt4:
+    case kUint4:
       return (count + 1) / 2;
     default:
       return count * 2;
@@ -167,7 +175,8 @@ std::string pack_expert(const Problem& problem, const MoeWeights& weights, size_
   const MoeTensor* tensors = weights.tensors + expert * each;
   Matrix matrices[3];
   for (size_t role = 0; role <= down; ++role) {
-    matrices[role] = {tensors + role * step, tensors + role * step + step - 1};
+    const MoeTensor* values = tensors + role * step;
+    matrices[role] = {values, step > 1 ? values + 1 : nullptr, step > 2 ? values + 2 : nullptr};
   }
   bool fits[3] = {true, true, true};
   for (int64_t panel = 0; panel < gate_up_panels(problem, width); ++panel) {

@@ -50,8 +50,10 @@ class Layer {
   const Kernels& kernels() const { return *kernels_; }
   size_t bytes() const { return bytes_; }
 
-  // Whether rows are floats although the weights are quantized.
-  bool is_exact() const { return problem_.exact_activations && is_quantized(problem_.format); }
+  // Whether products take QuantizedBlocks, or floats.
+  bool rows_are_quantized() const {
+    return has_integer_codes(problem_.format) && !problem_.exact_activations;
+  }
 
   int64_t gate_up_panels(size_t expert) const {
     return moe_export::gate_up_panels(problem_, problem_.widths[expert]);

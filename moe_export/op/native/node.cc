@@ -41,12 +41,11 @@ class Node {
   static Node* of_weights(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
     const Info info(api, kernel_info, kRaggedMoe);
     const std::string activation = info.text("activation"), format = info.text("format");
-    const bool quantized = format == "int8" || format == "int4";
     MoeWeights weights = {
         info.number("num_experts"),
         activation.c_str(),
         format.c_str(),
-        quantized ? info.number("group_size") : 0,
+        has_group_size(format) ? info.number("group_size") : 0,
         x_type,
         wants_exact_activations(api, info.name()),
         nullptr,

@@ -20,7 +20,8 @@ struct FormatRule {
 const FormatRule kFormatRules[kNumFormats] = {
     {"float32", kFloat32, true, false},  {"float16", kFloat16, false, true},
     {"bfloat16", kBfloat16, true, true}, {"int8", kInt8, true, true},
-    {"int4", kInt4, true, true},
+    {"int4", kInt4, true, true},         {"uint8", kUint8, true, true},
+    {"uint4", kUint4, true, true},       {"nf4", kUint4, true, true},
 };
 
 // In the order of `Activation`.
@@ -30,6 +31,8 @@ std::string type_name(int32_t type) {
   switch (type) {
     case kFloat32:
       return "float32";
+    case kUint8:
+      return "uint8";
     case kInt8:
       return "int8";
     case kInt64:
@@ -38,6 +41,8 @@ std::string type_name(int32_t type) {
       return "float16";
     case kBfloat16:
       return "bfloat16";
+    case kUint4:
+      return "uint4";
     case kInt4:
       return "int4";
     default:
@@ -90,7 +95,7 @@ std::string check_attributes(const MoeWeights& weights, Problem* problem) {
   }
   if (rule == nullptr) {
     return "attribute format is '" + format +
-           "', expected float32, float16, bfloat16, int8 or int4";
+           "', expected float32, float16, bfloat16, int8, int4, uint8, uint4 or nf4";
   }
   bool is_known = false;
   for (int i = 0; i < kNumActivations; ++i) {
@@ -124,7 +129,6 @@ namespace {
 
 // The weights of one expert; `first` is the index of the first of them.
 std::string check_expert(const MoeWeights& weights, size_t first, Problem* problem) {
-  const bool quantized = is_quantized(problem->format);
   const int32_t weight_type = kFormatRules[static_cast<int>(problem->format)].weight_type;
   int64_t width = kAny;
   size_t index = first;
@@ -143,11 +147,12 @@ std::string check_expert(const MoeWeights& weights, size_t first, Problem* probl
       error = check_sizes(tensor.shape[0], width);
       if (!error.empty()) error = name + ": " + error;
     }
-    if (error.empty() && quantized) {
+    // Scales, and zero points of the codes' type.
+    for (int part = 1; part < problem->tensors_per_matrix() && error.empty(); ++part, ++index) {
       const int64_t groups = round_up(tensor.shape[0], problem->group_size) / problem->group_size;
-      error = check_tensor(weight_name(*problem, index), weights.tensors[index], problem->x_type,
-                           {groups, tensor.shape[1]}, "");
-      ++index;
+      error =
+          check_tensor(weight_name(*problem, index), weights.tensors[index],
+                       part == 1 ? problem->x_type : weight_type, {groups, tensor.shape[1]}, "");
     }
     if (!error.empty()) return error;
   }
@@ -161,6 +166,13 @@ std::string check_sizes(int64_t hidden_size, int64_t width) {
   std::string error = check_size("the hidden size", hidden_size, 1, kLargestSize);
   if (error.empty()) error = check_size("the width", width, 0, kLargestSize);
   return error;
+}
+
+bool has_group_size(const std::string& format) {
+  for (int i = 0; i < kNumFormats; ++i) {
+    if (format == kFormatRules[i].name) return is_quantized(static_cast<Format>(i));
+  }
+  return false;
 }
 
 const char* format_name(uint32_t format) {
@@ -177,7 +189,8 @@ std::string weight_name(const Problem& problem, size_t index) {
   const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
   const size_t expert = index / each, part = index % each;
   std::string name = kRoles[part / step + (is_gated(problem.activation) ? 0 : 1)];
-  if (part % step == 1) name += "_scale";
+  static const char* const kParts[] = {"", "_scale", "_zero_point"};
+  name += kParts[part % step];
   if (expert == static_cast<size_t>(problem.num_experts)) return "shared_" + name;
   return name + "_" + std::to_string(expert);
 }

@@ -28,8 +28,11 @@ struct Problem {
   // gate, up and down, or up and down.
   int matrices_per_expert() const { return is_gated(activation) ? 3 : 2; }
 
-  // In the quantized formats each is followed by its scales.
-  int tensors_per_matrix() const { return is_quantized(format) ? 2 : 1; }
+  // In the quantized formats each is followed by its scales, and where there are zero points by
+  // them.
+  int tensors_per_matrix() const {
+    return 1 + (is_quantized(format) ? 1 : 0) + (has_zero_points(format) ? 1 : 0);
+  }
 
   int tensors_per_expert() const { return matrices_per_expert() * tensors_per_matrix(); }
 };
@@ -39,6 +42,9 @@ std::string check_attributes(const MoeWeights& weights, Problem* problem);
 
 // Of a layer and an expert, within the bounds of what is computed with.
 std::string check_sizes(int64_t hidden_size, int64_t width);
+
+// Whether nodes of a format, by its name, have the attribute group_size.
+bool has_group_size(const std::string& format);
 
 // The names of attributes; "?" beyond the last.
 const char* format_name(uint32_t format);

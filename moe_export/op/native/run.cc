@@ -79,7 +79,7 @@ class Run {
     parallel_for.call(parallel_for.pool, items, item, this);
   }
 
-  bool rows_are_quantized() const { return is_quantized(problem_.format) && !layer_.is_exact(); }
+  bool rows_are_quantized() const { return layer_.rows_are_quantized(); }
 
   bool x_is_ready() const { return problem_.x_type == kFloat32 && !rows_are_quantized(); }
 
@@ -170,7 +170,7 @@ class Run {
 
   void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                float* sums) const {
-    if (layer_.is_exact()) {
+    if (has_integer_codes(problem_.format) && !rows_are_quantized()) {
       return exact_product(kernels_, problem_.format, panel, depth, rows, count, sums);
     }
     kernels_.product[static_cast<int>(problem_.format)](panel, depth, rows, count, sums);
