@@ -27,6 +27,7 @@ from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
 from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
+from tools.gpu_check.library import row_of
 
 GOOD = inputs_of(Case("good", (33, 0, 7), tokens=3, top_k=2), "float16")
 STREAM = 0x5EED
@@ -193,6 +194,20 @@ def formats_whose_kernels_are_not_packaged_are_refused(library: Path, stand_in: 
         assert message == f"RaggedMoE node 'the node': {sentence}"
 
 
+def gpu_check_tells_of_errors(library: Path, stand_in: StandIn) -> None:
+    """By rows, and by tiles of both kinds; and that a case is not what it should be."""
+    case = Case("few", (33, 7), tokens=1, top_k=1, hidden=32, shared_width=8)
+    row = row_of(library, stand_in, ("float16", "int4", 32), [case])
+    assert row["held"], row
+    assert 0 < row["worst_error_of_bound"] < 1
+    kernels = {launch.key for launch in stand_in.launches}
+    assert {f"gate_up_tiles.float16.int4.{pairs}" for pairs in (16, 128)} < kernels
+    assert "gate_up_rows.float16.int4" in kernels
+    stand_in.forget(1)  # its output stays NaN
+    row = row_of(library, stand_in, ("float16", "int4", 32), [case])
+    assert (row["held"], row["failed"]) == (False, "few/1")
+
+
 def a_device_without_kernels_is_refused(library: Path, stand_in: StandIn) -> None:
     """By its name."""
     stand_in.configure(capability=(7, 5))
@@ -269,6 +284,7 @@ TOGETHER = (
     a_weight_that_comes_on_the_device_is_taken_from_there,
     activations_equal_the_reference,
     formats_whose_kernels_are_not_packaged_are_refused,
+    gpu_check_tells_of_errors,
 )
 """They leave the driver as it was."""
 
