@@ -435,6 +435,11 @@ class Recipe(Section):
                 "validate.providers has cuda, and ONNX Runtime's CUDA provider has no attention in "
                 "float32; set export.dtype to float16"
             )
+        if "cuda" in self.validate_.providers and self.export.layout == "packed":
+            raise ValueError(
+                "validate.providers has cuda, and export.layout packed is the layout of the CPU's "
+                "kernels; set export.layout to portable"
+            )
         auto = self.quantize is not None and self.quantize.experts == "auto"
         if auto and self.plan is not None and self.plan.keep is not None:
             raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.cuda import require_cuda_kernels, require_cuda_libraries
+from moe_export.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.op.library import library_path, register
 
@@ -105,7 +105,7 @@ class OrtModel:
     Raises:
         RecipeError: the cache is captured elsewhere than on CUDA with the native operator.
         DependencyError: ONNX Runtime, the provider, or the native library for it is absent; or the
-            provider cannot run the model's dtype.
+            provider cannot run the whole model.
         ArtifactError: the model is missing or does not load.
     """
 
@@ -128,6 +128,8 @@ class OrtModel:
         path = directory / MODEL_FILE
         if not path.exists():
             raise ArtifactError(f"{path} is missing; run the export stage")
+        if provider == "cuda":
+            require_cuda_model(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -150,12 +152,6 @@ class OrtModel:
         self.provider, self.cache = provider, cache
         self.outputs = [output.name for output in self.session.get_outputs()]
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
-        if provider == "cuda" and any(value.type == "tensor(float)" for value in self._past):
-            # ONNX Runtime would run it on the CPU and copy to and fro (seen with 1.31.1).
-            raise DependencyError(
-                f"{path} is in float32, in which ONNX Runtime's CUDA provider has no attention; "
-                "set export.dtype to float16 and export again, or run on the CPU"
-            )
 
     def logits(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
         """Logits of every position of every sequence, padded on the right for the run.

@@ -13,6 +13,7 @@ from moe_export import runtime
 from moe_export.decoding import KVCache, StaticCache, generate, open_cache
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import DependencyError, RecipeError
+from moe_export.graph.weights import Dtype, Layout
 from moe_export.runtime import NO_GRAPH, OrtModel
 from tests.graph.decoding import exported
 from tests.tiny import tiny_checkpoint
@@ -137,9 +138,17 @@ def test_a_graph_elsewhere_than_on_cuda_is_refused(tmp_path: Path) -> None:
         OrtModel(tmp_path, cache="captured")
 
 
-def test_float32_is_refused_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx")
+@pytest.mark.parametrize(
+    ("dtype", "layout", "sentence"),
+    [
+        ("float32", "portable", r"CUDA provider has no attention; set export.dtype to float16"),
+        ("float16", "packed", r"in the layout of the CPU's kernels; set export.layout to portable"),
+    ],
+)
+def test_what_cuda_would_leave_to_the_cpu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype, layout: Layout, sentence: str
+) -> None:
+    directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx", dtype, layout)
     monkeypatch.setattr(runtime, "require_provider", lambda provider: None)
-    monkeypatch.setattr(runtime, "PROVIDERS", {"cuda": "CPUExecutionProvider"})
-    with pytest.raises(DependencyError, match=r"CUDA provider has no attention; set export.dtype"):
-        OrtModel(directory, "cuda", operator="portable")
+    with pytest.raises(DependencyError, match=sentence):
+        OrtModel(directory, "cuda")
