@@ -27,7 +27,15 @@ from tests.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
 WIDTHS = ((24, 0, 1, 7, 16, 23), (3, 24, 0, 0, 11, 1), (0, 0, 0, 0, 0, 0))
 SEQUENCES = [list(range(40)), [7, 7, 7], [200]]
 
-INT4, INT8 = QuantizeSettings(experts="int4"), QuantizeSettings(experts="int8", group_size=64)
+INT4 = QuantizeSettings(experts="int4")
+SETTINGS = {
+    "float": None,
+    "int4": INT4,
+    "int8": QuantizeSettings(experts="int8", group_size=64),
+    "uint8": QuantizeSettings(experts="uint8"),
+    "uint4": QuantizeSettings(experts="uint4", group_size=64),
+    "nf4": QuantizeSettings(experts="nf4"),
+}
 
 
 def checkpoint_of(folder: Path, settings: QuantizeSettings | None, **overrides: Any) -> Path:
@@ -42,7 +50,7 @@ def checkpoint_of(folder: Path, settings: QuantizeSettings | None, **overrides: 
 
 
 @pytest.mark.parametrize("dtype", get_args(Dtype))
-@pytest.mark.parametrize("settings", [None, INT4, INT8], ids=["float", "int4", "int8"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("hidden", [{}, {"hidden_size": 44, "head_dim": 16}], ids=str)
 def test_a_packed_model_gives_the_logits_of_the_portable_one_and_has_the_predicted_bytes(
     tmp_path: Path, hidden: dict[str, int], settings: QuantizeSettings | None, dtype: Dtype

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from moe_export.formats import GRIDS
 from moe_export.op import spec
 from moe_export.op.function import OPSET, ragged_moe_function
 from moe_export.op.packed import PackedLayout
@@ -26,10 +27,9 @@ SHAPES = {
     "shared_width": SHARED_WIDTH,
 }
 
-OURS = ("float32", "float16", "bfloat16", "int8", "int4")
 ALL = [
-    *(f"ragged_{name}" for name in OURS),
-    *(f"packed_{name}" for name in OURS),
+    *(f"ragged_{name}" for name in spec.FORMATS),
+    *(f"packed_{name}" for name in spec.FORMATS),
     "ragged_int4_shared",
     "packed_int4_shared",
     "packed_int4_uniform",
@@ -44,15 +44,18 @@ DEFAULT = ["ragged_int4", "ragged_int8", "body_int4", "qmoe_int4_padded"]
 GGML = {"ggml_q4_0": (MEAN_WIDTH, 0), "ggml_q4_0_dense_shared": (FULL_WIDTH, SHARED_WIDTH)}
 """Width of the experts and of the shared one in layers that llama.cpp's ggml runs."""
 
-WEIGHT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8.5, "int4": 4.5}
-"""What our kernels read for a weight; scales are kept in 16 bits for 32 weights."""
+WEIGHT_BITS = {
+    name: PackedLayout(name, GROUP, HIDDEN, ()).expert_bytes(MEAN_WIDTH)
+    / (3 * HIDDEN * MEAN_WIDTH / 8)
+    for name in spec.FORMATS
+}
+"""What our kernels read for a weight, its share of scales and zero points included."""
 
 NUMPY = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int8": np.dtype(np.int8),
-    "int4": np.dtype(ml_dtypes.int4),
+    **{name: grid.code_dtype for name, grid in GRIDS.items()},
 }
 
 
@@ -164,15 +167,18 @@ class _Weights:
         self.values: list[ir.Value] = []
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ir.Value:
-        source = self._codes if dtype.name in ("int8", "int4", "uint8") else self._normal
+        source = self._codes if dtype.name in ("int8", "int4") else self._normal
+        if dtype.name in ("uint8", "uint4"):
+            source = self._codes.view(np.uint8) & np.uint8(255 if dtype.name == "uint8" else 15)
         return self.keep(name, np.resize(source, shape).astype(dtype))
 
     def panels(self, format_name: str) -> NDArray[np.uint8]:
         """Panels of 64 columns in the kernels' layout."""
         if format_name not in spec.QUANTIZED_FORMATS:
             return self._normal.astype(NUMPY[format_name]).view(np.uint8)
-        code_bytes = WEIGHT_BITS[format_name] * 32 * 64 // 8 - 128
-        blocks = self._codes.view(np.uint8)[: int(code_bytes) * 512].reshape(512, -1)
+        # Zero points, where there are any, and codes.
+        other_bytes = int(WEIGHT_BITS[format_name] * 32 * 64 // 8) - 128
+        blocks = np.resize(self._codes.view(np.uint8), (512, other_bytes))
         scales = np.full((512, 64), 2.0**-8, np.float16).view(np.uint8)
         return np.concatenate([scales, blocks], axis=1).reshape(-1)
 
@@ -210,17 +216,19 @@ def _ragged(
 ) -> _Node:
     names = spec.input_names(EXPERTS, format_name, shared_expert=shared)
     quantized = format_name in spec.QUANTIZED_FORMATS
-    per_expert = len(spec.EXPERT_INPUTS) * (2 if quantized else 1)
+    per_expert = len(spec.EXPERT_INPUTS) * len(spec.weight_parts(format_name))
     all_widths = [*widths, SHARED_WIDTH]
     values: list[ir.Value | None] = []
     for position, name in enumerate(names[len(spec.INPUTS) + shared :]):
         width = int(all_widths[position // per_expert])
         depth, columns = (width, HIDDEN) if "down" in name else (HIDDEN, width)
+        groups = -(-depth // GROUP)
         if "scale" in name:
-            scale = np.full((-(-depth // GROUP), columns), 2.0**-8, np.float32)
+            scale = np.full((groups, columns), 2.0**-8, np.float32)
             values.append(weights.keep(f"{layer}.{name}", scale))
-        else:
-            values.append(weights.add(f"{layer}.{name}", (depth, columns), NUMPY[format_name]))
+            continue
+        shape = (groups if "zero_point" in name else depth, columns)
+        values.append(weights.add(f"{layer}.{name}", shape, NUMPY[format_name]))
     attributes: dict[str, Any] = {
         "num_experts": EXPERTS,
         "activation": "swiglu",
