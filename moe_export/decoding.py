@@ -97,8 +97,9 @@ class StaticCache:
     ) -> NDArray[np.float32]:
         """See `KVCache`."""
         self._lengths_B = _lengths(ids_BS, lengths_B)
+        ids = self._on_device(ids_BS)
         mask = self._on_device(_mask(self._lengths_B, ids_BS.shape[1]))
-        binding = self._bound(self._on_device(ids_BS), mask)
+        binding = self._bound(ids, mask)
         binding.bind_output(self._model.outputs[0])
         self._model.run(binding)
         logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()
@@ -142,7 +143,8 @@ def generate(
     model: OrtModel, prompt: list[int], new_tokens: int, eos_ids: list[int]
 ) -> Iterator[int]:
     """Greedy tokens after a prompt, ending early with one of `eos_ids`, which is given too."""
-    cache = open_cache(model, 1, len(prompt) + new_tokens)
+    # The last token is given and never taken.
+    cache = open_cache(model, 1, len(prompt) + new_tokens - 1)
     last_V = cache.prompt(np.array([prompt], np.int64))[0, -1]
     for number in range(1, new_tokens + 1):
         token = int(last_V.argmax())

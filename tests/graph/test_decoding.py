@@ -138,6 +138,13 @@ def test_a_graph_elsewhere_than_on_cuda_is_refused(tmp_path: Path) -> None:
         OrtModel(tmp_path, cache="captured")
 
 
+@pytest.mark.parametrize("cache", ["growing", "static"])
+def test_all_positions_that_a_model_has_can_be_used(tmp_path: Path, cache: str) -> None:
+    source = tiny_checkpoint(tmp_path / "source", max_position_embeddings=32)
+    model = opened(exported(source, tmp_path / "onnx"), cache)
+    assert len(list(generate(model, list(range(30)), 3, []))) == 3
+
+
 @pytest.mark.parametrize(
     ("dtype", "layout", "sentence"),
     [
