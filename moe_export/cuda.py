@@ -8,8 +8,11 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnx
+
 from moe_export.errors import DependencyError
 from moe_export.op.library import describe_cuda
+from moe_export.op.spec import PACKED_NAME
 
 PROVIDER_LIBRARY = "libonnxruntime_providers_cuda.so"
 
@@ -59,6 +62,28 @@ def require_cuda_kernels() -> None:
     problem = describe_cuda()
     if problem is not None:
         raise DependencyError(f"the native library cannot use CUDA: {problem}")
+
+
+def require_cuda_model(path: Path) -> None:
+    """Makes sure that the CUDA provider runs an exported model itself.
+
+    What it has no kernel for ONNX Runtime would run on the CPU, with copies to and fro, and say
+    nothing.
+
+    Raises:
+        DependencyError: the model's attention or its experts would run on the CPU.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    if any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.input):
+        raise DependencyError(
+            f"{path} is in float32, in which ONNX Runtime's CUDA provider has no attention; set "
+            "export.dtype to float16 and export again, or run on the CPU"
+        )
+    if any(node.op_type == PACKED_NAME for node in graph.node):
+        raise DependencyError(
+            f"{path} holds its experts in the layout of the CPU's kernels; set export.layout to "
+            "portable and export again, or run on the CPU"
+        )
 
 
 def explain(message: str) -> str:

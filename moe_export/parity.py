@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.decoding import generate
 from moe_export.evaluation import divergence_nats, log_softmax, row_chunks
 from moe_export.memory import release
 from moe_export.runtime import OrtModel
@@ -104,7 +105,8 @@ def _generated(open_model: Callable[[], OrtModel], compared: Compared) -> list[l
         return []
     model = open_model()
     return [
-        list(model.generate(prompt, compared.new_tokens, eos_ids=[])) for prompt in compared.prompts
+        list(generate(model, prompt, compared.new_tokens, eos_ids=[]))
+        for prompt in compared.prompts
     ]
 
 

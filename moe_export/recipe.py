@@ -42,6 +42,18 @@ Dtype = Literal["float32", "float16"]
 Layout = Literal["portable", "packed"]
 Provider = Literal["cpu", "cuda"]
 Operator = Literal["native", "portable"]
+Cache = Literal["growing", "static", "captured"]
+
+
+def default_cache(provider: str, operator: str) -> Cache:
+    """How the KV cache is held unless a word says so.
+
+    The portable operator's experts wait for the device, which a graph cannot hold.
+    """
+    if provider == "cpu":
+        return "growing"
+    return "captured" if operator == "native" else "static"
+
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -367,16 +379,35 @@ class ValidateSettings(Section):
 
     operator: `native` runs the experts in the native library, `portable` as the function of
               standard operators that the model carries; never one in place of the other.
+    cache:    how the KV cache is held while tokens are decoded. `growing` gives a longer one at
+              every step; `static` writes into one of full length; `captured` does too and has ONNX
+              Runtime capture the step in a CUDA graph, for the provider cuda and the native
+              operator. Unless given, `growing` on cpu; on cuda `captured`, or `static` with the
+              portable operator.
     """
 
     providers: Annotated[tuple[Provider, ...], Field(min_length=1)] = ("cpu",)
     operator: Operator = "native"
+    cache: Cache | None = None
     tasks: tuple[Task, ...] = ()
     greedy_tokens: Count = 64
     greedy_prompts: Count = 4
     sequence_length: Annotated[int, Field(ge=2)] = 2048
     speed: SpeedSettings = SpeedSettings()
     gates: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _captured_where_it_can_be(self) -> ValidateSettings:
+        if self.cache == "captured" and (self.providers != ("cuda",) or self.operator != "native"):
+            raise ValueError(
+                "cache captured needs the provider cuda alone and the operator native; choose "
+                "static, or leave cache out"
+            )
+        return self
+
+    def cache_on(self, provider: str) -> Cache:
+        """How the KV cache is held on a provider."""
+        return self.cache or default_cache(provider, self.operator)
 
 
 class ReportSettings(Section):
@@ -451,6 +482,16 @@ class Recipe(Section):
             raise ValueError(
                 "export.layout packed runs in the native library only; set validate.operator to "
                 "native, or export.layout to portable"
+            )
+        if "cuda" in self.validate_.providers and self.export.dtype == "float32":
+            raise ValueError(
+                "validate.providers has cuda, and ONNX Runtime's CUDA provider has no attention in "
+                "float32; set export.dtype to float16"
+            )
+        if "cuda" in self.validate_.providers and self.export.layout == "packed":
+            raise ValueError(
+                "validate.providers has cuda, and export.layout packed is the layout of the CPU's "
+                "kernels; set export.layout to portable"
             )
         auto = self.quantize is not None and self.quantize.experts == "auto"
         if auto and self.plan is not None and self.plan.keep is not None:

@@ -1,11 +1,10 @@
-"""An exported model in ONNX Runtime: batches of logits, and generation through the KV cache.
+"""An exported model in ONNX Runtime: a session, and single runs of it.
 
 Legend: B batch, S new tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.cuda import require_cuda_kernels, require_cuda_libraries
-from moe_export.errors import ArtifactError, DependencyError
+from moe_export.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
+from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.op.library import library_path, register
 
 MODEL_FILE = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Recipe word of a provider to ONNX Runtime's name."""
+
+CAPTURED = "captured"
+"""The cache whose steps are captured into CUDA graphs."""
+
+NO_GRAPH = -1
+"""ONNX Runtime's number for a run that is neither captured nor repeated."""
+
+NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def installed_runtimes() -> dict[str, str]:
@@ -92,9 +99,13 @@ class OrtModel:
         provider: `cpu` or `cuda`; it runs there or not at all.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
         operator: `native` runs the experts in the native library, `portable` as standard operators.
+        cache: how `decoding` holds the KV cache, a word of the recipe's `validate.cache`;
+            `captured` has ONNX Runtime capture steps into CUDA graphs.
 
     Raises:
-        DependencyError: ONNX Runtime, the provider, or the native library for it is absent.
+        RecipeError: the cache is captured elsewhere than on CUDA with the native operator.
+        DependencyError: ONNX Runtime, the provider, or the native library for it is absent; or the
+            provider cannot run the whole model.
         ArtifactError: the model is missing or does not load.
     """
 
@@ -104,32 +115,42 @@ class OrtModel:
         provider: str = "cpu",
         threads: int = 0,
         operator: str = "native",
+        cache: str = "growing",
     ) -> None:
+        if cache == CAPTURED and (provider, operator) != ("cuda", "native"):
+            raise RecipeError(
+                f"cache {cache!r} needs the provider cuda and the native operator, not {provider} "
+                f"and {operator}; choose static"
+            )
         require_provider(provider)
         import onnxruntime  # noqa: PLC0415 - an extra
 
         path = directory / MODEL_FILE
         if not path.exists():
             raise ArtifactError(f"{path} is missing; run the export stage")
+        if provider == "cuda":
+            require_cuda_model(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         if operator == "native":
             require_native(provider)
             register(options)
+        of_provider = {"enable_cuda_graph": "1"} if cache == CAPTURED else {}
         try:
             self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[PROVIDERS[provider]]
+                str(path), options, providers=[(PROVIDERS[provider], of_provider)]
             )
         except Exception as error:
-            raise ArtifactError(f"{path} does not load in ONNX Runtime: {error}") from error
+            graph = " with a CUDA graph; set validate.cache to static" if of_provider else ""
+            raise ArtifactError(f"{path} does not load in ONNX Runtime{graph}: {error}") from error
         if PROVIDERS[provider] not in self.session.get_providers():
             raise DependencyError(
                 f"{path}: ONNX Runtime could not start the provider {provider!r}; "
                 "run `moe-export doctor` to see why"
             )
-        self._provider = provider
-        self._outputs = [output.name for output in self.session.get_outputs()]
+        self.provider, self.cache = provider, cache
+        self.outputs = [output.name for output in self.session.get_outputs()]
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
 
     def logits(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
@@ -170,38 +191,56 @@ class OrtModel:
         binding = self.session.io_binding()
         for name, value in (feeds | cache).items():
             binding.bind_ortvalue_input(name, value)
-        binding.bind_output(self._outputs[0])
-        for name in self._outputs[1:]:
-            binding.bind_output(name, self._provider)
-        self.session.run_with_iobinding(binding)
+        binding.bind_output(self.outputs[0])
+        for name in self.outputs[1:]:
+            binding.bind_output(name, self.provider)
+        self.run(binding)
         values = binding.get_outputs()
         present = {
             name.replace("present.", "past_key_values."): value
-            for name, value in zip(self._outputs[1:], values[1:], strict=True)
+            for name, value in zip(self.outputs[1:], values[1:], strict=True)
         }
         return values[0].numpy().astype(np.float32, copy=False), present
+
+    def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
+        """Runs what is bound.
+
+        Args:
+            binding: of inputs and outputs.
+            graph: number of the CUDA graph that the run is captured into, or repeated from; the
+                provider heeds it where the model was opened for graphs.
+        """
+        import onnxruntime  # noqa: PLC0415 - an extra
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        self.session.run_with_iobinding(binding, options)
 
     def empty_cache(self, batch_size: int) -> dict[str, Any]:
         """A KV cache of no tokens."""
         import onnxruntime  # noqa: PLC0415 - an extra
 
-        kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
         return {
-            value.name: onnxruntime.OrtValue.ortvalue_from_numpy(
-                np.zeros((batch_size, value.shape[1], 0, value.shape[3]), kinds[value.type])
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(zeros)
+            for name, zeros in self.zeros(batch_size, 0).items()
+        }
+
+    def zeros(self, batch_size: int, tokens: int) -> dict[str, NDArray[Any]]:
+        """Keys and values of so many tokens of each sequence, all zero, by name of the input."""
+        return {
+            value.name: np.zeros(
+                (batch_size, value.shape[1], tokens, value.shape[3]), NUMPY_TYPES[value.type]
             )
             for value in self._past
         }
 
-    def generate(self, prompt: list[int], new_tokens: int, eos_ids: list[int]) -> Iterator[int]:
-        """Greedy tokens after a prompt, ending early with one of `eos_ids`, which is given too."""
-        ids = np.array([prompt], np.int64)
-        cache, length = self.empty_cache(1), len(prompt)
-        for _ in range(new_tokens):
-            logits, cache = self.step(ids, np.ones((1, length), np.int64), cache)
-            token = int(logits[0, -1].argmax())
-            yield token
-            if token in eos_ids:
-                return
-            ids = np.array([[token]], np.int64)
-            length += 1
+    def cache_bytes(self, batch_size: int, tokens: int) -> int:
+        """Of the keys and values of so many tokens of each sequence."""
+        return sum(
+            batch_size
+            * value.shape[1]
+            * tokens
+            * value.shape[3]
+            * np.dtype(NUMPY_TYPES[value.type]).itemsize
+            for value in self._past
+        )

@@ -114,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         default="native",
         help="what runs the experts: the native library (default) or standard operators",
     )
+    generate.add_argument(
+        "--cache",
+        choices=("growing", "static", "captured"),
+        help="how the KV cache is held, as validate.cache (default: growing on cpu; on cuda "
+        "captured, or static with the portable operator)",
+    )
     generate.add_argument("--new-tokens", type=_count, default=64, help="at most (default: 64)")
 
     verify = commands.add_parser("verify", help="hold every file of a run against its SHA-256")

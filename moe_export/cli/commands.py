@@ -16,7 +16,7 @@ from moe_export.cli.console import RunDisplay, console, print_table
 from moe_export.errors import ArtifactError
 from moe_export.gates import raise_for_gates
 from moe_export.pipeline import Step, between, steps_of
-from moe_export.recipe import Recipe, settings_of
+from moe_export.recipe import Recipe, default_cache, settings_of
 from moe_export.recipe_file import load_recipe
 from moe_export.reporting.units import size
 from moe_export.run import Run, serve
@@ -102,6 +102,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Streams greedy text from an exported model."""
+    from moe_export.decoding import generate as greedy  # noqa: PLC0415 - loads ONNX Runtime
     from moe_export.runtime import OrtModel  # noqa: PLC0415 - loads ONNX Runtime
     from moe_export.tokens import TextTokenizer  # noqa: PLC0415 - only here
 
@@ -116,9 +117,10 @@ def generate(arguments: argparse.Namespace) -> None:
         )
     directory = variants[name]
     tokenizer = TextTokenizer(directory)
-    model = OrtModel(directory, arguments.provider, operator=arguments.operator)
+    cache = arguments.cache or default_cache(arguments.provider, arguments.operator)
+    model = OrtModel(directory, arguments.provider, operator=arguments.operator, cache=cache)
     prompt = tokenizer.encode_prompt(arguments.prompt)
-    tokens = model.generate(prompt, arguments.new_tokens, tokenizer.eos_ids)
+    tokens = greedy(model, prompt, arguments.new_tokens, tokenizer.eos_ids)
     sys.stdout.write(arguments.prompt)
     for piece in _pieces(tokenizer, tokens):
         sys.stdout.write(piece)

@@ -15,6 +15,7 @@ from moe_export.variants import BASELINE, PLANNED, ordered
 
 DATA_FILE = "model.onnx.data"
 MODEL_FILE = "model.onnx"
+DEVICE_KEYS = ("device_loaded_bytes", "device_peak_bytes", "device_kv_cache_bytes")
 
 
 def memory_facts(
@@ -56,6 +57,7 @@ def memory_facts(
                         key: entry[key]
                         for key in ("provider", "load_peak_bytes", "steady_resident_bytes")
                     }
+                    | {key: entry.get(key) for key in DEVICE_KEYS}
                     for entry in measurements["memory"]
                     if entry["variant"] == variant
                 ],

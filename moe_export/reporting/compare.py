@@ -11,6 +11,7 @@ from moe_export.artifacts import SCHEMA, load_json
 from moe_export.errors import ArtifactError
 from moe_export.reporting import html
 from moe_export.reporting.build import headline_speed, speed_setting
+from moe_export.reporting.build_validation import DEVICE_KEYS
 from moe_export.reporting.markdown import escaped
 from moe_export.reporting.markdown import table as markdown_table
 from moe_export.reporting.sentences import speed_words
@@ -65,6 +66,9 @@ def to_table(comparison: Mapping[str, Any]) -> Table:
         ("load peak", [size(column["load_peak_bytes"]) for column in columns]),
         ("steady memory", [size(column["steady_resident_bytes"]) for column in columns]),
     ]
+    for name, key in zip(("loaded", "peak", "KV cache"), DEVICE_KEYS, strict=True):
+        if any(column[key] is not None for column in columns):
+            lines.append((f"device {name}", [size(column[key]) for column in columns]))
     for task in comparison["tasks"]:
         scores = [_score_of(column, task) for column in columns]
         if any(score.get("exact_match") is not None for score in scores):
@@ -161,6 +165,9 @@ def _column(
         for phase in ("prefill", "decode")
     }
     resident = memory["resident"][0] if memory["resident"] else {}
+    device: Mapping[str, Any] = next(
+        (e for e in memory["resident"] if e["device_peak_bytes"] is not None), {}
+    )
     before = speed[BASELINE]["decode_tokens_per_s"]["median"] if BASELINE in speed else None
     return {
         "run": run,
@@ -174,6 +181,7 @@ def _column(
         "active_bytes_per_token": memory["active_bytes_per_token"],
         "load_peak_bytes": resident.get("load_peak_bytes"),
         "steady_resident_bytes": resident.get("steady_resident_bytes"),
+        **{key: device.get(key) for key in DEVICE_KEYS},
         "mean_exact_match": scores["mean_exact_match"] if scores else None,
         "recovery": scores["recovery"] if scores else None,
         "tasks": [

@@ -34,6 +34,7 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
         yield escaped(sentences.quantization_sentence(report))
     yield table(tables.memory_table(report))
     yield from _unless_empty(tables.resident_table(report))
+    yield from _unless_empty(tables.device_table(report))
     yield sentences.cache_sentence(report)
     yield "## Accuracy"
     for provider, scores in tables.accuracy_tables(report).items():

@@ -28,6 +28,12 @@ def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> li
             "peak while the session loads, and the level after a short generation. The prediction "
             "is the size of model.onnx.data and 23.5 MB for the runtime; it is made for the CPU."
         ),
+        "device memory": (
+            "What the NVIDIA driver counts as in use on the device, by all processes, less what it "
+            "counted before loading: after loading, weights and what the runtime takes ahead; and "
+            "the most after any measured run. The KV cache is counted from its shape, for the "
+            "largest batch at full length, and is part of the peak."
+        ),
         "exact match": (
             "Share of held-out items whose every answer token is the most likely one given the "
             "tokens before it (teacher-forced, which is the same as greedy decoding giving exactly "
@@ -61,6 +67,8 @@ def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         ),
         "stage peak": "Highest resident memory of the process while the stage ran.",
     }
+    if "cuda" not in validation["providers"]:
+        del methods["device memory"]
     has_baseline = any(
         "baseline" in result["variants"] for result in validation["providers"].values()
     )

@@ -55,8 +55,8 @@ def _memory(report: Report) -> Iterator[str]:
     )
     if report["quantization"] is not None:
         yield html.paragraph(sentences.quantization_sentence(report))
-    resident = tables.resident_table(report)
-    right = html.table(resident) if resident.rows else ""
+    held = (tables.resident_table(report), tables.device_table(report))
+    right = "".join(html.table(table) for table in held if table.rows)
     right += html.paragraph(sentences.cache_sentence(report), "muted")
     yield html.pair(html.figure(figures_bars.memory_bars(report)), right)
     yield html.table(tables.memory_table(report))

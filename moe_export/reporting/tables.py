@@ -104,6 +104,22 @@ def resident_table(report: Report) -> Table:
     return Table(["resident memory", "load peak", "steady", "predicted", "off by"], rows)
 
 
+def device_table(report: Report) -> Table:
+    """Memory of the GPU, for every variant that ran on one."""
+    rows = [
+        [
+            f"{entry['variant']}, {held['provider']}",
+            size(held["device_loaded_bytes"]),
+            size(held["device_peak_bytes"]),
+            size(held["device_kv_cache_bytes"]),
+        ]
+        for entry in report["memory"]["variants"]
+        for held in entry["resident"]
+        if held["device_peak_bytes"] is not None
+    ]
+    return Table(["device memory", "loaded", "peak", "KV cache"], rows)
+
+
 def accuracy_tables(report: Report) -> dict[str, Table]:
     """By provider, every task under every variant."""
     tables = {}

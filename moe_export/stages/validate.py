@@ -78,7 +78,8 @@ def run(job: Job[ValidateSettings]) -> None:
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
             speed_settings = settings.speed.model_dump(mode="json")
-            measured = probe(directory, provider, settings.operator, speed_settings)
+            cache = settings.cache_on(provider)
+            measured = probe(directory, provider, settings.operator, cache, speed_settings)
             names = {"variant": variant, "provider": provider}
             memory.append(names | measured["memory"])
             speed += [names | result for result in measured["speed"]]
@@ -134,7 +135,13 @@ def _parity(
     for variant, stage in ((PRUNED, "prune"), (QUANTIZED, "quantize")):
         if variant in variants:
             parity[variant], greedy[variant] = compare_with_torch(
-                partial(OrtModel, variants[variant], provider, operator=settings.operator),
+                partial(
+                    OrtModel,
+                    variants[variant],
+                    provider,
+                    operator=settings.operator,
+                    cache=settings.cache_on(provider),
+                ),
                 variants[variant],
                 job.folders[stage],
                 compared,

@@ -15,20 +15,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moe_export.op import spec
+from moe_export.device_memory import DeviceMemory
 from moe_export.op.c_interface import RefusedError
+from moe_export.op.spec import ACTIVATIONS
 from tests.cuda.cuda_library import CudaLayer
-from tests.cuda.formats import CUDA_FORMATS, CUDA_KINDS
+from tests.cuda.formats import CUDA_KINDS, PACKAGED_KINDS
 from tests.cuda.kernels import packed_layer
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
 from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
-from tests.op.cases import CASES, Case, Inputs, inputs_of
+from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
+from tools.gpu_check.library import row_of
 
 GOOD = inputs_of(Case("good", (33, 0, 7), tokens=3, top_k=2), "float16")
 STREAM = 0x5EED
+
+THROUGH_THE_LIBRARY: tuple[Kind, ...] = (
+    ("float16", "float16", 0),
+    ("float32", "int8", 32),
+    ("float16", "uint4", 32),
+    ("float16", "nf4", 64),
+)
+"""Kinds that between them need every part of a packed layer."""
 
 
 def equals_the_reference(library: Path, stand_in: StandIn) -> None:
@@ -37,10 +47,10 @@ def equals_the_reference(library: Path, stand_in: StandIn) -> None:
     many = Case("many", (24, 33), tokens=40, top_k=1, hidden=33, routing="all_on_0")
     names = ("one_token", "odd_widths_and_hidden", "all_widths_zero")
     cases = [*(case for case in CASES if case.name in names), tiles]
-    for kind in CUDA_KINDS[1], CUDA_KINDS[4], CUDA_KINDS[6]:
+    for kind in THROUGH_THE_LIBRARY:
         for case in cases:
             _assert_equal(library, stand_in, inputs_of(case, *kind))
-    _assert_equal(library, stand_in, inputs_of(many, *CUDA_KINDS[8]))
+    _assert_equal(library, stand_in, inputs_of(many, "float16", "int4", 32))
     assert stand_in.allocated_bytes == 0
     kernels = {launch.key.split(".")[0] for launch in stand_in.launches}
     assert len(kernels) == 7, kernels
@@ -53,6 +63,13 @@ def _assert_equal(library: Path, stand_in: StandIn, inputs: Inputs, x_shift: int
     layer.destroy()
     error = np.abs(y.astype(np.float64) - run_reference(inputs).astype(np.float64))
     assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+
+
+def activations_equal_the_reference(library: Path, stand_in: StandIn) -> None:
+    """Those that have no gate too."""
+    for activation in ACTIVATIONS:
+        case = Case("activation", (33, 0, 7), tokens=3, top_k=2, activation=activation)
+        _assert_equal(library, stand_in, inputs_of(case, "float16", "uint8", 32))
 
 
 def launches_are_those_of_the_manifest(library: Path, stand_in: StandIn) -> None:
@@ -79,22 +96,34 @@ def weights_are_laid_out_as_in_the_definition_of_the_layout(
     library: Path, stand_in: StandIn
 ) -> None:
     """The device holds the packed layer, byte for byte, and nothing else."""
-    for kind in CUDA_KINDS:
-        inputs = inputs_of(Case("bytes", (64, 0, 130), tokens=1, top_k=1, hidden=96), *kind)
+    cases = [(Case("bytes", (64, 0, 130), 1, top_k=1, hidden=96), kind) for kind in PACKAGED_KINDS]
+    ungated = Case("ungated", (33, 7), 1, top_k=1, activation="relu2")
+    for case, kind in (*cases, (ungated, ("float16", "uint4", 32))):
+        inputs = inputs_of(case, *kind)
         layer = CudaLayer(library, stand_in, inputs)
         assert stand_in.allocated_bytes == layer.device_bytes
         found = stand_in.only_allocation()
         packed = packed_layer(inputs)
         start = 0
-        for array in (
-            *(packed.gate, packed.up, packed.down),
-            *(packed.gate_scale, packed.up_scale, packed.down_scale, packed.table),
-        ):
+        for array in packed.arrays.values():
             assert found[start : start + array.nbytes] == array.tobytes(), kind
             start += -(-array.nbytes // 256) * 256
         assert start == len(found)
         layer.destroy()
     assert stand_in.allocated_bytes == 0
+
+
+def device_memory_is_what_layers_take(library: Path, stand_in: StandIn) -> None:
+    """As the driver counts it; the most is remembered."""
+    before = CudaLayer(library, stand_in, GOOD)
+    memory = DeviceMemory()
+    layers = [CudaLayer(library, stand_in, GOOD) for _ in range(3)]
+    assert memory.taken_bytes() == 3 * before.device_bytes > 0
+    layers.pop().destroy()
+    assert memory.taken_bytes() == 2 * before.device_bytes
+    assert memory.peak_bytes == 3 * before.device_bytes
+    for layer in (before, *layers):
+        layer.destroy()
 
 
 def no_tokens_launch_nothing(library: Path, stand_in: StandIn) -> None:
@@ -119,7 +148,9 @@ def a_wrong_shape_is_refused(library: Path, stand_in: StandIn) -> None:
 
 def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -> None:
     """Computed inputs come on the device, weights from the host, work goes to ORT's stream."""
-    inputs = inputs_of(Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), *CUDA_KINDS[8])
+    inputs = inputs_of(
+        Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), "float16", "int4", 32
+    )
     node = CudaNode(library, stand_in, inputs)
     first_weight = 4
     assert [node.memory_type(place) for place in range(first_weight)] == [0] * first_weight
@@ -144,30 +175,37 @@ def a_weight_that_comes_on_the_device_is_taken_from_there(library: Path, stand_i
     node.destroy()
 
 
-def an_activation_without_kernels_is_refused_by_the_node(library: Path, stand_in: StandIn) -> None:
-    """In a sentence that names the node."""
-    message = _refusal(lambda: CudaNode(library, stand_in, GOOD, activation="geglu"))
-    assert message == (
-        "RaggedMoE node 'the node': the CUDA kernels know no activation 'geglu', only swiglu; run "
-        "on the CPU, or without the native library"
-    )
-
-
-def formats_without_kernels_are_refused(library: Path, stand_in: StandIn) -> None:
+def formats_whose_kernels_are_not_packaged_are_refused(library: Path, stand_in: StandIn) -> None:
     """By the layer, and by the node with its name."""
     case = Case("shared", (33, 0), tokens=3, top_k=1, shared_width=7)
-    without = [name for name in spec.QUANTIZED_FORMATS if name not in CUDA_FORMATS]
-    for format_name in without:
-        inputs = inputs_of(case, "float16", format_name, 32)
+    without = [kind for kind in CUDA_KINDS if kind not in PACKAGED_KINDS]
+    assert [kind[1] for kind in without] == ["uint8", "uint4", "nf4"]
+    for kind in without:
+        inputs = inputs_of(case, *kind)
         sentence = (
-            f"the CUDA kernels know no format '{format_name}', only the floats, int8 and int4; run "
-            "on the CPU, or without the native library"
+            f"the CUDA kernels of format '{kind[1]}' are for models in float16, since ONNX "
+            "Runtime's CUDA provider has no attention in float32; export in float16, or run on the "
+            "CPU"
         )
         before = stand_in.allocated_bytes
         assert _refusal(lambda inputs=inputs: CudaLayer(library, stand_in, inputs)) == sentence
         assert stand_in.allocated_bytes == before
         message = _refusal(lambda inputs=inputs: CudaNode(library, stand_in, inputs))
         assert message == f"RaggedMoE node 'the node': {sentence}"
+
+
+def gpu_check_tells_of_errors(library: Path, stand_in: StandIn) -> None:
+    """By rows, and by tiles of both kinds; and that a case is not what it should be."""
+    case = Case("few", (33, 7), tokens=1, top_k=1, hidden=32, shared_width=8)
+    row = row_of(library, stand_in, ("float16", "int4", 32), [case])
+    assert row["held"], row
+    assert 0 < row["worst_error_of_bound"] < 1
+    kernels = {launch.key for launch in stand_in.launches}
+    assert {f"gate_up_tiles.float16.int4.{pairs}" for pairs in (16, 128)} < kernels
+    assert "gate_up_rows.float16.int4" in kernels
+    stand_in.forget(1)  # its output stays NaN
+    row = row_of(library, stand_in, ("float16", "int4", 32), [case])
+    assert (row["held"], row["failed"]) == (False, "few/1")
 
 
 def a_device_without_kernels_is_refused(library: Path, stand_in: StandIn) -> None:
@@ -237,14 +275,16 @@ TOGETHER = (
     launches_are_those_of_the_manifest,
     x_that_begins_anywhere_is_padded,
     weights_are_laid_out_as_in_the_definition_of_the_layout,
+    device_memory_is_what_layers_take,
     no_tokens_launch_nothing,
     a_wrong_shape_is_refused,
     a_scale_that_is_no_float16_number_is_refused,
     a_full_device_is_refused_and_nothing_is_lost,
     a_node_runs_as_onnx_runtime_would_run_it,
     a_weight_that_comes_on_the_device_is_taken_from_there,
-    an_activation_without_kernels_is_refused_by_the_node,
-    formats_without_kernels_are_refused,
+    activations_equal_the_reference,
+    formats_whose_kernels_are_not_packaged_are_refused,
+    gpu_check_tells_of_errors,
 )
 """They leave the driver as it was."""
 

@@ -1,25 +1,40 @@
-"""The library's CUDA side through its plain C interface; device memory is the stand-in driver's."""
+"""The library's CUDA side through its plain C interface, on the stand-in driver or on a device."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.op.c_interface import ONNX_TYPES, RefusedError, Tensor, Weights, tensor
-from tests.cuda.launches import StandIn
 from tests.native.c_library import _Call
 from tests.op.cases import Inputs
+
+
+class DeviceMemory(Protocol):
+    """Memory of a device, by address."""
+
+    def allocate(self, size: int) -> int:
+        """Bytes that hold NaN."""
+
+    def free(self, pointer: int) -> None:
+        """Gives them back."""
+
+    def write(self, pointer: int, data: bytes) -> None:
+        """To the device, which has done what it was told by then."""
+
+    def read(self, pointer: int, size: int) -> bytes:
+        """From the device, when it has done what it was told."""
 
 
 class DeviceArrays:
     """Copies of arrays in the device's memory, until the end of a `with`."""
 
-    def __init__(self, stand_in: StandIn) -> None:
-        self._stand_in = stand_in
+    def __init__(self, memory: DeviceMemory) -> None:
+        self._memory = memory
         self._pointers: list[int] = []
         self._keep: list[Any] = []
 
@@ -28,18 +43,17 @@ class DeviceArrays:
 
     def __exit__(self, *_: object) -> None:
         for pointer in self._pointers:
-            self._stand_in.free(pointer)
+            self._memory.free(pointer)
 
     def empty(self, size: int) -> int:
         """A pointer to bytes that hold NaN."""
-        self._pointers.append(self._stand_in.allocate(max(1, size)))
+        self._pointers.append(self._memory.allocate(max(1, size)))
         return self._pointers[-1]
 
     def put(self, array: NDArray[Any], *, shift: int = 0) -> int:
         """A pointer to a copy of the array, `shift` bytes into an allocation."""
         pointer = self.empty(array.nbytes + shift) + shift
-        data = np.ascontiguousarray(array)
-        ctypes.memmove(pointer, data.ctypes.data, data.nbytes)
+        self._memory.write(pointer, array.tobytes())
         return pointer
 
     def tensor(self, array: NDArray[Any] | None, *, shift: int = 0) -> Tensor:
@@ -55,15 +69,16 @@ class DeviceArrays:
 class CudaLayer:
     """A layer that the library packed and uploaded."""
 
-    def __init__(self, library: Path, stand_in: StandIn, inputs: Inputs) -> None:
+    def __init__(self, library: Path, memory: DeviceMemory, inputs: Inputs) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.moe_export_cuda_layer_bytes.restype = ctypes.c_uint64
-        self._stand_in = stand_in
+        self._memory = memory
         keep: list[Any] = []
         weights = inputs.weights
         tensors = (Tensor * len(weights))(*[tensor(weight, keep) for weight in weights])
         described = Weights(
-            *(len(inputs.experts), b"swiglu", inputs.format_name.encode(), inputs.group_size),
+            *(len(inputs.experts), inputs.activation.encode(), inputs.format_name.encode()),
+            inputs.group_size,
             *(ONNX_TYPES[inputs.x.dtype.name], 0, tensors, len(weights)),
         )
         self._layer = ctypes.c_void_p()
@@ -86,7 +101,7 @@ class CudaLayer:
     def run(self, inputs: Inputs, *, stream: int = 0, x_shift: int = 0) -> NDArray[Any]:
         """One execution; x begins `x_shift` bytes into its allocation."""
         message = ctypes.create_string_buffer(1024)
-        with DeviceArrays(self._stand_in) as device:
+        with DeviceArrays(self._memory) as device:
             y = device.empty(inputs.x.nbytes)
             call = _Call(
                 device.tensor(inputs.x, shift=x_shift),
@@ -100,6 +115,5 @@ class CudaLayer:
                 *(message, ctypes.c_size_t(1024)),
             ):
                 raise RefusedError(message.value.decode())
-            result = np.empty_like(inputs.x)
-            ctypes.memmove(result.ctypes.data, y, result.nbytes)
-        return result
+            found = self._memory.read(y, inputs.x.nbytes)
+        return np.frombuffer(found, inputs.x.dtype).reshape(inputs.x.shape)

@@ -6,12 +6,13 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace {
 
-constexpr int kInvalidValue = 1, kOutOfMemory = 2, kNotFound = 500;
+constexpr int kInvalidValue = 1, kOutOfMemory = 2, kInvalidContext = 201, kNotFound = 500;
 
 struct Module {
   std::string image;
@@ -32,7 +33,7 @@ OnLaunch on_launch = nullptr;
 std::map<uint64_t, size_t> allocations;
 size_t allocated = 0;
 int contexts[2];
-void* current = &contexts[0];
+std::vector<void*> current = {&contexts[0]};  // a stack, as the driver has for each thread
 
 // A cubin is an ELF file, which ends with one of its two tables.
 size_t bytes_of_elf(const char* image) {
@@ -64,7 +65,7 @@ API int fake_cuda_allocation(uint64_t* pointer, size_t* bytes) {
   }
   return static_cast<int>(allocations.size());
 }
-API void fake_cuda_leave_context() { current = nullptr; }
+API void fake_cuda_leave_context() { current.clear(); }
 
 API int cuInit(unsigned) { return 0; }
 API int cuDriverGetVersion(int* out) {
@@ -76,16 +77,31 @@ API int cuGetErrorName(int error, const char** name) {
   return 0;
 }
 API int cuCtxGetCurrent(void** context) {
-  *context = current;
+  *context = current.empty() ? nullptr : current.back();
   return 0;
 }
 API int cuCtxPushCurrent_v2(void* context) {
-  current = context;
+  current.push_back(context);
   return 0;
 }
 API int cuCtxPopCurrent_v2(void** context) {
-  *context = current;
-  current = nullptr;
+  if (current.empty()) return kInvalidContext;
+  *context = current.back();
+  current.pop_back();
+  return 0;
+}
+API int cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return ordinal == 0 ? 0 : kInvalidValue;
+}
+API int cuDevicePrimaryCtxRetain(void** context, int) {
+  *context = &contexts[0];
+  return 0;
+}
+API int cuMemGetInfo_v2(size_t* free, size_t* total) {
+  if (current.empty()) return kInvalidContext;
+  *free = memory_limit - allocated;
+  *total = memory_limit;
   return 0;
 }
 API int cuCtxGetDevice(int* device) {

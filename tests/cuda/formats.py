@@ -1,10 +1,13 @@
-"""What the CUDA kernels run."""
+"""What the CUDA kernels run, and what of it is packaged."""
 
 from __future__ import annotations
 
 from moe_export.op import spec
-from tests.op.cases import kinds_of
+from moe_export.op.triton.build import FORMATS_OF
+from tests.op.cases import KINDS, kinds_of
 
-CUDA_FORMATS: tuple[spec.Format, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
+CUDA_FORMATS: tuple[spec.Format, ...] = spec.FORMATS
 
 CUDA_KINDS = kinds_of(CUDA_FORMATS)
+
+PACKAGED_KINDS = tuple(kind for kind in KINDS if kind[1] in FORMATS_OF[kind[0]])

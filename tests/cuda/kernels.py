@@ -17,7 +17,9 @@ from tests.op.cases import Inputs
 def packed_layer(inputs: Inputs) -> PackedLayer:
     """The experts in the kernels' layout."""
     experts = inputs.experts if inputs.shared is None else (*inputs.experts, inputs.shared)
-    return pack(experts, inputs.format_name, inputs.group_size, inputs.x.shape[1])
+    return pack(
+        experts, inputs.format_name, inputs.group_size, inputs.x.shape[1], inputs.activation
+    )
 
 
 def run_kernels(inputs: Inputs, path: plan.Path, pairs: int | None = None) -> NDArray[Any]:

@@ -49,6 +49,7 @@ class StandIn:
         self._keys = {kernel.code: kernel.key for kernel in package.decode(content)}
         self._variants = {variant.key: variant for variant in build.variants()}
         self.launches: list[Launch] = []
+        self._forgotten = 0
         signature = ctypes.CFUNCTYPE(
             *(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_uint),
             *(ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p),
@@ -67,6 +68,10 @@ class StandIn:
         self._library.fake_cuda_configure(
             driver_version, *capability, ctypes.c_size_t(memory_bytes)
         )
+
+    def forget(self, launches: int) -> None:
+        """Does not carry out the next launches."""
+        self._forgotten = launches
 
     def leave_context(self) -> None:
         """No context is current from now on."""
@@ -95,12 +100,23 @@ class StandIn:
         """Gives memory of the device back."""
         assert self._library.cuMemFree_v2(ctypes.c_uint64(pointer)) == 0
 
+    def write(self, pointer: int, data: bytes) -> None:
+        """The device's memory is the host's."""
+        ctypes.memmove(pointer, data, len(data))
+
+    def read(self, pointer: int, size: int) -> bytes:
+        """Likewise."""
+        return ctypes.string_at(pointer, size)
+
     def _on_launch(self, *facts: Any) -> int:
         image, size, name, grid_x, grid_y, threads, shared_bytes, stream, arguments = facts
         key = self._keys[ctypes.string_at(image, size)]
         assert key.split(".")[0] == name.decode()
         self.launches.append(Launch(key, (grid_x, grid_y), threads, shared_bytes, stream))
-        self._interpret(key, (grid_x, grid_y), arguments)
+        if self._forgotten:
+            self._forgotten -= 1
+        else:
+            self._interpret(key, (grid_x, grid_y), arguments)
         return 0
 
     def _interpret(self, key: str, grid: tuple[int, int], arguments: Any) -> None:

@@ -20,6 +20,7 @@ from moe_export.op.c_interface import ONNX_TYPES, RefusedError
 from tests.cuda.launches import StandIn
 from tests.op.cases import Inputs
 
+FOUR_BITS = ("int4", "uint4")
 STREAM = 0x57EA
 HOST_INPUT = -2
 ALLOCATOR = 77
@@ -46,13 +47,12 @@ class CudaNode:
         library: the native library.
         stand_in: the driver.
         inputs: of a call; the weights are stored.
-        attributes: of the node, in place of what `inputs` say.
     """
 
     # The library makes its domain once in a process.
     _ops: ClassVar[list[int]] = []
 
-    def __init__(self, library: Path, stand_in: StandIn, inputs: Inputs, **attributes: str) -> None:
+    def __init__(self, library: Path, stand_in: StandIn, inputs: Inputs) -> None:
         self._stand_in = stand_in
         self._keep: list[Any] = []
         self._values: dict[int, Value] = {}
@@ -60,11 +60,11 @@ class CudaNode:
         self.scratch_pointers: list[int] = []
         self.allocators = 0
         self._attributes = {
-            "activation": "swiglu",
+            "activation": inputs.activation,
             "format": inputs.format_name,
             "num_experts": len(inputs.experts),
             "group_size": inputs.group_size,
-        } | attributes
+        }
         self._table = self._functions()
         self._register(library)
         x_type = ONNX_TYPES[inputs.x.dtype.name]
@@ -132,7 +132,7 @@ class CudaNode:
         return ctypes.CFUNCTYPE(result, *kinds)(address)
 
     def _value(self, array: NDArray[Any], memory: bytes) -> int:
-        data = int4.pack(array) if array.dtype.name == "int4" else np.ascontiguousarray(array)
+        data = int4.pack(array) if array.dtype.name in FOUR_BITS else np.ascontiguousarray(array)
         self._keep.append(data)
         pointer = data.ctypes.data
         if memory == b"Cuda" and data.nbytes:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.gpu_check.parts import PARTS, too_late
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -33,3 +35,10 @@ def test_a_dry_run_tells_of_every_part() -> None:
     parts = [line.split()[0] for line in done.stdout.splitlines()]
     assert parts == ["conformance", "layers", "model", "onnxruntime", "demo"]
     assert done.stdout.count("cannot run: ") == 5
+
+
+def test_all_parts_fit_into_a_quarter_of_an_hour_and_none_begins_too_late() -> None:
+    minutes = [minutes for _, _, minutes in PARTS.values()]
+    assert sum(minutes) <= 14  # a minute is left for starting
+    assert too_late("layers", PARTS["layers"][2]) is None
+    assert too_late("layers", 3.96) == "it takes about 4 min, and 4.0 are left"

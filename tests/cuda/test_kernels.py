@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moe_export.op.spec import Activation
 from moe_export.op.triton import plan
 from tests.cuda.formats import CUDA_KINDS
 from tests.cuda.kernels import run_kernels
@@ -14,8 +15,8 @@ from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
 
-# The CUDA kernels know this activation alone; the operator refuses the others by name.
 SWIGLU = tuple(case for case in CASES if case.activation == "swiglu")
+OTHERS = tuple(case for case in CASES if case.activation != "swiglu")
 
 # Kinds that between them take every branch of the kernels see every case by both paths.
 THOROUGH: tuple[Kind, ...] = (("float32", "float32", 0), ("float16", "int4", 32))
@@ -51,6 +52,15 @@ def assert_equals_the_reference(y: np.ndarray, inputs: Inputs) -> None:  # type:
 @pytest.mark.parametrize("kind", CUDA_KINDS, ids=str)
 @pytest.mark.parametrize("case", SWIGLU, ids=lambda case: case.name)
 def test_the_kernels_equal_the_reference(case: Case, kind: Kind) -> None:
+    inputs = inputs_of(case, *kind)
+    for path in paths_of(case, kind):
+        assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
+
+
+@pytest.mark.parametrize("kind", THOROUGH, ids=str)
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.name)
+def test_the_kernels_equal_the_reference_in_every_activation(case: Case, kind: Kind) -> None:
+    # It comes after the sums, whatever the format is.
     inputs = inputs_of(case, *kind)
     for path in paths_of(case, kind):
         assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
@@ -98,3 +108,13 @@ def test_more_experts_than_a_block_of_counts_are_found() -> None:
     widths = tuple(int(w) for w in np.random.default_rng(3).integers(0, 5, 150))
     inputs = inputs_of(Case("experts", widths, tokens=40, top_k=2, hidden=16), "float32")
     assert_equals_the_reference(run_kernels(inputs, "tiles", 16), inputs)
+
+
+@pytest.mark.parametrize("path", ["rows", "tiles"])
+@pytest.mark.parametrize("activation", ["geglu", "relu", "relu2"])
+def test_a_nan_stays_nan_in_every_activation(path: plan.Path, activation: Activation) -> None:
+    inputs = inputs_of(Case("nan", (8, 33), tokens=2, top_k=1, activation=activation), "float32")
+    inputs.x[1] = np.nan
+    y = run_kernels(inputs, path, 16)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(run_reference(inputs)))
+    assert np.isnan(y[1]).all()

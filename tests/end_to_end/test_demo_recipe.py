@@ -13,6 +13,7 @@ import torch
 import moe_export  # noqa: F401 - makes transformers know pruned checkpoints
 from moe_export.artifacts import load_importance
 from moe_export.cli import main
+from moe_export.decoding import generate
 from moe_export.demo import checkpoint_dir
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
@@ -97,7 +98,7 @@ def test_sixty_four_greedy_tokens_are_those_of_torch(run: Path, prompts: list[li
             torch.tensor([prompt]), max_new_tokens=64, do_sample=False, eos_token_id=None
         )
         assert (
-            list(ort_model.generate(prompt, 64, eos_ids=[])) == expected[0, len(prompt) :].tolist()
+            list(generate(ort_model, prompt, 64, eos_ids=[])) == expected[0, len(prompt) :].tolist()
         )
 
 

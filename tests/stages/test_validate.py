@@ -8,6 +8,7 @@ import pytest
 
 from moe_export import evaluation
 from moe_export.parity import Compared, compare_with_torch
+from moe_export.probe import execution_path, probe
 from moe_export.runtime import OrtModel
 from moe_export.stages.validate import within
 from tests.graph.decoding import exported
@@ -52,3 +53,19 @@ def test_parity_is_the_same_in_parts_and_finds_another_model(
     other, _ = compare(tiny_checkpoint(tmp_path / "other", seed=1))
     assert other["max_logit_error"] > 0.1
     assert other["first_bad_layer"] == 0
+
+
+def test_the_path_names_a_cache_that_does_not_grow() -> None:
+    assert execution_path("portable") == "portable function body"
+    assert execution_path("native", "cuda", "captured") == (
+        "native library (cuda), static KV cache, CUDA graph"
+    )
+    assert execution_path("portable", "cpu", "static") == "portable function body, static KV cache"
+
+
+def test_speed_is_measured_through_the_cache_that_is_asked_for(tmp_path: Path) -> None:
+    directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx")
+    speed = {"batch_sizes": [2], "threads": [1], "prompt_tokens": 5, "new_tokens": 3, "repeats": 2}
+    (found,) = probe(directory, "cpu", "portable", "static", speed)["speed"]
+    assert found["path"] == "portable function body, static KV cache"
+    assert found["decode_tokens_per_s"]["min"] > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_export import cuda
+from moe_export import cuda, device_memory
 from moe_export.errors import DependencyError
 from moe_export.runtime import require_native
 
@@ -50,3 +50,15 @@ def test_the_native_library_says_why_it_cannot_use_cuda(monkeypatch: pytest.Monk
     monkeypatch.setattr(cuda, "describe_cuda", lambda: "the NVIDIA driver is for CUDA 11.8")
     with pytest.raises(DependencyError, match=r"cannot use CUDA: the NVIDIA driver is for CUDA 11"):
         require_native("cuda")
+
+
+def test_device_memory_without_a_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_memory, "DRIVER", "libabsent.so.1")
+    with pytest.raises(DependencyError, match=r"memory cannot be read: libabsent.so.1: cannot op"):
+        device_memory.DeviceMemory()
+
+
+def test_a_driver_without_a_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_memory, "DRIVER", "libc.so.6")
+    with pytest.raises(DependencyError, match=r"cannot be read: libc\.so\.6 has no cuInit"):
+        device_memory.DeviceMemory()

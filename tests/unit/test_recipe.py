@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import parse_bytes
+from moe_export.recipe import ValidateSettings, parse_bytes
 from moe_export.recipe_file import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -54,6 +54,18 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL.replace("demo: sums", "dmeo: sums"),
             "recipe.yaml:4: unknown key 'calibrate.sources.0.dmeo'; the nearest",
+        ),
+        (
+            MINIMAL + "validate: {cache: captured}\n",
+            "cache captured needs the provider cuda alone and the operator native; choose static",
+        ),
+        (
+            MINIMAL + "export: {dtype: float16, layout: packed}\nvalidate: {providers: [cuda]}\n",
+            "layout packed is the layout of the CPU's kernels; set export.layout to portable",
+        ),
+        (
+            MINIMAL + "validate: {providers: [cuda]}\n",
+            "CUDA provider has no attention in float32; set export.dtype to float16",
         ),
         (
             MINIMAL + "validate: {speed: {thread: [1]}}\n",
@@ -163,3 +175,11 @@ def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
     assert not load_recipe(
         recipe_with(tmp_path, MINIMAL + "export: {pruned: false}\nquantize: {}\n")
     ).export.pruned
+
+
+def test_the_cache_of_a_provider_is_growing_static_or_captured() -> None:
+    default = ValidateSettings(providers=("cpu", "cuda"))
+    assert [default.cache_on(word) for word in default.providers] == ["growing", "captured"]
+    portable = ValidateSettings(providers=("cuda",), operator="portable")
+    assert portable.cache_on("cuda") == "static"
+    assert ValidateSettings(cache="static").cache_on("cpu") == "static"

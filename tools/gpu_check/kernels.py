@@ -1,4 +1,4 @@
-"""The Triton kernels on the device: whether they are right, and how fast."""
+"""How fast the Triton kernels are on the device; the library runs binaries of the same sources."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
 from moe_export.op.triton import plan
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import PackedLayer, pack, padded_depth
-from tests.cuda.formats import CUDA_KINDS
-from tests.op.cases import CASES, Inputs, inputs_of
-from tests.op.executors import run_reference
-from tests.op.tolerance import error_bound
+from moe_export.op.triton.packed import PackedLayer, codes_per_byte, padded_depth
 from tools.bench_op.models import EXPERTS, FULL_WIDTH, HIDDEN, MEAN_WIDTH, TOP_K, skewed_widths
 
 REPEATS = 50
@@ -26,46 +22,20 @@ TOKENS = (1, 4, 16, 64, 512, 4096)
 DECODE_TOKENS = 64
 """Up to here what counts is bytes, beyond it operations."""
 
+SKEWED, UNIFORM, PADDED = "skewed", "uniform 704", "padded 1408"
+SHAPES_OF: dict[Format, tuple[str, ...]] = {
+    "float16": (SKEWED,),
+    "bfloat16": (SKEWED, UNIFORM, PADDED),
+    "int8": (SKEWED,),
+    "int4": (SKEWED, UNIFORM, PADDED),
+    "uint8": (SKEWED,),
+    "uint4": (SKEWED,),
+    "nf4": (SKEWED,),
+}
+"""Which widths each format is timed at: all that the time allows."""
+
 LAYERS = 24
 GROUP = 32
-
-
-def conformance() -> list[dict[str, Any]]:
-    """Every case and kind, by every path; one row for each kind."""
-    rows = []
-    for kind in CUDA_KINDS:
-        worst, failures = 0.0, []
-        for case in (case for case in CASES if case.activation == "swiglu"):
-            inputs = inputs_of(case, *kind)
-            bound, expected = error_bound(inputs), run_reference(inputs).astype(np.float64)
-            for path, pairs in (("rows", None), ("tiles", 16), ("tiles", 128)):
-                y = _run(inputs, path, pairs)  # type: ignore[arg-type]
-                error = np.abs(y.astype(np.float64) - expected)
-                worst = max(worst, float((error / np.maximum(bound, 1e-300)).max(initial=0)))
-                again = _run(inputs, path, pairs)  # type: ignore[arg-type]
-                if not (error <= bound).all() or not np.array_equal(y, again):
-                    failures.append(f"{case.name}/{path}/{pairs}")
-        rows.append(
-            {
-                "kind": " ".join(map(str, kind)),
-                "worst_error_of_bound": worst,
-                "failed": " ".join(failures),
-                "held": not failures,
-            }
-        )
-    return rows
-
-
-def _run(inputs: Inputs, path: plan.Path, pairs: int | None) -> NDArray[Any]:
-    experts = inputs.experts if inputs.shared is None else (*inputs.experts, inputs.shared)
-    packed = pack(experts, inputs.format_name, inputs.group_size, inputs.x.shape[1])
-    arrays = (inputs.x, inputs.expert_indices, inputs.routing_weights, inputs.shared_weight)
-    tensors = [
-        None if a is None else torch.from_numpy(np.ascontiguousarray(a)).cuda() for a in arrays
-    ]
-    call = Call(DeviceLayer.of(packed, "cuda"), *tensors, path=path, pairs=pairs)  # type: ignore[arg-type]
-    y: NDArray[Any] = call.run().cpu().numpy()
-    return y
 
 
 def layers() -> list[dict[str, Any]]:
@@ -77,14 +47,14 @@ def layers() -> list[dict[str, Any]]:
     ]
     skewed = tuple(int(w) for w in skewed_widths(np.random.default_rng(0)))
     widths = {
-        "skewed": skewed,
-        "uniform 704": (MEAN_WIDTH,) * EXPERTS,
-        "padded 1408": (FULL_WIDTH,) * EXPERTS,
+        SKEWED: skewed,
+        UNIFORM: (MEAN_WIDTH,) * EXPERTS,
+        PADDED: (FULL_WIDTH,) * EXPERTS,
     }
-    for format_name in ("float16", "bfloat16", "int8", "int4"):
-        for name, sizes in widths.items():
+    for format_name, names in SHAPES_OF.items():
+        for name in names:
             rows += [
-                _time_layer(format_name, name, sizes, tokens, copy_bytes_per_s, flops_per_s)
+                _time_layer(format_name, name, widths[name], tokens, copy_bytes_per_s, flops_per_s)
                 for tokens in TOKENS
             ]
     return rows
@@ -157,8 +127,11 @@ def _routing(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _expert_bytes(width: int, format_name: Format) -> float:
-    bits = {"float16": 16, "bfloat16": 16, "int8": 8 + 16 / GROUP, "int4": 4 + 16 / GROUP}
-    return 3 * HIDDEN * width * bits[format_name] / 8
+    grid = GRIDS.get(format_name)
+    bits = 16.0
+    if grid is not None:
+        bits = grid.bits + (16 + 8 * grid.has_zero_point) / GROUP
+    return 3 * HIDDEN * width * bits / 8
 
 
 def _random_layer(widths: tuple[int, ...], format_name: Format, seed: int) -> DeviceLayer:
@@ -168,44 +141,52 @@ def _random_layer(widths: tuple[int, ...], format_name: Format, seed: int) -> De
     depth = padded_depth(HIDDEN, format_name)
     depths = [padded_depth(w, format_name) for w in widths]
     groups = [-(-w // GROUP) for w in widths]
+    grid = GRIDS.get(format_name)
+
+    def codes(size: int, end: int = 256) -> torch.Tensor:
+        kind = torch.uint8
+        return torch.randint(0, end, (size,), dtype=kind, device="cuda", generator=generator)
 
     def values(size: int) -> torch.Tensor:
-        if format_name in ("int8", "int4"):
-            size = size // 2 if format_name == "int4" else size
-            return torch.randint(
-                0, 256, (size,), dtype=torch.uint8, device="cuda", generator=generator
-            )
+        if grid is not None:
+            return codes(size // codes_per_byte(format_name))
         dtype = torch.float16 if format_name == "float16" else torch.bfloat16
         return torch.randn(size, dtype=dtype, device="cuda", generator=generator) * 0.02
 
     def starts(sizes: list[int]) -> list[int]:
         return [0, *np.cumsum(sizes)[:-1].tolist()]
 
-    quantized = format_name in ("int8", "int4")
-    scale = 2.0**-8
-
     def scales(size: int) -> torch.Tensor:
-        return torch.full((size if quantized else 16,), scale, dtype=torch.float16, device="cuda")
+        size = 16 if grid is None else size
+        return torch.full((size,), 2.0**-8, dtype=torch.float16, device="cuda")
+
+    def zeros(size: int) -> torch.Tensor:
+        has_zero_point = grid is not None and grid.has_zero_point
+        return codes(size if has_zero_point else 16, 16)
 
     table = np.array([widths, starts(list(widths)), starts(depths), starts(groups)], np.int32)
-    empty = np.zeros(0, np.float16)
+    roles = ("gate", "up", "down")
     packed = PackedLayer(
         format_name=format_name,
-        group_size=GROUP if quantized else 0,
+        group_size=0 if grid is None else GROUP,
         hidden_size=HIDDEN,
         widths=widths,
-        **dict.fromkeys(("gate", "up", "down", "gate_scale", "up_scale", "down_scale"), empty),
+        **dict.fromkeys(roles, np.zeros(0, np.uint8)),
+        **dict.fromkeys([f"{role}_scale" for role in roles], np.zeros(0, np.float16)),
+        **dict.fromkeys([f"{role}_zero" for role in roles], np.zeros(0, np.uint8)),
+        codebook=np.zeros(0, np.float32),
         table=table.reshape(4, count),
     )
+    codebook = np.zeros(16, np.float32) if grid is None or grid.codebook is None else grid.codebook
     tensors = {
-        "gate": values(rows * depth),
-        "up": values(rows * depth),
-        "down": values(sum(depths) * HIDDEN),
-        "gate_scale": scales(rows * HIDDEN // GROUP),
-        "up_scale": scales(rows * HIDDEN // GROUP),
-        "down_scale": scales(sum(groups) * HIDDEN),
+        "codebook": torch.from_numpy(codebook).cuda(),
         "table": torch.from_numpy(packed.table).cuda(),
     }
+    for role in roles:
+        size = sum(depths) * HIDDEN if role == "down" else rows * depth
+        of_groups = sum(groups) * HIDDEN if role == "down" else rows * HIDDEN // GROUP
+        tensors[role] = values(size)
+        tensors[f"{role}_scale"], tensors[f"{role}_zero"] = scales(of_groups), zeros(of_groups)
     return DeviceLayer(packed, tensors)
 
 

@@ -9,8 +9,8 @@
 namespace moe_export::cuda {
 namespace {
 
-// Depths that share a scale at least, and that share a nibble's place in int4: byte j of a row's
-// block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one.
+// Depths that share a scale at least, and that share a nibble's place in four bits: byte j of a
+// row's block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one.
 constexpr int64_t kRun = 32;
 
 // Parts of the device's memory begin at multiples of this.
@@ -21,22 +21,8 @@ constexpr int64_t kTurn = 64;
 
 size_t row_bytes(int64_t depth, Format format) {
   const size_t stored = static_cast<size_t>(padded_depth(depth, format));
-  switch (format) {
-    case Format::kFloat32:
-      return stored * 4;
-    case Format::kFloat16:
-    case Format::kBfloat16:
-      return stored * 2;
-    case Format::kInt8:
-      return stored;
-    case Format::kInt4:
-      return stored / 2;
-    case Format::kUint8:
-    case Format::kUint4:
-    case Format::kNf4:
-      break;  // refused
-  }
-  return 0;
+  if (is_quantized(format)) return has_four_bits(format) ? stored / 2 : stored;
+  return stored * (format == Format::kFloat32 ? 4 : 2);
 }
 
 int64_t groups_of(int64_t depth, int64_t group_size) {
@@ -62,42 +48,51 @@ void turn_words(const void* from, int64_t depth, int64_t columns, int64_t stride
              [&](int64_t d, int64_t c) { rows[c * stride + d] = values[d * columns + c]; });
 }
 
-// [depth, columns] to `columns` rows, the codes made unsigned by adding the half of their range.
+// The code in place `index`; two are in a byte in the formats of four bits, the lower one first.
+int code_at(const uint8_t* codes, int64_t index, bool four_bits) {
+  return four_bits ? (codes[index / 2] >> (index % 2 * 4)) & 15 : codes[index];
+}
+
+// [depth, columns] to `columns` rows, the codes of int8 and int4 made unsigned by adding the half
+// of their range. Beyond the depth are zeros, or the code that means zero without a zero point.
 std::vector<uint8_t> by_output(const void* data, int64_t depth, int64_t columns, Format format) {
   const int64_t stored = padded_depth(depth, format);
-  // Zero as a code.
-  const uint8_t zero = format == Format::kInt4 ? 0x88 : format == Format::kInt8 ? 0x80 : 0;
-  std::vector<uint8_t> rows(row_bytes(depth, format) * static_cast<size_t>(columns), zero);
+  const int half = format == Format::kInt4 ? 8 : format == Format::kInt8 ? 128 : 0;
+  const bool four_bits = has_four_bits(format);
+  std::vector<uint8_t> rows(row_bytes(depth, format) * static_cast<size_t>(columns),
+                            static_cast<uint8_t>(four_bits ? half << 4 | half : half));
   const uint8_t* codes = static_cast<const uint8_t*>(data);
-  switch (format) {
-    case Format::kFloat32:
-      turn_words<uint32_t>(data, depth, columns, stored, rows.data());
-      break;
-    case Format::kFloat16:
-    case Format::kBfloat16:
-      turn_words<uint16_t>(data, depth, columns, stored, rows.data());
-      break;
-    case Format::kInt8:
-      for_blocks(depth, columns, [&](int64_t d, int64_t c) {
-        rows[static_cast<size_t>(c * stored + d)] = codes[d * columns + c] ^ 0x80;
-      });
-      break;
-    case Format::kInt4:
-      for_blocks(depth, columns, [&](int64_t d, int64_t c) {
-        const int64_t index = d * columns + c;
-        const int code = ((codes[index / 2] >> (index % 2 * 4)) & 15) ^ 8;
-        const int64_t at = c * (stored / 2) + d / (2 * kRun) * kRun + d % kRun;
-        uint8_t& byte = rows[static_cast<size_t>(at)];
-        const bool upper = d % (2 * kRun) >= kRun;
-        byte = static_cast<uint8_t>(upper ? (byte & 0x0f) | code << 4 : (byte & 0xf0) | code);
-      });
-      break;
-    case Format::kUint8:
-    case Format::kUint4:
-    case Format::kNf4:
-      break;  // refused
+  if (format == Format::kFloat32) {
+    turn_words<uint32_t>(data, depth, columns, stored, rows.data());
+  } else if (!is_quantized(format)) {
+    turn_words<uint16_t>(data, depth, columns, stored, rows.data());
+  } else if (!four_bits) {
+    for_blocks(depth, columns, [&](int64_t d, int64_t c) {
+      rows[static_cast<size_t>(c * stored + d)] =
+          static_cast<uint8_t>(codes[d * columns + c] ^ half);
+    });
+  } else {
+    for_blocks(depth, columns, [&](int64_t d, int64_t c) {
+      const int code = code_at(codes, d * columns + c, true) ^ half;
+      const int64_t at = c * (stored / 2) + d / (2 * kRun) * kRun + d % kRun;
+      uint8_t& byte = rows[static_cast<size_t>(at)];
+      const bool upper = d % (2 * kRun) >= kRun;
+      byte = static_cast<uint8_t>(upper ? (byte & 0x0f) | code << 4 : (byte & 0xf0) | code);
+    });
   }
   return rows;
+}
+
+// Zero points [groups, columns] to [columns, groups], a byte each.
+std::vector<uint8_t> turned_zeros(const void* data, int64_t groups, int64_t columns,
+                                  bool four_bits) {
+  const uint8_t* codes = static_cast<const uint8_t*>(data);
+  std::vector<uint8_t> turned(static_cast<size_t>(groups * columns));
+  for_blocks(groups, columns, [&](int64_t g, int64_t c) {
+    turned[static_cast<size_t>(c * groups + g)] =
+        static_cast<uint8_t>(code_at(codes, g * columns + c, four_bits));
+  });
+  return turned;
 }
 
 // [groups, columns] to [columns, groups] in float16; empty if one is no float16 number.
@@ -122,10 +117,18 @@ std::vector<uint16_t> turned_scales(const void* data, int32_t type, int64_t grou
 
 size_t data_bytes(const MoeTensor& tensor) {
   const size_t count = static_cast<size_t>(tensor.shape[0] * tensor.shape[1]);
-  return tensor.type == kFloat32 ? count * 4
-         : tensor.type == kInt8  ? count
-         : tensor.type == kInt4  ? (count + 1) / 2
-                                 : count * 2;
+  switch (tensor.type) {
+    case kFloat32:
+      return count * 4;
+    case kInt8:
+    case kUint8:
+      return count;
+    case kInt4:
+    case kUint4:
+      return (count + 1) / 2;
+    default:
+      return count * 2;
+  }
 }
 
 // A tensor's values in host memory, wherever they were.
@@ -162,16 +165,17 @@ void upload(Pointer to, const void* from, size_t bytes) {
 }  // namespace
 
 int64_t padded_depth(int64_t depth, Format format) {
-  return round_up(depth, format == Format::kInt4 ? 2 * kRun : kRun);
+  return round_up(depth, has_four_bits(format) ? 2 * kRun : kRun);
 }
 
 Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& on_device)
     : problem_(problem), kernels_(Kernels::of_current_context()) {
   const Format format = problem.format;
-  if (format >= Format::kUint8) {
-    throw Error{std::string("the CUDA kernels know no format '") +
+  if (format >= Format::kUint8 && problem.x_type != kFloat16) {
+    throw Error{std::string("the CUDA kernels of format '") +
                 format_name(static_cast<uint32_t>(format)) +
-                "', only the floats, int8 and int4; run on the CPU, or without the native library"};
+                "' are for models in float16, since ONNX Runtime's CUDA provider has no attention "
+                "in float32; export in float16, or run on the CPU"};
   }
   const int64_t hidden = problem.hidden_size;
   const size_t experts = problem.widths.size();
@@ -190,49 +194,71 @@ Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& 
     groups += groups_of(width, problem.group_size);
   }
 
-  const size_t scale_row = static_cast<size_t>(groups_of(hidden, problem.group_size)) * 2;
-  const size_t across = static_cast<size_t>(rows) * row_bytes(hidden, format);
-  const size_t across_scales = static_cast<size_t>(rows) * scale_row;
+  const auto bytes = [](int64_t count) { return static_cast<size_t>(count); };
+  const int64_t across_groups = rows * groups_of(hidden, problem.group_size);
+  const int64_t back_groups = groups * hidden;
   size_t depth_bytes = 0;
   for (const int64_t width : problem.widths) depth_bytes += row_bytes(width, format);
-  const size_t back = depth_bytes * static_cast<size_t>(hidden);
-  const size_t back_scales = static_cast<size_t>(groups * hidden) * 2;
-  const size_t parts[] = {across,      across,          back, across_scales, across_scales,
-                          back_scales, table.size() * 4};
-  for (size_t i = 0; i < 7; ++i) {
+  size_t parts[kNumParts] = {};
+  for (size_t role = 0; role < 3; ++role) {
+    if (role == 0 && !is_gated(problem.activation)) continue;
+    const bool down = role == 2;
+    const int64_t each_group = down ? back_groups : across_groups;
+    parts[kWeights + role] =
+        down ? depth_bytes * bytes(hidden) : row_bytes(hidden, format) * bytes(rows);
+    parts[kScales + role] = bytes(each_group) * 2;
+    parts[kZeros + role] = has_zero_points(format) ? bytes(each_group) : 0;
+  }
+  parts[kCodebook] = format == Format::kNf4 ? sizeof kNf4 : 0;
+  parts[kTable] = table.size() * 4;
+  for (size_t i = 0; i < kNumParts; ++i) {
     offsets_[i] = bytes_;
     bytes_ += (parts[i] + kAlignment - 1) / kAlignment * kAlignment;
   }
   check(driver().memory_allocate(&data_, bytes_), "allocate the weights of a layer");
   try {
-    upload(this->table(), table.data(), table.size() * 4);
-    Pointer to[6];
-    for (size_t i = 0; i < 6; ++i) to[i] = data_ + offsets_[i];
-    const size_t each = static_cast<size_t>(problem.tensors_per_expert()), step = each / 3;
-    for (size_t index = 0; index < experts * each; index += step) {
-      const size_t role = index % each / step;
-      const MoeTensor& tensor = weights.tensors[index];
-      const HostCopy values(tensor, on_device(index));
-      const std::vector<uint8_t> packed =
-          by_output(values.data(), tensor.shape[0], tensor.shape[1], format);
-      upload(to[role], packed.data(), packed.size());
-      to[role] += packed.size();
-      if (step == 1) continue;
-      const MoeTensor& scales = weights.tensors[index + 1];
-      const HostCopy scale_values(scales, on_device(index + 1));
-      const std::vector<uint16_t> turned =
-          turned_scales(scale_values.data(), scales.type, scales.shape[0], scales.shape[1]);
-      if (turned.empty() && scales.shape[0] * scales.shape[1] > 0) {
-        throw Error{weight_name(problem, index + 1) +
-                    " holds a value that is not a float16 number, as all scales have to be"};
-      }
-      upload(to[3 + role], turned.data(), turned.size() * 2);
-      to[3 + role] += turned.size() * 2;
+    upload(this->table(), table.data(), parts[kTable]);
+    upload(codebook(), kNf4, parts[kCodebook]);
+    Pointer to[kNumParts];
+    for (size_t i = 0; i < kNumParts; ++i) to[i] = data_ + offsets_[i];
+    const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
+    for (size_t index = 0; index < weights.num_tensors; index += step) {
+      upload_matrix(weights, index, on_device, to);
     }
   } catch (...) {
     driver().memory_free(data_);
     throw;
   }
+}
+
+// The matrix whose codes or values are the tensor `index`; `to` is where each part goes on.
+void Layer::upload_matrix(const MoeWeights& weights, size_t index, const OnDevice& on_device,
+                          Pointer (&to)[kNumParts]) const {
+  const auto put = [&](size_t part, const auto& values) {
+    const size_t bytes = values.size() * sizeof values[0];
+    upload(to[part], values.data(), bytes);
+    to[part] += bytes;
+  };
+  const size_t each = static_cast<size_t>(problem_.tensors_per_expert());
+  const size_t step = static_cast<size_t>(problem_.tensors_per_matrix());
+  const size_t role = index % each / step + (is_gated(problem_.activation) ? 0 : 1);
+  const MoeTensor& tensor = weights.tensors[index];
+  const HostCopy values(tensor, on_device(index));
+  put(kWeights + role, by_output(values.data(), tensor.shape[0], tensor.shape[1], problem_.format));
+  if (step == 1) return;
+  const MoeTensor& scales = weights.tensors[index + 1];
+  const int64_t groups = scales.shape[0], columns = scales.shape[1];
+  const HostCopy scale_values(scales, on_device(index + 1));
+  const std::vector<uint16_t> turned =
+      turned_scales(scale_values.data(), scales.type, groups, columns);
+  if (turned.empty() && groups * columns > 0) {
+    throw Error{weight_name(problem_, index + 1) +
+                " holds a value that is not a float16 number, as all scales have to be"};
+  }
+  put(kScales + role, turned);
+  if (step == 2) return;
+  const HostCopy zeros(weights.tensors[index + 2], on_device(index + 2));
+  put(kZeros + role, turned_zeros(zeros.data(), groups, columns, has_four_bits(problem_.format)));
 }
 
 Layer::~Layer() {

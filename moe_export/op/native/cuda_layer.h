@@ -29,16 +29,28 @@ class Layer {
   int64_t num_experts() const { return static_cast<int64_t>(problem_.widths.size()); }
   int64_t widest() const { return widest_; }
 
-  // In the order of gate, up, down.
-  Pointer weights(size_t role) const { return data_ + offsets_[role]; }
-  Pointer scales(size_t role) const { return data_ + offsets_[3 + role]; }
-  Pointer table() const { return data_ + offsets_[6]; }
+  // In the order of gate, up, down. Where the activation has no gate its place is up's: the kernels
+  // multiply by up twice rather than be compiled once more. What a format lacks is not read.
+  Pointer weights(size_t role) const { return part(kWeights, role); }
+  Pointer scales(size_t role) const { return part(kScales, role); }
+  Pointer zeros(size_t role) const { return part(kZeros, role); }
+  Pointer codebook() const { return data_ + offsets_[kCodebook]; }
+  Pointer table() const { return data_ + offsets_[kTable]; }
 
  private:
+  // Parts of the layer in the device's memory, three of each of the first.
+  enum Part : size_t { kWeights = 0, kScales = 3, kZeros = 6, kCodebook = 9, kTable, kNumParts };
+
+  Pointer part(Part first, size_t role) const {
+    return data_ + offsets_[first + (role == 0 && !is_gated(problem_.activation) ? 1 : role)];
+  }
+  void upload_matrix(const MoeWeights& weights, size_t index, const OnDevice& on_device,
+                     Pointer (&to)[kNumParts]) const;
+
   Problem problem_;
   const Kernels& kernels_;
   int64_t widest_ = 0;
-  size_t offsets_[7];
+  size_t offsets_[kNumParts];
   size_t bytes_ = 0;
   Pointer data_ = 0;
 };

@@ -48,7 +48,7 @@ class Arguments {
   // A 32-bit argument is the lower half of its place.
   void add(uint64_t value) { values_[count_++] = value; }
 
-  uint64_t values_[20];
+  uint64_t values_[24];
   size_t count_ = 0;
 };
 
@@ -111,6 +111,8 @@ class Run {
     return layer_.kernels()[key];
   }
 
+  int64_t activation() const { return static_cast<int64_t>(problem_.activation); }
+
   // No kernel is given a null pointer; without a shared expert this one is not read.
   Pointer shared_weight() const {
     return problem_.has_shared_expert() ? pointer(call_.shared_weight)
@@ -122,16 +124,17 @@ class Run {
     const Kernel& gate_up = kernel("gate_up_rows", true);
     Arguments()
         .pointers({x_, pointer(call_.expert_indices), scratch_ + hidden_, layer_.weights(0),
-                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.table()})
+                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
+                   layer_.zeros(1), layer_.codebook(), layer_.table()})
         .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, top_k_, slots_,
-                  problem_.num_experts, experts})
+                  problem_.num_experts, experts, activation()})
         .launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), tokens_ * slots_);
     const Kernel& down = kernel("down_rows", true);
     Arguments()
         .pointers({scratch_ + hidden_, pointer(call_.expert_indices),
                    pointer(call_.routing_weights), shared_weight(),
                    reinterpret_cast<Pointer>(call_.y), layer_.weights(2), layer_.scales(2),
-                   layer_.table()})
+                   layer_.zeros(2), layer_.codebook(), layer_.table()})
         .numbers({problem_.hidden_size, hidden_stride_, group_shift_, top_k_, slots_,
                   problem_.num_experts, experts})
         .launch(down, stream_, ceil_of(problem_.hidden_size, down.rows), tokens_);
@@ -152,13 +155,15 @@ class Run {
     const Kernel& gate_up = kernel("gate_up_tiles", true, kind);
     Arguments()
         .pointers({x_, sorted, starts, counts, scratch_ + hidden_, layer_.weights(0),
-                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.table()})
-        .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, slots_, experts})
+                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
+                   layer_.zeros(1), layer_.codebook(), layer_.table()})
+        .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, slots_, experts,
+                  activation()})
         .launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), most_tiles(gate_up));
     const Kernel& down = kernel("down_tiles", true, kind);
     Arguments()
         .pointers({scratch_ + hidden_, sorted, starts, counts, scratch_ + out_, layer_.weights(2),
-                   layer_.scales(2), layer_.table()})
+                   layer_.scales(2), layer_.zeros(2), layer_.codebook(), layer_.table()})
         .numbers({problem_.hidden_size, hidden_stride_, x_columns_, group_shift_, experts})
         .launch(down, stream_, ceil_of(problem_.hidden_size, down.rows), most_tiles(down));
     Arguments()

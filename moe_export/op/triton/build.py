@@ -31,22 +31,19 @@ Guide, technical specifications per compute capability). A binary runs on later 
 
 FORMATS_OF: dict[str, tuple[Format, ...]] = {
     "float32": ("float32", "bfloat16", "int8", "int4"),
-    "float16": ("float16", "bfloat16", "int8", "int4"),
+    "float16": ("float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4"),
 }
-"""x's dtype to the formats of weights that go with it."""
+"""x's dtype to the formats of weights that are packaged with it. ONNX Runtime's CUDA provider has
+no attention in float32, so the three last would serve no whole model there."""
 
 X_TYPES = {"float32": "fp32", "float16": "fp16"}
-WEIGHT_TYPES = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "int8": "u8",
-    "int4": "u8",
-}
+WEIGHT_TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""Of formats of floats; codes are bytes."""
 
 _X = ("x", "hidden", "out", "weights", "shared_weight", "y", "padded")
 _WEIGHTS = ("gate", "up", "down")
 _SCALES = ("gate_scale", "up_scale", "down_scale")
+_ZEROS = ("gate_zero", "up_zero", "down_zero")
 _INT32 = ("table", "pairs", "starts", "counts")
 _ALIGNED = ("x", "hidden", "out", *_WEIGHTS, "padded")
 _MULTIPLES_OF_16 = ("x_columns", "depth", "hidden_stride", "out_stride", "padded_columns")
@@ -118,7 +115,11 @@ def signature(variant: Variant) -> dict[str, str]:
         if name in _SCALES:
             return "*fp16"
         if name in _WEIGHTS and variant.format_name is not None:
-            return f"*{WEIGHT_TYPES[variant.format_name]}"
+            return f"*{WEIGHT_TYPES.get(variant.format_name, 'u8')}"
+        if name in _ZEROS:
+            return "*u8"
+        if name == "codebook":
+            return "*fp32"
         return f"*{X_TYPES[variant.x_dtype]}" if name in _X else "i32"
 
     return {name: kind(name) for name in variant.kernel.arg_names}

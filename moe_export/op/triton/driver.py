@@ -9,17 +9,21 @@ expert), E experts with it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from moe_export.op.spec import ACTIVATIONS, GATED
 from moe_export.op.triton import plan
 from moe_export.op.triton.kernels_1_common import add_pairs, group_pairs, pad_rows
 from moe_export.op.triton.kernels_2_rows import down_rows, gate_up_rows
 from moe_export.op.triton.kernels_3_tiles import down_tiles, gate_up_tiles
 from moe_export.op.triton.packed import RUN, PackedLayer, padded_depth
+
+PARTS = ("", "_scale", "_zero")
+"""Behind a matrix's name, what it consists of."""
 
 ALIGNMENT = 16
 """Rows of x and of scratch begin at multiples of this many values."""
@@ -35,12 +39,7 @@ class DeviceLayer:
     @classmethod
     def of(cls, packed: PackedLayer, device: str) -> DeviceLayer:
         """Copies the arrays to a device."""
-        arrays = {f.name: getattr(packed, f.name) for f in fields(packed)}
-        tensors = {
-            name: _tensor(array).to(device)
-            for name, array in arrays.items()
-            if isinstance(array, np.ndarray)
-        }
+        tensors = {name: _tensor(array).to(device) for name, array in packed.arrays.items()}
         return cls(packed, tensors)
 
 
@@ -83,6 +82,7 @@ class Call:
         self.hidden_size = packed.hidden_size
         self.slots = self.top_k + (shared_weight_T1 is not None)
         self.num_experts = len(packed.widths)
+        self.activation = ACTIVATIONS.index(packed.activation)
         self.num_routed = self.num_experts - (shared_weight_T1 is not None)
         self.path = path or plan.path_of(self.tokens)
         kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
@@ -130,7 +130,11 @@ class Call:
         group = packed.group_size
         scale_stride = -(-packed.hidden_size // group) if group else 0
         shift = (group // RUN).bit_length() - 1 if group else 0
-        return self.layer.tensors, depth, scale_stride, shift
+        tensors = self.layer.tensors
+        if packed.activation not in GATED:
+            # The kernels multiply by up twice rather than be compiled once more without a gate.
+            tensors = tensors | {f"gate{part}": tensors[f"up{part}"] for part in PARTS}
+        return tensors, depth, scale_stride, shift
 
     def _constants(self, name: str, *, tiled: bool) -> dict[str, Any]:
         shape = self._shapes[name]
@@ -151,14 +155,16 @@ class Call:
         w, depth, scale_stride, shift = self._weights()
         gate_up = (
             *(self.rows_x, self.indices, self.hidden, w["gate"], w["up"], w["gate_scale"]),
-            *(w["up_scale"], w["table"], self.x_columns, depth, self.hidden_stride, scale_stride),
-            *(shift, self.top_k, self.slots, self.num_routed, self.num_experts),
+            *(w["up_scale"], w["gate_zero"], w["up_zero"], w["codebook"], w["table"]),
+            *(self.x_columns, depth, self.hidden_stride, scale_stride, shift, self.top_k),
+            *(self.slots, self.num_routed, self.num_experts, self.activation),
         )
         grid = (self._tiles_of("gate_up_rows", self.hidden_stride), self.tokens * self.slots)
         yield gate_up_rows, grid, gate_up, self._constants("gate_up_rows", tiled=False)
         down = (
             *(self.hidden, self.indices, self.weights, self.shared_weight, self.y, w["down"]),
-            *(w["down_scale"], w["table"], self.hidden_size, self.hidden_stride, shift),
+            *(w["down_scale"], w["down_zero"], w["codebook"], w["table"], self.hidden_size),
+            *(self.hidden_stride, shift),
             *(self.top_k, self.slots, self.num_routed, self.num_experts),
         )
         grid = (self._tiles_of("down_rows", self.hidden_size), self.tokens)
@@ -173,8 +179,9 @@ class Call:
         yield group_pairs, (self.num_experts,), group, {"BLOCK": plan.GROUP_BLOCK}
         gate_up = (
             *(self.rows_x, self.pairs, self.starts, self.counts, self.hidden, w["gate"], w["up"]),
-            *(w["gate_scale"], w["up_scale"], w["table"], self.x_columns, depth),
-            *(self.hidden_stride, scale_stride, shift, self.slots, self.num_experts),
+            *(w["gate_scale"], w["up_scale"], w["gate_zero"], w["up_zero"], w["codebook"]),
+            *(w["table"], self.x_columns, depth, self.hidden_stride, scale_stride, shift),
+            *(self.slots, self.num_experts, self.activation),
         )
         constants = self._constants("gate_up_tiles", tiled=True)
         most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])
@@ -182,8 +189,8 @@ class Call:
         yield gate_up_tiles, grid, gate_up, constants
         down = (
             *(self.hidden, self.pairs, self.starts, self.counts, self.out, w["down"]),
-            *(w["down_scale"], w["table"], self.hidden_size, self.hidden_stride, self.x_columns),
-            *(shift, self.num_experts),
+            *(w["down_scale"], w["down_zero"], w["codebook"], w["table"], self.hidden_size),
+            *(self.hidden_stride, self.x_columns, shift, self.num_experts),
         )
         constants = self._constants("down_tiles", tiled=True)
         most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])

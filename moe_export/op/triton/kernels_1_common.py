@@ -7,7 +7,12 @@ shared expert), E experts (the shared one last), p pair (token * S + slot).
 import triton
 import triton.language as tl
 
+from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
+from moe_export.op.spec import ACTIVATIONS
+from moe_export.op.triton import packed
 from moe_export.op.triton.packed import DEPTH, GROUP, ROW, RUN, WIDTH
+
+codes_per_byte = triton.constexpr_function(packed.codes_per_byte)
 
 # Kernels may use a global only if it is declared to be constant.
 RUN_DEPTHS = tl.constexpr(RUN)
@@ -15,6 +20,11 @@ TABLE_WIDTH = tl.constexpr(WIDTH)
 TABLE_ROW = tl.constexpr(ROW)
 TABLE_DEPTH = tl.constexpr(DEPTH)
 TABLE_GROUP = tl.constexpr(GROUP)
+OF_SIGMOID = tl.constexpr(GELU_LINEAR)
+OF_SIGMOID_CUBED = tl.constexpr(GELU_CUBIC)
+GEGLU = tl.constexpr(ACTIVATIONS.index("geglu"))
+RELU = tl.constexpr(ACTIVATIONS.index("relu"))
+RELU2 = tl.constexpr(ACTIVATIONS.index("relu2"))
 
 
 @triton.jit
@@ -28,7 +38,7 @@ def expert_of(indices, token, slot, top_k, num_routed):
 @triton.jit
 def depth_of(width, FORMAT: tl.constexpr):
     """The depth that a row of `width` values is stored with, as `packed.padded_depth`."""
-    unit: tl.constexpr = 2 * RUN_DEPTHS if FORMAT == "int4" else RUN_DEPTHS
+    unit: tl.constexpr = RUN_DEPTHS * codes_per_byte(FORMAT)
     return tl.multiple_of((width + unit - 1) // unit * unit, 32)
 
 
@@ -53,8 +63,8 @@ def whole_number(code, OFFSET: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def expanded_scales(
-    scales,
+def expanded(
+    of_groups,
     run,
     stride,
     rows,
@@ -64,21 +74,71 @@ def expanded_scales(
     RUNS: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """The scale of every value of a tile, [ROWS, RUNS * RUN_DEPTHS].
+    """The scale or zero point of every value of a tile, [ROWS, RUNS * RUN_DEPTHS].
 
     Args:
-        scales: to row 0.
+        of_groups: to row 0.
         run: number of the tile's runs of depths, [RUNS].
-        stride: scales of a row.
+        stride: groups of a row.
         rows: [ROWS].
         live: which rows exist, [ROWS].
         group_shift: log2 of runs to a group.
     """
     at = rows[:, None] * stride + (run >> group_shift)[None, :]
     inside = live[:, None] & ((run >> group_shift) < stride)[None, :]
-    scale = tl.load(scales + at, mask=inside, other=0.0).to(dtype)
-    spread = tl.broadcast_to(tl.expand_dims(scale, 2), (ROWS, RUNS, RUN_DEPTHS))
+    value = tl.load(of_groups + at, mask=inside, other=0).to(dtype)
+    spread = tl.broadcast_to(tl.expand_dims(value, 2), (ROWS, RUNS, RUN_DEPTHS))
     return tl.reshape(spread, (ROWS, RUNS * RUN_DEPTHS))
+
+
+@triton.jit
+def decoded(
+    codes,
+    scales,
+    zeros,
+    codebook,
+    run,
+    stride,
+    rows,
+    live,
+    group_shift,
+    FORMAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    RUNS: tl.constexpr,
+    dtype: tl.constexpr,
+):
+    """What codes [ROWS, RUNS * RUN_DEPTHS] stand for; the other arguments as of `expanded`.
+
+    What is beyond a row's end is finite and meets zeros in x or hidden.
+    """
+    if FORMAT == "nf4":
+        scale = expanded(scales, run, stride, rows, live, group_shift, ROWS, RUNS, tl.float32)
+        value = (tl.load(codebook + codes.to(tl.int32)) * scale).to(dtype)
+    else:
+        scale = expanded(scales, run, stride, rows, live, group_shift, ROWS, RUNS, dtype)
+        if FORMAT == "int4":
+            value = whole_number(codes, 8, dtype) * scale
+        elif FORMAT == "int8":
+            value = whole_number(codes, 128, dtype) * scale
+        else:
+            zero = expanded(zeros, run, stride, rows, live, group_shift, ROWS, RUNS, dtype)
+            value = (whole_number(codes, 0, dtype) - zero) * scale
+    return value
+
+
+@triton.jit
+def activated(a, b, activation):
+    """The hidden value of gate's product a and up's b, float32; without a gate a is up's.
+
+    Args:
+        activation: a place in `spec.ACTIVATIONS`. A number and no constant: what it costs is
+            nothing beside the products, and one binary serves all.
+    """
+    argument = tl.where(activation == GEGLU, a * (OF_SIGMOID + OF_SIGMOID_CUBED * a * a), a)
+    positive = tl.where(a < 0, 0.0, a)  # unlike a maximum it keeps NaN
+    value = tl.where(activation < RELU, a * tl.sigmoid(argument), positive)
+    value = tl.where(activation == RELU2, value * value, value)
+    return tl.where(activation <= GEGLU, value * b, value)
 
 
 @triton.jit

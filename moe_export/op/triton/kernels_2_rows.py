@@ -18,11 +18,12 @@ from moe_export.op.triton.kernels_1_common import (
     TABLE_GROUP,
     TABLE_ROW,
     TABLE_WIDTH,
+    activated,
+    codes_per_byte,
+    decoded,
     depth_of,
-    expanded_scales,
     expert_of,
     lower_depth,
-    whole_number,
 )
 
 
@@ -34,6 +35,8 @@ def add_products(
     factor,
     weights,
     scales,
+    zeros,
+    codebook,
     rows,
     live,
     first,
@@ -46,59 +49,53 @@ def add_products(
 ):
     """Total [ROWS, COLUMNS] plus weights * vector, for the depths from `first` on.
 
-    In int4 COLUMNS counts bytes, so that twice as many depths are covered.
+    In four bits COLUMNS counts bytes, so that twice as many depths are covered.
 
     Args:
         vector: to num_values values; a multiple of 16 of them.
         factor: of the vector.
         weights: to row 0, whose rows hold `depth` values.
         scales: to row 0.
+        zeros: likewise, zero points; not read in formats without any.
+        codebook: of nf4; not read otherwise.
         rows: [ROWS] row numbers.
         live: which of them exist.
     """
-    if FORMAT == "int4":
-        byte = first // 2 + tl.arange(0, COLUMNS)
-        at = rows.to(tl.int64)[:, None] * (depth // 2) + byte[None, :]
-        codes = tl.load(weights + at, mask=live[:, None] & (byte < depth // 2)[None, :], other=136)
-        run = 2 * tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS
-        for half in tl.static_range(2):
-            place = lower_depth(byte) + half * RUN_DEPTHS
-            value = tl.load(vector + place, mask=place < num_values, other=0.0)
-            weight = whole_number((codes >> (4 * half)) & 15, 8, tl.float32)
-            scale = expanded_scales(
+    halves: tl.constexpr = codes_per_byte(FORMAT)
+    place = first // halves + tl.arange(0, COLUMNS)
+    at = rows.to(tl.int64)[:, None] * (depth // halves) + place[None, :]
+    inside = live[:, None] & (place < depth // halves)[None, :]
+    if FORMAT == "float32" or FORMAT == "float16" or FORMAT == "bfloat16":
+        value = tl.load(vector + place, mask=place < num_values, other=0.0).to(tl.float32) * factor
+        weight = tl.load(weights + at, mask=inside, other=0.0).to(tl.float32)
+        total += weight * value[None, :]
+    else:
+        codes = tl.load(weights + at, mask=inside, other=0)
+        run = halves * tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS
+        for half in tl.static_range(halves):
+            if halves == 2:
+                code = (codes >> (4 * half)) & 15
+                column = lower_depth(place) + half * RUN_DEPTHS
+            else:
+                code = codes
+                column = place
+            value = tl.load(vector + column, mask=column < num_values, other=0.0)
+            weight = decoded(
+                code,
                 scales,
+                zeros,
+                codebook,
                 run + half,
                 scale_stride,
                 rows,
                 live,
                 group_shift,
+                FORMAT,
                 ROWS,
                 COLUMNS // RUN_DEPTHS,
                 tl.float32,
             )
-            total += weight * scale * (value.to(tl.float32) * factor)[None, :]
-    else:
-        place = first + tl.arange(0, COLUMNS)
-        at = rows.to(tl.int64)[:, None] * depth + place[None, :]
-        inside = live[:, None] & (place < depth)[None, :]
-        value = tl.load(vector + place, mask=place < num_values, other=0.0).to(tl.float32) * factor
-        if FORMAT == "int8":
-            codes = tl.load(weights + at, mask=inside, other=128)
-            scale = expanded_scales(
-                scales,
-                tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS,
-                scale_stride,
-                rows,
-                live,
-                group_shift,
-                ROWS,
-                COLUMNS // RUN_DEPTHS,
-                tl.float32,
-            )
-            weight = whole_number(codes, 128, tl.float32) * scale
-        else:
-            weight = tl.load(weights + at, mask=inside, other=0.0).to(tl.float32)
-        total += weight * value[None, :]
+            total += weight * (value.to(tl.float32) * factor)[None, :]
     return total
 
 
@@ -111,6 +108,9 @@ def gate_up_rows(
     up,
     gate_scale,
     up_scale,
+    gate_zero,
+    up_zero,
+    codebook,
     table,
     x_columns,
     depth,
@@ -121,18 +121,22 @@ def gate_up_rows(
     slots,
     num_routed,
     num_experts,
+    activation,
     FORMAT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """hidden[p, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the units j of the pair's expert.
+    """hidden[p, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the units j of the pair's expert,
+    or what another activation makes of the two.
 
     Grid: (tiles of ROWS units of the widest expert, pairs).
 
     Args:
         x: [T, x_columns], x_columns a multiple of 16.
         hidden: [pairs, hidden_stride]; written up to the expert's padded width, with zeros.
+        gate: [R, depth]; up where the activation has no gate.
         depth: stored values of a row of gate and up.
+        activation: a place in `spec.ACTIVATIONS`.
     """
     pair = tl.program_id(1)
     token = (pair // slots).to(tl.int64)
@@ -144,7 +148,7 @@ def gate_up_rows(
         return
     first_row = tl.load(table + TABLE_ROW * num_experts + expert)
     live = unit < width
-    step: tl.constexpr = 2 * COLUMNS if FORMAT == "int4" else COLUMNS
+    step: tl.constexpr = COLUMNS * codes_per_byte(FORMAT)
     a = tl.zeros((ROWS, COLUMNS), tl.float32)
     b = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, depth, step):
@@ -155,6 +159,8 @@ def gate_up_rows(
             1.0,
             gate,
             gate_scale,
+            gate_zero,
+            codebook,
             first_row + unit,
             live,
             first,
@@ -172,6 +178,8 @@ def gate_up_rows(
             1.0,
             up,
             up_scale,
+            up_zero,
+            codebook,
             first_row + unit,
             live,
             first,
@@ -182,8 +190,7 @@ def gate_up_rows(
             ROWS,
             COLUMNS,
         )
-    gate_sum = tl.sum(a, axis=1)
-    value = gate_sum * tl.sigmoid(gate_sum) * tl.sum(b, axis=1)
+    value = activated(tl.sum(a, axis=1), tl.sum(b, axis=1), activation)
     # Also NaN times the zeros that fill up the width has to be zero.
     value = tl.where(live, value, 0.0).to(hidden.dtype.element_ty)
     tl.store(hidden + pair.to(tl.int64) * hidden_stride + unit, value, mask=unit < stored)
@@ -198,6 +205,8 @@ def down_rows(
     y,
     down,
     down_scale,
+    down_zero,
+    codebook,
     table,
     num_columns,
     hidden_stride,
@@ -218,7 +227,7 @@ def down_rows(
     token = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = column < num_columns
-    step: tl.constexpr = 2 * COLUMNS if FORMAT == "int4" else COLUMNS
+    step: tl.constexpr = COLUMNS * codes_per_byte(FORMAT)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for slot in range(slots):
         expert = expert_of(indices, token, slot, top_k, num_routed)
@@ -233,7 +242,7 @@ def down_rows(
             factor = tl.where(slot < top_k, routed, shared).to(tl.float32)
             depth = depth_of(width, FORMAT)
             groups = (width + (RUN_DEPTHS << group_shift) - 1) // (RUN_DEPTHS << group_shift)
-            first_stored = tl.multiple_of(first_depth // 2 if FORMAT == "int4" else first_depth, 32)
+            first_stored = tl.multiple_of(first_depth // codes_per_byte(FORMAT), 32)
             for first in range(0, depth, step):
                 total = add_products(
                     total,
@@ -242,6 +251,8 @@ def down_rows(
                     factor,
                     down + first_stored * num_columns,
                     down_scale + first_group * num_columns,
+                    down_zero + first_group * num_columns,
+                    codebook,
                     column,
                     live,
                     first,

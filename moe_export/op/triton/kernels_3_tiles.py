@@ -20,10 +20,11 @@ from moe_export.op.triton.kernels_1_common import (
     TABLE_GROUP,
     TABLE_ROW,
     TABLE_WIDTH,
+    activated,
+    codes_per_byte,
+    decoded,
     depth_of,
-    expanded_scales,
     lower_depth,
-    whole_number,
 )
 
 
@@ -49,6 +50,8 @@ def tile_of(counts, tile, num_experts, PAIRS: tl.constexpr):
 def weight_tile(
     weights,
     scales,
+    zeros,
+    codebook,
     rows,
     live,
     place,
@@ -62,22 +65,31 @@ def weight_tile(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """[ROWS, COLUMNS] values in dtype; place numbers bytes in int4 and depths otherwise."""
-    stored = depth // 2 if FORMAT == "int4" else depth
-    at = rows.to(tl.int64)[:, None] * stored + place[None, :]
-    inside = live[:, None] & (place < stored)[None, :]
-    if FORMAT == "int4" or FORMAT == "int8":
-        zero: tl.constexpr = 136 if FORMAT == "int4" else 128
-        codes = tl.load(weights + at, mask=inside, other=zero)
-        scale = expanded_scales(
-            scales, run, scale_stride, rows, live, group_shift, ROWS, COLUMNS // RUN_DEPTHS, dtype
-        )
-        if FORMAT == "int4":
-            tile = whole_number((codes >> (4 * half)) & 15, 8, dtype) * scale
-        else:
-            tile = whole_number(codes, 128, dtype) * scale
-    else:
+    """[ROWS, COLUMNS] values in dtype; place numbers bytes, in the formats of floats values."""
+    halves: tl.constexpr = codes_per_byte(FORMAT)
+    at = rows.to(tl.int64)[:, None] * (depth // halves) + place[None, :]
+    inside = live[:, None] & (place < depth // halves)[None, :]
+    if FORMAT == "float32" or FORMAT == "float16" or FORMAT == "bfloat16":
         tile = tl.load(weights + at, mask=inside, other=0.0).to(dtype)
+    else:
+        codes = tl.load(weights + at, mask=inside, other=0)
+        if halves == 2:
+            codes = (codes >> (4 * half)) & 15
+        tile = decoded(
+            codes,
+            scales,
+            zeros,
+            codebook,
+            run,
+            scale_stride,
+            rows,
+            live,
+            group_shift,
+            FORMAT,
+            ROWS,
+            COLUMNS // RUN_DEPTHS,
+            dtype,
+        )
     return tile
 
 
@@ -98,6 +110,9 @@ def gate_up_tiles(
     up,
     gate_scale,
     up_scale,
+    gate_zero,
+    up_zero,
+    codebook,
     table,
     x_columns,
     depth,
@@ -106,12 +121,14 @@ def gate_up_tiles(
     group_shift,
     slots,
     num_experts,
+    activation,
     FORMAT: tl.constexpr,
     PAIRS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """hidden[i, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the pair in place i of `pairs`.
+    """hidden[i, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the pair in place i of `pairs`, or
+    what another activation makes of the two; gate is up where it has none.
 
     Grid: (tiles of ROWS units of the widest expert, tiles of PAIRS pairs). Programs that follow
     each other share the rows of x, and those of the next tile the weights, which are then in L2.
@@ -134,12 +151,12 @@ def gate_up_tiles(
     dtype: tl.constexpr = x.dtype.element_ty
     a = tl.zeros((PAIRS, ROWS), tl.float32)
     b = tl.zeros((PAIRS, ROWS), tl.float32)
-    halves: tl.constexpr = 2 if FORMAT == "int4" else 1
+    halves: tl.constexpr = codes_per_byte(FORMAT)
     for first in range(0, depth // halves, COLUMNS):
         place = first + tl.arange(0, COLUMNS)
         run = (tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS) * halves
         for half in tl.static_range(halves):
-            if FORMAT == "int4":
+            if halves == 2:
                 column = lower_depth(place) + half * RUN_DEPTHS
             else:
                 column = place
@@ -151,6 +168,8 @@ def gate_up_tiles(
             w = weight_tile(
                 gate,
                 gate_scale,
+                gate_zero,
+                codebook,
                 first_row + unit,
                 live,
                 place,
@@ -168,6 +187,8 @@ def gate_up_tiles(
             w = weight_tile(
                 up,
                 up_scale,
+                up_zero,
+                codebook,
                 first_row + unit,
                 live,
                 place,
@@ -183,7 +204,7 @@ def gate_up_tiles(
             )
             b = product(rows_x, w, b)
     # Also NaN times the zeros that fill up the width has to be zero.
-    value = tl.where(live[None, :], a * tl.sigmoid(a) * b, 0.0).to(dtype)
+    value = tl.where(live[None, :], activated(a, b, activation), 0.0).to(dtype)
     at = (start + in_expert).to(tl.int64)[:, None] * hidden_stride + unit[None, :]
     tl.store(hidden + at, value, mask=chosen[:, None] & (unit < stored)[None, :])
 
@@ -197,6 +218,8 @@ def down_tiles(
     out,
     down,
     down_scale,
+    down_zero,
+    codebook,
     table,
     num_columns,
     hidden_stride,
@@ -230,15 +253,16 @@ def down_tiles(
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = column < num_columns
     dtype: tl.constexpr = hidden.dtype.element_ty
-    halves: tl.constexpr = 2 if FORMAT == "int4" else 1
+    halves: tl.constexpr = codes_per_byte(FORMAT)
     weights = down + tl.multiple_of(first_depth // halves, 32) * num_columns
     scales = down_scale + first_group * num_columns
+    zeros = down_zero + first_group * num_columns
     total = tl.zeros((PAIRS, ROWS), tl.float32)
     for first in range(0, depth // halves, COLUMNS):
         place = first + tl.arange(0, COLUMNS)
         run = (tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS) * halves
         for half in tl.static_range(halves):
-            if FORMAT == "int4":
+            if halves == 2:
                 unit = lower_depth(place) + half * RUN_DEPTHS
             else:
                 unit = place
@@ -250,6 +274,8 @@ def down_tiles(
             w = weight_tile(
                 weights,
                 scales,
+                zeros,
+                codebook,
                 column,
                 live,
                 place,

@@ -9,19 +9,19 @@ Legend: D hidden, R rows (the sum of the widths), w width of an expert, E expert
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.formats import QuantizedMatrix
+from moe_export.formats import GRIDS, QuantizedMatrix
 from moe_export.op.reference import Expert, Weight
-from moe_export.op.spec import QUANTIZED_FORMATS, Format
+from moe_export.op.spec import Activation, Format, expert_inputs
 
 RUN = 32
-"""Depths that share a scale at least, and that share a nibble's place in int4: byte j of a row's
-block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one."""
+"""Depths that share a scale at least, and that share a nibble's place in four bits: byte j of a
+row's block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one."""
 
 WIDTH, ROW, DEPTH, GROUP = range(4)
 """Rows of the table, each of E entries: an expert's width, its first row in gate and up, where its
@@ -33,12 +33,17 @@ class PackedLayer:
     """The experts side by side; a shared expert is the last.
 
     Attributes:
-        gate: [R, depth(D)], codes or values; two codes to a byte in int4.
-        up: likewise.
+        gate: [R, depth(D)], codes or values; two codes to a byte in four bits. Empty where the
+            activation has no gate.
+        up: likewise, never empty for that.
         down: for each expert [D, depth(w)], one after the other.
         gate_scale: [R, ceil(D / group_size)] float16; empty if the format has no scales.
         up_scale: likewise.
         down_scale: for each expert [D, ceil(w / group_size)], one after the other.
+        gate_zero: zero points, in the shape of gate_scale, uint8; empty if the format has none.
+        up_zero: likewise.
+        down_zero: likewise.
+        codebook: [16] float32 of nf4, otherwise empty.
         table: int32 [4, E].
     """
 
@@ -52,13 +57,27 @@ class PackedLayer:
     gate_scale: NDArray[np.float16]
     up_scale: NDArray[np.float16]
     down_scale: NDArray[np.float16]
+    gate_zero: NDArray[np.uint8]
+    up_zero: NDArray[np.uint8]
+    down_zero: NDArray[np.uint8]
+    codebook: NDArray[np.float32]
     table: NDArray[np.int32]
+    activation: Activation = "swiglu"
 
     @property
-    def nbytes(self) -> int:
-        """Of everything that goes to the device."""
-        arrays = (self.gate, self.up, self.down, self.gate_scale, self.up_scale, self.down_scale)
-        return sum(array.nbytes for array in arrays) + self.table.nbytes
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything that goes to the device, by name and in order."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, np.ndarray)}
+
+
+def codes_per_byte(format_name: str) -> int:
+    """2 in the formats of four bits; 1 in the others, of floats too.
+
+    >>> codes_per_byte("nf4"), codes_per_byte("uint8"), codes_per_byte("float16")
+    (2, 1, 1)
+    """
+    return 2 if format_name in GRIDS and GRIDS[format_name].bits == 4 else 1
 
 
 def padded_depth(depth: int, format_name: Format) -> int:
@@ -67,45 +86,56 @@ def padded_depth(depth: int, format_name: Format) -> int:
     >>> padded_depth(33, "float16"), padded_depth(33, "int4"), padded_depth(65, "int4")
     (64, 64, 128)
     """
-    unit = 2 * RUN if format_name == "int4" else RUN
+    unit = RUN * codes_per_byte(format_name)
     return -(-depth // unit) * unit
 
 
 def pack(
-    experts: Sequence[Expert], format_name: Format, group_size: int, hidden_size: int
+    experts: Sequence[Expert],
+    format_name: Format,
+    group_size: int,
+    hidden_size: int,
+    activation: Activation = "swiglu",
 ) -> PackedLayer:
     """Lays the experts side by side.
 
     Args:
-        experts: gate [D, w], up [D, w] and down [w, D] of each, the shared one last.
+        experts: gate [D, w], up [D, w] and down [w, D] of each, the shared one last; without gate
+            where the activation has none.
         format_name: of all weights.
         group_size: of a quantized format, otherwise 0.
         hidden_size: D.
+        activation: of the layer.
     """
-    widths = tuple(gate.shape[1] for gate, _, _ in experts)
+    widths = tuple(expert[0].shape[1] for expert in experts)
     groups = [-(-w // group_size) if group_size else 0 for w in widths]
     depths = [padded_depth(w, format_name) for w in widths]
     table = np.array(
         [widths, _starts(widths), _starts(depths), _starts(groups)], dtype=np.int32
     ).reshape(4, len(widths))
-    by_role = [[expert[role] for expert in experts] for role in range(3)]
-    gate, up, down = (
-        np.concatenate([_by_output(w, format_name).ravel() for w in r]) for r in by_role
-    )
-    scales = [np.concatenate([_scale(w).ravel() for w in r]) for r in by_role]
+    grid = GRIDS.get(format_name)
+    codebook = None if grid is None else grid.codebook
+    parts: dict[str, NDArray[Any]] = {"gate": np.zeros(0, np.uint8)}
+    parts |= {"gate_scale": _NO_SCALES, "gate_zero": _NO_ZEROS}
+    for place, role in enumerate(expert_inputs(activation)):
+        weights = [expert[place] for expert in experts]
+        parts[role] = np.concatenate([_by_output(w, format_name).ravel() for w in weights])
+        parts[f"{role}_scale"] = np.concatenate([_scale(w).ravel() for w in weights])
+        parts[f"{role}_zero"] = np.concatenate([_zero_point(w).ravel() for w in weights])
     return PackedLayer(
         format_name=format_name,
         group_size=group_size,
         hidden_size=hidden_size,
         widths=widths,
-        gate=gate,
-        up=up,
-        down=down,
-        gate_scale=scales[0],
-        up_scale=scales[1],
-        down_scale=scales[2],
+        **parts,
+        codebook=np.zeros(0, np.float32) if codebook is None else codebook,
         table=table,
+        activation=activation,
     )
+
+
+_NO_SCALES = np.zeros(0, np.float16)
+_NO_ZEROS = np.zeros(0, np.uint8)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
@@ -114,22 +144,32 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 def _scale(weight: Weight) -> NDArray[np.float16]:
     if not isinstance(weight, QuantizedMatrix):
-        return np.zeros(0, np.float16)
+        return _NO_SCALES
     return np.ascontiguousarray(weight.scale.T).astype(np.float16)
 
 
+def _zero_point(weight: Weight) -> NDArray[np.uint8]:
+    if not isinstance(weight, QuantizedMatrix) or weight.zero_point is None:
+        return _NO_ZEROS
+    return np.ascontiguousarray(weight.zero_point.T).astype(np.uint8)
+
+
 def _by_output(weight: Weight, format_name: Format) -> NDArray[Any]:
-    """[outputs, padded depth], codes made unsigned by adding the half of their range."""
-    quantized = isinstance(weight, QuantizedMatrix)
-    values = weight.codes.astype(np.int8) if isinstance(weight, QuantizedMatrix) else weight
-    extra = padded_depth(values.shape[0], format_name) - values.shape[0]
-    rows = np.pad(values.T, ((0, 0), (0, extra)))
-    if not quantized:
+    """[outputs, padded depth]; the codes of int8 and int4 made unsigned by adding the half of their
+    range, and codes beyond the depth those of a padding with zeros.
+    """
+    if not isinstance(weight, QuantizedMatrix):
+        extra = padded_depth(weight.shape[0], format_name) - weight.shape[0]
+        return np.ascontiguousarray(np.pad(weight.T, ((0, 0), (0, extra))))
+    grid = GRIDS[format_name]
+    codes = weight.codes.astype(np.int8 if grid.limits[0] < 0 else np.uint8)
+    extra = padded_depth(codes.shape[0], format_name) - codes.shape[0]
+    rows = np.pad(codes.T, ((0, 0), (0, extra))).view(np.uint8)
+    if grid.limits[0] < 0:
+        rows = rows ^ np.uint8(1 << (grid.bits - 1))
+    if grid.bits == 8:
         return np.ascontiguousarray(rows)
-    assert format_name in QUANTIZED_FORMATS
-    if format_name == "int8":
-        return rows.view(np.uint8) ^ np.uint8(128)
-    nibbles = (rows.view(np.uint8) & np.uint8(15)) ^ np.uint8(8)
+    nibbles = rows & np.uint8(15)
     blocks = nibbles.reshape(rows.shape[0], rows.shape[1] // (2 * RUN), 2, RUN)
     packed: NDArray[np.uint8] = blocks[:, :, 0] | (blocks[:, :, 1] << np.uint8(4))
     return packed.reshape(rows.shape[0], rows.shape[1] // 2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moe_export.op.spec import Format
+from moe_export.op.triton.packed import codes_per_byte
 
 Path = Literal["rows", "tiles"]
 
@@ -29,7 +30,7 @@ class Shape:
     Attributes:
         pairs: of a tile; 1 in the rows path.
         rows: of the weights, which are columns of the result.
-        columns: stored values of a row taken at a time; bytes in int4.
+        columns: stored values of a row taken at a time; bytes in four bits.
         warps: of 32 threads.
         stages: of the software pipeline, at most; fewer where shared memory does not suffice.
     """
@@ -59,9 +60,10 @@ def shape_of(kernel: str, format_name: Format, x_dtype: str, pairs: int) -> Shap
     """
     if kernel.endswith("rows"):
         # 8 rows of 512 bytes or more: enough loads under way for the memory to be busy.
-        columns = {"float32": 256, "int4": 256}.get(format_name, 512)
+        few = format_name == "float32" or codes_per_byte(format_name) == 2
+        columns = 256 if few else 512
         return Shape(1, 8, columns, 4, 1)
-    columns = 32 if format_name == "int4" else 64
+    columns = 64 // codes_per_byte(format_name)
     if x_dtype == "float32":
         rows = 64 if pairs == SMALL_TILE_PAIRS else 128
         return Shape(min(pairs, 64), rows, 32, 4, 3)

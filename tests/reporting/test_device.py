@@ -1,0 +1,65 @@
+"""Memory of a GPU in report and comparison, where one ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moe_export.artifacts import load_json, save_json
+from moe_export.jobs import Job
+from moe_export.recipe import ReportSettings
+from moe_export.reporting.compare import compare, text_rows
+from moe_export.stages import report
+from tests.reporting.paths import documented, paths_of
+from tests.reporting.synthetic import write_run
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def device_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic run as it would be on a GPU."""
+    run = tmp_path_factory.mktemp("device") / "gpu"
+    folders = write_run(run)
+    validation = load_json(folders["validate"] / "validation.json")
+    validation["providers"] = {"cuda": validation["providers"]["cpu"]}
+    save_json(folders["validate"] / "validation.json", validation)
+    measurements = load_json(folders["validate"] / "measurements.json")
+    for entry in measurements["memory"] + measurements["speed"]:
+        entry["provider"] = "cuda"
+    for number, entry in enumerate(measurements["memory"], 1):
+        entry["device_loaded_bytes"] = number * 16 * MIB
+        entry["device_peak_bytes"] = number * 24 * MIB
+        entry["device_kv_cache_bytes"] = 3 * MIB
+    save_json(folders["validate"] / "measurements.json", measurements)
+    (run / "report").mkdir()
+    report.run(Job(ReportSettings(), run / "model", folders, run / "report"))
+    return run
+
+
+def test_the_report_has_a_table_of_device_memory_where_a_gpu_ran(
+    device_run: Path, run: Path
+) -> None:
+    text = (device_run / "report" / "report.md").read_text()
+    assert "| device memory | loaded | peak | KV cache |" in text
+    assert "| baseline, cuda | 16.0 MiB | 24.0 MiB | 3.00 MiB |" in text
+    assert "driver counts as in use on the device" in text
+    assert "device memory" in (device_run / "report" / "report.html").read_text()
+    for name in ("report.md", "report.html"):
+        assert "device memory" not in (run / "report" / name).read_text()
+
+
+def test_the_keys_are_those_of_a_report_without_a_gpu(device_run: Path) -> None:
+    found = load_json(device_run / "report" / "report.json")
+    assert set(paths_of(found)) == documented("report.json")
+
+
+def test_a_comparison_has_rows_of_device_memory_where_any_run_has_a_gpu(
+    device_run: Path, run: Path
+) -> None:
+    rows = {row[0]: row[1:] for row in text_rows(compare([run, device_run]))}
+    assert rows["device loaded"] == ["–", "–", "32.0 MiB"]
+    assert rows["device peak"] == ["–", "–", "48.0 MiB"]
+    assert rows["device KV cache"] == ["–", "–", "3.00 MiB"]
+    assert "device peak" not in {row[0] for row in text_rows(compare([run]))}
