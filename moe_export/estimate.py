@@ -174,9 +174,7 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
             * min(tokens, EXCHANGE_TOKENS)
             * (spec.num_layers / 2 + 6)
         )
-    shared_width = max(width or 0 for width in spec.shared_widths)
-    expert_width = spec.top_k * _width(spec) + shared_width
-    activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
+    activations = _activations(spec)
     peak = TORCH_BYTES + element_bytes * (
         _held_at_once(spec) + settings.batch_tokens * activations * (1 if losses else 0)
     )
@@ -206,8 +204,7 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
     held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * _parameters(kept)
     if 4 * _parameters(kept) <= SMALL_MODEL_BYTES:
         held, read = max(held, _parameters(kept)), 0
-    expert_width = kept.top_k * _width(kept) + kept.shared_width
-    activations = ACTIVATIONS * expert_width + 16 * spec.hidden_size
+    activations = _activations(kept)
     state_bytes = 4 * spec.hidden_size
     return StageEstimate(
         "prune",
@@ -216,6 +213,12 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
         passes / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
         state_bytes * (3 * tokens + (spec.num_layers + 2) * step_tokens),
     )
+
+
+def _activations(spec: ModelSpec) -> int:
+    """Values of a token that a layer keeps for the way back."""
+    shared_width = max(width or 0 for width in spec.shared_widths)
+    return ACTIVATIONS * (spec.top_k * _width(spec) + shared_width) + 16 * spec.hidden_size
 
 
 def _held_at_once(spec: ModelSpec) -> int:
