@@ -13,6 +13,7 @@ import pytest
 from moe_export.artifacts import Importance, save_importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
+from moe_export.exchange import Exchange, Measured, save_exchange
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
@@ -47,6 +48,9 @@ def importance_of(folder: Path, spec: ModelSpec, scores: list[Any]) -> Path:
     tokens = [np.full(len(widths), 100) for widths in spec.widths]
     named = dict.fromkeys(("fisher_margin", "rounding_margin"), scores)
     save_importance(folder, Importance(named, tokens))
+    # Rounding costs what its score says.
+    one = Measured(1.0, 1.0)
+    save_exchange(folder, Exchange((one,) * spec.num_layers, one, (one,), 1, "int4", 32))
     return folder
 
 
