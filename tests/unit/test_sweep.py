@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from moe_export.errors import RecipeError
 from moe_export.jobs import Job
+from moe_export.quantization import Format
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
+from moe_export.reporting.figures_sweep import INK
+from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_table import front, shares, verdict
 from moe_export.stages.sweep import run
 from moe_export.sweep import points_of, sweep_steps
@@ -102,6 +105,11 @@ def test_the_verdict_names_what_is_better_at_no_more_bytes() -> None:
     sentence = verdict(sweep, "25")
     assert "of 2 uniform points" in sentence
     assert "the best have 81 % (50 % kept, int4) and 0.0100 nats (50 % kept, float)" in sentence
+
+
+def test_every_format_has_a_colour_of_its_own() -> None:
+    assert {*get_args(Format), "auto"} == INK.keys()
+    assert len({colour(name) for name in INK.values()}) == len(INK)
 
 
 def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: Path) -> None:
