@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from moe_export.families.base import ModelSpec
+from moe_export.families.stored import format_in
+from moe_export.formats import GRIDS
 from moe_export.graph.weights import Dtype
 
 RUNTIME_BYTES = 23_500_000
@@ -22,6 +24,19 @@ def predicted_resident(weights_bytes: int) -> int:
         weights_bytes: size of `model.onnx.data`.
     """
     return RUNTIME_BYTES + weights_bytes
+
+
+def folded_bytes(spec: ModelSpec, dtype: Dtype) -> int:
+    """What a session holds besides where the function runs formats with a codebook: their weights
+    as floats. In float16 the CPU provider keeps a copy in float32, which it multiplies with.
+
+    Args:
+        spec: of the model.
+        dtype: of the exported model.
+    """
+    names = {name for name, grid in GRIDS.items() if grid.codebook is not None}
+    elements = sum(t.elements for name, t in spec.tensors.items() if format_in(spec, name) in names)
+    return elements * (4 if dtype == "float32" else 2 + 4)
 
 
 def kv_cache_bytes(spec: ModelSpec, dtype: Dtype, context_tokens: int) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 from moe_export.artifacts import load_json
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
+from moe_export.probe import PORTABLE_PATH
 from moe_export.reporting.build_plan import read_config
-from moe_export.resident import kv_cache_bytes, predicted_resident
+from moe_export.resident import folded_bytes, kv_cache_bytes, predicted_resident
 from moe_export.variants import BASELINE, PLANNED, ordered
 
 DATA_FILE = "model.onnx.data"
@@ -30,6 +31,7 @@ def memory_facts(
     """
     predicted = plan["export_bytes"][export["dtype"]]
     names = {BASELINE, *export["variants"], *(entry["variant"] for entry in measurements["memory"])}
+    paths = {(entry["variant"], entry["path"]) for entry in measurements["speed"]}
     variants = []
     for variant in ordered(names):
         folder = folders["export"] / variant
@@ -38,6 +40,7 @@ def memory_facts(
         written = export["variants"].get(variant)
         on_disk = _size(folder / DATA_FILE) if written else None
         by_class = (written["weights"] if written else planned)["by_class"]
+        folds = (variant, PORTABLE_PATH) in paths and written and written["quantization"]
         variants.append(
             {
                 "variant": variant,
@@ -51,7 +54,8 @@ def memory_facts(
                 "classes": [
                     {"class": name, "weights_bytes": count} for name, count in by_class.items()
                 ],
-                "predicted_resident_bytes": predicted_resident(sum(by_class.values())),
+                "predicted_resident_bytes": predicted_resident(sum(by_class.values()))
+                + (folded_bytes(spec_of(read_config(folder)), export["dtype"]) if folds else 0),
                 "resident": [
                     {
                         key: entry[key]

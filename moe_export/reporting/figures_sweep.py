@@ -13,7 +13,15 @@ from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_table import front
 from moe_export.reporting.units import figures, percent, size
 
-INK = {"float": "pruned", "int8": "both", "int4": "quantized", "auto": "further"}
+INK = {
+    "float": "pruned",
+    "int8": "both",
+    "int4": "quantized",
+    "uint8": "shared",
+    "uint4": "embeddings",
+    "nf4": "scales",
+    "auto": "further",
+}
 """Format of the experts to the name of its colour."""
 
 WORDS = {"auto": "the plan's choice"}

@@ -1,6 +1,14 @@
 from __future__ import annotations
 
-from moe_export.resident import RUNTIME_BYTES, kv_cache_bytes, predicted_resident
+from dataclasses import replace
+
+from moe_export.quantization import Quantization
+from moe_export.resident import (
+    RUNTIME_BYTES,
+    folded_bytes,
+    kv_cache_bytes,
+    predicted_resident,
+)
 from tools.size_table import QWEN15_MOE, kept
 
 MEASURED = {
@@ -16,6 +24,17 @@ def test_resident_memory_is_predicted_within_five_percent_of_what_was_measured()
     for weights_bytes, resident_bytes in MEASURED.items():
         assert abs(predicted_resident(weights_bytes) / resident_bytes - 1) <= 0.05
     assert predicted_resident(0) == RUNTIME_BYTES
+
+
+def test_experts_with_a_codebook_are_floats_where_the_function_runs_them() -> None:
+    layers = ("nf4", "int4") + ("float",) * 22
+    whole = kept(QWEN15_MOE, 1.0)
+    mixed = replace(whole, quantization=Quantization(experts=layers))
+    # The first layer's 60 experts of width 1408 and the shared one of 5632.
+    elements = 3 * 2048 * (60 * 1408 + 5632)
+    assert folded_bytes(mixed, "float32") == 4 * elements
+    assert folded_bytes(mixed, "float16") == 6 * elements
+    assert folded_bytes(whole, "float32") == 0
 
 
 def test_the_kv_cache_of_qwen_is_two_vectors_of_2048_in_24_layers() -> None:

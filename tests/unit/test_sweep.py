@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from moe_export.errors import RecipeError
 from moe_export.jobs import Job
+from moe_export.quantization import Format
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
+from moe_export.reporting.figures_sweep import INK
+from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_table import front
 from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
 from moe_export.stages.sweep import run
@@ -139,6 +142,11 @@ def test_a_choice_that_nothing_rivals_is_said_to_be_the_only_one() -> None:
     points = [point("keep-50-int8", 26, 1.0, 0.0), point("bytes-25-auto", 25, 0.8, 0.1)]
     (found,) = verdicts(points, 100, {"bytes-25-auto": documents(80, 0.1)})
     assert sentence(points, found).endswith("is the only one that fits.")
+
+
+def test_every_format_has_a_colour_of_its_own() -> None:
+    assert {*get_args(Format), "auto"} == INK.keys()
+    assert len({colour(name) for name in INK.values()}) == len(INK)
 
 
 def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: Path) -> None:
