@@ -288,7 +288,7 @@ class DistillSettings(Section):
     """
 
     steps: Count = 50
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
     temperature: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_step: Count = 4096
 

@@ -17,7 +17,8 @@ class StageFacts:
         version: raised when the same settings would give other output.
         reads: the stages whose folders it is given, as far as the recipe has them.
         purpose: one line for `--dry-run` and `status`.
-        shared: whether several workers carry it out together; all others the first does alone.
+        shared: whether several workers carry it out together; all others the first does alone. So
+            prune, whose distilling is one step after another of few batches each.
     """
 
     version: int

@@ -157,12 +157,6 @@ def _model(directory: Path, spec: ModelSpec) -> LayeredModel:
 
 def _check_routing(spec: ModelSpec) -> None:
     """Which experts are chosen has no gradient; what they are weighed with must have one."""
-    if spec.family.routing == "sparsemixer":
-        raise RecipeError(
-            f"prune.distill_router: routing weights of {spec.family.model_type} jump wherever "
-            "another expert's logit comes near and hardly change elsewhere, so that its routers "
-            "have no useful gradient; leave distill_router out"
-        )
     if spec.top_k == 1 and spec.normalize_top_k:
         raise RecipeError(
             "prune.distill_router: every token of this model takes one expert with the weight 1, "

@@ -1,7 +1,8 @@
 """How far a pruned model is from the unpruned one, and the gradient of that in its routers alone.
 
 One layer in memory at a time, forward and back (`scores.passes`). Which experts a token takes is
-given; their routing weights are differentiated as they are computed in evaluation.
+given; their routing weights are differentiated as they are computed in evaluation. Those of the
+sparse mixer also jump where another logit comes near, which its gradients do not show.
 
 Legend: E experts, D hidden, T tokens that have a next token.
 """

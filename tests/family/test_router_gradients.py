@@ -11,7 +11,6 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from moe_export.checkpoint import overwrite
-from moe_export.errors import RecipeError
 from moe_export.families import open_checkpoint
 from moe_export.scores.batches import batches_of
 from moe_export.scores.states import States
@@ -89,11 +88,9 @@ def test_distilling_mends_the_routers_of_every_family(subject: Subject, tmp_path
         noisy[name] = router + 0.2 * router.std() * random.standard_normal(router.shape)
     overwrite(student, noisy)
     sequences = list(some_tokens(120, 30).numpy().astype(np.int32))
-    rule = Rule(steps=40, learning_rate=0.01, temperature=1.0, tokens_per_step=1000)
-    if subject.row.model_type == "phimoe":
-        with pytest.raises(RecipeError, match="routing weights of phimoe jump"):
-            distill_routers(subject.source, student, sequences, rule, tmp_path / "states")
-        return
+    # The sparse mixer's weights jump, so that it has to go more slowly.
+    rate = 0.003 if subject.row.model_type == "phimoe" else 0.01
+    rule = Rule(steps=40, learning_rate=rate, temperature=1.0, tokens_per_step=1000)
     found = distill_routers(subject.source, student, sequences, rule, tmp_path / "states")
     # Seen: 0.41 to 0.59.
     assert found.after_nats < 0.7 * found.before_nats

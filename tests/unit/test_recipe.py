@@ -183,3 +183,19 @@ def test_the_cache_of_a_provider_is_growing_static_or_captured() -> None:
     portable = ValidateSettings(providers=("cuda",), operator="portable")
     assert portable.cache_on("cuda") == "static"
     assert ValidateSettings(cache="static").cache_on("cpu") == "static"
+
+
+def test_distilling_is_off_or_on_by_a_word_or_a_section(tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, MINIMAL)
+    plain = load_recipe(path)
+    assert plain.prune.distill_router is None
+    # So that runs made without the word stay fresh.
+    assert "distill_router" not in plain.plain()["prune"]
+    assert load_recipe(path, ("prune.distill_router=false",)) == plain
+    found = load_recipe(path, ("prune.distill_router=true",)).prune.distill_router
+    assert found is not None
+    assert (found.steps, found.temperature) == (50, 1.0)
+    changed = load_recipe(path, ("prune.distill_router.steps=7",)).prune.distill_router
+    assert changed == found.model_copy(update={"steps": 7})
+    with pytest.raises(RecipeError, match="nearest known key is 'steps'"):
+        load_recipe(path, ("prune.distill_router.step=7",))
