@@ -157,7 +157,7 @@ def fit(
         best = _better(best, layers, pick, limit_bytes)
     if best is None:
         raise PlanError(
-            "plan: the budget is less than what lies outside the routed experts; raise it"
+            "plan: the budget is less than what lies outside the experts that are pruned; raise it"
         )
     improved = True
     while improved:
@@ -233,7 +233,7 @@ def _exactly(
     found = _first(layers, pick, order, least)
     if least == 0 and not fits(found):
         raise PlanError(
-            "plan: the budget is less than what lies outside the routed experts; raise it"
+            "plan: the budget is less than what lies outside the experts that are pruned; raise it"
         )
     return found
 

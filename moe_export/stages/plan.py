@@ -219,8 +219,8 @@ def _fit_bytes(
     least, most = 0, total
     if fixed > target:
         raise PlanError(
-            f"plan.target_bytes is {target}, but {fixed} bytes lie outside the routed experts in "
-            f"{settings.dtype}; raise it above that"
+            f"plan.target_bytes is {target}, but {fixed} bytes lie outside the experts that are "
+            f"pruned, in {settings.dtype}; raise it above that"
         )
     # The floor is left to the final plan. Alignment makes bytes not quite linear in rows, so the
     # most rows that fit are searched for.

@@ -127,7 +127,7 @@ def test_a_spoilt_checkpoint(
     [
         ({"model": {"source": "no/such/place"}}, 6, "is no directory here"),
         ({"plan": {"keep": 0.1, "min_width": 20}}, 8, "min_width 20"),
-        ({"plan": {"target_bytes": 1000}}, 8, "lie outside the routed experts"),
+        ({"plan": {"target_bytes": 1000}}, 8, "lie outside the experts that are pruned"),
         ({"plan": {"keep": 0.0}}, 2, "recipe.yaml:"),
         ({"calibrate": {"sources": []}}, 2, "calibrate.sources"),
         ({"calibrate": {"sources": [{"text": "absent.txt"}]}}, 7, "absent.txt: no such file"),

@@ -180,7 +180,7 @@ def test_an_embedding_that_is_the_lm_head_too_is_not_quantized(
 def test_a_budget_below_what_is_fixed_is_refused(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PlanError, match="outside the routed experts"):
+    with pytest.raises(PlanError, match="outside the experts that are pruned"):
         planned(
             model,
             importance,

@@ -108,7 +108,7 @@ def test_what_is_to_be_kept_stays_while_anything_does() -> None:
 def test_what_is_fixed_decides_where_it_is_all_there_is() -> None:
     shared = [Option("float", 4.0, 100.0, 0.0), Option("int4", 0.5, 12.5, 0.05)]
     assert solved([layer_of(2)], [shared], 13.0)[0].option.name == "int4"
-    with pytest.raises(PlanError, match="outside the routed experts"):
+    with pytest.raises(PlanError, match="outside the experts that are pruned"):
         solved([layer_of(2)], [shared], 12.0)
 
 
