@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from moe_export.recipe_file import load_recipe
 from tools.gpu_check.parts import PARTS, too_late
+from tools.gpu_check.runtime import DEMO_WORDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,3 +44,9 @@ def test_all_parts_fit_into_a_quarter_of_an_hour_and_none_begins_too_late() -> N
     assert sum(minutes) <= 14  # a minute is left for starting
     assert too_late("layers", PARTS["layers"][2]) is None
     assert too_late("layers", 3.96) == "it takes about 4 min, and 4.0 are left"
+
+
+def test_the_demo_recipe_takes_the_words_that_it_is_run_with() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "demo_50pct.yaml", DEMO_WORDS)
+    assert recipe.validate_.cache_on("cuda") == "captured"
+    assert recipe.export.dtype == "float16"

@@ -105,6 +105,13 @@ def test_sixty_four_greedy_tokens_are_those_of_torch(run: Path, prompts: list[li
 def test_generate_answers_and_stops(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(run), "--prompt", PROMPTS[1]]) == 0
     assert capsys.readouterr().out == f"{PROMPTS[1]} Oslo.\n\n"
+    assert main(["generate", str(run), "--cache", "static", "--prompt", PROMPTS[1]]) == 0
+    assert capsys.readouterr().out == f"{PROMPTS[1]} Oslo.\n\n"
+
+
+def test_generate_refuses_a_graph_on_the_cpu(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(run), "--cache", "captured", "--prompt", PROMPTS[1]]) == 2
+    assert "needs the provider cuda and the native operator" in capsys.readouterr().err
 
 
 def test_the_python_of_the_readme_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
