@@ -2,11 +2,12 @@
 
 The loss that is predicted is a sum over expert dimensions of an expected squared change of the
 loss: that of a mask on the dimension where it is dropped, that of noise on its weights, of the size
-of the format's error, where it is kept. So dropping and quantizing are in one currency, and a price
-per byte (a Lagrange multiplier) decides both: at a given price each expert takes the dimensions
-whose importance is worth their bytes, and each layer the format that then costs least in loss and
-bytes. Which dimensions go first is left to importance alone: subtracting from it what rounding them
-costs changed nothing that could be measured.
+of the format's error, where it is kept; the latter times a rate that was measured (`exchange`). So
+dropping and quantizing are in one currency, and a price per byte (a Lagrange multiplier) decides
+both: at a given price each expert takes the dimensions whose importance is worth their bytes, and
+each layer the format that then costs least in loss and bytes. Which dimensions go first is left to
+importance alone: subtracting from it what rounding them costs changed nothing that could be
+measured.
 
 Bytes are those that are stored, or those that a token reads; then a dimension of an expert counts
 by the share of tokens that the router sends there.
