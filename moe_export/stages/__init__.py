@@ -34,12 +34,12 @@ STAGES: dict[str, StageFacts] = {
     "quantize": StageFacts(2, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
     "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
     "validate": StageFacts(
-        2,
+        3,
         ("calibrate", "prune", "quantize", "export"),
         "accuracy, memory and speed in ONNX Runtime",
     ),
     "report": StageFacts(
-        2,
+        3,
         ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
         "tables and pictures",
     ),
