@@ -35,7 +35,7 @@ def matrix_of(
 
 
 def every_code(format_name: spec.Format, random: np.random.Generator) -> QuantizedMatrix:
-    """Every code of the format, and every zero point, [WIDTH, HIDDEN]."""
+    """Every code of the format, with zero points all over its range, [WIDTH, HIDDEN]."""
     low, high = GRIDS[format_name].limits
     span = high - low + 1
     codes = low + np.arange(WIDTH * HIDDEN).reshape(WIDTH, HIDDEN) % span
@@ -56,7 +56,7 @@ def unit_rows(format_name: spec.Format) -> QuantizedMatrix:
 
 @pytest.mark.parametrize("format_name", spec.QUANTIZED_FORMATS)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_every_code_at_every_place_has_its_exact_value(
+def test_every_code_has_its_exact_value(
     library: Path, kernel: str, format_name: spec.Format
 ) -> None:
     down = every_code(format_name, np.random.default_rng(3))
