@@ -10,7 +10,7 @@ import numpy as np
 from moe_export.reporting.figures import HALF, WIDE, Canvas, bare
 from moe_export.reporting.figures_bars import CHARACTER
 from moe_export.reporting.palette import colour
-from moe_export.reporting.sweep_table import front
+from moe_export.reporting.sweep_front import front
 from moe_export.reporting.units import figures, percent, size
 
 INK = {

@@ -10,6 +10,7 @@ from moe_export.reporting import html
 from moe_export.reporting.markdown import escaped
 from moe_export.reporting.markdown import table as markdown_table
 from moe_export.reporting.sentences import speed_words
+from moe_export.reporting.sweep_front import front
 from moe_export.reporting.sweep_verdicts import BUDGET, explanation, formats, sentence
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import figures, percent, ratio, size
@@ -40,15 +41,6 @@ def sweep_html(sweep: Sweep) -> str:
     blocks.append(html.table(budget_table(sweep)))
     blocks += ["<h2>Shares kept and formats</h2>", html.table(grid_table(sweep))]
     return html.page(TITLE, "\n".join(blocks))
-
-
-def front(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The points that no other beats in bytes and accuracy both, by bytes."""
-    found: list[Mapping[str, Any]] = []
-    for point in sorted(points, key=lambda p: (p["weights_bytes"], -(p["mean_exact_match"] or 0))):
-        if not found or (point["mean_exact_match"] or 0) > (found[-1]["mean_exact_match"] or 0):
-            found.append(point)
-    return found
 
 
 def grid_table(sweep: Sweep) -> Table:

@@ -14,7 +14,7 @@ from moe_export.quantization import Format
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
 from moe_export.reporting.figures_sweep import INK
 from moe_export.reporting.palette import colour
-from moe_export.reporting.sweep_table import front
+from moe_export.reporting.sweep_front import front
 from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
 from moe_export.stages.sweep import run
 from moe_export.sweep import points_of, sweep_steps
