@@ -26,17 +26,13 @@ def predicted_resident(weights_bytes: int) -> int:
     return RUNTIME_BYTES + weights_bytes
 
 
-def folded_bytes(spec: ModelSpec, dtype: Dtype) -> int:
-    """What a session holds besides where the function runs formats with a codebook: their weights
-    as floats. In float16 the CPU provider keeps a copy in float32, which it multiplies with.
-
-    Args:
-        spec: of the model.
-        dtype: of the exported model.
+def folded_bytes(spec: ModelSpec) -> int:
+    """What a session on the CPU holds besides, where the function runs formats with a codebook:
+    their weights in float32, in a model of float16 too.
     """
     names = {name for name, grid in GRIDS.items() if grid.codebook is not None}
     elements = sum(t.elements for name, t in spec.tensors.items() if format_in(spec, name) in names)
-    return elements * (4 if dtype == "float32" else 2 + 4)
+    return 4 * elements
 
 
 def kv_cache_bytes(spec: ModelSpec, dtype: Dtype, context_tokens: int) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moe_export.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.errors import ArtifactError, DependencyError, RecipeError
+from moe_export.memory import trim
 from moe_export.op.library import library_path, register
 
 MODEL_FILE = "model.onnx"
@@ -149,6 +150,9 @@ class OrtModel:
                 f"{path}: ONNX Runtime could not start the provider {provider!r}; "
                 "run `moe-export doctor` to see why"
             )
+        if operator == "portable":
+            # Of constants it computes while loading it keeps the results; glibc keeps the rest.
+            trim()
         self.provider, self.cache = provider, cache
         self.outputs = [output.name for output in self.session.get_outputs()]
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]

@@ -55,7 +55,7 @@ def memory_facts(
                     {"class": name, "weights_bytes": count} for name, count in by_class.items()
                 ],
                 "predicted_resident_bytes": predicted_resident(sum(by_class.values()))
-                + (folded_bytes(spec_of(read_config(folder)), export["dtype"]) if folds else 0),
+                + (folded_bytes(spec_of(read_config(folder))) if folds else 0),
                 "resident": [
                     {
                         key: entry[key]
