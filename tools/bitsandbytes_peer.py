@@ -2,8 +2,9 @@
 
 As they are by default: Linear4bit has codes of 4 bits in blocks of 64 along the flattened matrix,
 whose scales are quantized to 8 bits in turn; Linear8bitLt has int8 codes with a float32 scale for
-each output, and rounds activations to float16 and then to int8. bitsandbytes is needed only when
-this is called.
+each output, and rounds activations to float16 and then to int8. Linear4bit's weights are
+dequantized by bitsandbytes and multiplied by torch, because on a CPU it refuses (0.50) matrices
+whose outputs are no multiple of 32. bitsandbytes is needed only when this is called.
 """
 
 from __future__ import annotations
@@ -78,10 +79,11 @@ def _linear(matrix: Any, layer: str, replaced: Replaced) -> Any:
     made.load_state_dict({"weight": matrix.weight})
     made = made.to("cpu")
     replaced.elements += outputs * inputs
-    if kind == "Linear4bit":
-        state = made.weight.quant_state
-        scales = (state.absmax, state.state2.absmax)
-    else:
-        scales = (made.weight.SCB,)
-    replaced.size_bytes += made.weight.nbytes + sum(scale.nbytes for scale in scales)
-    return made.eval()
+    if kind == "Linear8bitLt":
+        replaced.size_bytes += made.weight.nbytes + made.weight.SCB.nbytes
+        return made.eval()
+    state = made.weight.quant_state
+    replaced.size_bytes += sum(t.nbytes for t in (made.weight, state.absmax, state.state2.absmax))
+    plain = nn.Linear(inputs, outputs, bias=False)
+    plain.weight.data = bitsandbytes.functional.dequantize_4bit(made.weight.data, state)
+    return plain.requires_grad_(False)
