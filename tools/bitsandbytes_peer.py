@@ -2,9 +2,10 @@
 
 As they are by default: Linear4bit has codes of 4 bits in blocks of 64 along the flattened matrix,
 whose scales are quantized to 8 bits in turn; Linear8bitLt has int8 codes with a float32 scale for
-each output, and rounds activations to float16 and then to int8. Linear4bit's weights are
-dequantized by bitsandbytes and multiplied by torch, because on a CPU it refuses (0.50) matrices
-whose outputs are no multiple of 32. bitsandbytes is needed only when this is called.
+each output, and rounds activations to float16 and then to int8. Linear4bit's codes are
+looked up and multiplied in torch, because on a CPU (0.50) it refuses matrices whose outputs are no
+multiple of 32 and dequantizes some wrongly whose inputs are no multiple of 64. bitsandbytes is
+needed only when this is called.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 
 from moe_export.torch_model.block import RaggedMoEBlock, SwiGlu
@@ -41,7 +43,7 @@ class Replaced:
 
 def replace_experts(model: nn.Module, layer: str) -> Replaced:
     """Puts a layer of bitsandbytes in place of every matrix of an expert, the shared one's too;
-    empty ones stay.
+    those of no or of one input stay.
 
     Args:
         model: as `load_torch_model` gives it.
@@ -67,7 +69,8 @@ def _linear(matrix: Any, layer: str, replaced: Replaced) -> Any:
     # Says for every matrix that it casts what it is given.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     outputs, inputs = matrix.weight.shape
-    if not outputs * inputs:
+    # Of one input, Linear8bitLt gives nonsense on a CPU (0.50).
+    if outputs == 0 or inputs <= 1:
         return matrix
     kind, _, codes = layer.partition(" ")
     if kind == "Linear4bit":
@@ -85,5 +88,9 @@ def _linear(matrix: Any, layer: str, replaced: Replaced) -> Any:
     state = made.weight.quant_state
     replaced.size_bytes += sum(t.nbytes for t in (made.weight, state.absmax, state.state2.absmax))
     plain = nn.Linear(inputs, outputs, bias=False)
-    plain.weight.data = bitsandbytes.functional.dequantize_4bit(made.weight.data, state)
+    scale = bitsandbytes.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    pairs = made.weight.data.reshape(-1)
+    codes = torch.stack([pairs >> 4, pairs & 15], dim=-1).reshape(-1)[: outputs * inputs]
+    scales = scale.repeat_interleave(state.blocksize)[: outputs * inputs]
+    plain.weight.data = (state.code[codes.long()] * scales).reshape(outputs, inputs)
     return plain.requires_grad_(False)

@@ -15,6 +15,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.families import open_checkpoint, spec_of
 from moe_export.graph import build_decoder, predicted_bytes, save_model
 from moe_export.jobs import Job
+from moe_export.quantization import EXPERT_ROLES
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
 from moe_export.torch_model import load_torch_model
@@ -119,16 +120,20 @@ def test_quantized_models_are_those_of_torch(
     assert np.abs(expected - logits_of(stock_model(subject.masked))).max() > 1e-2
 
 
-def test_every_dense_matrix_can_be_quantized(subject: Subject, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("experts", "dense"), [("int8", "int8"), ("nf4", "uint8")])
+def test_every_dense_matrix_can_be_quantized(
+    subject: Subject, tmp_path: Path, experts: Any, dense: Any
+) -> None:
     out = tmp_path / "quantized"
     out.mkdir()
-    settings = QuantizeSettings(experts="int8", dense="int8")
+    settings = QuantizeSettings(experts=experts, dense=dense)
     quantize.run(Job(settings, subject.pruned, {"prune": subject.pruned}, out))
     spec = spec_of(Checkpoint(out).config)
     for tensor in spec.tensors.values():
         large = len(tensor.shape) == 2 and tensor.tensor_class not in ("embeddings", "router")
         if large and tensor.role != "shared_router":
-            assert spec.quantization.format_of(tensor.role) == "int8", tensor.role
+            in_format = experts if tensor.role in EXPERT_ROLES else dense
+            assert spec.quantization.format_of(tensor.role) == in_format, tensor.role
     directory = exported(out, tmp_path / "onnx")
     expected = logits_of(load_torch_model(out, torch.float32))
     found = Decoder(directory).start(IDS)
