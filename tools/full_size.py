@@ -75,7 +75,7 @@ validate:
   speed: {threads: [2], prompt_tokens: 32, new_tokens: 16, repeats: 2}
 """)
 
-WORKERS_LAYERS, WORKERS_SEQUENCES, WORKERS_TURNS = 3, 8, 3
+WORKERS_LAYERS, WORKERS_SEQUENCES, WORKERS_TURNS = 3, 32, 2
 
 UNPRUNED = {
     "calibrate.sequences": 1,
@@ -247,8 +247,18 @@ def collect(home: Path) -> dict[str, Any]:
                 "dense": per_token(replace(spec, quantization=formats)),
                 "pruned": per_token(replace(kept, quantization=formats)),
             },
+            "quantized, experts as in calibration": as_chosen(plan),
         },
     }
+
+
+def as_chosen(plan: Mapping[str, Any]) -> dict[str, int]:
+    """The same with experts chosen as in calibration, where those that many tokens go to are pruned
+    less.
+    """
+    found = plan["export_bytes"]["float16"]
+    names = {"dense": "before_quantized", "pruned": "quantized"}
+    return {key: found[name]["active_bytes_per_token"] for key, name in names.items()}
 
 
 def per_token(spec: ModelSpec) -> float:
