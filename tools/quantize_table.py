@@ -62,7 +62,7 @@ def main() -> None:
         type=Path,
         help="where to calibrate, prune and keep finished rows, so that it can be gone on from",
     )
-    parser.add_argument("--items", type=int, default=200, help="documents of each task")
+    parser.add_argument("--items", type=int, default=100, help="documents of each task")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(arguments.run or Path(scratch) / "run", Path(scratch), arguments.items)
