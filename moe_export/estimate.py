@@ -34,6 +34,9 @@ COPIED_PER_S = 400e6
 EXPORTED_PER_S = 200e6
 """Bytes of weights converted, transposed and written."""
 
+LIBRARY_BYTES = 6 << 20
+"""Of the operator library, which is copied beside every exported model."""
+
 PYTHON_BYTES = 100 << 20
 """An interpreter with numpy, onnx_ir and safetensors loaded."""
 
@@ -100,13 +103,11 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     pruned = _parameters(kept)
     quantized = replace(kept, quantization=_quantization(recipe))
     dtype, layout = recipe.export.dtype, recipe.export.layout
-    export = 0
-    if recipe.export.pruned:
-        export += predicted_bytes(kept, dtype, layout).total_bytes
-    if recipe.quantize is not None:
-        export += predicted_bytes(quantized, dtype, layout).total_bytes
-    if recipe.export.baseline:
-        export += predicted_bytes(spec, dtype, layout).total_bytes
+    exported = [kept] if recipe.export.pruned else []
+    exported += [quantized] if recipe.quantize is not None else []
+    exported += [spec] if recipe.export.baseline else []
+    export = sum(predicted_bytes(model, dtype, layout).total_bytes for model in exported)
+    libraries = LIBRARY_BYTES * len(exported) if recipe.export.library else 0
     largest = STORED_BYTES * max(tensor.elements for tensor in spec.tensors.values())
     tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
     scored = sum(task.items for task in recipe.validate_.tasks) * tokens
@@ -138,7 +139,7 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
             PYTHON_BYTES + 2 * largest + (layerwise if _method(recipe) == "gptq" else 0),
             1 + pruned / QUANTIZED_PER_S[_method(recipe)],
         ),
-        "export": (export, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
+        "export": (export + libraries, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
         "validate": (
             1 << 16,
             # Torch with a matrix twice while it is read, then the exported models.

@@ -110,9 +110,9 @@ def _checks(report: Report) -> Iterator[str]:
 def _making(report: Report) -> Iterator[str]:
     yield "<h2>How it was made</h2>"
     yield html.paragraph(sentences.coverage_sentence(report))
-    yield html.pair(
-        html.table(tables.calibration_table(report)), html.table(tables.stage_table(report))
-    )
+    yield html.table(tables.calibration_table(report))
+    # Beside the other its last column would not be seen.
+    yield html.table(tables.stage_table(report))
     yield html.details("Settings of every stage", html.preformatted(settings_yaml(report)))
 
 
