@@ -67,7 +67,9 @@ class Exchange:
 
         >>> one = Measured(predicted=8.0, kl_nats=0.2)
         >>> dropped = (Measured(1.0, 0.1), Measured(4.0, 0.4))
-        >>> Exchange((one, Measured(8.0, 0.4)), Measured(16.0, 0.2), dropped, 9, "int4", 32).rates
+        >>> rounded = (one, Measured(8.0, 0.4))
+        >>> found = Exchange(rounded, Measured(16.0, 0.2), dropped, 9, "int4", 32)
+        >>> [round(rate, 9) for rate in found.rates]
         [0.25, 0.5]
         """
         cost = self._cost_of_dropping()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moe_export.artifacts import load_json
+from moe_export.decoding import generate
 from moe_export.families import spec_of
 from moe_export.quantization import Quantization
 from moe_export.runtime import OrtModel
@@ -37,4 +38,4 @@ def test_two_layers_of_real_size_keep_to_the_memory_that_all_of_them_may_take(
         mark = load_json(tmp_path / "run" / stage / "stage.json")
         assert mark["measured"]["peak_resident_bytes"] < limit, stage
     model = OrtModel(tmp_path / "run" / "export" / "quantized", threads=os.cpu_count() or 1)
-    assert len(list(model.generate([1, 2, 3], 4, eos_ids=[]))) == 4
+    assert len(list(generate(model, [1, 2, 3], 4, eos_ids=[]))) == 4
