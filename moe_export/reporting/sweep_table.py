@@ -65,7 +65,7 @@ def introduction(sweep: Sweep) -> str:
         speed = (
             f"Speed is the median of decoding ({speed_words(at)}, after a prompt of "
             f"{at['prompt_tokens']} tokens), its ratio that to the unpruned model measured next to "
-            f"it. Measured on {sweep['machine']['cpu']}."
+            f"it. Measured on {sweep['machine']['cpu']}.{repeats_sentence(sweep['points'])}"
         )
     return (
         "Every point is one exported model, pruned, quantized and measured in ONNX Runtime from "
@@ -74,6 +74,21 @@ def introduction(sweep: Sweep) -> str:
         "A name in bold is of a point that no other beats in bytes and exact match both. "
         f"{speed}"
     )
+
+
+def repeats_sentence(points: Sequence[Mapping[str, Any]]) -> str:
+    """How far ratios of speed can be trusted, from models that were measured more than once."""
+    ratios: dict[Any, list[float]] = {}
+    for point in points:
+        # Of the same bytes and the same divergence is the same model.
+        model = (point["weights_bytes"], point["mean_kl_nats"], point["mean_exact_match"])
+        if point["decode_ratio"]:
+            ratios.setdefault(model, []).append(point["decode_ratio"])
+    spread = [max(found) / min(found) for found in ratios.values() if len(found) > 1]
+    if not spread:
+        return ""
+    times = f"{max(spread):.2f} times"
+    return f" The ratios of one model that was measured several times differ by up to {times}."
 
 
 def _table(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> Table:

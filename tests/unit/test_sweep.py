@@ -15,6 +15,7 @@ from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
 from moe_export.reporting.figures_sweep import INK
 from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_front import front
+from moe_export.reporting.sweep_table import repeats_sentence
 from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
 from moe_export.stages.sweep import run
 from moe_export.sweep import points_of, sweep_steps
@@ -142,6 +143,16 @@ def test_a_choice_that_nothing_rivals_is_said_to_be_the_only_one() -> None:
     points = [point("keep-50-int8", 26, 1.0, 0.0), point("bytes-25-auto", 25, 0.8, 0.1)]
     (found,) = verdicts(points, 100, {"bytes-25-auto": documents(80, 0.1)})
     assert sentence(points, found).endswith("is the only one that fits.")
+
+
+def test_ratios_of_speed_are_as_good_as_those_of_one_model_agree() -> None:
+    points = [
+        point("keep-100-int8", 26, 0.9, 0.1) | {"decode_ratio": 1.2},
+        point("bytes-40-int8", 26, 0.9, 0.1) | {"decode_ratio": 1.5},
+        point("keep-50-int8", 13, 0.8, 0.2) | {"decode_ratio": 9.0},
+    ]
+    assert repeats_sentence(points).endswith("differ by up to 1.25 times.")
+    assert repeats_sentence(points[1:]) == ""
 
 
 def test_every_format_has_a_colour_of_its_own() -> None:
