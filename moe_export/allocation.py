@@ -17,11 +17,11 @@ from moe_export.budget import Blocks, Chosen, Option, fit, loss_of
 from moe_export.checkpoint import Checkpoint
 from moe_export.experts import ExpertTable, descending
 from moe_export.families.base import ModelSpec
-from moe_export.formats import native
+from moe_export.formats import GRIDS, native
 from moe_export.formats.storage import SCALE_SUFFIX, stored_parts
 from moe_export.graph import predicted_bytes
 from moe_export.graph.weights import Dtype, Layout
-from moe_export.quantization import Format, Quantization
+from moe_export.quantization import ExpertFormat, Quantization
 
 SAMPLED_EXPERTS = 4
 """Of each layer, whose weights are quantized to see what a format loses."""
@@ -64,7 +64,7 @@ def allocate(
     ranked: Sequence[NDArray[np.float64]],
     rounding: Sequence[NDArray[np.float64]] | None,
     shares: Sequence[NDArray[np.float64]],
-    errors: Sequence[dict[Format, float]],
+    errors: Sequence[dict[ExpertFormat, float]],
     quantization: Quantization,
     budget: Budget,
     *,
@@ -111,7 +111,7 @@ def allocate(
         for layer, of in enumerate(errors)
     ]
 
-    names: dict[str, Format] = {name: name for of in errors for name in of}
+    names: dict[str, ExpertFormat] = {name: name for of in errors for name in of}
 
     def widths_of(chosen: Sequence[Chosen]) -> list[list[int]]:
         pairs = zip(chosen, tables, strict=True)
@@ -144,16 +144,20 @@ def allocate(
 
 
 def format_errors(
-    checkpoint: Checkpoint, spec: ModelSpec, layer: int, names: Sequence[Format], group_size: int
-) -> dict[Format, float]:
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    layer: int,
+    names: Sequence[ExpertFormat],
+    group_size: int,
+) -> dict[ExpertFormat, float]:
     """The squared error of a layer's expert weights in each format, over their squares, found on
     some of the experts.
     """
     step = -(-spec.num_experts // SAMPLED_EXPERTS)
-    errors: dict[Format, float] = {}
+    errors: dict[ExpertFormat, float] = {}
     for name in names:
         lost = norm = 0.0
-        for role in ("gate", "up", "down") if name != "float" else ():
+        for role in ("gate", "up", "down") if name in GRIDS else ():
             for expert in range(0, len(spec.widths[layer]), step):
                 weight = checkpoint.read(spec.name(role, layer, expert))
                 found = native.squared_error(
@@ -174,7 +178,9 @@ def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[
     return np.append(share_E, np.ones(len(table.widths) - len(share_E)))
 
 
-def _one_or_all(formats: tuple[Format, ...]) -> Format | tuple[Format, ...]:
+def _one_or_all(
+    formats: tuple[ExpertFormat, ...],
+) -> ExpertFormat | tuple[ExpertFormat, ...]:
     return formats[0] if len(set(formats)) == 1 else formats
 
 
@@ -212,14 +218,14 @@ def _blocks(
 
 
 def _option(
-    empty: ModelSpec, layer: int, name: Format, error: float, group_size: int, budget: Budget
+    empty: ModelSpec, layer: int, name: ExpertFormat, error: float, group_size: int, budget: Budget
 ) -> Option:
     """A format of a layer of the model that has lost all it may lose."""
     itemsize = np.dtype(budget.dtype).itemsize
 
     def size(depth: int, columns: int) -> int:
-        if name == "float":
-            return depth * columns * itemsize
+        if name not in GRIDS:
+            return depth * columns * (itemsize if name == "float" else np.dtype(name).itemsize)
         parts = stored_parts(name, (depth, columns), group_size)
         return sum(
             math.prod(shape) * (itemsize if suffix == SCALE_SUFFIX else dtype.itemsize)

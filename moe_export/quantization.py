@@ -13,6 +13,9 @@ QUANTIZATION_KEY = "quantization"
 
 QuantizedFormat = Literal["int8", "int4", "uint8", "uint4", "nf4"]
 Format = Literal["float", "int8", "int4", "uint8", "uint4", "nf4"]
+ExpertFormat = Literal["float", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4"]
+"""Of experts: floats of the model's dtype, floats in two bytes whatever that is, or codes."""
+
 DenseFormat = Literal["float", "int8", "int4", "uint8", "uint4"]
 """Of what is not experts: ONNX Runtime's MatMulNBits, which multiplies it, has no codebook."""
 
@@ -40,7 +43,7 @@ class Quantization:
         lm_head: of the lm_head; None if as `dense`.
     """
 
-    experts: Format | tuple[Format, ...] = "float"
+    experts: ExpertFormat | tuple[ExpertFormat, ...] = "float"
     dense: DenseFormat = "float"
     embedding: EmbeddingFormat = "float"
     group_size: int = 32
@@ -53,13 +56,22 @@ class Quantization:
         return self.formats_of_experts | outside == {"float"}
 
     @property
-    def formats_of_experts(self) -> set[Format]:
+    def formats_of_experts(self) -> set[ExpertFormat]:
         """The formats that experts of some layer have."""
         return {self.experts} if isinstance(self.experts, str) else set(self.experts)
 
     def format_of(self, role: str, layer: int | None = None) -> QuantizedFormat | None:
         """The format of a tensor by its role and layer; None if it is not quantized."""
-        word: Format = "float"
+        word = self._word(role, layer)
+        return None if word == "float" or word == "bfloat16" else word
+
+    def float_of(self, role: str, layer: int | None = None) -> Literal["bfloat16"] | None:
+        """The dtype of a tensor that is stored in one of its own, not in that of the model."""
+        word = self._word(role, layer)
+        return word if word == "bfloat16" else None
+
+    def _word(self, role: str, layer: int | None) -> ExpertFormat:
+        word: ExpertFormat = "float"
         if role in EXPERT_ROLES:
             if isinstance(self.experts, str):
                 word = self.experts
@@ -72,7 +84,7 @@ class Quantization:
             word = self.lm_head or self.dense
         elif role == "embedding":
             word = self.embedding
-        return None if word == "float" else word
+        return word
 
     def as_config(self) -> dict[str, Any]:
         """What a quantized checkpoint's config says of it; of the lm_head where it is given."""
@@ -112,7 +124,7 @@ def read_quantization(config: dict[str, Any], num_layers: int) -> Quantization:
         return UNQUANTIZED
     found = config[QUANTIZATION_KEY]
     by_layer = isinstance(found, dict) and isinstance(found.get("experts"), list)
-    words, dense_words = get_args(Format), get_args(DenseFormat)
+    words, dense_words = get_args(ExpertFormat), get_args(DenseFormat)
     if not (
         isinstance(found, dict)
         and set(found) | {"lm_head"} == KEYS

@@ -18,7 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from moe_export.quantization import DenseFormat, EmbeddingFormat, Format, Quantization
+from moe_export.quantization import (
+    DenseFormat,
+    EmbeddingFormat,
+    ExpertFormat,
+    Format,
+    Quantization,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -158,11 +164,11 @@ class Formats(Section):
     group_size: weights along the axis that is summed over that share a scale.
 
     int8 and int4 have codes around 0, uint8 and uint4 a zero point for each group besides
-    (asymmetric), nf4 sixteen values that suit normally distributed weights. The router is always
-    float.
+    (asymmetric), nf4 sixteen values that suit normally distributed weights. Experts in bfloat16 are
+    floats in two bytes whatever the export's dtype is. The router is always float.
     """
 
-    experts: Format | Literal["auto"] = "int4"
+    experts: ExpertFormat | Literal["auto"] = "int4"
     choices: Annotated[tuple[Format, ...], Field(min_length=1)] = ("float", "int8", "int4")
     dense: DenseFormat = "float"
     lm_head: DenseFormat | None = None
@@ -178,7 +184,9 @@ class Formats(Section):
             )
         return word
 
-    def quantization(self, experts: Format | tuple[Format, ...] | None = None) -> Quantization:
+    def quantization(
+        self, experts: ExpertFormat | tuple[ExpertFormat, ...] | None = None
+    ) -> Quantization:
         """The formats of a model's tensors.
 
         Args:

@@ -27,11 +27,15 @@ def predicted_resident(weights_bytes: int) -> int:
 
 
 def folded_bytes(spec: ModelSpec) -> int:
-    """What a session on the CPU holds besides, where the function runs formats with a codebook:
-    their weights in float32, in a model of float16 too.
+    """What a session on the CPU holds besides, where the function runs formats with a codebook or
+    experts in bfloat16: their weights in float32, in a model of float16 too.
     """
     names = {name for name, grid in GRIDS.items() if grid.codebook is not None}
-    elements = sum(t.elements for name, t in spec.tensors.items() if format_in(spec, name) in names)
+    elements = sum(
+        tensor.elements
+        for name, tensor in spec.tensors.items()
+        if format_in(spec, name) in names or spec.quantization.float_of(tensor.role, tensor.layer)
+    )
     return 4 * elements
 
 

@@ -71,7 +71,8 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     stored = {}
     for name, tensor in spec.tensors.items():
         if format_in(spec, name) is None:
-            stored[name] = StoredTensor(tensor.shape)
+            own = spec.quantization.float_of(tensor.role, tensor.layer)
+            stored[name] = StoredTensor(tensor.shape, None if own is None else np.dtype(own))
             continue
         for suffix, (shape, dtype) in _parts(spec, name).items():
             stored[name + suffix] = StoredTensor(shape, dtype)

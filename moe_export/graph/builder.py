@@ -13,7 +13,14 @@ from moe_export.families.base import ModelSpec
 from moe_export.formats import GRIDS
 from moe_export.graph.packed import PackedTensor
 from moe_export.graph.quantized import lookup_weight, matmul_nbits_weight, ragged_moe_weight
-from moe_export.graph.weights import CheckpointTensor, Dtype, Layout, Read, join_names
+from moe_export.graph.weights import (
+    CheckpointTensor,
+    Dtype,
+    FloatDtype,
+    Layout,
+    Read,
+    join_names,
+)
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
 from moe_export.quantization import QuantizedFormat
@@ -141,8 +148,10 @@ class GraphBuilder:
         layer: int | None = None,
         expert: int | None = None,
         transpose: bool = False,
+        dtype: FloatDtype | None = None,
     ) -> ir.Value:
-        """The initializer for a tensor of the checkpoint, or for several joined by rows.
+        """The initializer for a tensor of the checkpoint, or for several joined by rows, in the
+        model's dtype unless another is given.
 
         It bears the tensor's name in the checkpoint; joined ones bear their common prefix and then
         what differs, as in `model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight`.
@@ -153,7 +162,9 @@ class GraphBuilder:
             return self.graph.initializers[name]
         specs = [self.spec.tensors[source] for source in names]
         shape = (sum(s.shape[0] for s in specs), *specs[0].shape[1:])
-        tensor = CheckpointTensor(name, self.dtype, shape, names, self._read, transpose=transpose)
+        tensor = CheckpointTensor(
+            name, dtype or self.dtype, shape, names, self._read, transpose=transpose
+        )
         return self._register(tensor, _meta(specs[0].tensor_class, layer))
 
     def expert_weight(
@@ -162,7 +173,9 @@ class GraphBuilder:
         """The inputs of a `RaggedMoE` node for one matrix: itself, or its parts if quantized."""
         format_name = self.spec.quantization.format_of(role, layer)
         if format_name is None:
-            return (self.weight(role, layer=layer, expert=expert, transpose=True),)
+            dtype = self.spec.quantization.float_of(role, layer)
+            weight = self.weight(role, layer=layer, expert=expert, transpose=True, dtype=dtype)
+            return (weight,)
         name = self.spec.name(role, layer, expert)
         parts = ragged_moe_weight(self.spec, name, format_name, self.dtype, self._read)
         return self._register_quantized(parts, self.spec.tensors[name].tensor_class, layer)

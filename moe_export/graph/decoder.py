@@ -19,7 +19,7 @@ from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.function import ragged_moe_function
-from moe_export.op.spec import Format
+from moe_export.op.spec import QUANTIZED_FORMATS, Format
 
 IR_VERSION = 10
 """The lowest that opset 21 allows."""
@@ -116,12 +116,17 @@ def _experts_functions(spec: ModelSpec, dtype: Dtype) -> list[ir.Function]:
     quantization, shared = spec.quantization, spec.has_shared_expert
     functions = []
     layers = [layer for layer in range(spec.num_layers) if spec.has_experts(layer)]
-    for format_name in dict.fromkeys(quantization.format_of("gate", layer) for layer in layers):
-        stored: tuple[Format, int] = (dtype, 0)
-        if format_name is not None:
-            stored = format_name, quantization.group_size
-        function = ragged_moe_function(spec.num_experts, *stored, shared_expert=shared)
-        function.overload = overload_of(quantization, format_name)
+    stored = (
+        quantization.format_of("gate", layer) or quantization.float_of("gate", layer)
+        for layer in layers
+    )
+    for name in dict.fromkeys(stored):
+        format_name: Format = name or dtype
+        group_size = quantization.group_size if format_name in QUANTIZED_FORMATS else 0
+        function = ragged_moe_function(
+            spec.num_experts, format_name, group_size, shared_expert=shared
+        )
+        function.overload = overload_of(quantization, name)
         functions.append(function)
     return functions
 

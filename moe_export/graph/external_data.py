@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from moe_export.checkpoint import disk_error
@@ -76,7 +77,8 @@ def save_model(
             assert tensor is not None
             if isinstance(tensor, ChunkedTensor):
                 for chunk in tensor.chunks():
-                    file.write(chunk.data)
+                    # As bytes, since numpy gives no buffer of bfloat16.
+                    file.write(chunk.reshape(-1).view(np.uint8).data)
             else:
                 file.write(tensor.tobytes())
             if progress is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 
@@ -45,6 +47,7 @@ def experts(
             domain=op_spec.DOMAIN,
         )
     format_name = spec.quantization.format_of("gate", layer)
+    stored = format_name or spec.quantization.float_of("gate", layer)
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
     inputs = [shared_weight(builder, tokens, layer)] if spec.has_shared_expert else []
     inputs += [
@@ -67,15 +70,17 @@ def experts(
         *inputs,
         name=name,
         domain=op_spec.DOMAIN,
-        overload=overload_of(spec.quantization, format_name),
+        overload=overload_of(spec.quantization, stored),
         num_experts=spec.num_experts,
         activation="swiglu",
-        format=format_name or builder.dtype,
+        format=stored or builder.dtype,
         **groups,
     )
 
 
-def overload_of(quantization: Quantization, format_name: QuantizedFormat | None) -> str:
+def overload_of(
+    quantization: Quantization, format_name: QuantizedFormat | Literal["bfloat16"] | None
+) -> str:
     """Which of the model's functions a node calls, where its layers are of several formats."""
     several = len(quantization.formats_of_experts) > 1
     return (format_name or "float") if several else ""

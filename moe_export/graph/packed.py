@@ -23,7 +23,7 @@ def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:
     """What the weight of a layer holds."""
     format_name = spec.quantization.format_of("gate", layer)
     return PackedLayout(
-        format_name or dtype,
+        format_name or spec.quantization.float_of("gate", layer) or dtype,
         spec.quantization.group_size if format_name else 0,
         spec.hidden_size,
         spec.widths[layer],
@@ -68,7 +68,6 @@ class PackedTensor(ChunkedTensor):
         tensor = self._spec.tensors[name]
         if self._spec.quantization.format_of(tensor.role, tensor.layer) is not None:
             return [self._read(part) for part in part_names(self._spec, name)]
-        stored = CheckpointTensor(
-            name, self._float, tensor.shape, (name,), self._read, transpose=True
-        )
+        dtype = self._spec.quantization.float_of(tensor.role, tensor.layer) or self._float
+        stored = CheckpointTensor(name, dtype, tensor.shape, (name,), self._read, transpose=True)
         return [stored.numpy()]

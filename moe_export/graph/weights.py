@@ -13,6 +13,9 @@ from moe_export.errors import CheckpointError
 
 Dtype = Literal["float32", "float16"]
 
+FloatDtype = Literal["float32", "float16", "bfloat16"]
+"""Of weights that are not quantized; those of experts may be in bfloat16 in either model."""
+
 Layout = Literal["portable", "packed"]
 """`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
 `packed`: a weight per layer in the native kernels' own layout, which only they can read."""
@@ -70,7 +73,7 @@ class CheckpointTensor(ChunkedTensor):
     def __init__(
         self,
         name: str,
-        dtype: Dtype,
+        dtype: FloatDtype,
         shape: Sequence[int],
         sources: Sequence[str],
         read: Read,

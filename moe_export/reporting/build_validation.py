@@ -9,6 +9,7 @@ from typing import Any
 from moe_export.artifacts import load_json
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
+from moe_export.formats import GRIDS
 from moe_export.probe import PORTABLE_PATH
 from moe_export.reporting.build_plan import read_config
 from moe_export.resident import folded_bytes, kv_cache_bytes, predicted_resident
@@ -184,7 +185,10 @@ def _format(written: Mapping[str, Any] | None, dtype: str) -> str:
         for key, name in words.items()
         if quantization.get(key, "float") != "float"
     ]
-    return f"{', '.join(parts)} in groups of {quantization['group_size']}, else {dtype}"
+    written_in = [quantization.get(key, "float") for key in words]
+    found = {word for of in written_in for word in ([of] if isinstance(of, str) else of)}
+    groups = f" in groups of {quantization['group_size']}" if found & GRIDS.keys() else ""
+    return f"{', '.join(parts)}{groups}, else {dtype}"
 
 
 def _words(found: str | list[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.ahead import ahead
@@ -65,7 +66,8 @@ class _Written:
     Attributes:
         parts: what is written, in order.
         values_shape: of the tensor as it was.
-        made: how its codes came about; None if it is kept as it was.
+        made: how its codes came about; None if it has none.
+        is_kept: whether it is as it was.
         squared_error: of the codes.
         squared_values: of what they were made from.
     """
@@ -73,6 +75,7 @@ class _Written:
     parts: tuple[NDArray[Any], ...]
     values_shape: tuple[int, ...]
     made: Made | None = None
+    is_kept: bool = False
     squared_error: float = 0.0
     squared_values: float = 0.0
 
@@ -89,19 +92,20 @@ class _Ledger:
         """Adds a tensor."""
         tensor, made = spec.tensors[name], written.made
         part_bytes = sum(part.nbytes for part in written.parts)
-        if made is None:
+        if written.is_kept:
             self.entries[name] = {"action": "kept", "bytes": part_bytes}
             return
+        format_name = format_in(spec, name)
         self.entries[name] = {
             "action": "quantized",
-            "format": format_in(spec, name),
-            "group_size": spec.quantization.group_size,
-            "method": made.method,
-            "tokens": made.tokens,
+            "format": format_name or spec.quantization.float_of(tensor.role, tensor.layer),
+            "group_size": spec.quantization.group_size if format_name else None,
+            "method": made.method if made else None,
+            "tokens": made.tokens if made else None,
             "bytes": part_bytes,
             "relative_error": _relative(written.squared_error, written.squared_values),
         }
-        if made.fell_back:
+        if made and made.fell_back:
             self.fallbacks.append(
                 {
                     "tensor": name,
@@ -221,10 +225,13 @@ def _parts(
         values = source.read(name)
         format_name = format_in(spec, name)
         if format_name is None:
-            return _Written((values,), values.shape)
+            return _in_float(name, values, spec)
         made = found.get(name) or _rounded(name, values, spec, format_name, method)
         lost, norm = native.squared_error(format_name, made.matrix, values)
-        return _Written(tuple(to_storage(made.matrix).values()), values.shape, made, lost, norm)
+        parts = tuple(to_storage(made.matrix).values())
+        return _Written(
+            parts, values.shape, made, is_kept=False, squared_error=lost, squared_values=norm
+        )
 
     sizes = {name: source.tensors[name].size_bytes for name in names}
     for name, written in zip(
@@ -232,6 +239,20 @@ def _parts(
     ):
         ledger.enter(name, written, spec)
         yield from written.parts
+
+
+def _in_float(name: str, values: NDArray[Any], spec: ModelSpec) -> _Written:
+    """As it is, or in the dtype that its class has of its own."""
+    tensor = spec.tensors[name]
+    own = spec.quantization.float_of(tensor.role, tensor.layer)
+    if own is None:
+        return _Written((values,), values.shape, is_kept=True)
+    stored = values.astype(own)
+    wide = values.astype(np.float64)
+    lost = float(np.square(stored.astype(np.float64) - wide).sum())
+    return _Written(
+        (stored,), values.shape, squared_error=lost, squared_values=float(np.square(wide).sum())
+    )
 
 
 def _rounded(

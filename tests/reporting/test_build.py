@@ -84,3 +84,14 @@ def test_the_headline_speed_is_the_smallest_batch_with_the_most_threads() -> Non
     found = headline_speed(speed)
     assert found == {"provider": "cpu", "batch_size": 1, "threads": 4} | shape
     assert headline_speed([]) is None
+
+
+def test_groups_are_told_of_where_something_has_them() -> None:
+    from moe_export.reporting.build_validation import _format
+
+    formats = {"experts": "bfloat16", "dense": "float", "embedding": "float", "group_size": 32}
+    assert _format({"quantization": formats}, "float16") == "experts bfloat16, else float16"
+    coded = {"quantization": formats | {"dense": "int8"}}
+    assert _format(coded, "float16").endswith(
+        "attention and lm_head int8 in groups of 32, else float16"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from moe_export.graph import predicted_bytes
 from moe_export.jobs import Job
 from moe_export.quantization import Quantization, read_quantization
 from moe_export.recipe import QuantizeSettings
+from moe_export.stages.export import export_model
 from moe_export.stages.quantize import run
 from moe_export.torch_model import load_torch_model
 from tests.graph.decoding import Decoder, exported
@@ -187,12 +189,42 @@ def test_the_lm_head_may_have_a_format_of_its_own(pruned: Path, tmp_path: Path) 
     assert 1e-4 < median_error(decoder.start(IDS), torch_logits(checkpoint)) <= 0.02
 
 
+@pytest.mark.parametrize("layout", ["portable", "packed"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_experts_may_be_in_bfloat16_whatever_the_rest_is(
+    pruned: Path, tmp_path: Path, dtype: Any, layout: Any
+) -> None:
+    checkpoint = quantized(pruned, tmp_path / "out", QuantizeSettings(experts="bfloat16"))
+    after = Checkpoint(checkpoint)
+    spec = spec_of(after.config)
+    ledger = json.loads((checkpoint / "quantization.json").read_text())
+    for name, entry in ledger["tensors"].items():
+        values, found = Checkpoint(pruned).read(name), after.read(name)
+        is_expert = spec.tensors[name].tensor_class in ("experts", "shared_expert")
+        is_expert &= spec.tensors[name].role != "shared_router"
+        assert entry["action"] == ("quantized" if is_expert else "kept")
+        assert found.dtype == (ml_dtypes.bfloat16 if is_expert else values.dtype)
+        # Eight bits of a bfloat16 are of the number.
+        wide = values.astype(np.float64)
+        assert np.linalg.norm(found.astype(np.float64) - wide) <= 2.0**-8 * np.linalg.norm(wide)
+    export_model(checkpoint, tmp_path / "onnx", dtype, layout=layout)
+    predicted = predicted_bytes(spec, dtype, layout)
+    assert (tmp_path / "onnx" / "model.onnx.data").stat().st_size == predicted.total_bytes
+    expected = torch_logits(checkpoint)
+    assert np.abs(expected - torch_logits(pruned)).max() > 1e-4, "nothing was rounded"
+    for native in [True] if layout == "packed" else [False, True]:
+        found = Decoder(tmp_path / "onnx", native=native).start(IDS)
+        assert median_error(found, expected) <= (1e-5 if dtype == "float32" else 0.01)
+
+
 @pytest.mark.parametrize(
     ("experts", "native"),
     [
         (("int4", "float", "int8"), False),
         (("int4", "float", "int8"), True),
         (("nf4", "uint4", "uint8"), False),
+        (("bfloat16", "float", "int4"), False),
+        (("bfloat16", "float", "int4"), True),
     ],
 )
 def test_layers_of_different_formats_run_side_by_side(
