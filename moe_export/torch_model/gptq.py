@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
-from moe_export.formats import FORMATS, gptq
+from moe_export.formats import gptq, native
 from moe_export.formats.matrix import side_by_side
 from moe_export.quantization import Made, Method, Quantization
 from moe_export.scores.batches import batches_of
@@ -117,19 +117,21 @@ def _fit(
         weight: Any = model.get_parameter(name)
         format_name = quantization.format_of(spec.tensors[name].role, spec.tensors[name].layer)
         assert format_name is not None
-        matrix_KN = weight.T.numpy().astype(np.float32)
+        weight_NK = weight.numpy().astype(np.float32)
         try:
-            parts = [
-                gptq.quantize(columns_KN, factor_KK, format_name, group_size)
-                if factor_KK is not None
-                else FORMATS[format_name](columns_KN, group_size, "float16", search=True)
-                for columns_KN in _columns(matrix_KN)
-            ]
+            if factor_KK is None:
+                matrix = native.quantize(format_name, weight_NK, group_size, search=True)
+            else:
+                matrix = side_by_side(
+                    [
+                        gptq.quantize(columns_KN, factor_KK, format_name, group_size)
+                        for columns_KN in _columns(weight_NK.T)
+                    ]
+                )
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
-        matrix = side_by_side(parts)
         weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix.dequantized().T)))
-        found[name] = Made(matrix, used, tokens, fell_back=used != "gptq" and matrix_KN.size > 0)
+        found[name] = Made(matrix, used, tokens, fell_back=used != "gptq" and weight_NK.size > 0)
     return found
 
 
