@@ -47,9 +47,11 @@ def scale_name(name: str) -> str:
 
 
 def part_names(spec: ModelSpec, name: str) -> list[str]:
-    """Under which names the parts of a quantized tensor are stored, in the order of
-    `QuantizedMatrix.parts`.
+    """Under which names a tensor is stored: its own, and of a quantized one those of all parts, in
+    the order of `QuantizedMatrix.parts`.
     """
+    if format_in(spec, name) is None:
+        return [name]
     return [name + suffix for suffix in _parts(spec, name)]
 
 
@@ -57,13 +59,6 @@ def format_in(spec: ModelSpec, name: str) -> QuantizedFormat | None:
     """The format of a tensor by its name; None if it is not quantized."""
     tensor = spec.tensors[name]
     return spec.quantization.format_of(tensor.role, tensor.layer)
-
-
-def stored_names(spec: ModelSpec, name: str) -> list[str]:
-    """Under which names the parts of a tensor are stored, in order."""
-    if format_in(spec, name) is None:
-        return [name]
-    return [name + suffix for suffix in _parts(spec, name)]
 
 
 def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:

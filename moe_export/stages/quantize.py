@@ -21,7 +21,7 @@ from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
-from moe_export.families.stored import format_in, stored_names, stored_tensors
+from moe_export.families.stored import format_in, part_names, stored_tensors
 from moe_export.formats import native
 from moe_export.formats.storage import to_storage
 from moe_export.jobs import Job
@@ -148,7 +148,7 @@ def run(job: Job[QuantizeSettings]) -> None:
             layout = {
                 entry: (entries[entry].dtype or source.tensors[name].dtype, entries[entry].shape)
                 for name in names
-                for entry in stored_names(quantized, name)
+                for entry in part_names(quantized, name)
             }
             parts = _parts(names, source, quantized, found, settings.method, ledger)
             writer.stream_shard(layout, parts)
