@@ -81,8 +81,9 @@ def launches_are_those_of_the_manifest(library: Path, stand_in: StandIn) -> None
     ]
     gate_up, down = stand_in.launches
     assert (gate_up.key, gate_up.threads) == ("gate_up_rows.float16.float16", 128)
-    assert gate_up.grid == (64 // 8, 3 * 2)
-    assert down.grid == (48 // 8, 3)
+    # Two experts a token, of 64 stored values at most.
+    assert gate_up.grid == (2 * 64 // 4, 3)
+    assert down.grid == (48 // 4, 3)
     assert {launch.stream for launch in stand_in.launches} == {STREAM}
 
 
@@ -110,6 +111,29 @@ def weights_are_laid_out_as_in_the_definition_of_the_layout(
             start += -(-array.nbytes // 256) * 256
         assert start == len(found)
         layer.destroy()
+    assert stand_in.allocated_bytes == 0
+
+
+def a_token_with_many_experts_goes_by_tiles(library: Path, stand_in: StandIn) -> None:
+    """What is laid side by side is bounded."""
+    for top_k, kernel in ((16, "gate_up_rows"), (17, "group_pairs")):
+        inputs = inputs_of(Case("slots", (5,) * 17, tokens=1, top_k=top_k), "float16")
+        stand_in.launches.clear()
+        _assert_equal(library, stand_in, inputs)
+        assert stand_in.launches[0].key.split(".")[0] == kernel
+
+
+def a_value_that_float16_does_not_reach_is_refused(library: Path, stand_in: StandIn) -> None:
+    """Experts in bfloat16 are rounded to float16 for a model in float16."""
+    inputs = inputs_of(Case("large", (33, 7), tokens=1, top_k=1), "float16", "bfloat16")
+    weight = inputs.experts[1][2]
+    weight[0, 0] = 65280  # the largest of bfloat16 that float16 reaches
+    CudaLayer(library, stand_in, inputs).destroy()
+    weight[0, 0] = -65536
+    assert _refusal(lambda: CudaLayer(library, stand_in, inputs)) == (
+        "down_1 holds a value that float16 does not reach, in which the CUDA kernels multiply; "
+        "export the experts in another format, or run on the CPU"
+    )
     assert stand_in.allocated_bytes == 0
 
 

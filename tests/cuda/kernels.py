@@ -18,7 +18,12 @@ def packed_layer(inputs: Inputs) -> PackedLayer:
     """The experts in the kernels' layout."""
     experts = inputs.experts if inputs.shared is None else (*inputs.experts, inputs.shared)
     return pack(
-        experts, inputs.format_name, inputs.group_size, inputs.x.shape[1], inputs.activation
+        experts,
+        inputs.format_name,
+        inputs.group_size,
+        inputs.x.shape[1],
+        inputs.x.dtype.name,
+        inputs.activation,
     )
 
 

@@ -47,7 +47,7 @@ class StandIn:
         self._library.fake_cuda_allocated.restype = ctypes.c_size_t
         content = (CUBINS / f"sm_{architecture}.bin").read_bytes()
         self._keys = {kernel.code: kernel.key for kernel in package.decode(content)}
-        self._variants = {variant.key: variant for variant in build.variants()}
+        self._variants = {variant.key: variant for variant in build.variants(architecture)}
         self.launches: list[Launch] = []
         self._forgotten = 0
         signature = ctypes.CFUNCTYPE(

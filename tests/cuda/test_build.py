@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from moe_export.formats import GRIDS
 from moe_export.op.triton import build, package
+from moe_export.op.triton.census import Census, census
 
 MANIFEST = json.loads((build.CUBINS / "manifest.json").read_text())
+CENSUS = [field.name for field in dataclasses.fields(Census)]
+SAMPLE = ("group_pairs.any", "down_rows.float16.float16", "gate_up_tiles.float16.int4.128")
+REGISTER_BYTES = 4
+VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2} | dict.fromkeys(GRIDS, 1)
+
+
+def _kernels(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for found in manifest["architectures"].values():
+        yield from found["kernels"].values()
 
 
 def test_the_manifest_is_that_of_the_sources_and_of_the_packages() -> None:
     # Otherwise: python -m moe_export.op.triton.build
     found = json.loads(json.dumps(build.manifest_of(build.CUBINS)))
     found["triton"] = MANIFEST["triton"]
-    assert found == MANIFEST
+    listed = copy.deepcopy(MANIFEST)
+    for kernel in _kernels(listed):
+        for name in CENSUS:
+            del kernel[name]
+    assert found == listed
 
 
 def test_there_is_a_package_for_every_architecture_with_every_kernel() -> None:
@@ -31,13 +50,45 @@ def test_there_is_a_package_for_every_architecture_with_every_kernel() -> None:
 
 
 def test_all_packages_together_take_little_space() -> None:
-    assert sum(found["bytes"] for found in MANIFEST["architectures"].values()) < 4.7e6
+    assert sum(found["bytes"] for found in MANIFEST["architectures"].values()) < 3e6
+
+
+def test_next_to_no_registers_are_spilled() -> None:
+    found = {
+        (architecture, key): kernel["stack_bytes"]
+        for architecture, package_ in MANIFEST["architectures"].items()
+        for key, kernel in package_["kernels"].items()
+    }
+    assert max(found.values()) <= 4 * REGISTER_BYTES
+    assert sum(stack > 0 for stack in found.values()) < len(found) / 50
+
+
+@pytest.mark.parametrize("architecture", build.ARCHITECTURES)
+def test_weights_are_loaded_16_bytes_at_a_time(architecture: int) -> None:
+    for variant in build.variants(architecture):
+        # Whole models have x in float16.
+        if variant.format_name is None or variant.x_dtype == "float32":
+            continue
+        kernel = MANIFEST["architectures"][f"sm_{architecture}"]["kernels"][variant.key]
+        tile_bytes = variant.shape.rows * variant.shape.columns * VALUE_BYTES[variant.format_name]
+        matrices = 2 if "gate_up" in variant.key else 1
+        assert kernel["wide_loads"] >= matrices * tile_bytes / kernel["threads"] / 16, variant.key
+
+
+def test_the_census_is_that_of_the_packages() -> None:
+    listed = MANIFEST["architectures"]["sm_80"]["kernels"]
+    packed = package.decode((build.CUBINS / "sm_80.bin").read_bytes())
+    sample = [kernel for kernel in packed if kernel.key in SAMPLE]
+    assert len(sample) == len(SAMPLE)
+    for kernel in sample:
+        found = dataclasses.asdict(census(kernel.code))
+        assert found == {name: listed[kernel.key][name] for name in CENSUS}
 
 
 COMPILE_ONE = """
 import sys
 from moe_export.op.triton import build
-(variant,) = (v for v in build.variants() if v.key == sys.argv[1])
+(variant,) = (v for v in build.variants(90) if v.key == sys.argv[1])
 kernel = build.compile_variant(variant, 90)
 sys.stdout.write(f"{kernel.name} {kernel.shared_bytes} {kernel.threads} {kernel.code[:4].hex()}")
 """

@@ -1,6 +1,7 @@
 #include "cuda_layer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "half.h"
@@ -12,6 +13,9 @@ namespace {
 // Depths that share a scale at least, and that share a nibble's place in four bits: byte j of a
 // row's block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one.
 constexpr int64_t kRun = 32;
+
+// What rounds to no float16 number.
+constexpr float kBeyondHalf = 65520;
 
 // Parts of the device's memory begin at multiples of this.
 constexpr size_t kAlignment = 256;
@@ -131,6 +135,19 @@ size_t data_bytes(const MoeTensor& tensor) {
   }
 }
 
+// bfloat16 to float16, exact but for what is below float16's normal numbers; empty if one is beyond
+// the largest.
+std::vector<uint16_t> halves(const void* data, size_t count) {
+  const uint16_t* values = static_cast<const uint16_t*>(data);
+  std::vector<uint16_t> rounded(count);
+  for (size_t i = 0; i < count; ++i) {
+    const float value = float_of_bfloat16(values[i]);
+    if (std::abs(value) >= kBeyondHalf) return {};
+    rounded[i] = half_of_float(value);
+  }
+  return rounded;
+}
+
 // A tensor's values in host memory, wherever they were.
 class HostCopy {
  public:
@@ -169,8 +186,11 @@ int64_t padded_depth(int64_t depth, Format format) {
 }
 
 Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& on_device)
-    : problem_(problem), kernels_(Kernels::of_current_context()) {
-  const Format format = problem.format;
+    : problem_(problem),
+      kernels_(Kernels::of_current_context()),
+      format_(problem.format == Format::kBfloat16 && problem.x_type == kFloat16 ? Format::kFloat16
+                                                                                 : problem.format) {
+  const Format format = format_;
   if (format >= Format::kUint8 && problem.x_type != kFloat16) {
     throw Error{std::string("the CUDA kernels of format '") +
                 format_name(static_cast<uint32_t>(format)) +
@@ -188,7 +208,6 @@ Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& 
       if (entry[i] > INT32_MAX) throw Error{"the layer has more rows than CUDA kernels can count"};
       table[i * experts + e] = static_cast<int32_t>(entry[i]);
     }
-    widest_ = std::max(widest_, width);
     rows += width;
     depths += padded_depth(width, format);
     groups += groups_of(width, problem.group_size);
@@ -244,7 +263,7 @@ void Layer::upload_matrix(const MoeWeights& weights, size_t index, const OnDevic
   const size_t role = index % each / step + (is_gated(problem_.activation) ? 0 : 1);
   const MoeTensor& tensor = weights.tensors[index];
   const HostCopy values(tensor, on_device(index));
-  put(kWeights + role, by_output(values.data(), tensor.shape[0], tensor.shape[1], problem_.format));
+  put(kWeights + role, values_by_output(values.data(), tensor, index));
   if (step == 1) return;
   const MoeTensor& scales = weights.tensors[index + 1];
   const int64_t groups = scales.shape[0], columns = scales.shape[1];
@@ -259,6 +278,34 @@ void Layer::upload_matrix(const MoeWeights& weights, size_t index, const OnDevic
   if (step == 2) return;
   const HostCopy zeros(weights.tensors[index + 2], on_device(index + 2));
   put(kZeros + role, turned_zeros(zeros.data(), groups, columns, has_four_bits(problem_.format)));
+}
+
+std::vector<uint8_t> Layer::values_by_output(const void* data, const MoeTensor& tensor,
+                                             size_t index) const {
+  const int64_t depth = tensor.shape[0], columns = tensor.shape[1];
+  if (format_ == problem_.format) return by_output(data, depth, columns, format_);
+  const std::vector<uint16_t> rounded = halves(data, static_cast<size_t>(depth * columns));
+  if (rounded.empty() && depth * columns > 0) {
+    throw Error{weight_name(problem_, index) +
+                " holds a value that float16 does not reach, in which the CUDA kernels multiply; "
+                "export the experts in another format, or run on the CPU"};
+  }
+  return by_output(rounded.data(), depth, columns, format_);
+}
+
+int64_t Layer::pair_stride() const {
+  int64_t widest = 0;
+  for (const int64_t width : problem_.widths) widest = std::max(widest, width);
+  return padded_depth(widest, format_);
+}
+
+int64_t Layer::token_stride(int64_t top_k) const {
+  int64_t widest = 0;
+  for (int64_t e = 0; e < problem_.num_experts; ++e) {
+    widest = std::max(widest, problem_.widths[static_cast<size_t>(e)]);
+  }
+  const int64_t shared = problem_.has_shared_expert() ? problem_.widths.back() : 0;
+  return top_k * padded_depth(widest, format_) + padded_depth(shared, format_);
 }
 
 Layer::~Layer() {

@@ -27,7 +27,13 @@ class Layer {
   size_t bytes() const { return bytes_; }
 
   int64_t num_experts() const { return static_cast<int64_t>(problem_.widths.size()); }
-  int64_t widest() const { return widest_; }
+  // What the weights are on the device: bfloat16 is rounded to float16 where x is.
+  Format format() const { return format_; }
+
+  // Hidden values of a pair at most, padded; and of a token, its experts side by side. An expert may
+  // be chosen twice.
+  int64_t pair_stride() const;
+  int64_t token_stride(int64_t top_k) const;
 
   // In the order of gate, up, down. Where the activation has no gate its place is up's: the kernels
   // multiply by up twice rather than be compiled once more. What a format lacks is not read.
@@ -46,10 +52,12 @@ class Layer {
   }
   void upload_matrix(const MoeWeights& weights, size_t index, const OnDevice& on_device,
                      Pointer (&to)[kNumParts]) const;
+  std::vector<uint8_t> values_by_output(const void* data, const MoeTensor& tensor,
+                                        size_t index) const;
 
   Problem problem_;
   const Kernels& kernels_;
-  int64_t widest_ = 0;
+  const Format format_;
   size_t offsets_[kNumParts];
   size_t bytes_ = 0;
   Pointer data_ = 0;

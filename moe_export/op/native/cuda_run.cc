@@ -12,6 +12,12 @@ constexpr int64_t kSmallTilePairs = 16;
 constexpr int64_t kLargeTilePairs = 128;
 constexpr int64_t kCopyBlock = 1024;
 
+// Slots of a token, at most, that its experts are laid side by side for.
+constexpr int64_t kMostSlots = 16;
+
+// Rows of the map of a token's units, after the number of them: kernels_2_rows.py.
+constexpr int64_t kMapRows = 6;
+
 // Values that a row of x or of scratch is rounded up to, and the bytes at which x has to begin.
 constexpr int64_t kAlignedValues = 16;
 constexpr Pointer kAlignedBytes = 16;
@@ -48,7 +54,7 @@ class Arguments {
   // A 32-bit argument is the lower half of its place.
   void add(uint64_t value) { values_[count_++] = value; }
 
-  uint64_t values_[24];
+  uint64_t values_[32];
   size_t count_ = 0;
 };
 
@@ -62,14 +68,16 @@ class Run {
         tokens_(call.x.shape[0]),
         top_k_(call.expert_indices.shape[1]),
         slots_(top_k_ + (problem_.has_shared_expert() ? 1 : 0)),
-        rows_path_(tokens_ <= kRowsPathTokens),
+        rows_path_(tokens_ <= kRowsPathTokens && slots_ <= kMostSlots),
         x_columns_(round_up(problem_.hidden_size, kAlignedValues)),
         pads_(x_columns_ != problem_.hidden_size || pointer(call.x) % kAlignedBytes != 0),
-        hidden_stride_(padded_depth(layer.widest(), problem_.format)),
-        depth_(padded_depth(problem_.hidden_size, problem_.format)) {
+        hidden_stride_(rows_path_ ? layer.token_stride(top_k_) : layer.pair_stride()),
+        depth_(padded_depth(problem_.hidden_size, layer.format())) {
     const int64_t value_bytes = problem_.x_type == kFloat16 ? 2 : 4, pairs = tokens_ * slots_;
+    const int64_t capacity = hidden_stride_ / padded_depth(1, layer.format());
     padded_ = reserve(pads_ ? tokens_ * x_columns_ * value_bytes : 0);
-    hidden_ = reserve(pairs * hidden_stride_ * value_bytes);
+    hidden_ = reserve((rows_path_ ? tokens_ : pairs) * hidden_stride_ * value_bytes);
+    unit_map_ = reserve(rows_path_ ? tokens_ * (1 + kMapRows * capacity) * 4 : 0);
     out_ = reserve(rows_path_ ? 0 : pairs * x_columns_ * value_bytes);
     pairs_ = reserve(rows_path_ ? 0 : pairs * 4);
     starts_ = reserve(rows_path_ ? 0 : layer.num_experts() * 4);
@@ -106,7 +114,7 @@ class Run {
 
   const Kernel& kernel(const std::string& name, bool by_format, int64_t pairs = 0) const {
     std::string key = name + (problem_.x_type == kFloat16 ? ".float16" : ".float32");
-    if (by_format) key += std::string(".") + kFormatNames[static_cast<int>(problem_.format)];
+    if (by_format) key += std::string(".") + kFormatNames[static_cast<int>(layer_.format())];
     if (pairs > 0) key += "." + std::to_string(pairs);
     return layer_.kernels()[key];
   }
@@ -123,20 +131,20 @@ class Run {
     const int64_t experts = layer_.num_experts();
     const Kernel& gate_up = kernel("gate_up_rows", true);
     Arguments()
-        .pointers({x_, pointer(call_.expert_indices), scratch_ + hidden_, layer_.weights(0),
+        .pointers({x_, pointer(call_.expert_indices), pointer(call_.routing_weights),
+                   shared_weight(), scratch_ + hidden_, scratch_ + unit_map_, layer_.weights(0),
                    layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
                    layer_.zeros(1), layer_.codebook(), layer_.table()})
-        .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, top_k_, slots_,
-                  problem_.num_experts, experts, activation()})
-        .launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), tokens_ * slots_);
+        .numbers({problem_.hidden_size, x_columns_, depth_, hidden_stride_, scale_stride_,
+                  group_shift_, top_k_, slots_, problem_.num_experts, experts, activation()})
+        // The map is written also where all widths are 0.
+        .launch(gate_up, stream_, std::max<int64_t>(ceil_of(hidden_stride_, gate_up.rows), 1),
+                tokens_);
     const Kernel& down = kernel("down_rows", true);
     Arguments()
-        .pointers({scratch_ + hidden_, pointer(call_.expert_indices),
-                   pointer(call_.routing_weights), shared_weight(),
-                   reinterpret_cast<Pointer>(call_.y), layer_.weights(2), layer_.scales(2),
-                   layer_.zeros(2), layer_.codebook(), layer_.table()})
-        .numbers({problem_.hidden_size, hidden_stride_, group_shift_, top_k_, slots_,
-                  problem_.num_experts, experts})
+        .pointers({scratch_ + hidden_, scratch_ + unit_map_, reinterpret_cast<Pointer>(call_.y),
+                   layer_.weights(2), layer_.scales(2), layer_.zeros(2), layer_.codebook()})
+        .numbers({problem_.hidden_size, hidden_stride_})
         .launch(down, stream_, ceil_of(problem_.hidden_size, down.rows), tokens_);
   }
 
@@ -190,7 +198,7 @@ class Run {
   int64_t scale_stride_ = 0;
 
   size_t scratch_bytes_ = 0;
-  size_t padded_, hidden_, out_, pairs_, starts_, counts_;  // offsets in scratch
+  size_t padded_, hidden_, unit_map_, out_, pairs_, starts_, counts_;  // offsets in scratch
   Pointer scratch_ = 0;
   Pointer x_ = 0;
 };

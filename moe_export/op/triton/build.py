@@ -12,7 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from triton.compiler import ASTSource
 
 from moe_export.op.spec import Format
 from moe_export.op.triton import kernels_1_common, kernels_2_rows, kernels_3_tiles, package, plan
+from moe_export.op.triton.census import census
 
 CUBINS = Path(__file__).parents[1] / "native" / "cubins"
 
@@ -31,10 +34,10 @@ Guide, technical specifications per compute capability). A binary runs on later 
 
 FORMATS_OF: dict[str, tuple[Format, ...]] = {
     "float32": ("float32", "bfloat16", "int8", "int4"),
-    "float16": ("float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4"),
+    "float16": ("float16", "int8", "int4", "uint8", "uint4", "nf4"),
 }
-"""x's dtype to the formats of weights that are packaged with it. ONNX Runtime's CUDA provider has
-no attention in float32, so the three last would serve no whole model there."""
+"""x's dtype to the formats of weights on the device that are packaged with it. ONNX Runtime's CUDA
+provider has no attention in float32, so the three last would serve no whole model there."""
 
 X_TYPES = {"float32": "fp32", "float16": "fp16"}
 WEIGHT_TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -44,7 +47,7 @@ _X = ("x", "hidden", "out", "weights", "shared_weight", "y", "padded")
 _WEIGHTS = ("gate", "up", "down")
 _SCALES = ("gate_scale", "up_scale", "down_scale")
 _ZEROS = ("gate_zero", "up_zero", "down_zero")
-_INT32 = ("table", "pairs", "starts", "counts")
+_INT32 = ("table", "pairs", "starts", "counts", "unit_map")
 _ALIGNED = ("x", "hidden", "out", *_WEIGHTS, "padded")
 _MULTIPLES_OF_16 = ("x_columns", "depth", "hidden_stride", "out_stride", "padded_columns")
 
@@ -65,7 +68,7 @@ class Variant:
         parts = [self.kernel.__name__, self.x_dtype]
         if self.format_name is not None:
             parts.append(self.format_name)
-        if "PAIRS" in self.constants or self.shape.pairs > 1:
+        if self.shape.pairs > 1:
             parts.append(str(self.kind))
         return ".".join(parts)
 
@@ -76,7 +79,7 @@ class Variant:
         return plan.SMALL_TILE_PAIRS if small else plan.LARGE_TILE_PAIRS
 
 
-def variants() -> Iterator[Variant]:
+def variants(architecture: int) -> Iterator[Variant]:
     """Everything that is compiled for an architecture."""
     group = plan.Shape(1, 1, plan.GROUP_BLOCK, 4, 1)
     copy = plan.Shape(1, 1, plan.COPY_BLOCK, 4, 1)
@@ -86,19 +89,18 @@ def variants() -> Iterator[Variant]:
             yield Variant(kernel, x_dtype, None, {"BLOCK": plan.COPY_BLOCK}, copy)
         for format_name in formats:
             for kernel in (kernels_2_rows.gate_up_rows, kernels_2_rows.down_rows):
-                shape = plan.shape_of(kernel.__name__, format_name, x_dtype, 1)
+                shape = plan.shape_of(kernel.__name__, format_name, x_dtype, 1, architecture)
                 yield _variant(kernel, x_dtype, format_name, shape)
             for pairs in (plan.SMALL_TILE_PAIRS, plan.LARGE_TILE_PAIRS):
                 for kernel in (kernels_3_tiles.gate_up_tiles, kernels_3_tiles.down_tiles):
-                    shape = plan.shape_of(kernel.__name__, format_name, x_dtype, pairs)
+                    shape = plan.shape_of(
+                        kernel.__name__, format_name, x_dtype, pairs, architecture
+                    )
                     yield _variant(kernel, x_dtype, format_name, shape)
 
 
 def _variant(kernel: Any, x_dtype: str, format_name: Format, shape: plan.Shape) -> Variant:
-    constants: dict[str, Any] = {"FORMAT": format_name, "ROWS": shape.rows}
-    constants["COLUMNS"] = shape.columns
-    if shape.pairs > 1:
-        constants["PAIRS"] = shape.pairs
+    constants = plan.constants_of(kernel.__name__, format_name, shape)
     return Variant(kernel, x_dtype, format_name, constants, shape)
 
 
@@ -177,23 +179,40 @@ def build(architectures: list[int], out: Path) -> None:
     os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
     out.mkdir(parents=True, exist_ok=True)
+    jobs = [(number, variant.key) for number in architectures for variant in variants(number)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        kernels = list(pool.map(_compile, *zip(*jobs, strict=True), chunksize=4))
     for architecture in architectures:
-        kernels = [compile_variant(variant, architecture) for variant in variants()]
-        (out / f"sm_{architecture}.bin").write_bytes(package.encode(kernels))
-    text = json.dumps(manifest_of(out), indent=1, sort_keys=True) + "\n"
+        mine = [kernel for kernel, job in zip(kernels, jobs, strict=True) if job[0] == architecture]
+        (out / f"sm_{architecture}.bin").write_bytes(package.encode(mine))
+    manifest = manifest_of(out)
+    for name, found in manifest["architectures"].items():
+        packed = package.decode((out / f"{name}.bin").read_bytes())
+        with ThreadPoolExecutor() as threads:
+            made = list(threads.map(census, (kernel.code for kernel in packed)))
+        for kernel, facts in zip(packed, made, strict=True):
+            found["kernels"][kernel.key] |= asdict(facts)
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     (out / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def _compile(architecture: int, key: str) -> package.Kernel:
+    (variant,) = (v for v in variants(architecture) if v.key == key)
+    return compile_variant(variant, architecture)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
     """What the packages of a folder hold, and how their kernels are to be launched."""
     kernels = {}
-    for variant in variants():
-        types = signature(variant)
-        kernels[variant.key] = {
-            "arguments": [f"{n}: {t}" for n, t in types.items() if t != "constexpr"],
-            "constants": variant.constants,
-            "grid": GRIDS[variant.kernel.__name__],
-        }
+    constants: dict[str, dict[str, Any]] = {}
+    for architecture in ARCHITECTURES:
+        for variant in variants(architecture):
+            types = signature(variant)
+            constants.setdefault(f"sm_{architecture}", {})[variant.key] = variant.constants
+            kernels[variant.key] = {
+                "arguments": [f"{n}: {t}" for n, t in types.items() if t != "constexpr"],
+                "grid": GRIDS[variant.kernel.__name__],
+            }
     found = {}
     for path in sorted(folder.glob("sm_*.bin")):
         content = path.read_bytes()
@@ -204,6 +223,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
             "kernels": {
                 kernel.key: {
                     "name": kernel.name,
+                    "constants": constants[path.stem][kernel.key],
                     "shared_bytes": kernel.shared_bytes,
                     "threads": kernel.threads,
                 }
@@ -222,7 +242,7 @@ GRIDS = {
     "group_pairs": ["E"],
     "pad_rows": ["T", "ceil(x_columns / BLOCK)"],
     "add_pairs": ["T", "ceil(D / BLOCK)"],
-    "gate_up_rows": ["ceil(hidden_stride / ROWS)", "T * S"],
+    "gate_up_rows": ["max(ceil(hidden_stride / ROWS), 1)", "T"],
     "down_rows": ["ceil(D / ROWS)", "T"],
     "gate_up_tiles": ["ceil(hidden_stride / ROWS)", "min(T * S, E + T * S / PAIRS)"],
     "down_tiles": ["ceil(D / ROWS)", "min(T * S, E + T * S / PAIRS)"],

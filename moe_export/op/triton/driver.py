@@ -18,15 +18,18 @@ import torch
 from moe_export.op.spec import ACTIVATIONS, GATED
 from moe_export.op.triton import plan
 from moe_export.op.triton.kernels_1_common import add_pairs, group_pairs, pad_rows
-from moe_export.op.triton.kernels_2_rows import down_rows, gate_up_rows
+from moe_export.op.triton.kernels_2_rows import MAP_ROWS, down_rows, gate_up_rows
 from moe_export.op.triton.kernels_3_tiles import down_tiles, gate_up_tiles
-from moe_export.op.triton.packed import RUN, PackedLayer, padded_depth
+from moe_export.op.triton.packed import RUN, PackedLayer, codes_per_byte, padded_depth
 
 PARTS = ("", "_scale", "_zero")
 """Behind a matrix's name, what it consists of."""
 
 ALIGNMENT = 16
 """Rows of x and of scratch begin at multiples of this many values."""
+
+
+ANY_ARCHITECTURE = 90
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _architecture(x: torch.Tensor) -> int:
+    """The compute capability; the interpreter is of any."""
+    if x.device.type != "cuda":
+        return ANY_ARCHITECTURE
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * int(major) + int(minor)
 
 
 class Call:
@@ -84,25 +95,33 @@ class Call:
         self.num_experts = len(packed.widths)
         self.activation = ACTIVATIONS.index(packed.activation)
         self.num_routed = self.num_experts - (shared_weight_T1 is not None)
-        self.path = path or plan.path_of(self.tokens)
+        shared = shared_weight_T1 is not None
+        self.path = path or plan.path_of(self.tokens, self.slots)
         kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
         x_dtype = "float16" if x_TD.dtype == torch.float16 else "float32"
         self._shapes = {
-            name: plan.shape_of(name, packed.format_name, x_dtype, kind)
+            name: plan.shape_of(name, packed.format_name, x_dtype, kind, _architecture(x_TD))
             for name in ("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles")
         }
         self.y = torch.empty_like(x_TD)
         self.pads = self.hidden_size % ALIGNMENT != 0
         self.x_columns = -(-self.hidden_size // ALIGNMENT) * ALIGNMENT
         count = self.tokens * self.slots
-        self.hidden_stride = padded_depth(max(packed.widths), packed.format_name)
 
         def scratch(*shape: int, dtype: torch.dtype = x_TD.dtype) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device=x_TD.device)
 
         self.rows_x = scratch(self.tokens, self.x_columns) if self.pads else x_TD
-        self.hidden = scratch(count, self.hidden_stride)
-        if self.path == "tiles":
+        if self.path == "rows":
+            self.hidden_stride = plan.token_stride(
+                packed.widths, self.top_k, shared, packed.format_name
+            )
+            self.hidden = scratch(self.tokens, self.hidden_stride)
+            units = self.hidden_stride // (RUN * codes_per_byte(packed.format_name))
+            self.unit_map = scratch(self.tokens, 1 + MAP_ROWS.value * units, dtype=torch.int32)
+        else:
+            self.hidden_stride = padded_depth(max(packed.widths), packed.format_name)
+            self.hidden = scratch(count, self.hidden_stride)
             self.out = scratch(count, self.x_columns)
             self.pairs = scratch(count, dtype=torch.int32)
             self.starts = scratch(self.num_experts, dtype=torch.int32)
@@ -136,17 +155,10 @@ class Call:
             tensors = tensors | {f"gate{part}": tensors[f"up{part}"] for part in PARTS}
         return tensors, depth, scale_stride, shift
 
-    def _constants(self, name: str, *, tiled: bool) -> dict[str, Any]:
+    def _constants(self, name: str) -> dict[str, Any]:
         shape = self._shapes[name]
-        pairs = {"PAIRS": shape.pairs} if tiled else {}
-        return {
-            "FORMAT": self.layer.packed.format_name,
-            **pairs,
-            "ROWS": shape.rows,
-            "COLUMNS": shape.columns,
-            "num_warps": shape.warps,
-            "num_stages": shape.stages,
-        }
+        constants = plan.constants_of(name, self.layer.packed.format_name, shape)
+        return constants | {"num_warps": shape.warps, "num_stages": shape.stages}
 
     def _tiles_of(self, name: str, size: int) -> int:
         return -(-size // self._shapes[name].rows)
@@ -154,21 +166,21 @@ class Call:
     def _rows(self) -> Iterator[Any]:
         w, depth, scale_stride, shift = self._weights()
         gate_up = (
-            *(self.rows_x, self.indices, self.hidden, w["gate"], w["up"], w["gate_scale"]),
-            *(w["up_scale"], w["gate_zero"], w["up_zero"], w["codebook"], w["table"]),
-            *(self.x_columns, depth, self.hidden_stride, scale_stride, shift, self.top_k),
-            *(self.slots, self.num_routed, self.num_experts, self.activation),
+            *(self.rows_x, self.indices, self.weights, self.shared_weight, self.hidden),
+            *(self.unit_map, w["gate"], w["up"], w["gate_scale"], w["up_scale"], w["gate_zero"]),
+            *(w["up_zero"], w["codebook"], w["table"], self.hidden_size, self.x_columns, depth),
+            *(self.hidden_stride, scale_stride, shift, self.top_k, self.slots, self.num_routed),
+            *(self.num_experts, self.activation),
         )
-        grid = (self._tiles_of("gate_up_rows", self.hidden_stride), self.tokens * self.slots)
-        yield gate_up_rows, grid, gate_up, self._constants("gate_up_rows", tiled=False)
+        # The map is written also where all widths are 0.
+        grid = (max(self._tiles_of("gate_up_rows", self.hidden_stride), 1), self.tokens)
+        yield gate_up_rows, grid, gate_up, self._constants("gate_up_rows")
         down = (
-            *(self.hidden, self.indices, self.weights, self.shared_weight, self.y, w["down"]),
-            *(w["down_scale"], w["down_zero"], w["codebook"], w["table"], self.hidden_size),
-            *(self.hidden_stride, shift),
-            *(self.top_k, self.slots, self.num_routed, self.num_experts),
+            *(self.hidden, self.unit_map, self.y, w["down"], w["down_scale"], w["down_zero"]),
+            *(w["codebook"], self.hidden_size, self.hidden_stride),
         )
         grid = (self._tiles_of("down_rows", self.hidden_size), self.tokens)
-        yield down_rows, grid, down, self._constants("down_rows", tiled=False)
+        yield down_rows, grid, down, self._constants("down_rows")
 
     def _tiles(self) -> Iterator[Any]:
         w, depth, scale_stride, shift = self._weights()
@@ -183,7 +195,7 @@ class Call:
             *(w["table"], self.x_columns, depth, self.hidden_stride, scale_stride, shift),
             *(self.slots, self.num_experts, self.activation),
         )
-        constants = self._constants("gate_up_tiles", tiled=True)
+        constants = self._constants("gate_up_tiles")
         most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])
         grid = (self._tiles_of("gate_up_tiles", self.hidden_stride), most)
         yield gate_up_tiles, grid, gate_up, constants
@@ -192,7 +204,7 @@ class Call:
             *(w["down_scale"], w["down_zero"], w["codebook"], w["table"], self.hidden_size),
             *(self.hidden_stride, self.x_columns, shift, self.num_experts),
         )
-        constants = self._constants("down_tiles", tiled=True)
+        constants = self._constants("down_tiles")
         most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])
         grid = (self._tiles_of("down_tiles", self.hidden_size), most)
         yield down_tiles, grid, down, constants

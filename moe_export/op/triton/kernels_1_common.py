@@ -13,9 +13,13 @@ from moe_export.op.triton import packed
 from moe_export.op.triton.packed import DEPTH, GROUP, ROW, RUN, WIDTH
 
 codes_per_byte = triton.constexpr_function(packed.codes_per_byte)
+is_quantized = triton.constexpr_function(packed.is_quantized)
+has_zero_points = triton.constexpr_function(packed.has_zero_points)
+values_per_load = triton.constexpr_function(packed.values_per_load)
 
 # Kernels may use a global only if it is declared to be constant.
 RUN_DEPTHS = tl.constexpr(RUN)
+RUN_SHIFT = tl.constexpr(RUN.bit_length() - 1)
 TABLE_WIDTH = tl.constexpr(WIDTH)
 TABLE_ROW = tl.constexpr(ROW)
 TABLE_DEPTH = tl.constexpr(DEPTH)
@@ -36,10 +40,22 @@ def expert_of(indices, token, slot, top_k, num_routed):
 
 
 @triton.jit
+def stored_depth(width, FORMAT: tl.constexpr):
+    """What a row of `width` values is stored in: values, or bytes of codes."""
+    unit: tl.constexpr = RUN_DEPTHS * codes_per_byte(FORMAT)
+    return tl.multiple_of((width + unit - 1) // unit * RUN_DEPTHS, 32)
+
+
+@triton.jit
 def depth_of(width, FORMAT: tl.constexpr):
     """The depth that a row of `width` values is stored with, as `packed.padded_depth`."""
-    unit: tl.constexpr = RUN_DEPTHS * codes_per_byte(FORMAT)
-    return tl.multiple_of((width + unit - 1) // unit * unit, 32)
+    return stored_depth(width, FORMAT) * codes_per_byte(FORMAT)
+
+
+@triton.jit
+def groups_of(width, group_shift):
+    """Groups of a row of `width` values."""
+    return (width + (RUN_DEPTHS << group_shift) - 1) >> (RUN_SHIFT + group_shift)
 
 
 @triton.jit
@@ -63,66 +79,63 @@ def whole_number(code, OFFSET: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def expanded(
-    of_groups,
-    run,
-    stride,
-    rows,
-    live,
-    group_shift,
-    ROWS: tl.constexpr,
-    RUNS: tl.constexpr,
-    dtype: tl.constexpr,
-):
-    """The scale or zero point of every value of a tile, [ROWS, RUNS * RUN_DEPTHS].
+def looked_up(codebook, codes):
+    """The values of nf4's codes, [N], from a table that the threads of a program share: a load
+    from global memory for each would wait in line with those of the weights.
+    """
+    return tl.gather(tl.load(codebook + tl.arange(0, 16)), codes.to(tl.int32), 0)
+
+
+@triton.jit
+def group_tile(of_groups, run, stride, rows, live, group_shift):
+    """The scale or zero point of each run of depths, [ROWS, RUNS].
 
     Args:
         of_groups: to row 0.
-        run: number of the tile's runs of depths, [RUNS].
+        run: number of the runs, [RUNS].
         stride: groups of a row.
         rows: [ROWS].
         live: which rows exist, [ROWS].
         group_shift: log2 of runs to a group.
     """
-    at = rows[:, None] * stride + (run >> group_shift)[None, :]
-    inside = live[:, None] & ((run >> group_shift) < stride)[None, :]
-    value = tl.load(of_groups + at, mask=inside, other=0).to(dtype)
-    spread = tl.broadcast_to(tl.expand_dims(value, 2), (ROWS, RUNS, RUN_DEPTHS))
+    group = run >> group_shift
+    at = rows[:, None] * stride + group[None, :]
+    return tl.load(of_groups + at, mask=live[:, None] & (group < stride)[None, :], other=0)
+
+
+@triton.jit
+def expanded(of_runs, ROWS: tl.constexpr, RUNS: tl.constexpr):
+    """A number of each run for each of its depths, [ROWS, RUNS * RUN_DEPTHS]."""
+    spread = tl.broadcast_to(tl.expand_dims(of_runs, 2), (ROWS, RUNS, RUN_DEPTHS))
     return tl.reshape(spread, (ROWS, RUNS * RUN_DEPTHS))
 
 
 @triton.jit
 def decoded(
     codes,
-    scales,
-    zeros,
+    scale,
+    zero,
     codebook,
-    run,
-    stride,
-    rows,
-    live,
-    group_shift,
     FORMAT: tl.constexpr,
     ROWS: tl.constexpr,
     RUNS: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """What codes [ROWS, RUNS * RUN_DEPTHS] stand for; the other arguments as of `expanded`.
+    """What codes [ROWS, RUNS * RUN_DEPTHS] stand for; scale and zero point by `group_tile`.
 
     What is beyond a row's end is finite and meets zeros in x or hidden.
     """
     if FORMAT == "nf4":
-        scale = expanded(scales, run, stride, rows, live, group_shift, ROWS, RUNS, tl.float32)
-        value = (tl.load(codebook + codes.to(tl.int32)) * scale).to(dtype)
+        value = looked_up(codebook, tl.reshape(codes, (ROWS * RUNS * RUN_DEPTHS,)))
+        value = tl.reshape(value, (ROWS, RUNS * RUN_DEPTHS))
+        value = (value * expanded(scale.to(tl.float32), ROWS, RUNS)).to(dtype)
+    elif FORMAT == "int4":
+        value = whole_number(codes, 8, dtype) * expanded(scale.to(dtype), ROWS, RUNS)
+    elif FORMAT == "int8":
+        value = whole_number(codes, 128, dtype) * expanded(scale.to(dtype), ROWS, RUNS)
     else:
-        scale = expanded(scales, run, stride, rows, live, group_shift, ROWS, RUNS, dtype)
-        if FORMAT == "int4":
-            value = whole_number(codes, 8, dtype) * scale
-        elif FORMAT == "int8":
-            value = whole_number(codes, 128, dtype) * scale
-        else:
-            zero = expanded(zeros, run, stride, rows, live, group_shift, ROWS, RUNS, dtype)
-            value = (whole_number(codes, 0, dtype) - zero) * scale
+        value = whole_number(codes, 0, dtype) - expanded(zero.to(dtype), ROWS, RUNS)
+        value *= expanded(scale.to(dtype), ROWS, RUNS)
     return value
 
 
@@ -228,7 +241,7 @@ def add_pairs(
         # What an expert of width 0 gives is not written by anyone.
         value = tl.load(
             out + (token * slots + slot) * out_stride + column,
-            mask=column < tl.where(width > 0, num_columns, 0),
+            mask=column < tl.where(width > 0, out_stride, 0),
             other=0.0,
         )
         term = tl.where(width > 0, weight * value.to(tl.float32), 0.0)

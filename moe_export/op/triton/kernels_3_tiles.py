@@ -8,6 +8,9 @@ the same inputs give the same bits.
 Products run in float16 where x is float16 (weights are rounded to it, codes are exact in it), and
 in three passes of tf32 where x is float32, which is nearly float32; sums are always float32.
 
+The weights are the left factor of each product: codes are decoded in the registers that it is read
+from, where a right factor would go through shared memory.
+
 Legend: T tokens, D hidden, S slots per token, w width of an expert, E experts, p pair.
 """
 
@@ -24,7 +27,12 @@ from moe_export.op.triton.kernels_1_common import (
     codes_per_byte,
     decoded,
     depth_of,
+    group_tile,
+    groups_of,
+    has_zero_points,
+    is_quantized,
     lower_depth,
+    stored_depth,
 )
 
 
@@ -49,54 +57,71 @@ def tile_of(counts, tile, num_experts, PAIRS: tl.constexpr):
 @triton.jit
 def weight_tile(
     weights,
-    scales,
-    zeros,
+    scale,
+    zero,
     codebook,
     rows,
     live,
     place,
-    run,
     half: tl.constexpr,
-    depth,
-    scale_stride,
-    group_shift,
+    stored,
     dtype: tl.constexpr,
     FORMAT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """[ROWS, COLUMNS] values in dtype; place numbers bytes, in the formats of floats values."""
+    """[ROWS, COLUMNS] values in dtype; place numbers stored values, or bytes of codes, of which a
+    row has `stored`.
+    """
     halves: tl.constexpr = codes_per_byte(FORMAT)
-    at = rows.to(tl.int64)[:, None] * (depth // halves) + place[None, :]
-    inside = live[:, None] & (place < depth // halves)[None, :]
-    if FORMAT == "float32" or FORMAT == "float16" or FORMAT == "bfloat16":
-        tile = tl.load(weights + at, mask=inside, other=0.0).to(dtype)
-    else:
-        codes = tl.load(weights + at, mask=inside, other=0)
+    at = rows.to(tl.int64)[:, None] * stored + place[None, :]
+    tile = tl.load(weights + at, mask=live[:, None] & (place < stored)[None, :], other=0)
+    if is_quantized(FORMAT):
         if halves == 2:
-            codes = (codes >> (4 * half)) & 15
-        tile = decoded(
-            codes,
-            scales,
-            zeros,
-            codebook,
-            run,
-            scale_stride,
-            rows,
-            live,
-            group_shift,
-            FORMAT,
-            ROWS,
-            COLUMNS // RUN_DEPTHS,
-            dtype,
-        )
+            tile = (tile >> (4 * half)) & 15
+        tile = decoded(tile, scale, zero, codebook, FORMAT, ROWS, COLUMNS // RUN_DEPTHS, dtype)
+    else:
+        tile = tile.to(dtype)
     return tile
 
 
 @triton.jit
-def product(a, w, total):
-    """Total + a @ w.T, at the precision of a's dtype."""
-    return tl.dot(a, tl.trans(w), total, input_precision="tf32x3")
+def group_tiles(
+    scales,
+    zeros,
+    first,
+    stride,
+    rows,
+    live,
+    group_shift,
+    FORMAT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Scales and zero points of the lower half and the upper, for the columns from `first` on.
+
+    They are loaded a step ahead: as they are too short for the pipeline of the codes, the products
+    would wait for them in every step.
+    """
+    halves: tl.constexpr = codes_per_byte(FORMAT)
+    run = (tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS) * halves
+    scale = group_tile(scales, run, stride, rows, live, group_shift)
+    next_scale = scale
+    zero = scale
+    next_zero = scale
+    if halves == 2:
+        next_scale = group_tile(scales, run + 1, stride, rows, live, group_shift)
+    if has_zero_points(FORMAT):
+        zero = group_tile(zeros, run, stride, rows, live, group_shift)
+        next_zero = zero
+        if halves == 2:
+            next_zero = group_tile(zeros, run + 1, stride, rows, live, group_shift)
+    return (scale, next_scale), (zero, next_zero)
+
+
+@triton.jit
+def product(w, vectors, total):
+    """Total + w @ vectors.T, at the precision of their dtype."""
+    return tl.dot(w, tl.trans(vectors), total, input_precision="tf32x3")
 
 
 @triton.jit
@@ -149,12 +174,35 @@ def gate_up_tiles(
     unit = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = unit < width
     dtype: tl.constexpr = x.dtype.element_ty
-    a = tl.zeros((PAIRS, ROWS), tl.float32)
-    b = tl.zeros((PAIRS, ROWS), tl.float32)
+    a = tl.zeros((ROWS, PAIRS), tl.float32)
+    b = tl.zeros((ROWS, PAIRS), tl.float32)
     halves: tl.constexpr = codes_per_byte(FORMAT)
-    for first in range(0, depth // halves, COLUMNS):
+    row_stored = tl.multiple_of(depth // halves, 32)
+    row = first_row + unit
+    if is_quantized(FORMAT):
+        next_a = group_tiles(
+            *(gate_scale, gate_zero, 0, scale_stride, row, live, group_shift, FORMAT, COLUMNS)
+        )
+        next_b = group_tiles(
+            *(up_scale, up_zero, 0, scale_stride, row, live, group_shift, FORMAT, COLUMNS)
+        )
+    else:
+        next_a = (0, 0), (0, 0)
+        next_b = next_a
+    for first in range(0, row_stored, COLUMNS):
+        scales_a, zeros_a = next_a
+        scales_b, zeros_b = next_b
+        if is_quantized(FORMAT):
+            after = first + COLUMNS
+            next_a = group_tiles(
+                *(gate_scale, gate_zero, after, scale_stride, row, live, group_shift),
+                *(FORMAT, COLUMNS),
+            )
+            next_b = group_tiles(
+                *(up_scale, up_zero, after, scale_stride, row, live, group_shift),
+                *(FORMAT, COLUMNS),
+            )
         place = first + tl.arange(0, COLUMNS)
-        run = (tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS) * halves
         for half in tl.static_range(halves):
             if halves == 2:
                 column = lower_depth(place) + half * RUN_DEPTHS
@@ -166,45 +214,17 @@ def gate_up_tiles(
                 other=0.0,
             )
             w = weight_tile(
-                gate,
-                gate_scale,
-                gate_zero,
-                codebook,
-                first_row + unit,
-                live,
-                place,
-                run + half,
-                half,
-                depth,
-                scale_stride,
-                group_shift,
-                dtype,
-                FORMAT,
-                ROWS,
-                COLUMNS,
+                *(gate, scales_a[half], zeros_a[half], codebook, row, live, place, half),
+                *(row_stored, dtype, FORMAT, ROWS, COLUMNS),
             )
-            a = product(rows_x, w, a)
+            a = product(w, rows_x, a)
             w = weight_tile(
-                up,
-                up_scale,
-                up_zero,
-                codebook,
-                first_row + unit,
-                live,
-                place,
-                run + half,
-                half,
-                depth,
-                scale_stride,
-                group_shift,
-                dtype,
-                FORMAT,
-                ROWS,
-                COLUMNS,
+                *(up, scales_b[half], zeros_b[half], codebook, row, live, place, half),
+                *(row_stored, dtype, FORMAT, ROWS, COLUMNS),
             )
-            b = product(rows_x, w, b)
+            b = product(w, rows_x, b)
     # Also NaN times the zeros that fill up the width has to be zero.
-    value = tl.where(live[None, :], activated(a, b, activation), 0.0).to(dtype)
+    value = tl.trans(tl.where(live[:, None], activated(a, b, activation), 0.0).to(dtype))
     at = (start + in_expert).to(tl.int64)[:, None] * hidden_stride + unit[None, :]
     tl.store(hidden + at, value, mask=chosen[:, None] & (unit < stored)[None, :])
 
@@ -242,9 +262,12 @@ def down_tiles(
     if width == 0:
         return
     depth = depth_of(width, FORMAT)
-    first_depth = tl.load(table + TABLE_DEPTH * num_experts + expert).to(tl.int64)
+    row_stored = stored_depth(width, FORMAT)
+    # Said of what is loaded: of a quotient by 1, which is dropped, it would be forgotten.
+    halves: tl.constexpr = codes_per_byte(FORMAT)
+    first_depth = tl.multiple_of(tl.load(table + TABLE_DEPTH * num_experts + expert), 32 * halves)
     first_group = tl.load(table + TABLE_GROUP * num_experts + expert).to(tl.int64)
-    groups = (width + (RUN_DEPTHS << group_shift) - 1) // (RUN_DEPTHS << group_shift)
+    groups = groups_of(width, group_shift)
     start = tl.load(starts + expert)
     in_expert = tile * PAIRS + tl.arange(0, PAIRS)
     chosen = in_expert < tl.load(counts + expert)
@@ -253,14 +276,23 @@ def down_tiles(
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = column < num_columns
     dtype: tl.constexpr = hidden.dtype.element_ty
-    halves: tl.constexpr = codes_per_byte(FORMAT)
-    weights = down + tl.multiple_of(first_depth // halves, 32) * num_columns
+    weights = down + (first_depth // halves).to(tl.int64) * num_columns
     scales = down_scale + first_group * num_columns
     zeros = down_zero + first_group * num_columns
-    total = tl.zeros((PAIRS, ROWS), tl.float32)
-    for first in range(0, depth // halves, COLUMNS):
+    total = tl.zeros((ROWS, PAIRS), tl.float32)
+    if is_quantized(FORMAT):
+        next_groups = group_tiles(
+            scales, zeros, 0, groups, column, live, group_shift, FORMAT, COLUMNS
+        )
+    else:
+        next_groups = (0, 0), (0, 0)
+    for first in range(0, row_stored, COLUMNS):
+        now_scales, now_zeros = next_groups
+        if is_quantized(FORMAT):
+            next_groups = group_tiles(
+                scales, zeros, first + COLUMNS, groups, column, live, group_shift, FORMAT, COLUMNS
+            )
         place = first + tl.arange(0, COLUMNS)
-        run = (tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS) * halves
         for half in tl.static_range(halves):
             if halves == 2:
                 unit = lower_depth(place) + half * RUN_DEPTHS
@@ -272,23 +304,9 @@ def down_tiles(
                 other=0.0,
             )
             w = weight_tile(
-                weights,
-                scales,
-                zeros,
-                codebook,
-                column,
-                live,
-                place,
-                run + half,
-                half,
-                depth,
-                groups,
-                group_shift,
-                dtype,
-                FORMAT,
-                ROWS,
-                COLUMNS,
+                *(weights, now_scales[half], now_zeros[half], codebook, column, live, place, half),
+                *(row_stored, dtype, FORMAT, ROWS, COLUMNS),
             )
-            total = product(values, w, total)
+            total = product(w, values, total)
     at = pair[:, None] * out_stride + column[None, :]
-    tl.store(out + at, total.to(dtype), mask=chosen[:, None] & live[None, :])
+    tl.store(out + at, tl.trans(total.to(dtype)), mask=chosen[:, None] & live[None, :])

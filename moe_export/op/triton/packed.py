@@ -23,6 +23,11 @@ RUN = 32
 """Depths that share a scale at least, and that share a nibble's place in four bits: byte j of a
 row's block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one."""
 
+# Words and no grids, for the kernels ask too.
+QUANTIZED = tuple(GRIDS)
+FOUR_BITS = tuple(name for name, grid in GRIDS.items() if grid.bits == 4)
+WITH_ZERO_POINTS = tuple(name for name, grid in GRIDS.items() if grid.has_zero_point)
+
 WIDTH, ROW, DEPTH, GROUP = range(4)
 """Rows of the table, each of E entries: an expert's width, its first row in gate and up, where its
 part of down begins in units of D values, and where that part's scales begin, of D scales."""
@@ -77,7 +82,36 @@ def codes_per_byte(format_name: str) -> int:
     >>> codes_per_byte("nf4"), codes_per_byte("uint8"), codes_per_byte("float16")
     (2, 1, 1)
     """
-    return 2 if format_name in GRIDS and GRIDS[format_name].bits == 4 else 1
+    return 2 if format_name in FOUR_BITS else 1
+
+
+def is_quantized(format_name: str) -> bool:
+    """Whether weights are codes with scales."""
+    return format_name in QUANTIZED
+
+
+def has_zero_points(format_name: str) -> bool:
+    """Whether groups have a zero point beside the scale."""
+    return format_name in WITH_ZERO_POINTS
+
+
+def values_per_load(format_name: str) -> int:
+    """Values, or bytes of codes, in the 16 bytes that a thread loads at a time.
+
+    >>> values_per_load("bfloat16"), values_per_load("int4")
+    (8, 16)
+    """
+    sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
+    return 16 // sizes.get(format_name, 1)
+
+
+def device_format(format_name: Format, x_dtype: str) -> Format:
+    """What weights of a format are on the device, where products run in x's dtype.
+
+    >>> device_format("bfloat16", "float16"), device_format("bfloat16", "float32")
+    ('float16', 'bfloat16')
+    """
+    return "float16" if (format_name, x_dtype) == ("bfloat16", "float16") else format_name
 
 
 def padded_depth(depth: int, format_name: Format) -> int:
@@ -95,6 +129,7 @@ def pack(
     format_name: Format,
     group_size: int,
     hidden_size: int,
+    x_dtype: str,
     activation: Activation = "swiglu",
 ) -> PackedLayer:
     """Lays the experts side by side.
@@ -105,8 +140,12 @@ def pack(
         format_name: of all weights.
         group_size: of a quantized format, otherwise 0.
         hidden_size: D.
+        x_dtype: of x; bfloat16 is rounded to float16 here where x is, instead of at every product.
         activation: of the layer.
     """
+    if device_format(format_name, x_dtype) != format_name:
+        format_name = device_format(format_name, x_dtype)
+        experts = [tuple(np.asarray(w).astype(format_name) for w in expert) for expert in experts]
     widths = tuple(expert[0].shape[1] for expert in experts)
     groups = [-(-w // group_size) if group_size else 0 for w in widths]
     depths = [padded_depth(w, format_name) for w in widths]
