@@ -95,19 +95,22 @@ def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] 
     return int(total * 3 * HIDDEN * bits / 8)
 
 
-def feeds(name: str, tokens: int, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+def feeds(
+    name: str, tokens: int, random: np.random.Generator, x_dtype: str = "float32"
+) -> dict[str, NDArray[Any]]:
     """Random tokens that choose distinct experts, each as likely as the others."""
     x = random.standard_normal((tokens, HIDDEN), np.float32)
-    if name in ("qmoe_int4_padded", "moe_float32_padded"):
+    if name.endswith("_padded"):
         # The same kind of choice, made by the operator from scores.
-        return {"x": x, "scores": random.standard_normal((tokens, EXPERTS), np.float32)}
+        scores = random.standard_normal((tokens, EXPERTS), np.float32)
+        return {"x": x.astype(NUMPY[x_dtype]), "scores": scores.astype(NUMPY[x_dtype])}
     order = random.random((tokens, EXPERTS)).argsort(axis=1)
     fed: dict[str, NDArray[Any]] = {
         "x": x,
         "expert_indices": order[:, :TOP_K].astype(np.int64),
         "routing_weights": random.random((tokens, TOP_K), np.float32),
     }
-    if name == "ragged_float16":
+    if name == "ragged_float16" or x_dtype == "float16":
         fed |= {key: fed[key].astype(np.float16) for key in ("x", "routing_weights")}
     if name.endswith("_shared"):
         fed["shared_weight"] = random.random((tokens, 1), np.float32)
@@ -115,7 +118,14 @@ def feeds(name: str, tokens: int, random: np.random.Generator) -> dict[str, NDAr
 
 
 def build(
-    name: str, widths: NDArray[np.int64], layers: int, folder: Path, random: np.random.Generator
+    name: str,
+    widths: NDArray[np.int64],
+    layers: int,
+    folder: Path,
+    random: np.random.Generator,
+    *,
+    x_dtype: str = "float32",
+    group_size: int = GROUP,
 ) -> tuple[Path, int]:
     """The model's file and the bytes of its weights.
 
@@ -125,19 +135,21 @@ def build(
     folder.mkdir()
     weights = _Weights(random)
     if name == "qmoe_int4_padded":
-        inputs, nodes = _padded_inputs(), [_qmoe(weights, layer) for layer in range(layers)]
-    elif name == "moe_float32_padded":
-        inputs, nodes = _padded_inputs(), [_moe(weights, layer) for layer in range(layers)]
+        inputs = _padded_inputs(x_dtype)
+        nodes = [_qmoe(weights, layer, NUMPY[x_dtype], group_size) for layer in range(layers)]
+    elif name.endswith("_padded"):
+        inputs = _padded_inputs(x_dtype)
+        nodes = [_moe(weights, layer, NUMPY[x_dtype]) for layer in range(layers)]
     else:
         widths, format_name, shared = parts(name, widths)
+        x_dtype = "float16" if format_name == "float16" else x_dtype
+        kind = _Kind(format_name, x_dtype, group_size, shared)
         layer_of = _packed if name.startswith("packed") else _ragged
-        inputs = _ragged_inputs(format_name, shared=shared)
-        nodes = [
-            layer_of(format_name, widths, weights, layer, shared=shared) for layer in range(layers)
-        ]
+        inputs = _ragged_inputs(kind)
+        nodes = [layer_of(kind, widths, weights, layer) for layer in range(layers)]
     functions = []
     if name.startswith("body"):
-        functions = [ragged_moe_function(EXPERTS, format_name, GROUP, shared_expert=shared)]
+        functions = [ragged_moe_function(EXPERTS, format_name, group_size, shared_expert=shared)]
     model = _model(inputs, nodes, weights, functions)
     ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
     return folder / "model.onnx", (folder / "model.onnx.data").stat().st_size
@@ -154,6 +166,16 @@ class _Node:
     attributes: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """Of a layer of ours."""
+
+    format_name: Any
+    x_dtype: str
+    group_size: int
+    shared: bool
+
+
 def _value(name: str, dtype: ir.DataType, shape: list[Any]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
@@ -164,13 +186,18 @@ class _Weights:
     def __init__(self, random: np.random.Generator) -> None:
         self._normal = (random.standard_normal(1 << 20) * 0.02).astype(np.float32)
         self._codes = random.integers(-7, 8, 1 << 20).astype(np.int8)
+        self._made: dict[tuple[tuple[int, ...], np.dtype[Any]], NDArray[Any]] = {}
         self.values: list[ir.Value] = []
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ir.Value:
+        if (shape, dtype) in self._made:
+            return self.keep(name, self._made[shape, dtype])
         source = self._codes if dtype.name in ("int8", "int4") else self._normal
         if dtype.name in ("uint8", "uint4"):
             source = self._codes.view(np.uint8) & np.uint8(255 if dtype.name == "uint8" else 15)
-        return self.keep(name, np.resize(source, shape).astype(dtype))
+        # Cast before it is repeated, which is less work.
+        self._made[shape, dtype] = np.resize(source.astype(dtype), shape)
+        return self.keep(name, self._made[shape, dtype])
 
     def panels(self, format_name: str) -> NDArray[np.uint8]:
         """Panels of 64 columns in the kernels' layout."""
@@ -189,42 +216,34 @@ class _Weights:
         return value
 
 
-def _ragged_inputs(format_name: str, *, shared: bool) -> list[ir.Value]:
-    dtype = ir.DataType.FLOAT16 if format_name == "float16" else ir.DataType.FLOAT
+def _ragged_inputs(kind: _Kind) -> list[ir.Value]:
+    dtype = ir.DataType.from_numpy(NUMPY[kind.x_dtype])
     inputs = [
         _value("x", dtype, ["T", HIDDEN]),
         _value("expert_indices", ir.DataType.INT64, ["T", TOP_K]),
         _value("routing_weights", dtype, ["T", TOP_K]),
     ]
-    return [*inputs, _value("shared_weight", dtype, ["T", 1])] if shared else inputs
+    return [*inputs, _value("shared_weight", dtype, ["T", 1])] if kind.shared else inputs
 
 
-def _padded_inputs() -> list[ir.Value]:
-    return [
-        _value("x", ir.DataType.FLOAT, ["T", HIDDEN]),
-        _value("scores", ir.DataType.FLOAT, ["T", EXPERTS]),
-    ]
+def _padded_inputs(x_dtype: str) -> list[ir.Value]:
+    dtype = ir.DataType.from_numpy(NUMPY[x_dtype])
+    return [_value("x", dtype, ["T", HIDDEN]), _value("scores", dtype, ["T", EXPERTS])]
 
 
-def _ragged(
-    format_name: Any,
-    widths: NDArray[np.int64],
-    weights: _Weights,
-    layer: int,
-    *,
-    shared: bool,
-) -> _Node:
-    names = spec.input_names(EXPERTS, format_name, shared_expert=shared)
+def _ragged(kind: _Kind, widths: NDArray[np.int64], weights: _Weights, layer: int) -> _Node:
+    format_name = kind.format_name
+    names = spec.input_names(EXPERTS, format_name, shared_expert=kind.shared)
     quantized = format_name in spec.QUANTIZED_FORMATS
     per_expert = len(spec.EXPERT_INPUTS) * len(spec.weight_parts(format_name))
     all_widths = [*widths, SHARED_WIDTH]
     values: list[ir.Value | None] = []
-    for position, name in enumerate(names[len(spec.INPUTS) + shared :]):
+    for position, name in enumerate(names[len(spec.INPUTS) + kind.shared :]):
         width = int(all_widths[position // per_expert])
         depth, columns = (width, HIDDEN) if "down" in name else (HIDDEN, width)
-        groups = -(-depth // GROUP)
+        groups = -(-depth // kind.group_size)
         if "scale" in name:
-            scale = np.full((groups, columns), 2.0**-8, np.float32)
+            scale = np.full((groups, columns), 2.0**-8, NUMPY[kind.x_dtype])
             values.append(weights.keep(f"{layer}.{name}", scale))
             continue
         shape = (groups if "zero_point" in name else depth, columns)
@@ -235,36 +254,29 @@ def _ragged(
         "format": format_name,
     }
     if quantized:
-        attributes["group_size"] = GROUP
-    return _Node(spec.NAME, spec.DOMAIN, values, len(spec.INPUTS) + shared, attributes)
+        attributes["group_size"] = kind.group_size
+    return _Node(spec.NAME, spec.DOMAIN, values, len(spec.INPUTS) + kind.shared, attributes)
 
 
-def _packed(
-    format_name: Any,
-    widths: NDArray[np.int64],
-    weights: _Weights,
-    layer: int,
-    *,
-    shared: bool,
-) -> _Node:
+def _packed(kind: _Kind, widths: NDArray[np.int64], weights: _Weights, layer: int) -> _Node:
     layout = PackedLayout(
-        format_name,
-        GROUP if format_name in spec.QUANTIZED_FORMATS else 0,
+        kind.format_name,
+        kind.group_size if kind.format_name in spec.QUANTIZED_FORMATS else 0,
         HIDDEN,
         tuple(map(int, widths)),
-        SHARED_WIDTH if shared else None,
+        SHARED_WIDTH if kind.shared else None,
     )
     # Any bytes are panels; those of random floats make no infinities.
-    source = weights.panels(format_name)
+    source = weights.panels(kind.format_name)
     panels = np.resize(source, layout.total_bytes - layout.header_bytes)
     tensor = np.concatenate([np.frombuffer(layout.header(), np.uint8), panels])
     packed = weights.keep(f"{layer}.packed", tensor)
     return _Node(spec.PACKED_NAME, spec.DOMAIN, [packed], len(spec.INPUTS), {})
 
 
-def _qmoe(weights: _Weights, layer: int) -> _Node:
+def _qmoe(weights: _Weights, layer: int, dtype: np.dtype[Any], block_size: int) -> _Node:
     def quantized(name: str, rows: int, depth: int) -> list[ir.Value]:
-        scale = np.full((EXPERTS, rows, depth // GROUP), 2.0**-8, np.float32)
+        scale = np.full((EXPERTS, rows, depth // block_size), 2.0**-8, dtype)
         shape = (EXPERTS, rows, depth // 2)
         codes = weights.add(f"{layer}.{name}", shape, np.dtype(np.uint8))
         return [codes, weights.keep(f"{layer}.{name}_scale", scale)]
@@ -277,17 +289,16 @@ def _qmoe(weights: _Weights, layer: int) -> _Node:
         "swiglu_fusion": 1,
         "normalize_routing_weights": 1,
         "expert_weight_bits": 4,
-        "block_size": GROUP,
+        "block_size": block_size,
         "accuracy_level": 4,
         "weights_prepacked": 0,
     }
     return _Node("QMoE", "com.microsoft", [*first, None, *second, None], 2, attributes)
 
 
-def _moe(weights: _Weights, layer: int) -> _Node:
-    float32 = np.dtype(np.float32)
-    first = weights.add(f"{layer}.fc1", (EXPERTS, 2 * FULL_WIDTH, HIDDEN), float32)
-    second = weights.add(f"{layer}.fc2", (EXPERTS, HIDDEN, FULL_WIDTH), float32)
+def _moe(weights: _Weights, layer: int, dtype: np.dtype[Any]) -> _Node:
+    first = weights.add(f"{layer}.fc1", (EXPERTS, 2 * FULL_WIDTH, HIDDEN), dtype)
+    second = weights.add(f"{layer}.fc2", (EXPERTS, HIDDEN, FULL_WIDTH), dtype)
     attributes = {
         "k": TOP_K,
         "activation_type": "swiglu",
