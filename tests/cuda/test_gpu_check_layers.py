@@ -16,6 +16,7 @@ from tests.cuda.kernels import packed_layer
 from tests.op.cases import Case, inputs_of
 from tools.bench_op import models
 from tools.gpu_check import kernels
+from tools.gpu_check.draws import routing
 from tools.gpu_check.random_layers import expert_bytes, random_layer
 
 TIMED: tuple[Format, ...] = ("float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4")
@@ -37,6 +38,16 @@ def test_a_random_layer_is_laid_out_as_a_packed_one(format_name: Format) -> None
     np.testing.assert_array_equal(made.packed.table, packed.packed.table)
 
 
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_all_draws_together_choose_each_expert_equally_often(tokens: int) -> None:
+    draws = [routing(tokens, draw)[0] for draw in range(15)]
+    assert all(len(set(row)) == 4 for row in draws[7].tolist())
+    np.testing.assert_array_equal(np.bincount(np.concatenate(draws).ravel()), [tokens] * 60)
+    if tokens == 16:
+        # Tokens of one draw may share experts, as those of random routing do.
+        assert len(np.unique(draws[0])) < 50
+
+
 def test_the_bytes_of_an_expert_have_its_scales_and_zero_points() -> None:
     weights = 3 * models.HIDDEN * 704
     assert expert_bytes(704, "bfloat16", 0) == weights * 2
@@ -53,7 +64,6 @@ def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
     monkeypatch.setattr(models, "MEAN_WIDTH", 64)
     monkeypatch.setattr(kernels, "TOKENS", (1, 9))
     monkeypatch.setattr(kernels, "DECODE_TOKENS", 4)
-    monkeypatch.setattr(kernels, "COPIES", 2)
     kinds = [kind for kind in kernels.KINDS if kind.format_name in ("bfloat16", "float16")]
     monkeypatch.setattr(kernels, "KINDS", kinds)
     monkeypatch.setattr(plan, "shape_of", _large_shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tools.bench_op import models as sizes
@@ -28,6 +29,16 @@ def test_a_layer_of_ours_and_a_padded_one_run_in_float16(candidate: peers.Candid
     assert {row["layer"] for row in rows} == {candidate.model}
     assert {row["graph"] for row in rows} == {"none on the CPU"}
     assert min(row["us_per_layer"] for row in rows) > 0
+
+
+@pytest.mark.usefixtures("small_layers")
+def test_inputs_of_ours_choose_each_expert_equally_often_and_differ_from_run_to_run() -> None:
+    draws = peers.draws_of("ragged_int4", 3)
+    chosen = np.concatenate([fed["expert_indices"] for fed in draws])
+    np.testing.assert_array_equal(np.bincount(chosen.ravel()), [3] * 4)
+    assert [fed["x"].dtype for fed in draws] == [np.float16] * 2
+    padded = peers.draws_of(peers.QMOE, 3)
+    assert not np.array_equal(padded[0]["scores"], padded[1]["scores"])
 
 
 def test_ours_are_given_as_times_as_fast_as_each_peer_that_ran() -> None:

@@ -13,17 +13,19 @@ import triton
 from moe_export.op.spec import Format
 from moe_export.op.triton.driver import Call, DeviceLayer
 from tools.bench_op import models
+from tools.gpu_check.draws import routing
 from tools.gpu_check.fused_moe import FEW, MANY, FusedMoe
-from tools.gpu_check.random_layers import expert_bytes, random_layer, routing
+from tools.gpu_check.random_layers import expert_bytes, random_layer
 from tools.gpu_check.timing import copy_rate, device_name, graph_seconds, matrix_rate
 
 TOKENS = (1, 4, 16, 64, 512, 4096)
 DECODE_TOKENS = 64
 """Up to here what counts is bytes, beyond it operations."""
 
-COPIES, FEW_COPIES = 8, 2
-"""Sets of weights that take turns, and for many tokens: more than fit into the cache of second
-level, as the layers of a model are."""
+FEW_COPIES = 2
+"""Sets of weights that take turns where there are many tokens; for few there are as many as it
+takes for each expert to be chosen. They are more than fit into the cache of second level, as the
+layers of a model are."""
 
 SKEWED, UNIFORM, PADDED = "skewed", "uniform 704", "padded 1408"
 FUSED = "fused MoE, uniform 704"
@@ -77,7 +79,7 @@ def layers(device: str = "cuda") -> list[dict[str, Any]]:
                 random_layer(
                     widths[name], kind.format_name, kind.group_size, seed, models.HIDDEN, device
                 )
-                for seed in range(COPIES)
+                for seed in range(_copies(1))
             ]
             rows += [_row(kind, name, made, tokens, rates, device) for tokens in TOKENS]
             del made
@@ -89,7 +91,7 @@ def _row(
     kind: Kind, name: str, made: Sequence[DeviceLayer], tokens: int, rates: Rates, device: str
 ) -> dict[str, Any]:
     made = made[: _copies(tokens)]
-    routed = [routing(tokens, seed) for seed in range(len(made))]
+    routed = [routing(tokens, draw) for draw in range(len(made))]
     x = torch.randn(tokens, models.HIDDEN, dtype=torch.float16, device=device)
     touched = flops = 0.0
     for layer, (chosen, _) in zip(made, routed, strict=True):
@@ -125,7 +127,7 @@ def _fused_rows(device: str) -> list[dict[str, Any]]:
 
     made = [
         (weights(2 * models.MEAN_WIDTH, models.HIDDEN), weights(models.HIDDEN, models.MEAN_WIDTH))
-        for _ in range(COPIES)
+        for _ in range(_copies(1))
     ]
     rows = []
     for tokens in TOKENS:
@@ -133,8 +135,8 @@ def _fused_rows(device: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"layer": FUSED, "format": "float16", "group": 0, "tokens": tokens}
         for name, blocks in (("few", FEW), ("many", MANY)):
             calls = []
-            for seed, pair in enumerate(made[: _copies(tokens)]):
-                devices = (torch.from_numpy(array).to(device) for array in routing(tokens, seed))
+            for draw, pair in enumerate(made[: _copies(tokens)]):
+                devices = (torch.from_numpy(array).to(device) for array in routing(tokens, draw))
                 calls.append(FusedMoe(x, *pair, *devices, blocks))
             row[f"{name}_us"] = graph_seconds([call.run for call in calls]) / len(calls) * 1e6
         row["us"] = min(row["few_us"], row["many_us"])
@@ -152,4 +154,4 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _copies(tokens: int) -> int:
-    return COPIES if tokens <= DECODE_TOKENS else FEW_COPIES
+    return models.EXPERTS // models.TOP_K if tokens <= DECODE_TOKENS else FEW_COPIES

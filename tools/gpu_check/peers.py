@@ -17,16 +17,20 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from moe_export.op.library import register
 from moe_export.runtime import NO_GRAPH, PROVIDERS
 from tools.bench_op import models
 from tools.gpu_check.apart import Apart, ApartError
+from tools.gpu_check.draws import routing
 
 X_DTYPE = "float16"
 GROUP = 128
 TOKENS = (1, 4, 16, 64, 512, 4096)
-WARM_UP, REPEATS = 3, 30
+WARM_UP, REPEATS = 3, 5
+"""Runs of the first draw that are not counted, and of each draw that are."""
+
 MOST_S = 60
 """After this a candidate is given up."""
 
@@ -99,15 +103,14 @@ def times_of(candidate: Candidate, tokens: Sequence[int], provider: str) -> list
             x_dtype=X_DTYPE,
             group_size=GROUP,
         )
-        fed = {count: models.feeds(candidate.model, count, random, X_DTYPE) for count in tokens}
         graph = "captured"
         try:
             if provider != "cuda":
                 graph = "none on the CPU"
-            found = _times(path, provider, fed, captured=provider == "cuda")
+            found = _times(path, provider, candidate.model, tokens, captured=provider == "cuda")
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's kinds are many; said in the row
             graph = "no: " + " ".join(str(error).split())[:200]
-            found = _times(path, provider, fed, captured=False)
+            found = _times(path, provider, candidate.model, tokens, captured=False)
     return [
         {
             "layer": candidate.model,
@@ -119,10 +122,24 @@ def times_of(candidate: Candidate, tokens: Sequence[int], provider: str) -> list
     ]
 
 
+def draws_of(model: str, tokens: int) -> list[dict[str, NDArray[Any]]]:
+    """Inputs that together choose each expert equally often where indices are given."""
+    random = np.random.default_rng(tokens)
+    draws = []
+    for draw in range(models.EXPERTS // models.TOP_K):
+        fed = models.feeds(model, tokens, random, X_DTYPE)
+        if "expert_indices" in fed:
+            fed["expert_indices"] = routing(tokens, draw)[0]
+        draws.append(fed)
+    return draws
+
+
 def _times(
-    path: Path, provider: str, fed: dict[int, dict[str, Any]], *, captured: bool
+    path: Path, provider: str, model: str, tokens: Sequence[int], *, captured: bool
 ) -> dict[int, float]:
-    """Seconds of a run of all layers by tokens; the call of ONNX Runtime is in it, once."""
+    """Seconds of a run of all layers by tokens: the mean over draws of each one's median. The call
+    of ONNX Runtime is in it, once.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if provider == "cuda":
@@ -134,21 +151,32 @@ def _times(
     )
     assert session.get_providers()[0] == PROVIDERS[provider], "the provider did not start"
     found = {}
-    for graph, (tokens, feeds) in enumerate(fed.items(), start=1):
+    for graph, count in enumerate(tokens, start=1):
+        draws = draws_of(model, count)
+        bound = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array, provider, 0)
+            for name, array in draws[0].items()
+        }
         binding = session.io_binding()
-        for name, array in feeds.items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, provider, 0)
+        for name, value in bound.items():
             binding.bind_ortvalue_input(name, value)
         for output in session.get_outputs():
-            y = np.zeros((tokens, models.HIDDEN), models.NUMPY[X_DTYPE])
+            y = np.zeros((count, models.HIDDEN), models.NUMPY[X_DTYPE])
             value = onnxruntime.OrtValue.ortvalue_from_numpy(y, provider, 0)
             binding.bind_ortvalue_output(output.name, value)
         run = onnxruntime.RunOptions()
         run.add_run_config_entry("gpu_graph_id", str(graph if captured else NO_GRAPH))
-        times = []
-        for _ in range(WARM_UP + REPEATS):
-            started = time.perf_counter()
+        for _ in range(WARM_UP):
             session.run_with_iobinding(binding, run)
-            times.append(time.perf_counter() - started)
-        found[tokens] = statistics.median(times[WARM_UP:])
+        medians = []
+        for fed in draws:
+            for name, array in fed.items():
+                bound[name].update_inplace(array)
+            times = []
+            for _ in range(REPEATS):
+                started = time.perf_counter()
+                session.run_with_iobinding(binding, run)
+                times.append(time.perf_counter() - started)
+            medians.append(statistics.median(times))
+        found[count] = statistics.mean(medians)
     return found

@@ -1,6 +1,6 @@
-"""Layers of random weights in the kernels' layout, made on the device, and tokens for them.
+"""Layers of random weights in the kernels' layout, made on the device.
 
-Legend: T tokens, K experts per token, w width of an expert, D hidden.
+Legend: w width of an expert, D hidden.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
@@ -20,13 +19,6 @@ from tools.bench_op import models
 ROLES = ("gate", "up", "down")
 UNUSED = 16
 """Values of an array that a format has no use for; a kernel is never given a null pointer."""
-
-
-def routing(tokens: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """Distinct experts for each token, all equally likely [T, K], and their weights [T, K]."""
-    random = np.random.default_rng((tokens, seed))
-    order = random.random((tokens, models.EXPERTS)).argsort(axis=1)[:, : models.TOP_K].copy()
-    return order, random.random((tokens, models.TOP_K)).astype(np.float16)
 
 
 def expert_bytes(width: int, format_name: Format, group_size: int) -> float:
