@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ def crash() -> None:
 
 def build(folder: str, layers: tuple[int, ...]) -> None:
     (Path(folder) / "built").write_text(str(layers), encoding="utf-8")
+
+
+def build_slowly(folder: str, layers: tuple[int, ...]) -> None:
+    time.sleep(3)
+    build(folder, layers)
 
 
 def built(folder: str, layers: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -97,6 +97,15 @@ def test_a_part_is_run_on_what_was_made_for_it_ahead(
     assert not run_check(monkeypatch, tmp_path, first=part("bad")).held
 
 
+def test_a_part_that_is_not_prepared_yet_lets_others_go_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    models = part("built", ahead="build_slowly")
+    check = run_check(monkeypatch, tmp_path, models=models, second=part("good"))
+    assert list(check.result["parts"]) == ["second", "models"]
+    assert check.held
+
+
 def test_a_part_that_comes_too_late_is_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -35,6 +35,11 @@ class Apart:
         self._process.start()
         sender.close()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._receiver.poll(0)
+
     def result(self, timeout_s: float | None = None) -> Any:
         """What the function gives.
 

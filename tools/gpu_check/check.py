@@ -41,14 +41,20 @@ class Check:
         self.held = True
 
     def run(self, folder: str) -> None:
-        """All of them, one after the other."""
+        """All of them, one after the other; one for which something is still being made lets those
+        after it go first.
+        """
         ahead: dict[str, Apart] = {}
         for name in self.obstacles:
             part = PARTS[name]
             if part.ahead is not None and self.obstacles[name] is None:
                 ahead[name] = self._apart(name, part.ahead, folder)
         try:
-            for name in self.obstacles:
+            left = list(self.obstacles)
+            while left:
+                ready = (name for name in left if name not in ahead or ahead[name].is_ready)
+                name = next(ready, left[0])
+                left.remove(name)
                 print(f"== {name}", flush=True)
                 self._part(name, folder, ahead.get(name))
                 self.write()
