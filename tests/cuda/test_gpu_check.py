@@ -44,11 +44,12 @@ def test_a_dry_run_tells_of_every_part() -> None:
     assert done.stdout.count("cannot run: ") == 6
 
 
-def test_all_parts_fit_into_ten_minutes_and_none_begins_too_late() -> None:
-    # A device is lent for 15, of which its start and what is carried there take about 4.
-    assert sum(part.minutes for part in PARTS.values()) <= 10
+def test_all_parts_fit_into_the_time_of_a_command_and_none_begins_too_late() -> None:
+    # Where a device is lent for 15 minutes, of which its start and what is carried there take
+    # about 4, a command may take 10.
+    assert sum(part.minutes for part in PARTS.values()) <= 9.5
     assert too_late("layers", PARTS["layers"].minutes) is None
-    assert too_late("layers", 1.96) == "it takes about 2.5 min, and 2.0 are left"
+    assert too_late("layers", 1.96) == "it takes about 2.25 min, and 2.0 are left"
 
 
 def test_work_apart_gives_its_result_or_says_why_there_is_none() -> None:

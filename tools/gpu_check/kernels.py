@@ -119,7 +119,9 @@ def _row(
 
 
 def _fused_rows(device: str) -> list[dict[str, Any]]:
-    """The peer in float16, by both of its ways to cut up a product; the better one counts."""
+    """The peer in float16, by both of its ways to cut up a product; the better one counts. How far
+    their results are from each other, beside the largest, tells whether it computed anything.
+    """
     dtype = torch.float16
 
     def weights(*shape: int) -> torch.Tensor:
@@ -133,13 +135,17 @@ def _fused_rows(device: str) -> list[dict[str, Any]]:
     for tokens in TOKENS:
         x = torch.randn(tokens, models.HIDDEN, dtype=dtype, device=device)
         row: dict[str, Any] = {"layer": FUSED, "format": "float16", "group": 0, "tokens": tokens}
+        results = []
         for name, blocks in (("few", FEW), ("many", MANY)):
             calls = []
             for draw, pair in enumerate(made[: _copies(tokens)]):
                 devices = (torch.from_numpy(array).to(device) for array in routing(tokens, draw))
                 calls.append(FusedMoe(x, *pair, *devices, blocks))
             row[f"{name}_us"] = graph_seconds([call.run for call in calls]) / len(calls) * 1e6
+            results.append(calls[0].y)
         row["us"] = min(row["few_us"], row["many_us"])
+        first, second = (y.float() for y in results)
+        row["few_from_many"] = float((first - second).abs().max() / first.abs().max())
         rows.append(row)
     return rows
 

@@ -29,9 +29,9 @@ KERNELS = "kernels"
 """That the native library can run its kernels here, among what a part needs."""
 
 PARTS = {
-    "conformance": Part("tools.gpu_check.library", "conformance", 1, ("torch", KERNELS)),
+    "conformance": Part("tools.gpu_check.library", "conformance", 0.75, ("torch", KERNELS)),
     "onnxruntime": Part("tools.gpu_check.runtime", "cases", 0.5, ("onnxruntime", KERNELS)),
-    "layers": Part("tools.gpu_check.kernels", "layers", 2.5, ("torch", "triton")),
+    "layers": Part("tools.gpu_check.kernels", "layers", 2.25, ("torch", "triton")),
     "models": Part(
         "tools.gpu_check.whole_models", "models", 3, ("onnxruntime", KERNELS), ahead="build"
     ),
