@@ -44,6 +44,13 @@ def test_a_dry_run_tells_of_every_part() -> None:
     assert done.stdout.count("cannot run: ") == 6
 
 
+@pytest.mark.parametrize("layers", [("6", "6"), ("6", "1"), ("0", "4"), ("1", "25")])
+def test_two_numbers_of_layers_have_to_make_a_line(layers: tuple[str, str]) -> None:
+    done = gpu_check("--model-layers", *layers)
+    assert done.returncode == 2
+    assert "expected two numbers from 1 to 24, less first" in done.stderr
+
+
 def test_all_parts_fit_into_the_time_of_a_command_and_none_begins_too_late() -> None:
     # Where a device is lent for 15 minutes, of which its start and what is carried there take
     # about 4, a command may take 10.

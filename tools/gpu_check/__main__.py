@@ -84,6 +84,9 @@ def main() -> int:
     )
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
+    few, many = arguments.model_layers
+    if not 1 <= few < many <= 24:
+        parser.error(f"--model-layers {few} {many}: expected two numbers from 1 to 24, less first")
 
     obstacles = {part: obstacle(part) for part in arguments.parts}
     if arguments.dry_run:
