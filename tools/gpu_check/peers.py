@@ -31,7 +31,7 @@ TOKENS = (1, 4, 16, 64, 512, 4096)
 WARM_UP, REPEATS = 3, 5
 """Runs of the first draw that are not counted, and of each draw that are."""
 
-MOST_S = 60
+MOST_S = 90
 """After this a candidate is given up."""
 
 
