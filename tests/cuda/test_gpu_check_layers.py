@@ -14,7 +14,7 @@ from moe_export.op.triton import plan
 from moe_export.op.triton.driver import DeviceLayer
 from tests.cuda.kernels import packed_layer
 from tests.op.cases import Case, inputs_of
-from tools.bench_op import models
+from tools.bench_op import sizes
 from tools.gpu_check import kernels
 from tools.gpu_check.draws import routing
 from tools.gpu_check.random_layers import expert_bytes, random_layer
@@ -49,7 +49,7 @@ def test_all_draws_together_choose_each_expert_equally_often(tokens: int) -> Non
 
 
 def test_the_bytes_of_an_expert_have_its_scales_and_zero_points() -> None:
-    weights = 3 * models.HIDDEN * 704
+    weights = 3 * sizes.HIDDEN * 704
     assert expert_bytes(704, "bfloat16", 0) == weights * 2
     assert expert_bytes(704, "int4", 128) == weights * (4 + 16 / 128) / 8
     assert expert_bytes(704, "uint4", 32) == weights * (4 + 24 / 32) / 8
@@ -59,9 +59,9 @@ def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in (("HIDDEN", 128), ("EXPERTS", 4), ("TOP_K", 2)):
-        monkeypatch.setattr(models, name, value)
-    monkeypatch.setattr(models, "FULL_WIDTH", 128)
-    monkeypatch.setattr(models, "MEAN_WIDTH", 64)
+        monkeypatch.setattr(sizes, name, value)
+    monkeypatch.setattr(sizes, "FULL_WIDTH", 128)
+    monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
     monkeypatch.setattr(kernels, "TOKENS", (1, 9))
     monkeypatch.setattr(kernels, "DECODE_TOKENS", 4)
     kinds = [kind for kind in kernels.KINDS if kind.format_name in ("bfloat16", "float16")]

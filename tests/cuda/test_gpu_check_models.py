@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tools.bench_op import models as sizes
+from tools.bench_op import sizes
 from tools.gpu_check import whole_models
 from tools.make_synthetic_checkpoint import config_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.bench_op import models as sizes
+from tools.bench_op import sizes
 from tools.gpu_check import peers
 from tools.gpu_check.apart import ApartError
 

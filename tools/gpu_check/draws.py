@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.bench_op import models
+from tools.bench_op import sizes
 
 
 def routing(tokens: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
@@ -18,7 +18,7 @@ def routing(tokens: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.float
     those that were chosen are the mean width on average, even for one token.
     """
     random = np.random.default_rng(tokens)
-    order_TE = random.random((tokens, models.EXPERTS)).argsort(axis=1)
-    first = draw * models.TOP_K
-    indices_TK = order_TE[:, first : first + models.TOP_K].copy()
-    return indices_TK, random.random((tokens, models.TOP_K)).astype(np.float16)
+    order_TE = random.random((tokens, sizes.EXPERTS)).argsort(axis=1)
+    first = draw * sizes.TOP_K
+    indices_TK = order_TE[:, first : first + sizes.TOP_K].copy()
+    return indices_TK, random.random((tokens, sizes.TOP_K)).astype(np.float16)

@@ -12,7 +12,7 @@ import triton
 
 from moe_export.op.spec import Format
 from moe_export.op.triton.driver import Call, DeviceLayer
-from tools.bench_op import models
+from tools.bench_op import sizes
 from tools.gpu_check.draws import routing
 from tools.gpu_check.fused_moe import FEW, MANY, FusedMoe
 from tools.gpu_check.random_layers import expert_bytes, random_layer
@@ -70,14 +70,14 @@ def layers(device: str = "cuda") -> list[dict[str, Any]]:
     rates = Rates(copy_rate(), matrix_rate())
     about = {"layer": device_name(), "triton": triton.__version__}
     rows: list[dict[str, Any]] = [about | vars(rates)]
-    skewed = tuple(int(w) for w in models.skewed_widths(np.random.default_rng(0)))
-    uniform = (models.MEAN_WIDTH,) * models.EXPERTS
-    widths = {SKEWED: skewed, UNIFORM: uniform, PADDED: (models.FULL_WIDTH,) * models.EXPERTS}
+    skewed = tuple(int(w) for w in sizes.skewed_widths(np.random.default_rng(0)))
+    uniform = (sizes.MEAN_WIDTH,) * sizes.EXPERTS
+    widths = {SKEWED: skewed, UNIFORM: uniform, PADDED: (sizes.FULL_WIDTH,) * sizes.EXPERTS}
     for kind in KINDS:
         for name in kind.names:
             made = [
                 random_layer(
-                    widths[name], kind.format_name, kind.group_size, seed, models.HIDDEN, device
+                    widths[name], kind.format_name, kind.group_size, seed, sizes.HIDDEN, device
                 )
                 for seed in range(_copies(1))
             ]
@@ -92,14 +92,14 @@ def _row(
 ) -> dict[str, Any]:
     made = made[: _copies(tokens)]
     routed = [routing(tokens, draw) for draw in range(len(made))]
-    x = torch.randn(tokens, models.HIDDEN, dtype=torch.float16, device=device)
+    x = torch.randn(tokens, sizes.HIDDEN, dtype=torch.float16, device=device)
     touched = flops = 0.0
     for layer, (chosen, _) in zip(made, routed, strict=True):
         widths = layer.packed.widths
         touched += sum(
             expert_bytes(widths[e], kind.format_name, kind.group_size) for e in np.unique(chosen)
         )
-        flops += sum(6 * models.HIDDEN * widths[e] for e in chosen.ravel())
+        flops += sum(6 * sizes.HIDDEN * widths[e] for e in chosen.ravel())
     row: dict[str, Any] = {"layer": name, "format": kind.format_name}
     row |= {"group": kind.group_size, "tokens": tokens}
     devices = [[torch.from_numpy(array).to(device) for array in pair] for pair in routed]
@@ -125,15 +125,15 @@ def _fused_rows(device: str) -> list[dict[str, Any]]:
     dtype = torch.float16
 
     def weights(*shape: int) -> torch.Tensor:
-        return torch.randn(models.EXPERTS, *shape, dtype=dtype, device=device) * 0.02
+        return torch.randn(sizes.EXPERTS, *shape, dtype=dtype, device=device) * 0.02
 
     made = [
-        (weights(2 * models.MEAN_WIDTH, models.HIDDEN), weights(models.HIDDEN, models.MEAN_WIDTH))
+        (weights(2 * sizes.MEAN_WIDTH, sizes.HIDDEN), weights(sizes.HIDDEN, sizes.MEAN_WIDTH))
         for _ in range(_copies(1))
     ]
     rows = []
     for tokens in TOKENS:
-        x = torch.randn(tokens, models.HIDDEN, dtype=dtype, device=device)
+        x = torch.randn(tokens, sizes.HIDDEN, dtype=dtype, device=device)
         row: dict[str, Any] = {"layer": FUSED, "format": "float16", "group": 0, "tokens": tokens}
         results = []
         for name, blocks in (("few", FEW), ("many", MANY)):
@@ -160,4 +160,4 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _copies(tokens: int) -> int:
-    return models.EXPERTS // models.TOP_K if tokens <= DECODE_TOKENS else FEW_COPIES
+    return sizes.EXPERTS // sizes.TOP_K if tokens <= DECODE_TOKENS else FEW_COPIES

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from moe_export.op.library import register
 from moe_export.runtime import NO_GRAPH, PROVIDERS
-from tools.bench_op import models
+from tools.bench_op import models, sizes
 from tools.gpu_check.apart import Apart, ApartError
 from tools.gpu_check.draws import routing
 
@@ -96,7 +96,7 @@ def times_of(candidate: Candidate, tokens: Sequence[int], provider: str) -> list
     with tempfile.TemporaryDirectory() as folder:
         path, _ = models.build(
             candidate.model,
-            models.skewed_widths(random),
+            sizes.skewed_widths(random),
             candidate.layers,
             Path(folder) / "model",
             random,
@@ -126,7 +126,7 @@ def draws_of(model: str, tokens: int) -> list[dict[str, NDArray[Any]]]:
     """Inputs that together choose each expert equally often where indices are given."""
     random = np.random.default_rng(tokens)
     draws = []
-    for draw in range(models.EXPERTS // models.TOP_K):
+    for draw in range(sizes.EXPERTS // sizes.TOP_K):
         fed = models.feeds(model, tokens, random, X_DTYPE)
         if "expert_indices" in fed:
             fed["expert_indices"] = routing(tokens, draw)[0]
@@ -161,7 +161,7 @@ def _times(
         for name, value in bound.items():
             binding.bind_ortvalue_input(name, value)
         for output in session.get_outputs():
-            y = np.zeros((count, models.HIDDEN), models.NUMPY[X_DTYPE])
+            y = np.zeros((count, sizes.HIDDEN), sizes.NUMPY[X_DTYPE])
             value = onnxruntime.OrtValue.ortvalue_from_numpy(y, provider, 0)
             binding.bind_ortvalue_output(output.name, value)
         run = onnxruntime.RunOptions()

@@ -14,7 +14,7 @@ from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
 from moe_export.op.triton.driver import DeviceLayer
 from moe_export.op.triton.packed import PackedLayer, codes_per_byte, padded_depth
-from tools.bench_op import models
+from tools.bench_op import sizes
 
 ROLES = ("gate", "up", "down")
 UNUSED = 16
@@ -27,7 +27,7 @@ def expert_bytes(width: int, format_name: Format, group_size: int) -> float:
     bits = 16.0
     if grid is not None:
         bits = grid.bits + (16 + 8 * grid.has_zero_point) / group_size
-    return 3 * models.HIDDEN * width * bits / 8
+    return 3 * sizes.HIDDEN * width * bits / 8
 
 
 def random_layer(

@@ -23,7 +23,7 @@ from moe_export.jobs import Job
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
 from moe_export.stages.export import export_model
-from tools.bench_op.models import skewed_widths
+from tools.bench_op.sizes import skewed_widths
 from tools.gpu_check.apart import Apart, ApartError
 from tools.make_synthetic_checkpoint import config_of, make
 
