@@ -41,7 +41,7 @@ import onnxruntime
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from moe_export.op import library
-from tools.bench_op import ggml_peer, models
+from tools.bench_op import ggml_peer, models, sizes
 
 READ_SOURCE = Path(__file__).with_name("read.cc")
 
@@ -139,7 +139,7 @@ def measure(candidates: dict[str, Callable[[], Turn]], rounds: int) -> dict[str,
 def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     random = np.random.default_rng(arguments.seed)
     native = arguments.library or library.library_path()
-    widths = models.skewed_widths(random)
+    widths = sizes.skewed_widths(random)
     reading = Reading(compiled_reader(folder), arguments.threads)
     runners: dict[str, Callable[[dict[str, Any]], Any]] = {}
     loaded: dict[str, Any] = {}
@@ -213,7 +213,7 @@ def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "threads": arguments.threads,
         "realtime": arguments.realtime,
         "layers": arguments.layers,
-        "shapes": models.SHAPES | {"widths": [int(width) for width in widths]},
+        "shapes": sizes.SHAPES | {"widths": [int(width) for width in widths]},
         "candidates": loaded,
         "results": results,
     }

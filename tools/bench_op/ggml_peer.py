@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.bench_op import models
+from tools.bench_op import sizes
 
 SOURCE = Path(__file__).with_name("ggml")
 BUILD_FOLDER = "build-bench-op"
@@ -64,7 +64,7 @@ class GgmlLayers:
         self._layers = ctypes.c_void_p(
             self._library.bench_ggml_create(
                 layers,
-                *map(ctypes.c_int64, (models.HIDDEN, models.EXPERTS, models.TOP_K)),
+                *map(ctypes.c_int64, (sizes.HIDDEN, sizes.EXPERTS, sizes.TOP_K)),
                 ctypes.c_int64(width),
                 ctypes.c_int64(shared_width),
                 threads,
@@ -80,7 +80,7 @@ class GgmlLayers:
         tokens = len(fed["x"])
         ids = fed["expert_indices"].astype(np.int32)
         shared = fed.get("shared_weight", np.zeros((tokens, 1), np.float32))
-        y = np.empty((self._count, tokens, models.HIDDEN), np.float32)
+        y = np.empty((self._count, tokens, sizes.HIDDEN), np.float32)
         arrays = (fed["x"], ids, fed["routing_weights"], shared, y)
         if self._library.bench_ggml_run(
             self._layers,

@@ -2,231 +2,162 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import triton
 
-from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
-from moe_export.op.triton import plan
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import PackedLayer, codes_per_byte, padded_depth
-from tools.bench_op.models import EXPERTS, FULL_WIDTH, HIDDEN, MEAN_WIDTH, TOP_K, skewed_widths
+from tools.bench_op import sizes
+from tools.gpu_check.draws import routing
+from tools.gpu_check.fused_moe import FEW, MANY, FusedMoe
+from tools.gpu_check.random_layers import expert_bytes, random_layer
+from tools.gpu_check.timing import copy_rate, device_name, graph_seconds, matrix_rate
 
-REPEATS = 50
-WARM_UP = 5
 TOKENS = (1, 4, 16, 64, 512, 4096)
 DECODE_TOKENS = 64
 """Up to here what counts is bytes, beyond it operations."""
 
+FEW_COPIES = 2
+"""Sets of weights that take turns where there are many tokens; for few there are as many as it
+takes for each expert to be chosen. They are more than fit into the cache of second level, as the
+layers of a model are."""
+
 SKEWED, UNIFORM, PADDED = "skewed", "uniform 704", "padded 1408"
-SHAPES_OF: dict[Format, tuple[str, ...]] = {
-    "float16": (SKEWED,),
-    "bfloat16": (SKEWED, UNIFORM, PADDED),
-    "int8": (SKEWED,),
-    "int4": (SKEWED, UNIFORM, PADDED),
-    "uint8": (SKEWED,),
-    "uint4": (SKEWED,),
-    "nf4": (SKEWED,),
-}
-"""Which widths each format is timed at: all that the time allows."""
-
-LAYERS = 24
-GROUP = 32
+FUSED = "fused MoE, uniform 704"
 
 
-def layers() -> list[dict[str, Any]]:
-    """A layer at several numbers of tokens, in a captured graph, over several sets of weights."""
-    copy_bytes_per_s, flops_per_s = _copy_rate(), _matrix_rate()
-    rows: list[dict[str, Any]] = [
-        {"layer": "device copy", "bytes_per_s": copy_bytes_per_s},
-        {"layer": "bf16 matrix product", "flops_per_s": flops_per_s},
-    ]
-    skewed = tuple(int(w) for w in skewed_widths(np.random.default_rng(0)))
-    widths = {
-        SKEWED: skewed,
-        UNIFORM: (MEAN_WIDTH,) * EXPERTS,
-        PADDED: (FULL_WIDTH,) * EXPERTS,
-    }
-    for format_name, names in SHAPES_OF.items():
-        for name in names:
-            rows += [
-                _time_layer(format_name, name, widths[name], tokens, copy_bytes_per_s, flops_per_s)
-                for tokens in TOKENS
+@dataclass(frozen=True)
+class Kind:
+    """A format, its group size, and the widths it is timed at: all that the time allows."""
+
+    format_name: Format
+    group_size: int
+    names: tuple[str, ...]
+
+
+KINDS = (
+    Kind("bfloat16", 0, (SKEWED, UNIFORM, PADDED)),
+    Kind("int4", 128, (SKEWED, UNIFORM, PADDED)),
+    Kind("float16", 0, (SKEWED, UNIFORM)),
+    Kind("int4", 32, (SKEWED,)),
+    Kind("int8", 32, (SKEWED,)),
+    Kind("uint8", 32, (SKEWED,)),
+    Kind("uint4", 32, (SKEWED,)),
+    Kind("nf4", 32, (SKEWED,)),
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of the device, in the same run."""
+
+    copy_bytes_per_s: float
+    flops_per_s: float
+
+
+def layers(device: str = "cuda") -> list[dict[str, Any]]:
+    """The routed experts of a layer at several numbers of tokens: microseconds of one layer in a
+    captured graph of several, each of other weights and with other experts chosen.
+
+    Args:
+        device: where it runs; the CPU in tests.
+    """
+    rates = Rates(copy_rate(), matrix_rate())
+    about = {"layer": device_name(), "triton": triton.__version__}
+    rows: list[dict[str, Any]] = [about | vars(rates)]
+    skewed = tuple(int(w) for w in sizes.skewed_widths(np.random.default_rng(0)))
+    uniform = (sizes.MEAN_WIDTH,) * sizes.EXPERTS
+    widths = {SKEWED: skewed, UNIFORM: uniform, PADDED: (sizes.FULL_WIDTH,) * sizes.EXPERTS}
+    for kind in KINDS:
+        for name in kind.names:
+            made = [
+                random_layer(
+                    widths[name], kind.format_name, kind.group_size, seed, sizes.HIDDEN, device
+                )
+                for seed in range(_copies(1))
             ]
-    return rows
+            rows += [_row(kind, name, made, tokens, rates, device) for tokens in TOKENS]
+            del made
+            torch.cuda.empty_cache()
+    return with_ratios([*rows, *_fused_rows(device)])
 
 
-def _time_layer(
-    format_name: Format,
-    name: str,
-    widths: tuple[int, ...],
-    tokens: int,
-    copy_bytes_per_s: float,
-    flops_per_s: float,
+def _row(
+    kind: Kind, name: str, made: Sequence[DeviceLayer], tokens: int, rates: Rates, device: str
 ) -> dict[str, Any]:
-    # More sets than fit into the cache of second level, as the layers of a model have.
-    copies = 8 if tokens <= DECODE_TOKENS else 2
-    packs = [_random_layer(widths, format_name, seed) for seed in range(copies)]
-    indices, weights = _routing(tokens)
-    x = torch.randn(tokens, HIDDEN, dtype=torch.float16, device="cuda")
-    row: dict[str, Any] = {"layer": name, "format": format_name, "tokens": tokens}
-    chosen = np.unique(indices.cpu().numpy())
-    pairs = indices.cpu().numpy().ravel()
-    touched = sum(_expert_bytes(widths[e], format_name) for e in chosen)
-    flops = sum(6 * HIDDEN * widths[e] for e in pairs)
+    made = made[: _copies(tokens)]
+    routed = [routing(tokens, draw) for draw in range(len(made))]
+    x = torch.randn(tokens, sizes.HIDDEN, dtype=torch.float16, device=device)
+    touched = flops = 0.0
+    for layer, (chosen, _) in zip(made, routed, strict=True):
+        widths = layer.packed.widths
+        touched += sum(
+            expert_bytes(widths[e], kind.format_name, kind.group_size) for e in np.unique(chosen)
+        )
+        flops += sum(6 * sizes.HIDDEN * widths[e] for e in chosen.ravel())
+    row: dict[str, Any] = {"layer": name, "format": kind.format_name}
+    row |= {"group": kind.group_size, "tokens": tokens}
+    devices = [[torch.from_numpy(array).to(device) for array in pair] for pair in routed]
+    # As it is chosen without being told, which is how the library runs it.
+    row["path"] = Call(made[0], x, *devices[0]).path
     for path in ("rows", "tiles") if tokens <= DECODE_TOKENS else ("tiles",):
-        calls = [Call(layer, x, indices, weights, path=path) for layer in packs]  # type: ignore[arg-type]
-        seconds = _graph_seconds([call.run for call in calls]) / copies
-        row[f"{path}_us"] = seconds * 1e6
-        row[f"{path}_of_copy"] = touched / seconds / copy_bytes_per_s
-        row[f"{path}_of_matrix_rate"] = flops / seconds / flops_per_s
-    row["chosen_path"] = plan.path_of(tokens)
-    del packs
-    torch.cuda.empty_cache()
+        calls = [
+            Call(layer, x, *of_layer, path=path)  # type: ignore[arg-type]
+            for layer, of_layer in zip(made, devices, strict=True)
+        ]
+        row[f"{path}_us"] = graph_seconds([call.run for call in calls]) / len(made) * 1e6
+    row["us"] = row[f"{row['path']}_us"]
+    seconds = row["us"] * len(made) / 1e6
+    row["of_copy"] = touched / seconds / rates.copy_bytes_per_s
+    row["of_matrix_rate"] = flops / seconds / rates.flops_per_s
     return row
 
 
-def model() -> list[dict[str, Any]]:
-    """The MoE layers of a model of Qwen1.5-MoE's size; attention and the rest are not in it."""
-    skewed = tuple(int(w) for w in skewed_widths(np.random.default_rng(0)))
+def _fused_rows(device: str) -> list[dict[str, Any]]:
+    """The peer in float16, by both of its ways to cut up a product; the better one counts. How far
+    their results are from each other, beside the largest, tells whether it computed anything.
+    """
+    dtype = torch.float16
+
+    def weights(*shape: int) -> torch.Tensor:
+        return torch.randn(sizes.EXPERTS, *shape, dtype=dtype, device=device) * 0.02
+
+    made = [
+        (weights(2 * sizes.MEAN_WIDTH, sizes.HIDDEN), weights(sizes.HIDDEN, sizes.MEAN_WIDTH))
+        for _ in range(_copies(1))
+    ]
     rows = []
-    for name, widths, format_name in (
-        ("dense", (FULL_WIDTH,) * EXPERTS, "bfloat16"),
-        ("50 %", skewed, "bfloat16"),
-        ("50 % int4", skewed, "int4"),
-    ):
-        made = [_random_layer(widths, format_name, seed) for seed in range(LAYERS)]  # type: ignore[arg-type]
-        bytes_ = sum(t.nbytes for layer in made for t in layer.tensors.values())
-        for batch in (1, 8, 64):
-            indices, weights = _routing(batch)
-            x = torch.randn(batch, HIDDEN, dtype=torch.float16, device="cuda")
-            calls = [Call(layer, x, indices, weights) for layer in made]
-            seconds = _graph_seconds([call.run for call in calls])
-            rows.append(
-                {
-                    "experts_of_24_layers": name,
-                    "batch": batch,
-                    "tokens_per_s": batch / seconds,
-                    "weight_bytes": bytes_,
-                }
-            )
-        del made
-        torch.cuda.empty_cache()
+    for tokens in TOKENS:
+        x = torch.randn(tokens, sizes.HIDDEN, dtype=dtype, device=device)
+        row: dict[str, Any] = {"layer": FUSED, "format": "float16", "group": 0, "tokens": tokens}
+        results = []
+        for name, blocks in (("few", FEW), ("many", MANY)):
+            calls = []
+            for draw, pair in enumerate(made[: _copies(tokens)]):
+                devices = (torch.from_numpy(array).to(device) for array in routing(tokens, draw))
+                calls.append(FusedMoe(x, *pair, *devices, blocks))
+            row[f"{name}_us"] = graph_seconds([call.run for call in calls]) / len(calls) * 1e6
+            results.append(calls[0].y)
+        row["us"] = min(row["few_us"], row["many_us"])
+        first, second = (y.float() for y in results)
+        row["few_from_many"] = float((first - second).abs().max() / first.abs().max())
+        rows.append(row)
     return rows
 
 
-def _routing(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    random = np.random.default_rng(tokens)
-    order = random.random((tokens, EXPERTS)).argsort(axis=1)[:, :TOP_K].copy()
-    weights = random.random((tokens, TOP_K)).astype(np.float16)
-    return torch.from_numpy(order).cuda(), torch.from_numpy(weights).cuda()
+def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, those of ours at one width in float16 with the peer's time over theirs."""
+    peer = {row["tokens"]: row["us"] for row in rows if row["layer"] == FUSED}
+    for row in rows:
+        if row["layer"] == UNIFORM and row["format"] == "float16" and row["tokens"] in peer:
+            row["times_as_fast_as_fused"] = peer[row["tokens"]] / row["us"]
+    return rows
 
 
-def _expert_bytes(width: int, format_name: Format) -> float:
-    grid = GRIDS.get(format_name)
-    bits = 16.0
-    if grid is not None:
-        bits = grid.bits + (16 + 8 * grid.has_zero_point) / GROUP
-    return 3 * HIDDEN * width * bits / 8
-
-
-def _random_layer(widths: tuple[int, ...], format_name: Format, seed: int) -> DeviceLayer:
-    """Random weights made on the device; packing real ones would take longer than the timing."""
-    rows, count = sum(widths), len(widths)
-    generator = torch.Generator("cuda").manual_seed(seed)
-    depth = padded_depth(HIDDEN, format_name)
-    depths = [padded_depth(w, format_name) for w in widths]
-    groups = [-(-w // GROUP) for w in widths]
-    grid = GRIDS.get(format_name)
-
-    def codes(size: int, end: int = 256) -> torch.Tensor:
-        kind = torch.uint8
-        return torch.randint(0, end, (size,), dtype=kind, device="cuda", generator=generator)
-
-    def values(size: int) -> torch.Tensor:
-        if grid is not None:
-            return codes(size // codes_per_byte(format_name))
-        dtype = torch.float16 if format_name == "float16" else torch.bfloat16
-        return torch.randn(size, dtype=dtype, device="cuda", generator=generator) * 0.02
-
-    def starts(sizes: list[int]) -> list[int]:
-        return [0, *np.cumsum(sizes)[:-1].tolist()]
-
-    def scales(size: int) -> torch.Tensor:
-        size = 16 if grid is None else size
-        return torch.full((size,), 2.0**-8, dtype=torch.float16, device="cuda")
-
-    def zeros(size: int) -> torch.Tensor:
-        has_zero_point = grid is not None and grid.has_zero_point
-        return codes(size if has_zero_point else 16, 16)
-
-    table = np.array([widths, starts(list(widths)), starts(depths), starts(groups)], np.int32)
-    roles = ("gate", "up", "down")
-    packed = PackedLayer(
-        format_name=format_name,
-        group_size=0 if grid is None else GROUP,
-        hidden_size=HIDDEN,
-        widths=widths,
-        **dict.fromkeys(roles, np.zeros(0, np.uint8)),
-        **dict.fromkeys([f"{role}_scale" for role in roles], np.zeros(0, np.float16)),
-        **dict.fromkeys([f"{role}_zero" for role in roles], np.zeros(0, np.uint8)),
-        codebook=np.zeros(0, np.float32),
-        table=table.reshape(4, count),
-    )
-    codebook = np.zeros(16, np.float32) if grid is None or grid.codebook is None else grid.codebook
-    tensors = {
-        "codebook": torch.from_numpy(codebook).cuda(),
-        "table": torch.from_numpy(packed.table).cuda(),
-    }
-    for role in roles:
-        size = sum(depths) * HIDDEN if role == "down" else rows * depth
-        of_groups = sum(groups) * HIDDEN if role == "down" else rows * HIDDEN // GROUP
-        tensors[role] = values(size)
-        tensors[f"{role}_scale"], tensors[f"{role}_zero"] = scales(of_groups), zeros(of_groups)
-    return DeviceLayer(packed, tensors)
-
-
-def _graph_seconds(jobs: list[Callable[[], Any]]) -> float:
-    """Median of one replay of a graph of all jobs."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for job in jobs:
-            job()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for job in jobs:
-            job()
-    return _median_seconds(graph.replay)
-
-
-def _median_seconds(job: Callable[[], Any]) -> float:
-    for _ in range(WARM_UP):
-        job()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        job()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
-
-
-def _copy_rate() -> float:
-    """Bytes read and written per second by a copy within the device."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source))
-
-
-def _matrix_rate() -> float:
-    """Operations per second of a large product in bfloat16."""
-    size = 8192
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    return 2 * size**3 / _median_seconds(lambda: a @ b)
+def _copies(tokens: int) -> int:
+    return sizes.EXPERTS // sizes.TOP_K if tokens <= DECODE_TOKENS else FEW_COPIES

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-PARTS = {
-    "conformance": ("library", "conformance", 2),
-    "layers": ("kernels", "layers", 4),
-    "model": ("kernels", "model", 1),
-    "onnxruntime": ("runtime", "onnxruntime_part", 2),
-    "demo": ("runtime", "demo", 4),
-}
-"""Name to module, function and guess of minutes; a function gives rows of a table, each with `held`
-where something was checked."""
+from dataclasses import dataclass
 
-NEEDS = {
-    "library": ("torch",),
-    "kernels": ("torch", "triton"),
-    "runtime": ("onnxruntime", "torch"),
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the check.
+
+    Attributes:
+        module: by its whole name.
+        function: gives rows of a table, each with `held` where something was checked.
+        minutes: that it takes; a guess.
+        needs: packages, and `KERNELS`.
+        ahead: function of the module that prepares it on the host, from the beginning on while
+            other parts run; both are given a folder and the options of the command line.
+    """
+
+    module: str
+    function: str
+    minutes: float
+    needs: tuple[str, ...]
+    ahead: str | None = None
+
+
+KERNELS = "kernels"
+"""That the native library can run its kernels here, among what a part needs."""
+
+PARTS = {
+    "conformance": Part("tools.gpu_check.library", "conformance", 0.75, ("torch", KERNELS)),
+    "onnxruntime": Part("tools.gpu_check.runtime", "cases", 0.5, ("onnxruntime", KERNELS)),
+    "layers": Part("tools.gpu_check.kernels", "layers", 2.25, ("torch", "triton")),
+    "models": Part(
+        "tools.gpu_check.whole_models", "models", 3, ("onnxruntime", KERNELS), ahead="build"
+    ),
+    "peers": Part("tools.gpu_check.peers", "peers", 1.5, ("onnxruntime", KERNELS)),
+    "demo": Part("tools.gpu_check.runtime", "demo", 1.5, ("onnxruntime", "torch", KERNELS)),
 }
+"""By name, the worthiest first."""
 
 
 def too_late(part: str, minutes_left: float) -> str | None:
     """Why a part is not begun with so much time left; None if it is.
 
-    >>> too_late("demo", 1.5)
-    'it takes about 4 min, and 1.5 are left'
+    >>> too_late("models", 1.5)
+    'it takes about 3 min, and 1.5 are left'
     """
-    minutes = PARTS[part][2]
+    minutes = PARTS[part].minutes
     if minutes <= minutes_left:
         return None
-    return f"it takes about {minutes} min, and {minutes_left:.1f} are left"
+    return f"it takes about {minutes:g} min, and {minutes_left:.1f} are left"

@@ -1,0 +1,114 @@
+"""The part of `tools/gpu_check` that times layers, in the interpreter and without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moe_export.op.spec import Format
+from moe_export.op.triton import plan
+from moe_export.op.triton.driver import DeviceLayer
+from tests.cuda.kernels import packed_layer
+from tests.op.cases import Case, inputs_of
+from tools.bench_op import sizes
+from tools.gpu_check import kernels
+from tools.gpu_check.draws import routing
+from tools.gpu_check.random_layers import expert_bytes, random_layer
+
+TIMED: tuple[Format, ...] = ("float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4")
+
+
+@pytest.mark.parametrize("format_name", TIMED)
+def test_a_random_layer_is_laid_out_as_a_packed_one(format_name: Format) -> None:
+    widths, hidden = (33, 0, 130), 96
+    case = Case("layout", widths, tokens=1, top_k=1, hidden=hidden)
+    group = 0 if format_name in ("float16", "bfloat16") else 64
+    packed = DeviceLayer.of(packed_layer(inputs_of(case, "float16", format_name, group)), "cpu")
+    made = random_layer(widths, format_name, 64, 0, hidden, "cpu")
+    assert made.packed.group_size == group
+    facts = [
+        {name: (tensor.dtype, tensor.numel()) for name, tensor in layer.tensors.items()}
+        for layer in (made, packed)
+    ]
+    assert facts[0] == facts[1]
+    np.testing.assert_array_equal(made.packed.table, packed.packed.table)
+
+
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_all_draws_together_choose_each_expert_equally_often(tokens: int) -> None:
+    draws = [routing(tokens, draw)[0] for draw in range(15)]
+    assert all(len(set(row)) == 4 for row in draws[7].tolist())
+    np.testing.assert_array_equal(np.bincount(np.concatenate(draws).ravel()), [tokens] * 60)
+    if tokens == 16:
+        # Tokens of one draw may share experts, as those of random routing do.
+        assert len(np.unique(draws[0])) < 50
+
+
+def test_the_bytes_of_an_expert_have_its_scales_and_zero_points() -> None:
+    weights = 3 * sizes.HIDDEN * 704
+    assert expert_bytes(704, "bfloat16", 0) == weights * 2
+    assert expert_bytes(704, "int4", 128) == weights * (4 + 16 / 128) / 8
+    assert expert_bytes(704, "uint4", 32) == weights * (4 + 24 / 32) / 8
+
+
+def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("HIDDEN", 128), ("EXPERTS", 4), ("TOP_K", 2)):
+        monkeypatch.setattr(sizes, name, value)
+    monkeypatch.setattr(sizes, "FULL_WIDTH", 128)
+    monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
+    monkeypatch.setattr(kernels, "TOKENS", (1, 9))
+    monkeypatch.setattr(kernels, "DECODE_TOKENS", 4)
+    kinds = [kind for kind in kernels.KINDS if kind.format_name in ("bfloat16", "float16")]
+    monkeypatch.setattr(kernels, "KINDS", kinds)
+    monkeypatch.setattr(plan, "shape_of", _large_shape)
+    monkeypatch.setattr(kernels, "device_name", lambda: "a device")
+    monkeypatch.setattr(kernels, "copy_rate", lambda: 1e12)
+    monkeypatch.setattr(kernels, "matrix_rate", lambda: 1e14)
+    monkeypatch.setattr(kernels, "graph_seconds", _run_once)
+
+    rows = kernels.layers("cpu")
+    assert rows[0]["layer"] == "a device"
+    assert (rows[0]["copy_bytes_per_s"], rows[0]["flops_per_s"]) == (1e12, 1e14)
+    assert [(row["layer"], row["format"], row["tokens"]) for row in rows[1:]] == [
+        (name, format_name, tokens)
+        for format_name, names in (
+            ("bfloat16", ("skewed", "uniform 704", "padded 1408")),
+            ("float16", ("skewed", "uniform 704", "fused MoE, uniform 704")),
+        )
+        for name in names
+        for tokens in (1, 9)
+    ]
+    (padded,) = (
+        row
+        for row in rows[1:]
+        if (row["layer"], row["format"], row["tokens"]) == ("padded 1408", "bfloat16", 1)
+    )
+    # Two graphs' worth of one token in two experts of width 128 each, in a second.
+    assert padded["path"] == "rows"
+    assert padded["us"] == padded["rows_us"] == 0.5e6
+    assert padded["of_copy"] == pytest.approx(2 * 2 * 3 * 128 * 128 * 2 / 1e12)
+    assert padded["of_matrix_rate"] == pytest.approx(2 * 2 * 6 * 128 * 128 / 1e14)
+    peer = [row["few_from_many"] for row in rows if row["layer"] == kernels.FUSED]
+    # Both ways add up in float32 and round to float16 at the same places, sums in another order.
+    assert max(peer) < 2**-8
+    beside = [row for row in rows if "times_as_fast_as_fused" in row]
+    assert [row["layer"] for row in beside] == ["uniform 704"] * 2
+    assert {row["format"] for row in beside} == {"float16"}
+    assert {row["times_as_fast_as_fused"] for row in beside} == {1.0}
+
+
+def _large_shape(kernel: str, format_name: str, x_dtype: str, pairs: int) -> plan.Shape:
+    rows = kernel.endswith("rows")
+    return plan.Shape(1, 64, 128, 4, 1) if rows else plan.Shape(pairs, 64, 64, 4, 1)
+
+
+def _run_once(jobs: Sequence[Callable[[], Any]]) -> float:
+    for job in jobs:
+        assert torch.isfinite(job()).all()
+    return 1.0
