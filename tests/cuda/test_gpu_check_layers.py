@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,18 @@ from moe_export.op.triton.driver import DeviceLayer
 from tests.cuda.kernels import packed_layer
 from tests.op.cases import Case, inputs_of
 from tools.bench_op import sizes
-from tools.gpu_check import kernels
+from tools.gpu_check import kernels, shapes
 from tools.gpu_check.draws import routing
 from tools.gpu_check.random_layers import expert_bytes, random_layer
 
-TIMED: tuple[Format, ...] = ("float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4")
+TIMED: tuple[Format, ...] = ("float16", "int8", "int4", "uint8", "uint4", "nf4")
 
 
 @pytest.mark.parametrize("format_name", TIMED)
 def test_a_random_layer_is_laid_out_as_a_packed_one(format_name: Format) -> None:
     widths, hidden = (33, 0, 130), 96
     case = Case("layout", widths, tokens=1, top_k=1, hidden=hidden)
-    group = 0 if format_name in ("float16", "bfloat16") else 64
+    group = 0 if format_name == "float16" else 64
     packed = DeviceLayer.of(packed_layer(inputs_of(case, "float16", format_name, group)), "cpu")
     made = random_layer(widths, format_name, 64, 0, hidden, "cpu")
     assert made.packed.group_size == group
@@ -64,7 +65,7 @@ def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
     monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
     monkeypatch.setattr(kernels, "TOKENS", (1, 9))
     monkeypatch.setattr(kernels, "DECODE_TOKENS", 4)
-    kinds = [kind for kind in kernels.KINDS if kind.format_name in ("bfloat16", "float16")]
+    kinds = [kind for kind in kernels.KINDS if kind.format_name == "bfloat16"]
     monkeypatch.setattr(kernels, "KINDS", kinds)
     monkeypatch.setattr(plan, "shape_of", _large_shape)
     monkeypatch.setattr(kernels, "device_name", lambda: "a device")
@@ -76,12 +77,8 @@ def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
     assert rows[0]["layer"] == "a device"
     assert (rows[0]["copy_bytes_per_s"], rows[0]["flops_per_s"]) == (1e12, 1e14)
     assert [(row["layer"], row["format"], row["tokens"]) for row in rows[1:]] == [
-        (name, format_name, tokens)
-        for format_name, names in (
-            ("bfloat16", ("skewed", "uniform 704", "padded 1408")),
-            ("float16", ("skewed", "uniform 704", "fused MoE, uniform 704")),
-        )
-        for name in names
+        (name, "float16" if name == kernels.FUSED else "bfloat16", tokens)
+        for name in ("skewed", "uniform 704", "padded 1408", kernels.FUSED)
         for tokens in (1, 9)
     ]
     (padded,) = (
@@ -99,13 +96,44 @@ def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
     assert max(peer) < 2**-8
     beside = [row for row in rows if "times_as_fast_as_fused" in row]
     assert [row["layer"] for row in beside] == ["uniform 704"] * 2
-    assert {row["format"] for row in beside} == {"float16"}
+    assert {row["format"] for row in beside} == {"bfloat16"}
     assert {row["times_as_fast_as_fused"] for row in beside} == {1.0}
 
 
-def _large_shape(kernel: str, format_name: str, x_dtype: str, pairs: int) -> plan.Shape:
+def test_each_kernel_is_timed_alone_in_its_shape_and_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("HIDDEN", 128), ("EXPERTS", 4), ("TOP_K", 2)):
+        monkeypatch.setattr(sizes, name, value)
+    monkeypatch.setattr(sizes, "FULL_WIDTH", 128)
+    monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
+    monkeypatch.setattr(plan, "shape_of", _large_shape)
+    monkeypatch.setattr(shapes, "graph_seconds", _run_once)
+    monkeypatch.setattr(shapes, "COPIES", 2)
+    monkeypatch.setattr(shapes, "FORMATS", ("int4",))
+    other = plan.Shape(1, 8, 256, 4, 1)
+    refused = plan.Shape(1, 3, 256, 4, 1)
+    rows_kind = replace(shapes.KINDS[0], shapes=(other, refused))
+    tiles = replace(shapes.KINDS[1], tokens=9, shapes=(plan.Shape(16, 32, 64, 4, 1),))
+    monkeypatch.setattr(shapes, "KINDS", (rows_kind, tiles))
+
+    rows = shapes.shapes("cpu")
+    assert [(row["kernel"], row["rows"], row["columns"], row["tokens"]) for row in rows] == [
+        *[("gate_up_rows", 32, 128, 1), ("gate_up_rows", 8, 256, 1), ("gate_up_rows", 3, 256, 1)],
+        *[("down_rows", 32, 128, 1), ("down_rows", 8, 256, 1), ("down_rows", 3, 256, 1)],
+        *[("gate_up_tiles", 64, 64, 9), ("gate_up_tiles", 32, 32, 9)],
+        *[("down_tiles", 64, 64, 9), ("down_tiles", 32, 32, 9)],
+    ]
+    failed = [row for row in rows if "failed" in row]
+    assert [row["rows"] for row in failed] == [3, 3]
+    assert {row["of_packaged"] for row in rows if row not in failed} == {1.0}
+
+
+def _large_shape(kernel: str, *facts: object) -> plan.Shape:
+    pairs = facts[2]
+    assert isinstance(pairs, int)
     rows = kernel.endswith("rows")
-    return plan.Shape(1, 64, 128, 4, 1) if rows else plan.Shape(pairs, 64, 64, 4, 1)
+    return plan.Shape(1, 32, 128, 4, 1) if rows else plan.Shape(pairs, 64, 64, 4, 1)
 
 
 def _run_once(jobs: Sequence[Callable[[], Any]]) -> float:

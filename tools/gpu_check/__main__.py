@@ -1,6 +1,6 @@
 """Everything that has to be looked at on a machine with an NVIDIA GPU, in one command.
 
-    python tools/gpu_check --out result.json            all parts
+    python tools/gpu_check --out result.json            all parts but `shapes`
     python tools/gpu_check --parts conformance layers   some of them
     python tools/gpu_check --dry-run                    what would run here, and what could not
 
@@ -14,6 +14,7 @@ Parts, the worthiest first:
   50 % in int4; tokens/s and memory.
 * `peers`: layers beside ONNX Runtime's own padded MoE and QMoE.
 * `demo`: the demo recipe with `providers: [cuda]`, device memory, and the three kinds of KV cache.
+* `shapes`, only if asked for: each kernel alone, in its shape and in neighbouring ones.
 
 Last comes a table of what was aimed at and what was found. All parts are made to fit into less than
 10 minutes, the most that a command may take where a device is lent for 15. How long each takes is a
@@ -71,7 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=None)
     parser.add_argument("--out", type=Path, help="where the JSON is written")
     parser.add_argument("--minutes", type=float, default=9.5, help="for all parts (default: 9.5)")
     parser.add_argument(
@@ -88,7 +89,8 @@ def main() -> int:
     if not 1 <= few < many <= 24:
         parser.error(f"--model-layers {few} {many}: expected two numbers from 1 to 24, less first")
 
-    obstacles = {part: obstacle(part) for part in arguments.parts}
+    parts = arguments.parts or [name for name, part in PARTS.items() if part.by_default]
+    obstacles = {part: obstacle(part) for part in parts}
     if arguments.dry_run:
         for part, reason in obstacles.items():
             would = f"would run, about {PARTS[part].minutes:g} min" if reason is None else ""

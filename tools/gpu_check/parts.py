@@ -14,6 +14,7 @@ class Part:
         function: gives rows of a table, each with `held` where something was checked.
         minutes: that it takes; a guess.
         needs: packages, and `KERNELS`.
+        by_default: whether it runs without being asked for.
         ahead: function of the module that prepares it on the host, from the beginning on while
             other parts run; both are given a folder and the options of the command line.
     """
@@ -23,6 +24,7 @@ class Part:
     minutes: float
     needs: tuple[str, ...]
     ahead: str | None = None
+    by_default: bool = True
 
 
 KERNELS = "kernels"
@@ -37,6 +39,7 @@ PARTS = {
     ),
     "peers": Part("tools.gpu_check.peers", "peers", 1.5, ("onnxruntime", KERNELS)),
     "demo": Part("tools.gpu_check.runtime", "demo", 1.5, ("onnxruntime", "torch", KERNELS)),
+    "shapes": Part("tools.gpu_check.shapes", "shapes", 2.75, ("torch", "triton"), by_default=False),
 }
 """By name, the worthiest first."""
 

@@ -8,7 +8,7 @@ expert), E experts with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,7 @@ class Call:
         shared_weight_T1: [T, 1]; given if the layer has a shared expert.
         path: chosen by the number of tokens if None.
         pairs: of a tile; chosen by the number of pairs if None.
+        shapes: by kernel, in place of those of the plan.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Call:
         *,
         path: plan.Path | None = None,
         pairs: int | None = None,
+        shapes: Mapping[str, plan.Shape] | None = None,
     ) -> None:
         packed = layer.packed
         self.layer, self.x, self.indices, self.weights = layer, x_TD, indices_TK, weights_TK
@@ -99,10 +101,10 @@ class Call:
         self.path = path or plan.path_of(self.tokens, self.slots)
         kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
         x_dtype = "float16" if x_TD.dtype == torch.float16 else "float32"
-        self._shapes = {
+        self.shapes = {
             name: plan.shape_of(name, packed.format_name, x_dtype, kind, _architecture(x_TD))
             for name in ("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles")
-        }
+        } | dict(shapes or {})
         self.y = torch.empty_like(x_TD)
         self.pads = self.hidden_size % ALIGNMENT != 0
         self.x_columns = -(-self.hidden_size // ALIGNMENT) * ALIGNMENT
@@ -156,12 +158,12 @@ class Call:
         return tensors, depth, scale_stride, shift
 
     def _constants(self, name: str) -> dict[str, Any]:
-        shape = self._shapes[name]
+        shape = self.shapes[name]
         constants = plan.constants_of(name, self.layer.packed.format_name, shape)
         return constants | {"num_warps": shape.warps, "num_stages": shape.stages}
 
     def _tiles_of(self, name: str, size: int) -> int:
-        return -(-size // self._shapes[name].rows)
+        return -(-size // self.shapes[name].rows)
 
     def _rows(self) -> Iterator[Any]:
         w, depth, scale_stride, shift = self._weights()
