@@ -1,152 +1,18 @@
 #include "cuda_layer.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
-#include "half.h"
+#include "cuda_pack.h"
 #include "pages.h"
 
 namespace moe_export::cuda {
 namespace {
 
-// Depths that share a scale at least, and that share a nibble's place in four bits: byte j of a
-// row's block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one.
-constexpr int64_t kRun = 32;
-
-// What rounds to no float16 number.
-constexpr float kBeyondHalf = 65520;
-
 // Parts of the device's memory begin at multiples of this.
 constexpr size_t kAlignment = 256;
 
-// Rows and columns that are turned over at a time, to stay within the cache.
-constexpr int64_t kTurn = 64;
-
-size_t row_bytes(int64_t depth, Format format) {
-  const size_t stored = static_cast<size_t>(padded_depth(depth, format));
-  if (is_quantized(format)) return has_four_bits(format) ? stored / 2 : stored;
-  return stored * (format == Format::kFloat32 ? 4 : 2);
-}
-
-int64_t groups_of(int64_t depth, int64_t group_size) {
-  return group_size == 0 ? 0 : (depth + group_size - 1) / group_size;
-}
-
-template <typename Body>
-void for_blocks(int64_t depth, int64_t columns, const Body& body) {
-  for (int64_t d0 = 0; d0 < depth; d0 += kTurn) {
-    for (int64_t c0 = 0; c0 < columns; c0 += kTurn) {
-      for (int64_t c = c0; c < std::min(columns, c0 + kTurn); ++c) {
-        for (int64_t d = d0; d < std::min(depth, d0 + kTurn); ++d) body(d, c);
-      }
-    }
-  }
-}
-
-template <typename Word>
-void turn_words(const void* from, int64_t depth, int64_t columns, int64_t stride, void* to) {
-  const Word* values = static_cast<const Word*>(from);
-  Word* rows = static_cast<Word*>(to);
-  for_blocks(depth, columns,
-             [&](int64_t d, int64_t c) { rows[c * stride + d] = values[d * columns + c]; });
-}
-
-// The code in place `index`; two are in a byte in the formats of four bits, the lower one first.
-int code_at(const uint8_t* codes, int64_t index, bool four_bits) {
-  return four_bits ? (codes[index / 2] >> (index % 2 * 4)) & 15 : codes[index];
-}
-
-// [depth, columns] to `columns` rows, the codes of int8 and int4 made unsigned by adding the half
-// of their range. Beyond the depth are zeros, or the code that means zero without a zero point.
-std::vector<uint8_t> by_output(const void* data, int64_t depth, int64_t columns, Format format) {
-  const int64_t stored = padded_depth(depth, format);
-  const int half = format == Format::kInt4 ? 8 : format == Format::kInt8 ? 128 : 0;
-  const bool four_bits = has_four_bits(format);
-  std::vector<uint8_t> rows(row_bytes(depth, format) * static_cast<size_t>(columns),
-                            static_cast<uint8_t>(four_bits ? half << 4 | half : half));
-  const uint8_t* codes = static_cast<const uint8_t*>(data);
-  if (format == Format::kFloat32) {
-    turn_words<uint32_t>(data, depth, columns, stored, rows.data());
-  } else if (!is_quantized(format)) {
-    turn_words<uint16_t>(data, depth, columns, stored, rows.data());
-  } else if (!four_bits) {
-    for_blocks(depth, columns, [&](int64_t d, int64_t c) {
-      rows[static_cast<size_t>(c * stored + d)] =
-          static_cast<uint8_t>(codes[d * columns + c] ^ half);
-    });
-  } else {
-    for_blocks(depth, columns, [&](int64_t d, int64_t c) {
-      const int code = code_at(codes, d * columns + c, true) ^ half;
-      const int64_t at = c * (stored / 2) + d / (2 * kRun) * kRun + d % kRun;
-      uint8_t& byte = rows[static_cast<size_t>(at)];
-      const bool upper = d % (2 * kRun) >= kRun;
-      byte = static_cast<uint8_t>(upper ? (byte & 0x0f) | code << 4 : (byte & 0xf0) | code);
-    });
-  }
-  return rows;
-}
-
-// Zero points [groups, columns] to [columns, groups], a byte each.
-std::vector<uint8_t> turned_zeros(const void* data, int64_t groups, int64_t columns,
-                                  bool four_bits) {
-  const uint8_t* codes = static_cast<const uint8_t*>(data);
-  std::vector<uint8_t> turned(static_cast<size_t>(groups * columns));
-  for_blocks(groups, columns, [&](int64_t g, int64_t c) {
-    turned[static_cast<size_t>(c * groups + g)] =
-        static_cast<uint8_t>(code_at(codes, g * columns + c, four_bits));
-  });
-  return turned;
-}
-
-// [groups, columns] to [columns, groups] in float16; empty if one is no float16 number.
-std::vector<uint16_t> turned_scales(const void* data, int32_t type, int64_t groups,
-                                    int64_t columns) {
-  std::vector<uint16_t> turned(static_cast<size_t>(groups * columns));
-  bool exact = true;
-  for_blocks(groups, columns, [&](int64_t g, int64_t c) {
-    const int64_t index = g * columns + c;
-    uint16_t half;
-    if (type == kFloat16) {
-      half = static_cast<const uint16_t*>(data)[index];
-    } else {
-      const float scale = static_cast<const float*>(data)[index];
-      half = half_of_float(scale);
-      exact &= float_of_half(half) == scale;
-    }
-    turned[static_cast<size_t>(c * groups + g)] = half;
-  });
-  return exact ? turned : std::vector<uint16_t>();
-}
-
-size_t data_bytes(const MoeTensor& tensor) {
-  const size_t count = static_cast<size_t>(tensor.shape[0] * tensor.shape[1]);
-  switch (tensor.type) {
-    case kFloat32:
-      return count * 4;
-    case kInt8:
-    case kUint8:
-      return count;
-    case kInt4:
-    case kUint4:
-      return (count + 1) / 2;
-    default:
-      return count * 2;
-  }
-}
-
-// bfloat16 to float16, exact but for what is below float16's normal numbers; empty if one is beyond
-// the largest.
-std::vector<uint16_t> halves(const void* data, size_t count) {
-  const uint16_t* values = static_cast<const uint16_t*>(data);
-  std::vector<uint16_t> rounded(count);
-  for (size_t i = 0; i < count; ++i) {
-    const float value = float_of_bfloat16(values[i]);
-    if (std::abs(value) >= kBeyondHalf) return {};
-    rounded[i] = half_of_float(value);
-  }
-  return rounded;
-}
+// Matrices that are packed before they are uploaded together.
+constexpr size_t kAtOnce = 32;
 
 // A tensor's values in host memory, wherever they were.
 class HostCopy {
@@ -181,15 +47,8 @@ void upload(Pointer to, const void* from, size_t bytes) {
 
 }  // namespace
 
-int64_t padded_depth(int64_t depth, Format format) {
-  return round_up(depth, has_four_bits(format) ? 2 * kRun : kRun);
-}
-
 Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& on_device)
-    : problem_(problem),
-      kernels_(Kernels::of_current_context()),
-      format_(problem.format == Format::kBfloat16 && problem.x_type == kFloat16 ? Format::kFloat16
-                                                                                 : problem.format) {
+    : problem_(problem), kernels_(Kernels::of_current_context()), format_(device_format(problem)) {
   const Format format = format_;
   if (format >= Format::kUint8 && problem.x_type != kFloat16) {
     throw Error{std::string("the CUDA kernels of format '") +
@@ -238,59 +97,42 @@ Layer::Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& 
   try {
     upload(this->table(), table.data(), parts[kTable]);
     upload(codebook(), kNf4, parts[kCodebook]);
-    Pointer to[kNumParts];
-    for (size_t i = 0; i < kNumParts; ++i) to[i] = data_ + offsets_[i];
-    const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
-    for (size_t index = 0; index < weights.num_tensors; index += step) {
-      upload_matrix(weights, index, on_device, to);
-    }
+    upload_matrices(weights, on_device);
   } catch (...) {
     driver().memory_free(data_);
     throw;
   }
 }
 
-// The matrix whose codes or values are the tensor `index`; `to` is where each part goes on.
-void Layer::upload_matrix(const MoeWeights& weights, size_t index, const OnDevice& on_device,
-                          Pointer (&to)[kNumParts]) const {
+void Layer::upload_matrices(const MoeWeights& weights, const OnDevice& on_device) const {
+  Pointer to[kNumParts];
+  for (size_t i = 0; i < kNumParts; ++i) to[i] = data_ + offsets_[i];
   const auto put = [&](size_t part, const auto& values) {
     const size_t bytes = values.size() * sizeof values[0];
     upload(to[part], values.data(), bytes);
     to[part] += bytes;
   };
-  const size_t each = static_cast<size_t>(problem_.tensors_per_expert());
+  std::vector<MoeTensor> tensors(weights.tensors, weights.tensors + weights.num_tensors);
   const size_t step = static_cast<size_t>(problem_.tensors_per_matrix());
-  const size_t role = index % each / step + (is_gated(problem_.activation) ? 0 : 1);
-  const MoeTensor& tensor = weights.tensors[index];
-  const HostCopy values(tensor, on_device(index));
-  put(kWeights + role, values_by_output(values.data(), tensor, index));
-  if (step == 1) return;
-  const MoeTensor& scales = weights.tensors[index + 1];
-  const int64_t groups = scales.shape[0], columns = scales.shape[1];
-  const HostCopy scale_values(scales, on_device(index + 1));
-  const std::vector<uint16_t> turned =
-      turned_scales(scale_values.data(), scales.type, groups, columns);
-  if (turned.empty() && groups * columns > 0) {
-    throw Error{weight_name(problem_, index + 1) +
-                " holds a value that is not a float16 number, as all scales have to be"};
+  const size_t each = static_cast<size_t>(problem_.matrices_per_expert());
+  const size_t num_matrices = tensors.size() / step;
+  for (size_t first = 0; first < num_matrices; first += kAtOnce) {
+    const size_t count = std::min(kAtOnce, num_matrices - first);
+    std::vector<std::unique_ptr<HostCopy>> held;
+    for (size_t i = first * step; i < (first + count) * step; ++i) {
+      held.emplace_back(new HostCopy(tensors[i], on_device(i)));
+      tensors[i].data = held.back()->data();
+    }
+    std::vector<PackedMatrix> packed(count);
+    in_parallel(count,
+                [&](size_t i) { packed[i] = pack_matrix(problem_, tensors, (first + i) * step); });
+    for (size_t i = 0; i < count; ++i) {
+      const size_t role = (first + i) % each + (is_gated(problem_.activation) ? 0 : 1);
+      put(kWeights + role, packed[i].values);
+      put(kScales + role, packed[i].scales);
+      put(kZeros + role, packed[i].zeros);
+    }
   }
-  put(kScales + role, turned);
-  if (step == 2) return;
-  const HostCopy zeros(weights.tensors[index + 2], on_device(index + 2));
-  put(kZeros + role, turned_zeros(zeros.data(), groups, columns, has_four_bits(problem_.format)));
-}
-
-std::vector<uint8_t> Layer::values_by_output(const void* data, const MoeTensor& tensor,
-                                             size_t index) const {
-  const int64_t depth = tensor.shape[0], columns = tensor.shape[1];
-  if (format_ == problem_.format) return by_output(data, depth, columns, format_);
-  const std::vector<uint16_t> rounded = halves(data, static_cast<size_t>(depth * columns));
-  if (rounded.empty() && depth * columns > 0) {
-    throw Error{weight_name(problem_, index) +
-                " holds a value that float16 does not reach, in which the CUDA kernels multiply; "
-                "export the experts in another format, or run on the CPU"};
-  }
-  return by_output(rounded.data(), depth, columns, format_);
 }
 
 int64_t Layer::pair_stride() const {

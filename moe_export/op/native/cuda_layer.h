@@ -15,8 +15,8 @@ using OnDevice = std::function<bool(size_t tensor)>;
 
 class Layer {
  public:
-  // Packs and uploads weights that passed the check, an expert at a time, and gives the pages of
-  // their file back. Throws Error.
+  // Packs weights that passed the check, a number of matrices at a time on all processors, uploads
+  // them, and gives the pages of their file back. Throws Error.
   Layer(const Problem& problem, const MoeWeights& weights, const OnDevice& on_device);
   ~Layer();
   Layer(const Layer&) = delete;
@@ -30,8 +30,8 @@ class Layer {
   // What the weights are on the device: bfloat16 is rounded to float16 where x is.
   Format format() const { return format_; }
 
-  // Hidden values of a pair at most, padded; and of a token, its experts side by side. An expert may
-  // be chosen twice.
+  // Hidden values of a pair at most, padded; and of a token, its experts side by side. An expert
+  // may be chosen twice.
   int64_t pair_stride() const;
   int64_t token_stride(int64_t top_k) const;
 
@@ -50,10 +50,7 @@ class Layer {
   Pointer part(Part first, size_t role) const {
     return data_ + offsets_[first + (role == 0 && !is_gated(problem_.activation) ? 1 : role)];
   }
-  void upload_matrix(const MoeWeights& weights, size_t index, const OnDevice& on_device,
-                     Pointer (&to)[kNumParts]) const;
-  std::vector<uint8_t> values_by_output(const void* data, const MoeTensor& tensor,
-                                        size_t index) const;
+  void upload_matrices(const MoeWeights& weights, const OnDevice& on_device) const;
 
   Problem problem_;
   const Kernels& kernels_;
@@ -62,8 +59,5 @@ class Layer {
   size_t bytes_ = 0;
   Pointer data_ = 0;
 };
-
-// The depth that a row is stored with; what is beyond the real one is zero.
-int64_t padded_depth(int64_t depth, Format format);
 
 }  // namespace moe_export::cuda

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "cuda_pack.h"
+
 namespace moe_export::cuda {
 namespace {
 
