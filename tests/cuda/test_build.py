@@ -16,7 +16,7 @@ import pytest
 
 from moe_export.formats import GRIDS
 from moe_export.op.triton import build, package
-from moe_export.op.triton.census import Census, census
+from moe_export.op.triton.census import Census, census, parameter_bytes
 
 MANIFEST = json.loads((build.CUBINS / "manifest.json").read_text())
 CENSUS = [field.name for field in dataclasses.fields(Census)]
@@ -73,6 +73,15 @@ def test_weights_are_loaded_16_bytes_at_a_time(architecture: int) -> None:
         tile_bytes = variant.shape.rows * variant.shape.columns * VALUE_BYTES[variant.format_name]
         matrices = 2 if "gate_up" in variant.key else 1
         assert kernel["wide_loads"] >= matrices * tile_bytes / kernel["threads"] / 16, variant.key
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 120])
+def test_kernels_take_the_arguments_of_the_manifest_and_two_pointers(architecture: int) -> None:
+    packed = package.decode((build.CUBINS / f"sm_{architecture}.bin").read_bytes())
+    for kernel in packed[::4]:
+        arguments = MANIFEST["kernels"][kernel.key]["arguments"]
+        expected = [8 if ": *" in argument else 4 for argument in arguments]
+        assert parameter_bytes(kernel.code) == [*expected, 8, 8], kernel.key
 
 
 def test_the_census_is_that_of_the_packages() -> None:

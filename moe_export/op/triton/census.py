@@ -15,6 +15,7 @@ import triton
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+_PARAMETER = re.compile(r"EIATTR_KPARAM_INFO.*?Ordinal\s*:\s*(\w+).*?Size\s*:\s*(\w+)", re.DOTALL)
 _LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.\S*")
 
 
@@ -33,25 +34,36 @@ class Census:
     wide_loads: int
 
 
+def parameter_bytes(code: bytes) -> list[int]:
+    """The size of each argument that a cubin's kernel takes, in order.
+
+    Raises:
+        ValueError: it holds no kernel.
+    """
+    found = _PARAMETER.findall(_of_file(code, "cuobjdump", "-elf"))
+    if not found:
+        raise ValueError("the code holds no kernel")
+    return [size for _, size in sorted((int(place, 16), int(size, 16)) for place, size in found)]
+
+
 def census(code: bytes) -> Census:
     """Of a cubin with one kernel.
 
     Raises:
         ValueError: it is none.
     """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        resources = _RESOURCES.search(_output("cuobjdump", "-res-usage", file.name))
-        if resources is None:
-            raise ValueError("the code holds no kernel")
-        loads = _LOAD.findall(_output("nvdisasm", "-c", file.name))
+    resources = _RESOURCES.search(_of_file(code, "cuobjdump", "-res-usage"))
+    if resources is None:
+        raise ValueError("the code holds no kernel")
+    loads = _LOAD.findall(_of_file(code, "nvdisasm", "-c"))
     wide = sum(".128" in load for load in loads)
     return Census(int(resources[1]), int(resources[2]), wide)
 
 
-def _output(tool: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [_TOOLS / tool, *arguments], capture_output=True, text=True, check=True, timeout=60
-    )
+def _of_file(code: bytes, tool: str, option: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [_TOOLS / tool, option, file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout + done.stderr
