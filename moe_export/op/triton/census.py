@@ -64,6 +64,6 @@ def _of_file(code: bytes, tool: str, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        command = [_TOOLS / tool, option, file.name]
+        command = [str(_TOOLS / tool), option, file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout + done.stderr
