@@ -23,7 +23,7 @@ from typing import Any
 
 from moe_export import __version__
 from moe_export.artifacts import load_json, save_json
-from moe_export.checkpoint import disk_error
+from moe_export.disk import disk_error
 from moe_export.errors import ArtifactError
 from moe_export.jobs import Job, Progress
 from moe_export.memory import PeakMemory
