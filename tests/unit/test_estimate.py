@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 
-from moe_export.estimate import LIBRARY_BYTES, StageEstimate, estimate
+from moe_export.estimate import (
+    LIBRARY_BYTES,
+    LOGIT_BYTES,
+    TORCH_BYTES,
+    StageEstimate,
+    estimate,
+)
 from moe_export.recipe_file import load_recipe
 from tools.size_table import QWEN15_MOE
 
 GIB = 2**30
+FULL_SIZE = Path(__file__).parents[2] / "docs" / "full_size.json"
 
 
 def predicted(
@@ -56,6 +63,19 @@ def test_states_between_layers_are_counted_by_loss(tmp_path: Path) -> None:
     assert wide.partial_bytes == 2 * one.partial_bytes
     assert wide.peak_bytes > one.peak_bytes
     assert wide.seconds > one.seconds
+
+
+def test_code_for_shapes_is_counted_in_bfloat16_alone(tmp_path: Path) -> None:
+    wide, half = (
+        predicted(tmp_path, ["fisher_margin"], dtype)["importance"].peak_bytes
+        for dtype in ("float32", "bfloat16")
+    )
+    fixed = TORCH_BYTES + LOGIT_BYTES
+    # Four products with 1,024 numbers of tokens, half of a batch; 1,024 shapes are kept whole.
+    code = (4 * 1024 * 180 + 1024 * 800) * 1024
+    assert half == fixed + (wide - fixed) // 2 + code
+    found = json.loads(FULL_SIZE.read_text())["stages"]["importance"]["peak_resident_bytes"]
+    assert 1 / 1.2 < found / half < 1.2
 
 
 def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
