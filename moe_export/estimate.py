@@ -19,7 +19,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.graph.predict import predicted_bytes
-from moe_export.memory import SMALL_MODEL_BYTES
+from moe_export.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
 from moe_export.pipeline import steps_of
 from moe_export.planned import require_shared_expert
 from moe_export.quantization import UNQUANTIZED, Quantization
@@ -200,13 +200,14 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
 
 
 def _kernels(spec: ModelSpec, tokens: int, batch_tokens: int, products: int) -> int:
-    """Bytes of code for experts, whose shapes are as many as the numbers of tokens sent to them.
+    """Bytes of code for experts, whose shapes are as many as the numbers of tokens sent to them,
+    each filled up to a multiple of `ROWS_AT_ONCE`.
 
-    Of the numbers that come up with random weights a third are new, until most of those up to half
-    of a batch have come up.
+    Of the numbers that come up with random weights a third are new, until all have come up.
     """
     batches = math.ceil(tokens / batch_tokens)
-    counts = min(spec.num_layers * spec.num_experts * batches // 3, batch_tokens // 2)
+    possible = math.ceil(batch_tokens / ROWS_AT_ONCE)
+    counts = min(spec.num_layers * spec.num_experts * batches // 3, possible)
     shapes = products * counts
     return KERNEL_BYTES * shapes + PRIMITIVE_BYTES * min(shapes, PRIMITIVES)
 

@@ -19,7 +19,6 @@ from moe_export.recipe_file import load_recipe
 from tools.size_table import QWEN15_MOE
 
 GIB = 2**30
-FULL_SIZE = Path(__file__).parents[2] / "docs" / "full_size.json"
 
 
 def predicted(
@@ -71,11 +70,11 @@ def test_code_for_shapes_is_counted_in_bfloat16_alone(tmp_path: Path) -> None:
         for dtype in ("float32", "bfloat16")
     )
     fixed = TORCH_BYTES + LOGIT_BYTES
-    # Four products with 1,024 numbers of tokens, half of a batch; 1,024 shapes are kept whole.
-    code = (4 * 1024 * 180 + 1024 * 800) * 1024
+    # Four products with 64 numbers of tokens: the multiples of 32 up to the 2,048 of a batch.
+    code = 4 * 64 * (180 + 800) * 1024
     assert half == fixed + (wide - fixed) // 2 + code
-    found = json.loads(FULL_SIZE.read_text())["stages"]["importance"]["peak_resident_bytes"]
-    assert 1 / 1.2 < found / half < 1.2
+    # Found with three of the layers, see docs/log.md; one at a time is in memory.
+    assert 1 / 1.2 < 2.44 * GIB / half < 1.2
 
 
 def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
