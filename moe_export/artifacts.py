@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from moe_export.checkpoint import disk_error, write_json
+from moe_export.checkpoint import write_json
+from moe_export.disk import disk_error
 from moe_export.errors import ArtifactError
 
 SCHEMA = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from moe_export.errors import CheckpointError, ResourceError
+from moe_export.disk import disk_error
+from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
 
 SINGLE_FILE = "model.safetensors"
@@ -306,17 +306,6 @@ def overwrite(directory: Path, values: Mapping[str, NDArray[Any]]) -> None:
                 file.write(np.ascontiguousarray(array.astype(info.dtype)).view(np.uint8).data)
         except OSError as error:
             raise disk_error(error, path) from error
-
-
-def disk_error(error: Exception, path: Path) -> ResourceError:
-    """The sentence for a failed write."""
-    code = getattr(error, "errno", None)
-    if code == errno.ENOSPC or "os error 28" in str(error):
-        return ResourceError(
-            f"{path}: no space left on the disk; free some and run the same command again, "
-            "finished stages are kept"
-        )
-    return ResourceError(f"{path}: cannot be written ({error})")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

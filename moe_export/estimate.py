@@ -19,7 +19,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.graph.predict import predicted_bytes
-from moe_export.memory import SMALL_MODEL_BYTES
+from moe_export.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
 from moe_export.pipeline import steps_of
 from moe_export.planned import require_shared_expert
 from moe_export.quantization import UNQUANTIZED, Quantization
@@ -45,6 +45,12 @@ ACTIVATIONS = 8
 
 LOGIT_BYTES = 4 * 128 << 20
 """Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
+
+PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
+"""oneDNN, by which torch multiplies in bfloat16, makes code for every shape it meets. It keeps that
+of so many shapes, with so many bytes each; and so many bytes of every shape there ever was. The
+bytes are those of AMX, of other processors they are fewer; in float32 torch multiplies without it.
+"""
 
 QUANTIZED_PER_S = {"rtn": 200e6, "mse": 100e6, "gptq": 2e6}
 """Parameters quantized in a second, by method."""
@@ -175,11 +181,14 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
             * min(tokens, EXCHANGE_TOKENS)
             * (spec.num_layers / 2 + 6)
         )
+    batch_tokens = min(settings.batch_tokens, tokens)
     activations = _activations(spec)
     peak = TORCH_BYTES + element_bytes * (
-        _held_at_once(spec) + settings.batch_tokens * activations * (1 if losses else 0)
+        _held_at_once(spec) + batch_tokens * activations * (1 if losses else 0)
     )
     shared = recipe.plan is not None and recipe.plan.prunes_shared
+    if settings.dtype == "bfloat16":
+        peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
     rows = sum(spec.table(layer, shared=shared).rows for layer in range(spec.num_layers))
     states = spec.num_layers + 1 + 3 * losses if losses else 2
     needs = (
@@ -188,6 +197,19 @@ def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int
         5 + flops / FLOPS_PER_S[settings.dtype],
     )
     return needs, tokens * spec.hidden_size * element_bytes * states
+
+
+def _kernels(spec: ModelSpec, tokens: int, batch_tokens: int, products: int) -> int:
+    """Bytes of code for experts, whose shapes are as many as the numbers of tokens sent to them,
+    each filled up to a multiple of `ROWS_AT_ONCE`.
+
+    Of the numbers that come up with random weights a third are new, until all have come up.
+    """
+    batches = math.ceil(tokens / batch_tokens)
+    possible = math.ceil(batch_tokens / ROWS_AT_ONCE)
+    counts = min(spec.num_layers * spec.num_experts * batches // 3, possible)
+    shapes = products * counts
+    return KERNEL_BYTES * shapes + PRIMITIVE_BYTES * min(shapes, PRIMITIVES)
 
 
 def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -> StageEstimate:

@@ -23,7 +23,7 @@ from typing import Any
 
 from moe_export import __version__
 from moe_export.artifacts import load_json, save_json
-from moe_export.checkpoint import disk_error
+from moe_export.disk import disk_error
 from moe_export.errors import ArtifactError
 from moe_export.jobs import Job, Progress
 from moe_export.memory import PeakMemory
@@ -151,7 +151,8 @@ class Run:
             _prepare(job.partial, state.key, anew)
         except OSError as error:
             raise disk_error(error, out) from error
-        if STAGES[step.stage].shared:
+        shared = STAGES[step.stage].shared
+        if shared:
             self.workers.tell(_as_message(step, job))
         stage = importlib.import_module(f"moe_export.stages.{step.stage}")
         with PeakMemory() as memory:
@@ -159,6 +160,8 @@ class Run:
                 stage.run(job)
             except OSError as error:
                 raise disk_error(error, out) from error
+        if shared:
+            self.workers.meet()  # the others may still write to the partial folder
         shutil.rmtree(job.partial)
         self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
         return time.monotonic() - started
@@ -259,6 +262,7 @@ def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
             workers=workers,
         )
         importlib.import_module(f"moe_export.stages.{message['stage']}").run(job)
+        workers.meet()
 
 
 def file_sha256(path: Path) -> str:

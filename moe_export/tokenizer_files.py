@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from moe_export.checkpoint import disk_error
+from moe_export.disk import disk_error
 
 NAMES = (
     "tokenizer.json",

@@ -76,6 +76,13 @@ class Workers:
         result: dict[str, Any] = json.loads(text.numpy().tobytes())
         return result
 
+    def meet(self) -> None:
+        """Waits until everyone is here."""
+        if self.size > 1:
+            from torch import distributed  # noqa: PLC0415 - heavy
+
+            distributed.barrier()
+
 
 ALONE = Workers()
 
@@ -92,9 +99,10 @@ def joined() -> Iterator[Workers]:
     # Sums of a few megabytes are all that is passed on, so that NCCL would gain nothing.
     distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Workers(distributed.get_rank(), size)
+        workers = Workers(distributed.get_rank(), size)
+        yield workers
         # One that leaves while another still hears from it takes that one down.
-        distributed.barrier()
+        workers.meet()
     finally:
         distributed.destroy_process_group()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.artifacts import load_json
-from moe_export.checkpoint import disk_error
 from moe_export.cli.console import RunDisplay, console, print_table
+from moe_export.disk import disk_error
 from moe_export.errors import ArtifactError
 from moe_export.gates import raise_for_gates
 from moe_export.pipeline import Step, between, steps_of

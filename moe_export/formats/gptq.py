@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError, ShapeError
 from moe_export.formats import GRIDS
-from moe_export.formats.matrix import QuantizedMatrix, grouped
+from moe_export.formats.matrix import QuantizedMatrix, grouped, in_float16
 from moe_export.formats.rounding import quantized_matrix
 from moe_export.formats.search import least_error_scale
 
@@ -85,7 +85,7 @@ def quantize(
         scale_1N, zero_1N = grid.fit(values_gN[None])
         cost_g = cost_K[part] / cost_K[part].max()
         scale_1N = least_error_scale(values_gN[None], scale_1N, zero_1N, grid, cost_g)
-        scale_1N = _rounded(scale_1N)
+        scale_1N = in_float16(scale_1N, float(np.abs(values_gN).max(initial=0)))
         scale_GN[group] = scale_1N[0]
         if zero_GN is not None and zero_1N is not None:
             zero_GN[group] = zero_1N[0]
@@ -100,14 +100,3 @@ def quantize(
             values_gN[row + 1 :] -= np.outer(factor_gg[row, row + 1 :], error_gN[row])
         left_KN[part.stop :] -= factor_KK[part, part.stop :].T @ error_gN
     return quantized_matrix(grid, codes, scale_GN, zero_GN, group_size, "float16")
-
-
-def _rounded(scale_1N: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scale as it will be stored."""
-    with np.errstate(over="ignore"):
-        stored = scale_1N.astype(np.float16)
-    if np.isinf(stored).any():
-        raise CheckpointError(
-            f"weights need a scale of {np.abs(scale_1N).max():.3g}, too large for float16"
-        )
-    return stored.astype(np.float32)

@@ -105,8 +105,8 @@ def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:
     return padded.reshape(groups, group_size, columns)
 
 
-def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
-    """Scales rounded to float16 numbers, zero without a sign.
+def in_float16(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
+    """Scales rounded to float16 numbers.
 
     Args:
         scale_GN: to be rounded.
@@ -119,4 +119,9 @@ def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.fl
         rounded_GN = scale_GN.astype(np.float16)
     if np.isinf(rounded_GN).any():
         raise CheckpointError(f"weights reach {largest:.3g}, too large for scales in float16")
-    return rounded_GN.astype(np.float32) + np.float32(0)  # never -0
+    return rounded_GN.astype(np.float32)
+
+
+def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
+    """The same, zero without a sign."""
+    return in_float16(scale_GN, largest) + np.float32(0)

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.checkpoint import disk_error
+from moe_export.disk import disk_error
 from moe_export.graph.builder import CLASS_KEY
 from moe_export.graph.weights import ChunkedTensor
 

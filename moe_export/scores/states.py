@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moe_export.checkpoint import disk_error
-from moe_export.errors import ResourceError
+from moe_export.disk import disk_error, require_space
 
 _DONE = "done"
 
@@ -36,13 +35,7 @@ class States:
         Raises:
             ResourceError: it cannot.
         """
-        free_bytes = shutil.disk_usage(self._folder).free
-        if needed_bytes > free_bytes:
-            raise ResourceError(
-                f"{self._folder}: the states between layers need {needed_bytes} bytes, the disk "
-                f"has {free_bytes} free; free some, lower calibrate.sequences, or give a run "
-                "directory on another disk with --run"
-            )
+        require_space(self._folder, needed_bytes, "what is kept between layers")
 
     def put(self, kind: str, layer: int, batch: int, value: Tensor) -> None:
         """Writes one tensor.

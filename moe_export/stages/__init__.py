@@ -29,7 +29,7 @@ class StageFacts:
 
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(1, (), "token sequences from the sources"),
-    "importance": StageFacts(3, ("calibrate",), "a score for every expert dimension", shared=True),
+    "importance": StageFacts(4, ("calibrate",), "a score for every expert dimension", shared=True),
     "plan": StageFacts(4, ("importance",), "a width for every expert"),
     "prune": StageFacts(2, ("calibrate", "importance", "plan"), "the checkpoint without the rest"),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),

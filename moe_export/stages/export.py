@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.artifacts import load_json, save_json
-from moe_export.checkpoint import disk_error, write_json
-from moe_export.errors import ArtifactError, CheckpointError, ResourceError
+from moe_export.checkpoint import write_json
+from moe_export.disk import disk_error, require_space
+from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import open_checkpoint
 from moe_export.graph import (
     CONFIG_FILE,
@@ -144,12 +145,7 @@ def _make_room(out_dir: Path, needed_bytes: int) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, out_dir) from error
-    free_bytes = shutil.disk_usage(out_dir).free
-    if needed_bytes > free_bytes:
-        raise ResourceError(
-            f"{out_dir}: the export needs {needed_bytes} bytes, the disk has {free_bytes} free; "
-            "free some, or give a run directory on another disk with --run"
-        )
+    require_space(out_dir, needed_bytes, "the export")
 
 
 def _generation(checkpoint_dir: Path) -> dict[str, Any]:

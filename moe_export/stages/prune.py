@@ -6,7 +6,6 @@ Legend: D hidden, R rows.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ from moe_export.artifacts import (
     save_json,
 )
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
-from moe_export.errors import ArtifactError, ResourceError
+from moe_export.disk import require_space
+from moe_export.errors import ArtifactError
 from moe_export.experts import kept_rows
 from moe_export.families import check_ledger, open_checkpoint, spec_of
 from moe_export.families.base import (
@@ -294,9 +294,4 @@ def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool)
     needed = pruned_bytes
     if padded:
         needed += sum(info.size_bytes for info in source.tensors.values())
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise ResourceError(
-            f"{out}: the pruned checkpoint needs {needed} bytes, the disk has {free} free; free "
-            "some, or give a run directory on another disk with --run"
-        )
+    require_space(out, needed, "the pruned checkpoint")

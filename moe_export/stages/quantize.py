@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from moe_export.ahead import ahead
 from moe_export.artifacts import evenly_chosen, load_calibration, load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
-from moe_export.errors import CheckpointError, ResourceError
+from moe_export.disk import require_space
+from moe_export.errors import CheckpointError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in, part_names, stored_tensors
@@ -279,9 +279,4 @@ def _check_space(job: Job[QuantizeSettings], source: Checkpoint, spec: ModelSpec
     for name, stored in stored_tensors(spec).items():
         dtype = stored.dtype or source.tensors[name].dtype
         needed += math.prod(stored.shape) * dtype.itemsize
-    free = shutil.disk_usage(job.out).free
-    if needed > free:
-        raise ResourceError(
-            f"{job.out}: the quantized checkpoint needs {needed} bytes, the disk has {free} free; "
-            "free some, or give a run directory on another disk with --run"
-        )
+    require_space(job.out, needed, "the quantized checkpoint")

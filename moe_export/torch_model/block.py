@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
+from moe_export.memory import ROWS_AT_ONCE
 from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
 from moe_export.torch_model.routing import route
 
@@ -29,6 +30,18 @@ class Matrix(nn.Linear):  # type: ignore[misc]
         """Draws the weights unless there are none."""
         if self.weight.numel():
             super().reset_parameters()
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """[N, K] for weights [K, D].
+
+        In bfloat16 on a CPU the tokens are filled up with rows of zeros, see `ROWS_AT_ONCE`. What
+        comes of them is cut off here, and so is their gradient on the way back, so that nobody else
+        sees them, and nothing infinite in the weights reaches what is real.
+        """
+        missing = -len(x_ND) % ROWS_AT_ONCE
+        if not missing or x_ND.dtype != torch.bfloat16 or x_ND.device.type != "cpu":
+            return super().forward(x_ND)
+        return super().forward(F.pad(x_ND, (0, 0, 0, missing)))[:-missing]
 
 
 class SwiGlu(NamedTuple):

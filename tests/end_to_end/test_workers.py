@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +14,30 @@ from moe_export.cli import main
 from tests.end_to_end.common import artifacts, write_recipe
 from tests.tiny import tiny_checkpoint
 
+LAST_IS_LATE = """
+import os, sys, time
+from moe_export.cli import main
+from moe_export.scores.layerwise import SCORED
+from moe_export.scores.states import States
 
-def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+finish = States.finish
+
+def late(self, kind, layer):
+    if (kind, layer, os.environ["RANK"]) == (SCORED, 0, "1"):
+        time.sleep(2)
+    finish(self, kind, layer)
+
+States.finish = late
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command line, with a second worker that is slow to mark the end of its work."""
+
+
+def torchrun(
+    processes: int, *words: str, program: Sequence[str] = ("-m", "moe_export")
+) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, f"--nproc-per-node={processes}", "-m", "moe_export", *words]
+    command = [*launcher, f"--nproc-per-node={processes}", *program, *words]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
 
@@ -36,6 +57,16 @@ def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
     assert done.stdout.count("importance           done") == 1
     assert artifacts(tmp_path / "two") == artifacts(tmp_path / "one")
     assert not (tmp_path / "two" / "importance.partial").exists()
+
+
+def test_the_files_of_a_slow_worker_stay_until_it_is_done_with_them(tmp_path: Path) -> None:
+    program = tmp_path / "late.py"
+    program.write_text(LAST_IS_LATE)
+    recipe = write_recipe(tmp_path, tiny_checkpoint(tmp_path / "model"))
+    arguments = ["run", str(recipe), "--directory", str(tmp_path / "run"), "--until", "importance"]
+    done = torchrun(2, *arguments, program=[str(program)])
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "importance.partial").exists()
 
 
 def test_an_error_of_the_first_worker_ends_the_others(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def test_states_that_the_disk_has_no_room_for_are_refused_before_work(
     needed = 60 * 64 * 4 * 7
     job = job_for(tmp_path, ImportanceSettings(batch_tokens=20), (20, 20, 20))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
-    with pytest.raises(ResourceError, match=f"need {needed} bytes, the disk has {needed - 1} free"):
+    with pytest.raises(
+        ResourceError, match=f"needs {needed} bytes, the disk has {needed - 1} free"
+    ):
         importance.run(job)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
     importance.run(job)

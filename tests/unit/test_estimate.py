@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from moe_export.estimate import LIBRARY_BYTES, StageEstimate, estimate
+from moe_export.estimate import (
+    LIBRARY_BYTES,
+    LOGIT_BYTES,
+    TORCH_BYTES,
+    StageEstimate,
+    estimate,
+)
 from moe_export.recipe_file import load_recipe
 from tools.size_table import QWEN15_MOE
 
@@ -56,6 +62,19 @@ def test_states_between_layers_are_counted_by_loss(tmp_path: Path) -> None:
     assert wide.partial_bytes == 2 * one.partial_bytes
     assert wide.peak_bytes > one.peak_bytes
     assert wide.seconds > one.seconds
+
+
+def test_code_for_shapes_is_counted_in_bfloat16_alone(tmp_path: Path) -> None:
+    wide, half = (
+        predicted(tmp_path, ["fisher_margin"], dtype)["importance"].peak_bytes
+        for dtype in ("float32", "bfloat16")
+    )
+    fixed = TORCH_BYTES + LOGIT_BYTES
+    # Four products with 64 numbers of tokens: the multiples of 32 up to the 2,048 of a batch.
+    code = 4 * 64 * (180 + 800) * 1024
+    assert half == fixed + (wide - fixed) // 2 + code
+    # Found with three of the layers, see docs/log.md; one at a time is in memory.
+    assert 1 / 1.2 < 2.44 * GIB / half < 1.2
 
 
 def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
