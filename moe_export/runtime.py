@@ -5,6 +5,7 @@ Legend: B batch, S new tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,22 @@ def require_native(provider: str) -> None:
     library_path()
     if provider == "cuda":
         require_cuda_kernels()
+
+
+def require_execution(providers: Iterable[str], operator: str) -> None:
+    """Makes sure that exported models can run here.
+
+    Args:
+        providers: on which they are to run.
+        operator: `native` or `portable`, as of the recipe's `validate.operator`.
+
+    Raises:
+        DependencyError: a provider is absent, or the native library cannot run there.
+    """
+    for provider in providers:
+        require_provider(provider)
+        if operator == "native":
+            require_native(provider)
 
 
 class OrtModel:

@@ -16,7 +16,7 @@ from moe_export.disk import disk_error
 from moe_export.errors import ArtifactError
 from moe_export.gates import raise_for_gates
 from moe_export.pipeline import Step, between, steps_of
-from moe_export.recipe import Recipe, default_cache, settings_of
+from moe_export.recipe import Recipe, ValidateSettings, default_cache, settings_of
 from moe_export.recipe_file import load_recipe
 from moe_export.reporting.units import size
 from moe_export.run import Run, serve
@@ -164,8 +164,20 @@ def _execute(
             serve(workers, settings_of)
             return
         run = _run_of(recipe, steps, directory, workers)
+        _require_what_comes(run, forced)
         with RunDisplay() as display:
             run.execute(recipe.plain(), forced, display.progress_of, display.on_step)
+
+
+def _require_what_comes(run: Run, forced: set[str]) -> None:
+    """Stops before the first stage where the machine lacks what the last one needs."""
+    from moe_export.runtime import require_execution  # noqa: PLC0415 - loads ONNX Runtime
+
+    for state in run.states():
+        settings = state.step.settings
+        runs = not state.fresh or state.step.folder in forced
+        if runs and isinstance(settings, ValidateSettings):
+            require_execution(settings.providers, settings.operator)
 
 
 def _run_of(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:

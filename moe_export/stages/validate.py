@@ -18,7 +18,7 @@ from moe_export.machine import machine, versions
 from moe_export.parity import Compared, compare_with_torch
 from moe_export.probe import probe
 from moe_export.recipe import Task, ValidateSettings
-from moe_export.runtime import OrtModel, require_native, require_provider
+from moe_export.runtime import OrtModel, require_execution
 from moe_export.sources import draw, has_answers, task_names
 from moe_export.tokens import Sequence
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
@@ -45,10 +45,7 @@ def run(job: Job[ValidateSettings]) -> None:
         DependencyError: a provider that the recipe names is absent.
     """
     settings = job.settings
-    for provider in settings.providers:
-        require_provider(provider)
-        if settings.operator == "native":
-            require_native(provider)
+    require_execution(settings.providers, settings.operator)
     variants = exported(job.folders["export"])
     product = list(variants)[-1]
     tasks = {

@@ -203,7 +203,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_writing(
     assert not list((tmp_path / "run" / "prune").glob("*.safetensors"))
 
 
-def test_an_absent_provider_stops_validation(
+def test_an_absent_provider_is_noticed_before_the_first_stage(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_recipe(tmp_path, good)
@@ -214,6 +214,10 @@ def test_an_absent_provider_stops_validation(
     assert "float16" in sentence(capsys)
     assert main([*arguments, *on_cuda, "--set", "export.dtype=float16"]) == 3
     assert "provider 'cuda' is asked for" in sentence(capsys)
+    assert not (tmp_path / "run" / "calibrate").exists()
+    # What does not need it goes on.
+    on_cuda += ["--set", "export.dtype=float16"]
+    assert main([*arguments, *on_cuda, "--until", "prune"]) == 0
 
 
 def test_without_onnx_runtime_one_sentence_says_what_to_install(
