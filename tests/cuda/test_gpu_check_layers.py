@@ -13,7 +13,7 @@ import torch
 from moe_export.op.spec import Format
 from moe_export.op.triton import plan
 from moe_export.op.triton.driver import DeviceLayer
-from tests.cuda.kernels import packed_layer
+from tests.cuda.kernels import large_shape, packed_layer
 from tests.op.cases import Case, inputs_of
 from tools.bench_op import sizes
 from tools.gpu_check import kernels, shapes
@@ -59,15 +59,11 @@ def test_the_bytes_of_an_expert_have_its_scales_and_zero_points() -> None:
 def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in (("HIDDEN", 128), ("EXPERTS", 4), ("TOP_K", 2)):
-        monkeypatch.setattr(sizes, name, value)
-    monkeypatch.setattr(sizes, "FULL_WIDTH", 128)
-    monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
+    _make_small(monkeypatch)
     monkeypatch.setattr(kernels, "TOKENS", (1, 9))
     monkeypatch.setattr(kernels, "DECODE_TOKENS", 4)
     kinds = [kind for kind in kernels.KINDS if kind.format_name == "bfloat16"]
     monkeypatch.setattr(kernels, "KINDS", kinds)
-    monkeypatch.setattr(plan, "shape_of", _large_shape)
     monkeypatch.setattr(kernels, "device_name", lambda: "a device")
     monkeypatch.setattr(kernels, "copy_rate", lambda: 1e12)
     monkeypatch.setattr(kernels, "matrix_rate", lambda: 1e14)
@@ -103,11 +99,7 @@ def test_rows_of_all_kinds_come_with_shares_of_what_the_device_can_do(
 def test_each_kernel_is_timed_alone_in_its_shape_and_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in (("HIDDEN", 128), ("EXPERTS", 4), ("TOP_K", 2)):
-        monkeypatch.setattr(sizes, name, value)
-    monkeypatch.setattr(sizes, "FULL_WIDTH", 128)
-    monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
-    monkeypatch.setattr(plan, "shape_of", _large_shape)
+    _make_small(monkeypatch)
     monkeypatch.setattr(shapes, "graph_seconds", _run_once)
     monkeypatch.setattr(shapes, "COPIES", 2)
     monkeypatch.setattr(shapes, "FORMATS", ("int4",))
@@ -129,11 +121,13 @@ def test_each_kernel_is_timed_alone_in_its_shape_and_others(
     assert {row["of_packaged"] for row in rows if row not in failed} == {1.0}
 
 
-def _large_shape(kernel: str, *facts: object) -> plan.Shape:
-    pairs = facts[2]
-    assert isinstance(pairs, int)
-    rows = kernel.endswith("rows")
-    return plan.Shape(1, 32, 128, 4, 1) if rows else plan.Shape(pairs, 64, 64, 4, 1)
+def _make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers, and as few programs as can be."""
+    for name, value in (("HIDDEN", 128), ("EXPERTS", 4), ("TOP_K", 2)):
+        monkeypatch.setattr(sizes, name, value)
+    monkeypatch.setattr(sizes, "FULL_WIDTH", 128)
+    monkeypatch.setattr(sizes, "MEAN_WIDTH", 64)
+    monkeypatch.setattr(plan, "shape_of", large_shape)
 
 
 def _run_once(jobs: Sequence[Callable[[], Any]]) -> float:

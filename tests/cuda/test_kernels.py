@@ -10,7 +10,7 @@ import pytest
 from moe_export.op.spec import Activation
 from moe_export.op.triton import plan
 from tests.cuda.formats import CUDA_KINDS
-from tests.cuda.kernels import run_kernels
+from tests.cuda.kernels import large_shape, run_kernels
 from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
 from tests.op.executors import run_reference
 from tests.op.tolerance import error_bound
@@ -28,14 +28,7 @@ FEW_ROWS_TOKENS = 3
 
 @pytest.fixture(autouse=True)
 def _large_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A program costs the interpreter milliseconds, however much it does.
-    def shape_of(kernel: str, *facts: object) -> plan.Shape:
-        pairs = facts[2]
-        assert isinstance(pairs, int)
-        rows = kernel.endswith("rows")
-        return plan.Shape(1, 32, 128, 4, 1) if rows else plan.Shape(pairs, 64, 64, 4, 1)
-
-    monkeypatch.setattr(plan, "shape_of", shape_of)
+    monkeypatch.setattr(plan, "shape_of", large_shape)
 
 
 def paths_of(case: Case, kind: Kind) -> list[plan.Path]:

@@ -140,9 +140,9 @@ def _rows_of(
         except Exception as error:  # noqa: BLE001 - what a compiler may refuse is said in the row
             rows.append(row | {"failed": " ".join(str(error).split())[:120]})
             continue
-        if "us" in (rows[0] if rows else row):
-            row["of_packaged"] = row["us"] / (rows[0] if rows else row)["us"]
         rows.append(row)
+        if "us" in rows[0]:
+            row["of_packaged"] = row["us"] / rows[0]["us"]
     return rows
 
 

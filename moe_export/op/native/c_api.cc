@@ -1,16 +1,15 @@
 #include "c_api.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <new>
-#include <thread>
 
 #include "dispatch.h"
 #include "layer.h"
 #include "ort_abi.h"
 #include "packed.h"
 #include "run.h"
+#include "threads.h"
 
 struct MoeLayer {
   std::unique_ptr<moe_export::Layer> layer;
@@ -33,15 +32,8 @@ int refuse(const std::string& text, char* message, size_t message_bytes) {
 }
 
 void on_threads(void* pool, size_t items, void (*item)(void*, size_t), void* job) {
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < items; i = next++) item(job, i);
-  };
-  const int32_t num_threads = *static_cast<const int32_t*>(pool);
-  std::vector<std::thread> threads;
-  for (int32_t i = 1; i < num_threads; ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
+  const size_t num_threads = static_cast<size_t>(*static_cast<const int32_t*>(pool));
+  moe_export::share_out(num_threads, items, [&](size_t i) { item(job, i); });
 }
 
 moe_export::Choice choice_of(const char* kernel) {

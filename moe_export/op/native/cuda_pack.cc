@@ -1,11 +1,10 @@
 #include "cuda_pack.h"
 
 #include <algorithm>
-#include <atomic>
 #include <exception>
-#include <thread>
 
 #include "half.h"
+#include "threads.h"
 
 namespace moe_export::cuda {
 namespace {
@@ -168,22 +167,6 @@ int64_t groups_of(int64_t depth, int64_t group_size) {
   return group_size == 0 ? 0 : (depth + group_size - 1) / group_size;
 }
 
-size_t data_bytes(const MoeTensor& tensor) {
-  const size_t count = static_cast<size_t>(tensor.shape[0] * tensor.shape[1]);
-  switch (tensor.type) {
-    case kFloat32:
-      return count * 4;
-    case kInt8:
-    case kUint8:
-      return count;
-    case kInt4:
-    case kUint4:
-      return (count + 1) / 2;
-    default:
-      return count * 2;
-  }
-}
-
 PackedMatrix pack_matrix(const Problem& problem, const std::vector<MoeTensor>& tensors,
                          size_t index) {
   const MoeTensor& matrix = tensors[index];
@@ -209,22 +192,15 @@ PackedMatrix pack_matrix(const Problem& problem, const std::vector<MoeTensor>& t
 }
 
 void in_parallel(size_t count, const std::function<void(size_t)>& item) {
-  std::atomic<size_t> next{0};
   std::vector<std::exception_ptr> failures(count);
-  const auto work = [&] {
-    for (size_t i = next++; i < count; i = next++) {
-      try {
-        item(i);
-      } catch (...) {
-        failures[i] = std::current_exception();
-      }
-    }
-  };
   const size_t processors = std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads);
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(processors, count); ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
+  share_out(std::min(processors, count), count, [&](size_t i) {
+    try {
+      item(i);
+    } catch (...) {
+      failures[i] = std::current_exception();
+    }
+  });
   for (const std::exception_ptr& failure : failures) {
     if (failure != nullptr) std::rethrow_exception(failure);
   }

@@ -26,9 +26,6 @@ size_t row_bytes(int64_t depth, Format format);
 
 int64_t groups_of(int64_t depth, int64_t group_size);
 
-// Bytes that a tensor's data takes as it is given.
-size_t data_bytes(const MoeTensor& tensor);
-
 // Packs the matrix whose first tensor is `index`; all are in host memory. Throws Error.
 PackedMatrix pack_matrix(const Problem& problem, const std::vector<MoeTensor>& tensors,
                          size_t index);

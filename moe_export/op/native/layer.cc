@@ -122,22 +122,6 @@ bool pack_part(const Problem& problem, const Part& part, uint8_t* panel) {
   return pack_scales(part, problem.group_size, format, panel);
 }
 
-size_t data_bytes(const MoeTensor& tensor) {
-  const size_t count = static_cast<size_t>(tensor.shape[0]) * static_cast<size_t>(tensor.shape[1]);
-  switch (tensor.type) {
-    case kFloat32:
-      return count * 4;
-    case kInt8:
-    case kUint8:
-      return count;
-    case kInt4:
-    case kUint4:
-      return (count + 1) / 2;
-    default:
-      return count * 2;
-  }
-}
-
 }  // namespace
 
 Memory allocate(size_t bytes) {

@@ -183,6 +183,22 @@ const char* activation_name(uint32_t activation) {
   return activation < kNumActivations ? kActivationNames[activation] : "?";
 }
 
+size_t data_bytes(const MoeTensor& tensor) {
+  const size_t count = static_cast<size_t>(tensor.shape[0]) * static_cast<size_t>(tensor.shape[1]);
+  switch (tensor.type) {
+    case kFloat32:
+      return count * 4;
+    case kInt8:
+    case kUint8:
+      return count;
+    case kInt4:
+    case kUint4:
+      return (count + 1) / 2;
+    default:
+      return count * 2;
+  }
+}
+
 std::string weight_name(const Problem& problem, size_t index) {
   static const char* const kRoles[] = {"gate", "up", "down"};
   const size_t each = static_cast<size_t>(problem.tensors_per_expert());

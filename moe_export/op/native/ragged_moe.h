@@ -50,6 +50,9 @@ bool has_group_size(const std::string& format);
 const char* format_name(uint32_t format);
 const char* activation_name(uint32_t activation);
 
+// Bytes of a matrix's data, as it is given.
+size_t data_bytes(const MoeTensor& tensor);
+
 // The name of a weight of the node, by its place after the three common inputs.
 std::string weight_name(const Problem& problem, size_t index);
 

@@ -30,6 +30,7 @@ ALIGNMENT = 16
 
 
 ANY_ARCHITECTURE = 90
+"""Whose shapes the interpreter takes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def _architecture(x: torch.Tensor) -> int:
-    """The compute capability; the interpreter is of any."""
+    """The compute capability of x's device."""
     if x.device.type != "cuda":
         return ANY_ARCHITECTURE
     major, minor = torch.cuda.get_device_capability(x.device)
@@ -93,16 +94,17 @@ class Call:
         self.shared_weight = weights_TK if shared_weight_T1 is None else shared_weight_T1
         self.tokens, self.top_k = indices_TK.shape
         self.hidden_size = packed.hidden_size
-        self.slots = self.top_k + (shared_weight_T1 is not None)
+        shared = shared_weight_T1 is not None
+        self.slots = self.top_k + shared
         self.num_experts = len(packed.widths)
         self.activation = ACTIVATIONS.index(packed.activation)
-        self.num_routed = self.num_experts - (shared_weight_T1 is not None)
-        shared = shared_weight_T1 is not None
+        self.num_routed = self.num_experts - shared
         self.path = path or plan.path_of(self.tokens, self.slots)
         kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
         x_dtype = "float16" if x_TD.dtype == torch.float16 else "float32"
+        architecture = _architecture(x_TD)
         self.shapes = {
-            name: plan.shape_of(name, packed.format_name, x_dtype, kind, _architecture(x_TD))
+            name: plan.shape_of(name, packed.format_name, x_dtype, kind, architecture)
             for name in ("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles")
         } | dict(shapes or {})
         self.y = torch.empty_like(x_TD)
