@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -35,49 +34,14 @@ def register_when_imported() -> None:
         _register_stand_ins(registry)
 
 
-@cache
-def pruned_config_class(model_type: str) -> type[Any]:
-    """The config class of a family's pruned checkpoints: the family's own, with one more key.
-
-    Args:
-        model_type: of the family, without the prefix.
-    """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415 - only now
-
-    from moe_export.families import FAMILIES, spec_of  # noqa: PLC0415 - only now
-    from moe_export.families.base import PRUNED_PREFIX  # noqa: PLC0415 - only now
-    from moe_export.families.config import all_names  # noqa: PLC0415 - only now
-    from moe_export.families.rope import rope_facts  # noqa: PLC0415 - only now
-
-    base = CONFIG_MAPPING[model_type]
-
-    def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # transformers 4 does not see what transformers 5 writes within rope_parameters, nor sizes
-        # that it has renamed; given under every name, both do.
-        known: dict[str, Any] = {"rope_theta": spec_of(config_dict).rope_theta}
-        known |= all_names(FAMILIES[model_type], config_dict)
-        rope = rope_facts(config_dict)
-        if rope["rope_type"] != "default":
-            known["rope_scaling"] = rope
-        return super(made, cls).from_dict(config_dict | known, **kwargs)
-
-    made: Any = type(
-        f"Ragged{base.__name__}",
-        (base,),
-        {
-            "__doc__": f"Config of a pruned {model_type} checkpoint.",
-            "__module__": __name__,
-            "model_type": PRUNED_PREFIX + model_type,
-            "from_dict": classmethod(from_dict),
-        },
-    )
-    return made  # type: ignore[no-any-return]
-
-
 def _register(model_type: str) -> type[Any]:
     """Registers the real classes of a family, and returns that of its configs."""
     from transformers import AutoConfig  # noqa: PLC0415 - only now
     from transformers.utils import is_torch_available  # noqa: PLC0415 - only now
+
+    from moe_export.families.transformers_config import (  # noqa: PLC0415 - only now
+        pruned_config_class,
+    )
 
     config_class = pruned_config_class(model_type)
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from moe_export.disk import disk_error
 from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
+from moe_export.system.disk import disk_error
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

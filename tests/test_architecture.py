@@ -12,11 +12,12 @@ import pytest
 from moe_export.stages import STAGES
 
 PACKAGE = Path(__file__).parents[1] / "moe_export"
-SHELL = {
-    *("cli", "pipeline", "run", "verification", "recipe_file", "outside", "estimate"),
-    *("source_model", "sweep", "__main__"),
-}
-TORCH_MODULES = ("torch_model", "scores", "op.triton.driver", "stages.importance", "stages.bakeoff")
+SHELL = {"cli", "runner", "__main__"}
+TORCH_MODULES = (
+    *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
+    *("evaluation.expected", "evaluation.masking"),
+    *("op.triton.driver", "stages.importance", "stages.bakeoff"),
+)
 FIGURES = ("reporting.figures",)
 HEAVY = ("torch", "transformers", "onnxruntime", "matplotlib", "datasets")
 
@@ -48,7 +49,7 @@ def own_imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_imports_another_stage_or_the_shell(stage: str) -> None:
     for name in own_imports(MODULES[f"stages.{stage}"]):
-        assert not name.startswith("stages"), f"{stage} imports {name}"
+        assert not name.startswith("stages") or name.startswith("stages.job"), name
         assert name.split(".")[0] not in SHELL, f"{stage} imports {name}"
 
 
@@ -82,4 +83,4 @@ def test_importing_and_help_load_nothing_heavy(arguments: list[str]) -> None:
 
 def test_every_stage_has_a_module_and_every_module_a_stage() -> None:
     modules = {name.removeprefix("stages.") for name in MODULES if name.startswith("stages.")}
-    assert modules == STAGES.keys()
+    assert modules - {"job"} == STAGES.keys()

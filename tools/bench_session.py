@@ -25,9 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from moe_export.machine import machine, versions
 from moe_export.op.library import describe
-from moe_export.runtime import OrtModel
+from moe_export.ort.session import OrtModel
+from moe_export.system.machine import machine, versions
 
 
 def memory_bytes() -> dict[str, int]:

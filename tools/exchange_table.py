@@ -21,24 +21,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.allocation import Allocation, Budget, allocate, format_errors, token_shares
-from moe_export.artifacts import load_importance
-from moe_export.evaluation import mean_exact_match
-from moe_export.exchange import load_exchange
+from moe_export.artifacts.exchange import load_exchange
+from moe_export.artifacts.importance import load_importance
+from moe_export.evaluation.differences import kl_difference
+from moe_export.evaluation.masking import tally_tasks
+from moe_export.evaluation.tally import mean_exact_match
 from moe_export.experts import kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.formats import FORMATS
 from moe_export.graph import predicted_bytes
-from moe_export.jobs import silent
-from moe_export.outside import fingerprints
-from moe_export.paired import kl_difference
-from moe_export.pipeline import between, steps_of
+from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
 from moe_export.quantization import Format, Quantization
-from moe_export.recipe_file import load_recipe
-from moe_export.run import Run
-from moe_export.source_model import locate
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.run import Run
+from moe_export.runner.source_model import locate
+from moe_export.runner.steps import between, steps_of
+from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.masking import tally_tasks
 from tools.quantize_table import scored_tasks
 from tools.update_docs import rounded
 
@@ -174,8 +174,8 @@ def markdown(found: dict[str, Any]) -> str:
         "Made by `python -m tools.exchange_table`. The demo model at shares of its unpruned bytes, "
         "as the plan fills them with `quantize.experts: auto`: with rounding and dropping weighed "
         "by their scores alone, as it was before, and with what rounding costs multiplied by the "
-        "rates that the importance stage has measured (`moe_export/exchange.py`); beside them the "
-        "better of int8 and int4 in all layers alike. Masked and dequantized in torch, "
+        "rates that the importance stage has measured (`moe_export/artifacts/exchange.py`); beside "
+        "them the better of int8 and int4 in all layers alike. Masked and dequantized in torch, "
         f"formats rounded to nearest; KL from the unpruned model in nats, mean over five tasks of "
         f"{found['items']} documents. A verdict is that of the measured rates, by two standard "
         "errors of the difference on the same documents."

@@ -32,22 +32,22 @@ from statistics import median
 from string import Template
 from typing import Any
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 from moe_export.checkpoint import Checkpoint
-from moe_export.estimate import estimate
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
-from moe_export.machine import machine, versions
 from moe_export.quantization import KEYS as QUANTIZED_KEYS
 from moe_export.quantization import Quantization
-from moe_export.recipe_file import load_recipe
+from moe_export.recipe.load import load_recipe
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import count, figures, seconds, size
-from moe_export.run import file_sha256
+from moe_export.runner.estimate import estimate
+from moe_export.runner.run import file_sha256
 from moe_export.stages import MAIN_JOB
+from moe_export.system.machine import machine, versions
 from tools.make_synthetic_checkpoint import config_of, make
 from tools.update_docs import rounded
 

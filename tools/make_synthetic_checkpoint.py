@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from moe_export.ahead import ahead
 from moe_export.checkpoint import CheckpointWriter, write_json
 from moe_export.errors import MoeExportError, RecipeError, ResourceError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec, TensorSpec
+from moe_export.system.prefetch import ahead
 
 SHARD_BYTES = 4_000_000_000
 """Shards end before this, as those of the released model do."""

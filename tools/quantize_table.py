@@ -22,20 +22,21 @@ from typing import Any
 
 import torch
 
-from moe_export.artifacts import load_json
-from moe_export.evaluation import mean_exact_match
+from moe_export.artifacts.base import load_json
+from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.evaluation.masking import ScoredTask, score_tasks
+from moe_export.evaluation.tally import mean_exact_match
 from moe_export.formats import GROUP_SIZES
-from moe_export.jobs import Job, silent
-from moe_export.outside import fingerprints
-from moe_export.pipeline import between, steps_of
 from moe_export.recipe import QuantizeSettings, Recipe
-from moe_export.recipe_file import load_recipe
-from moe_export.run import Run
-from moe_export.source_model import locate
-from moe_export.sources import draw, has_answers, task_names
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.run import Run
+from moe_export.runner.source_model import locate
+from moe_export.runner.steps import between, steps_of
 from moe_export.stages import quantize
+from moe_export.stages.job import Job
+from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.masking import ScoredTask, score_tasks
 from tools import bitsandbytes_peer
 from tools.update_docs import rounded
 

@@ -80,10 +80,11 @@ def main() -> int:
         run_all(getattr(arguments, side).absolute(), home)
         sides.append(digests(home))
     old, new = sides
-    wrong = [n for n in sorted(old.keys() | new.keys()) if must_be_equal(n) and old.get(n) != new.get(n)]
-    changed = [n for n in sorted(old.keys() & new.keys()) if not must_be_equal(n) and old[n] != new[n]]
-    equal = [n for n in old if must_be_equal(n) and n not in wrong]
-    moved = [n for n in sorted(old.keys() ^ new.keys()) if not must_be_equal(n)]
+    either, both = sorted(old.keys() | new.keys()), sorted(old.keys() & new.keys())
+    wrong = [name for name in either if must_be_equal(name) and old.get(name) != new.get(name)]
+    equal = [name for name in both if must_be_equal(name) and old[name] == new[name]]
+    changed = [name for name in both if not must_be_equal(name) and old[name] != new[name]]
+    moved = sorted(set(either) - set(both) - set(wrong))
     print(f"{len(equal)} files of models, tensors and tokenizers have the same bytes")
     print("text that changed:", *(f"  {name}" for name in changed), sep="\n")
     print("text on one side only:", *(f"  {name}" for name in moved), sep="\n")

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from moe_export.artifacts import load_json
-from moe_export.jobs import silent
-from moe_export.outside import fingerprints
-from moe_export.pipeline import between, steps_of
+from moe_export.artifacts.base import load_json
 from moe_export.recipe import Recipe
-from moe_export.recipe_file import load_recipe
-from moe_export.run import Run
-from moe_export.source_model import locate
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.run import Run
+from moe_export.runner.source_model import locate
+from moe_export.runner.steps import between, steps_of
+from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
 from tools.quantize_table import scored_tasks, scores_of
 from tools.update_docs import rounded

@@ -19,9 +19,9 @@ import numpy as np
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
+from moe_export.ort.predicted_memory import kv_cache_bytes
 from moe_export.quantization import Quantization
 from moe_export.reporting.units import percent, size
-from moe_export.resident import kv_cache_bytes
 
 QWEN15_MOE = {
     "model_type": "qwen2_moe",

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 from moe_export.reporting.sweep_table import sweep_markdown
 from tools.update_docs import rounded
 

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts import Calibration
+from moe_export.artifacts.calibration import Calibration
 from moe_export.demo import checkpoint_dir
+from moe_export.documents.sources import draw
+from moe_export.evaluation.masking import ScoredTask, TaskScores, masked, score_tasks
 from moe_export.experts import descending
 from moe_export.recipe import Source
 from moe_export.scores import scores_named
 from moe_export.scores.collect import collect_importance
-from moe_export.sources import draw
 from moe_export.torch_model import RaggedMoEBlock, load_torch_model
-from moe_export.torch_model.masking import ScoredTask, TaskScores, masked, score_tasks
 
 COUNTS = (0, 12, 48, 96, 144, 192)
 ROUND = 12

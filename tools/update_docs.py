@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 from moe_export.reporting.bakeoff_table import bakeoff_markdown
 
 BEGIN, END = "<!-- demo_compare -->\n", "<!-- /demo_compare -->"

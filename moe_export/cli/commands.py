@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 from moe_export.cli.console import RunDisplay, console, print_table
-from moe_export.disk import disk_error
 from moe_export.errors import ArtifactError
-from moe_export.gates import raise_for_gates
-from moe_export.pipeline import Step, between, steps_of
+from moe_export.evaluation.gates import raise_for_gates
 from moe_export.recipe import Recipe, ValidateSettings, default_cache, settings_of
-from moe_export.recipe_file import load_recipe
+from moe_export.recipe.load import load_recipe
 from moe_export.reporting.units import size
-from moe_export.run import Run, serve
-from moe_export.source_model import locate
+from moe_export.runner.run import Run, serve
+from moe_export.runner.source_model import locate
+from moe_export.runner.steps import Step, between, steps_of
+from moe_export.runner.verify import verify as verify_run
+from moe_export.system.disk import disk_error
+from moe_export.system.workers import ALONE, Workers, is_first, joined
 from moe_export.variants import PLANNED, exported
-from moe_export.verification import verify as verify_run
-from moe_export.workers import ALONE, Workers, is_first, joined
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -75,7 +75,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
 def sweep(arguments: argparse.Namespace) -> None:
     """Exports and measures a grid of widths and formats."""
-    from moe_export.sweep import points_of, sweep_steps  # noqa: PLC0415 - only here
+    from moe_export.runner.sweep_steps import points_of, sweep_steps  # noqa: PLC0415 - only here
 
     recipe = load_recipe(arguments.recipe, tuple(arguments.overrides))
     directory = _directory(arguments, suffix="_sweep")
@@ -102,9 +102,9 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Streams greedy text from an exported model."""
-    from moe_export.decoding import generate as greedy  # noqa: PLC0415 - loads ONNX Runtime
-    from moe_export.runtime import OrtModel  # noqa: PLC0415 - loads ONNX Runtime
-    from moe_export.tokens import TextTokenizer  # noqa: PLC0415 - only here
+    from moe_export.documents.tokens import TextTokenizer  # noqa: PLC0415 - only here
+    from moe_export.ort.decoding import generate as greedy  # noqa: PLC0415 - loads ONNX Runtime
+    from moe_export.ort.session import OrtModel  # noqa: PLC0415 - loads ONNX Runtime
 
     export = arguments.run / "export"
     variants = exported(export)
@@ -171,7 +171,7 @@ def _execute(
 
 def _require_what_comes(run: Run, forced: set[str]) -> None:
     """Stops before the first stage where the machine lacks what the last one needs."""
-    from moe_export.runtime import require_execution  # noqa: PLC0415 - loads ONNX Runtime
+    from moe_export.ort.session import require_execution  # noqa: PLC0415 - loads ONNX Runtime
 
     for state in run.states():
         settings = state.step.settings
@@ -181,8 +181,8 @@ def _require_what_comes(run: Run, forced: set[str]) -> None:
 
 
 def _run_of(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:
-    from moe_export.estimate import estimate  # noqa: PLC0415 - loads the graph
-    from moe_export.outside import fingerprints  # noqa: PLC0415 - reads checkpoints
+    from moe_export.runner.estimate import estimate  # noqa: PLC0415 - loads the graph
+    from moe_export.runner.fingerprints import fingerprints  # noqa: PLC0415 - reads checkpoints
 
     model = locate(recipe.model)
     run = Run(directory, steps, model, fingerprints(steps, model), workers)
@@ -206,7 +206,7 @@ def _exported_bytes(recipe: Recipe) -> int:
 
 
 def _dry_run(recipe: Recipe) -> None:
-    from moe_export.estimate import estimate  # noqa: PLC0415 - only here
+    from moe_export.runner.estimate import estimate  # noqa: PLC0415 - only here
 
     rows = [
         (
@@ -222,7 +222,7 @@ def _dry_run(recipe: Recipe) -> None:
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
-    from moe_export.planned import prunes_shared  # noqa: PLC0415 - loads numpy
+    from moe_export.artifacts.planned import prunes_shared  # noqa: PLC0415 - loads numpy
 
     rows = []
     shared = prunes_shared(plan)

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from moe_export.cli import interrupts
-from moe_export.jobs import Progress as StageProgress
-from moe_export.pipeline import Step
-from moe_export.run import State
+from moe_export.runner.run import State
+from moe_export.runner.steps import Step
+from moe_export.system.progress import Progress as StageProgress
 
 # No markup: "moe-export[gpu]" and paths with brackets are to be shown as they are.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moe_export.errors import DependencyError
-from moe_export.machine import machine, versions
 from moe_export.op.library import describe, describe_cuda
-from moe_export.runtime import PROVIDERS, require_provider, require_runtime
+from moe_export.ort.session import PROVIDERS, require_provider, require_runtime
+from moe_export.system.machine import machine, versions
 
 
 def diagnose() -> Iterator[tuple[str, str]]:

@@ -16,9 +16,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.disk import disk_error
 from moe_export.graph.builder import CLASS_KEY
 from moe_export.graph.weights import ChunkedTensor
+from moe_export.system.disk import disk_error
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_export import __version__
-from moe_export.artifacts import load_importance, load_json
+from moe_export.artifacts.base import load_json
+from moe_export.artifacts.importance import load_importance
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build_compensation import compensation_facts
 from moe_export.reporting.build_plan import (

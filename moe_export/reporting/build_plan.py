@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import Importance
+from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.planned import prunes_shared, unpruned, widths_after, widths_before
 from moe_export.errors import ArtifactError
 from moe_export.experts import ExpertTable, descending, kept_rows
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
-from moe_export.planned import prunes_shared, unpruned, widths_after, widths_before
 
 CURVE_FRACTIONS = (0.001, 0.0025, 0.005, *(percent / 100 for percent in range(1, 101)))
 """Where the cumulative curve is sampled: more closely at its steep beginning."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 
 
 def quantization_facts(folders: Mapping[str, Path]) -> dict[str, Any] | None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
 from moe_export.formats import GRIDS
-from moe_export.probe import PORTABLE_PATH
+from moe_export.ort.benchmark import PORTABLE_PATH
+from moe_export.ort.predicted_memory import folded_bytes, kv_cache_bytes, predicted_resident
 from moe_export.reporting.build_plan import read_config
-from moe_export.resident import folded_bytes, kv_cache_bytes, predicted_resident
 from moe_export.variants import BASELINE, PLANNED, ordered
 
 DATA_FILE = "model.onnx.data"

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import SCHEMA, load_json
+from moe_export.artifacts.base import SCHEMA, load_json
 from moe_export.errors import ArtifactError
 from moe_export.reporting import html
 from moe_export.reporting.build import headline_speed, speed_setting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_export.paired import (
+from moe_export.evaluation.differences import (
     ERRORS,
     Difference,
     OfTasks,

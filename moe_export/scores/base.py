@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moe_export.passes.loss import Loss
     from moe_export.torch_model.recording import Quantity
-
-Loss = Literal["cross_entropy", "margin"]
-"""Losses of a token, in nats, with logits z and the next token `gold`:
-
-cross_entropy: logsumexp over all v of z[v], less z[gold].
-margin:        logsumexp over v != gold of z[v], less z[gold]: how far the best of the others are
-               from winning. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so
-               that it does not vanish on what the model already does well.
-The loss of a sequence is the mean over its tokens after the first, prompt and answer alike.
-"""
 
 
 @dataclass(frozen=True)

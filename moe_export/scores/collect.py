@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts import Calibration, Importance
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
 from moe_export.errors import CalibrationError, MoeExportError
-from moe_export.jobs import Progress, silent
+from moe_export.passes.batches import batches_of
+from moe_export.passes.states import States
+from moe_export.scores.backward import Collector
 from moe_export.scores.base import DataScore, Score, WeightScore
-from moe_export.scores.batches import batches_of
-from moe_export.scores.layerwise import Collector
 from moe_export.scores.partial import LayerSums
-from moe_export.scores.states import States
+from moe_export.system.progress import Progress, silent
+from moe_export.system.workers import ALONE, Workers
 from moe_export.torch_model.deterministic import deterministic
 from moe_export.torch_model.layered import LayeredModel
-from moe_export.workers import ALONE, Workers
 
 
 def collect_importance(

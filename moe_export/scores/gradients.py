@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe_export.scores.base import DataScore, ExpertBatch, Loss
+from moe_export.scores.base import DataScore, ExpertBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moe_export.passes.loss import Loss
 
 
 def mask_gradient(batch: ExpertBatch, loss: Loss) -> Tensor:

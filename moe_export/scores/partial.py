@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from moe_export.disk import disk_error
+from moe_export.system.disk import disk_error
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts import load_importance, save_json
+from moe_export.artifacts.base import save_json
+from moe_export.artifacts.importance import load_importance
 from moe_export.checkpoint import Checkpoint
-from moe_export.evaluation import mean_exact_match
+from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.evaluation.masking import ScoredTask, TaskScores, masked, score_tasks
+from moe_export.evaluation.tally import mean_exact_match
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
-from moe_export.jobs import Job
+from moe_export.planning.widths import WidthRule, solve_widths
 from moe_export.recipe import BakeoffSettings
 from moe_export.reporting.bakeoff_table import bakeoff_html, bakeoff_markdown
-from moe_export.sources import draw, has_answers, task_names
+from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.masking import ScoredTask, TaskScores, masked, score_tasks
-from moe_export.widths import WidthRule, solve_widths
 
 BAKEOFF_FILE = "bakeoff.json"
 BAKEOFF_TABLE = "bakeoff.md"

@@ -6,11 +6,12 @@ import hashlib
 
 import numpy as np
 
-from moe_export.artifacts import Calibration, save_calibration, save_json
+from moe_export.artifacts.base import save_json
+from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.documents.sources import draw
 from moe_export.errors import CalibrationError
-from moe_export.jobs import Job
 from moe_export.recipe import CalibrateSettings
-from moe_export.sources import draw
+from moe_export.stages.job import Job
 
 CALIBRATION_JSON = "calibration.json"
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json, save_json
+from moe_export.artifacts.base import load_json, save_json
 from moe_export.checkpoint import write_json
-from moe_export.disk import disk_error, require_space
+from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import open_checkpoint
 from moe_export.graph import (
@@ -27,10 +27,10 @@ from moe_export.graph import (
     save_model,
 )
 from moe_export.graph.weights import Dtype, Layout
-from moe_export.jobs import Job
 from moe_export.op.library import library_path
 from moe_export.recipe import ExportSettings
-from moe_export.tokenizer_files import copy_tokenizer_files
+from moe_export.stages.job import Job
+from moe_export.system.disk import disk_error, require_space
 from moe_export.variants import BASELINE, PLANNED, PRUNED, QUANTIZED
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 the shared expert where the plan prunes it.
 
 The formulas are with the scores, in `moe_export.scores`. With `rounding_margin` among them, what
-rounding costs beside dropping is measured too, see `moe_export.exchange`.
+rounding costs beside dropping is measured too, see `moe_export.artifacts.exchange`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ import logging
 
 import torch
 
-from moe_export.artifacts import (
-    Importance,
-    evenly_chosen,
-    load_calibration,
-    save_importance,
-)
-from moe_export.exchange import EXCHANGE_TOKENS, save_exchange
-from moe_export.jobs import Job
-from moe_export.planned import require_shared_expert
+from moe_export.artifacts.calibration import evenly_chosen, load_calibration
+from moe_export.artifacts.exchange import EXCHANGE_TOKENS, save_exchange
+from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.planned import require_shared_expert
+from moe_export.fitting.measure_exchange import measure_exchange
 from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings
 from moe_export.scores import scores_named
 from moe_export.scores.collect import collect_importance
+from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel
-from moe_export.torch_model.measure_exchange import measure_exchange
 
 logger = logging.getLogger(__name__)
 

@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.allocation import Allocation, Budget, allocate, format_errors, token_shares
-from moe_export.artifacts import load_importance, save_json
+from moe_export.artifacts.base import save_json
+from moe_export.artifacts.exchange import load_exchange
+from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.planned import SHARED_EXPERT, require_shared_expert
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
-from moe_export.exchange import load_exchange
 from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
-from moe_export.jobs import Job
-from moe_export.planned import SHARED_EXPERT, require_shared_expert
+from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
+from moe_export.planning.widths import WidthRule, solve_widths
 from moe_export.quantization import QUANTIZATION_KEY, UNQUANTIZED, Quantization
 from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
-from moe_export.widths import WidthRule, solve_widths
+from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
 

@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.ahead import ahead
-from moe_export.artifacts import (
-    evenly_chosen,
-    load_calibration,
-    load_importance,
-    load_json,
-    save_json,
-)
+from moe_export.artifacts.base import load_json, save_json
+from moe_export.artifacts.calibration import evenly_chosen, load_calibration
+from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.planned import prunes_shared, widths_after
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
-from moe_export.disk import require_space
+from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError
 from moe_export.experts import kept_rows
 from moe_export.families import check_ledger, open_checkpoint, spec_of
@@ -33,13 +29,13 @@ from moe_export.families.base import (
     ModelSpec,
     TensorSpec,
 )
-from moe_export.jobs import Job
-from moe_export.planned import prunes_shared, widths_after
 from moe_export.recipe import DistillSettings, PruneSettings
-from moe_export.tokenizer_files import copy_tokenizer_files
+from moe_export.stages.job import Job
+from moe_export.system.disk import require_space
+from moe_export.system.prefetch import ahead
 
 if TYPE_CHECKING:
-    from moe_export.torch_model.refit import Refitted
+    from moe_export.fitting.refit import Refitted
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +89,7 @@ def run(job: Job[PruneSettings]) -> None:
 
 def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
     """The experts' new `down`, layer by layer."""
-    from moe_export.torch_model.refit import refit_by_layer  # noqa: PLC0415 - imports torch
+    from moe_export.fitting.refit import refit_by_layer  # noqa: PLC0415 - imports torch
 
     return refit_by_layer(job.model, kept, _sequences(job), job.settings.ridge)
 
@@ -104,7 +100,7 @@ def _distill(job: Job[PruneSettings], settings: DistillSettings) -> dict[str, An
     Returns:
         What was done, for the ledger.
     """
-    from moe_export.torch_model.distill import Rule, distill_routers  # noqa: PLC0415 - imports torch
+    from moe_export.fitting.distill import Rule, distill_routers  # noqa: PLC0415 - imports torch
 
     found = distill_routers(
         job.model,

@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.ahead import ahead
-from moe_export.artifacts import evenly_chosen, load_calibration, load_json, save_json
+from moe_export.artifacts.base import load_json, save_json
+from moe_export.artifacts.calibration import evenly_chosen, load_calibration
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
-from moe_export.disk import require_space
+from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import CheckpointError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in, part_names, stored_tensors
-from moe_export.formats import native
 from moe_export.formats.storage import to_storage
-from moe_export.jobs import Job
+from moe_export.op import rounding as native
 from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization, read_quantization
 from moe_export.recipe import QuantizeSettings
-from moe_export.tokenizer_files import copy_tokenizer_files
+from moe_export.stages.job import Job
+from moe_export.system.disk import require_space
+from moe_export.system.prefetch import ahead
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def _layers(
         for layer in (*range(spec.num_layers), None):
             yield layer, {}
         return
-    from moe_export.torch_model.gptq import quantize_by_layer  # noqa: PLC0415 - torch
+    from moe_export.fitting.gptq_layers import quantize_by_layer  # noqa: PLC0415 - torch
 
     calibration = load_calibration(job.folders["calibrate"])
     yield from quantize_by_layer(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from moe_export.artifacts import load_json, save_json
-from moe_export.jobs import Job
+from moe_export.artifacts.base import load_json, save_json
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build import build_report
 from moe_export.reporting.markdown import report_markdown
 from moe_export.reporting.report_page import report_html
+from moe_export.stages.job import Job
 
 REPORT_FILE = "report.json"
 TEXT_FILE = "report.md"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts import load_json, save_json
-from moe_export.jobs import Job
+from moe_export.artifacts.base import load_json, save_json
 from moe_export.recipe import SweepSettings
 from moe_export.reporting.build import headline_speed, speed_setting
 from moe_export.reporting.sweep_table import sweep_html, sweep_markdown
 from moe_export.reporting.sweep_verdicts import verdicts
+from moe_export.stages.job import Job
 from moe_export.variants import BASELINE, PLANNED, ordered
 
 SWEEP_FILE = "sweep.json"

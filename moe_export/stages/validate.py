@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.artifacts import save_json
-from moe_export.evaluation import Tally, batches, mean_exact_match, tally_document
-from moe_export.gates import check_gates
-from moe_export.jobs import Job
-from moe_export.machine import machine, versions
-from moe_export.parity import Compared, compare_with_torch
-from moe_export.probe import probe
+from moe_export.artifacts.base import save_json
+from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.tokens import Sequence
+from moe_export.evaluation.gates import check_gates
+from moe_export.evaluation.parity import Compared, compare_with_torch
+from moe_export.evaluation.tally import Tally, batches, mean_exact_match, tally_document
+from moe_export.ort.benchmark import probe
+from moe_export.ort.session import OrtModel, require_execution
 from moe_export.recipe import Task, ValidateSettings
-from moe_export.runtime import OrtModel, require_execution
-from moe_export.sources import draw, has_answers, task_names
-from moe_export.tokens import Sequence
+from moe_export.stages.job import Job
+from moe_export.system.machine import machine, versions
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
 
 VALIDATION_FILE = "validation.json"

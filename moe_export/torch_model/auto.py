@@ -7,9 +7,9 @@ from typing import Any
 
 import transformers
 
-from moe_export._transformers import pruned_config_class
 from moe_export.errors import CheckpointError
 from moe_export.families import FAMILIES, spec_of
+from moe_export.families.transformers_config import pruned_config_class
 from moe_export.torch_model.block import RaggedMoEBlock
 
 RENAMED = "mlp"

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
-from moe_export.memory import ROWS_AT_ONCE
+from moe_export.system.memory import ROWS_AT_ONCE
 from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
 from moe_export.torch_model.routing import route
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from moe_export.families import open_checkpoint
 from moe_export.families.stored import read_values
-from moe_export.memory import trim
+from moe_export.system.memory import trim
 from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.load import empty_model, to_torch
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from moe_export._transformers import pruned_config_class
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.families.stored import read_values
+from moe_export.families.transformers_config import pruned_config_class
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.torch_model.auto import model_class
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moe_export.device_memory import DeviceMemory
 from moe_export.op.c_interface import RefusedError
 from moe_export.op.spec import ACTIVATIONS
+from moe_export.ort.device_memory import DeviceMemory
 from tests.cuda.cuda_library import CudaLayer
 from tests.cuda.formats import CUDA_KINDS, PACKAGED_KINDS
 from tests.cuda.kernels import packed_layer

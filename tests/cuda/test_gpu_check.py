@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from moe_export.recipe_file import load_recipe
+from moe_export.recipe.load import load_recipe
 from tools.gpu_check.apart import Apart, ApartError
 from tools.gpu_check.check import Check
 from tools.gpu_check.parts import PARTS, Part, too_late

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from moe_export.run import STAGE_FILE
+from moe_export.runner.run import STAGE_FILE
 
 MEASURED = ("measurements.json", "report.json", "report.md", "report.html", "run.json")
 """Files that hold times, memory or versions, and so differ between runs."""

@@ -226,7 +226,7 @@ def test_without_onnx_runtime_one_sentence_says_what_to_install(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from moe_export import runtime
+    from moe_export.ort import session as runtime
 
     monkeypatch.setattr(runtime, "installed_runtimes", dict)
     path = write_recipe(tmp_path, good)

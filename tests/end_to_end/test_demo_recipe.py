@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import moe_export  # noqa: F401 - makes transformers know pruned checkpoints
-from moe_export.artifacts import load_importance
+from moe_export.artifacts.importance import load_importance
 from moe_export.cli import main
-from moe_export.decoding import generate
 from moe_export.demo import checkpoint_dir
+from moe_export.documents.tokens import TextTokenizer
+from moe_export.evaluation.masking import masked
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
-from moe_export.runtime import OrtModel
-from moe_export.tokens import TextTokenizer
+from moe_export.ort.decoding import generate
+from moe_export.ort.session import OrtModel
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.masking import masked
 
 PROMPTS = (
     "Q: Tom has 12 apples. Tom buys 30 more. How many apples does Tom have?\nA:",

@@ -11,12 +11,12 @@ import pytest
 import moe_export
 from moe_export.errors import DependencyError
 from moe_export.graph.weights import Dtype
-from moe_export.jobs import Job
 from moe_export.op import library
+from moe_export.ort.session import OrtModel
 from moe_export.quantization import ExpertFormat
 from moe_export.recipe import QuantizeSettings
-from moe_export.runtime import OrtModel
 from moe_export.stages.export import export_model
+from moe_export.stages.job import Job
 from moe_export.stages.quantize import run as quantize
 from tests.tiny import pruned_checkpoint, tiny_checkpoint
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from moe_export.cli import main
-from moe_export.estimate import estimate
-from moe_export.pipeline import steps_of
-from moe_export.recipe_file import load_recipe
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.estimate import estimate
+from moe_export.runner.steps import steps_of
 from moe_export.variants import PLANNED
 from tests.end_to_end.common import artifacts, write_recipe
 from tests.end_to_end.test_workers import torchrun

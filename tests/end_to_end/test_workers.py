@@ -17,8 +17,8 @@ from tests.tiny import tiny_checkpoint
 LAST_IS_LATE = """
 import os, sys, time
 from moe_export.cli import main
-from moe_export.scores.layerwise import SCORED
-from moe_export.scores.states import States
+from moe_export.scores.backward import SCORED
+from moe_export.passes.states import States
 
 finish = States.finish
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export.artifacts import load_importance
+from moe_export.artifacts.importance import load_importance
 from moe_export.cli import main
 from tests.end_to_end.common import write_recipe
 from tests.families import DEEPSEEK_V2, MIXTRAL, FamilyRow

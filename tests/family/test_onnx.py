@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import open_checkpoint, spec_of
 from moe_export.graph import build_decoder, predicted_bytes, save_model
-from moe_export.jobs import Job
 from moe_export.quantization import EXPERT_ROLES
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
+from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
 from tests.families import ROWS, FamilyRow
 from tests.family.conftest import Subject, stock_model

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from moe_export.checkpoint import overwrite
 from moe_export.families import open_checkpoint
-from moe_export.scores.batches import batches_of
-from moe_export.scores.states import States
+from moe_export.fitting.distill import Rule, distill_routers
+from moe_export.fitting.router_passes import RouterPasses, keep_teacher
+from moe_export.passes.batches import batches_of
+from moe_export.passes.states import States
 from moe_export.torch_model import LayeredModel, StreamedModel, load_torch_model
-from moe_export.torch_model.distill import Rule, distill_routers
-from moe_export.torch_model.router_passes import RouterPasses, keep_teacher
 from tests.family.conftest import Subject
 from tests.tiny import pruned_checkpoint
 from tests.torch_model.common import relative_error, some_tokens

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moe_export.artifacts import Calibration, save_calibration
+from moe_export.artifacts.calibration import Calibration, save_calibration
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
-from moe_export.jobs import Job
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
+from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel, load_torch_model
 from tests.family.conftest import Subject
 from tests.torch_model.common import ROUNDING, relative_error, some_tokens

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from moe_export.errors import CheckpointError, ShapeError
-from moe_export.formats import FORMATS, native
+from moe_export.formats import FORMATS
+from moe_export.op import rounding as native
 
 
 def weight_NK(shape: tuple[int, int], dtype: Any, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moe_export import runtime
-from moe_export.decoding import KVCache, StaticCache, generate, open_cache
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import DependencyError, RecipeError
 from moe_export.graph.weights import Dtype, Layout
-from moe_export.runtime import NO_GRAPH, OrtModel
+from moe_export.ort import session as runtime
+from moe_export.ort.decoding import KVCache, StaticCache, generate, open_cache
+from moe_export.ort.session import NO_GRAPH, OrtModel
 from tests.graph.decoding import exported
 from tests.tiny import tiny_checkpoint
 

@@ -16,10 +16,10 @@ from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.graph.layer_outputs import with_layer_outputs
 from moe_export.graph.weights import Dtype
-from moe_export.jobs import Job
+from moe_export.ort.session import OrtModel
 from moe_export.quantization import Quantization
 from moe_export.recipe import QuantizeSettings
-from moe_export.runtime import OrtModel
+from moe_export.stages.job import Job
 from moe_export.stages.quantize import run as quantize
 from tests.graph.decoding import exported
 from tests.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint

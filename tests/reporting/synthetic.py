@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.artifacts import Importance, save_importance, save_json
+from moe_export.artifacts.base import save_json
+from moe_export.artifacts.importance import Importance, save_importance
 from moe_export.checkpoint import write_json
 from moe_export.experts import ExpertTable, descending
-from moe_export.jobs import Job
 from moe_export.recipe import ReportSettings
 from moe_export.stages import report
+from moe_export.stages.job import Job
 
 STAGES = ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
 

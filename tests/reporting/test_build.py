@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export.artifacts import Importance, load_json
+from moe_export.artifacts.base import load_json
+from moe_export.artifacts.importance import Importance
 from moe_export.reporting.build import headline_speed
 from moe_export.reporting.build_plan import importance_facts, model_facts
 from moe_export.reporting.build_validation import recovery_of

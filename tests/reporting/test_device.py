@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.artifacts import load_json, save_json
-from moe_export.jobs import Job
+from moe_export.artifacts.base import load_json, save_json
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.compare import compare, text_rows
 from moe_export.stages import report
+from moe_export.stages.job import Job
 from tests.reporting.paths import documented, paths_of
 from tests.reporting.synthetic import write_run
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts import load_json
+from moe_export.artifacts.base import load_json
 from moe_export.reporting import figures_bars, figures_widths
 from moe_export.reporting.figures import HALF
 from moe_export.reporting.palette import variables

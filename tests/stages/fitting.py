@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.artifacts import Calibration, Importance, save_calibration, save_importance
-from moe_export.jobs import Job
+from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.artifacts.importance import Importance, save_importance
 from moe_export.recipe import PlanSettings, PruneSettings
 from moe_export.stages import plan, prune
+from moe_export.stages.job import Job
 from tests.tiny import tiny_checkpoint
 
 

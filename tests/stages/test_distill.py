@@ -14,8 +14,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from moe_export.checkpoint import Checkpoint, overwrite
 from moe_export.errors import CalibrationError, RecipeError
-from moe_export.scores import loss
-from moe_export.torch_model import distill, load_torch_model
+from moe_export.fitting import distill
+from moe_export.passes import loss
+from moe_export.torch_model import load_torch_model
 from tests.families import QWEN3_MOE
 from tests.stages.fitting import planned, pruned
 from tests.tiny import tiny_checkpoint

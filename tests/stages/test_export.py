@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts import load_json, save_json
+from moe_export.artifacts.base import load_json, save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, CheckpointError, ResourceError
 from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
-from moe_export.jobs import Job
 from moe_export.op.library import LIBRARY_NAME, library_path
 from moe_export.recipe import ExportSettings
 from moe_export.stages.export import export_model, run
+from moe_export.stages.job import Job
 from tests.graph.decoding import Decoder
 from tests.tiny import pruned_checkpoint, tiny_checkpoint
 

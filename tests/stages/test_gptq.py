@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from moe_export.artifacts import Calibration, save_calibration
+from moe_export.artifacts.calibration import Calibration, save_calibration
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import check_ledger, spec_of
-from moe_export.jobs import Job
+from moe_export.passes.batches import batches_of
+from moe_export.passes.carried import CarriedModel
 from moe_export.recipe import QuantizeSettings
-from moe_export.scores.batches import batches_of
+from moe_export.stages.job import Job
 from moe_export.stages.quantize import run
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.layerwise import CarriedModel
 from tests.tiny import pruned_checkpoint, tiny_checkpoint
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from moe_export.artifacts import Calibration, load_importance, save_calibration
+from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.artifacts.exchange import EXCHANGE_FILE, load_exchange
+from moe_export.artifacts.importance import load_importance
 from moe_export.errors import ResourceError
-from moe_export.exchange import EXCHANGE_FILE, load_exchange
 from moe_export.experts import ExpertTable, kept_rows
-from moe_export.jobs import Job
 from moe_export.recipe import ImportanceSettings
 from moe_export.stages import importance
+from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel
 from tests.tiny import tiny_checkpoint
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export.artifacts import Importance, save_importance, save_json
+from moe_export.artifacts.base import save_json
+from moe_export.artifacts.importance import Importance, save_importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
-from moe_export.jobs import Job
 from moe_export.recipe import PruneSettings, QuantizeSettings
 from moe_export.stages import prune, quantize
 from moe_export.stages.export import export_model
+from moe_export.stages.job import Job
 from tests.tiny import tiny_checkpoint
 
 SIZES = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16}

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts import Importance, save_importance
+from moe_export.artifacts.exchange import EXCHANGE_FILE, Exchange, Measured, save_exchange
+from moe_export.artifacts.importance import Importance, save_importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
-from moe_export.exchange import EXCHANGE_FILE, Exchange, Measured, save_exchange
 from moe_export.families import spec_of
 from moe_export.formats import GRIDS
 from moe_export.graph import predicted_bytes
-from moe_export.jobs import Job
 from moe_export.quantization import Quantization
 from moe_export.recipe import Formats, PlanSettings
+from moe_export.stages.job import Job
 from moe_export.stages.plan import run
 from tests.tiny import tiny_checkpoint
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts import save_json
+from moe_export.artifacts.base import save_json
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
 from moe_export.families.stored import part_names, read_quantized, read_values
 from moe_export.formats import GRIDS
 from moe_export.graph import predicted_bytes
-from moe_export.jobs import Job
 from moe_export.quantization import Quantization, read_quantization
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.export import export_model
+from moe_export.stages.job import Job
 from moe_export.stages.quantize import run
 from moe_export.torch_model import load_torch_model
 from tests.graph.decoding import Decoder, exported

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moe_export.checkpoint import Checkpoint
+from moe_export.fitting.refit import refitted
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.refit import refitted
 from tests.stages.fitting import planned, pruned
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.artifacts import save_json
+from moe_export.artifacts.base import save_json
 from moe_export.errors import ArtifactError
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build import build_report
@@ -174,9 +174,9 @@ def test_a_model_of_24_layers_and_60_experts_is_drawn(tmp_path: Path) -> None:
 
 
 def report_again(run: Path, folders: dict[str, Path]) -> None:
-    from moe_export.jobs import Job
     from moe_export.recipe import ReportSettings
     from moe_export.stages import report
+    from moe_export.stages.job import Job
 
     (run / "report").mkdir()
     report.run(Job(ReportSettings(), run / "model", folders, run / "report"))

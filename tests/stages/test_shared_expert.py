@@ -13,26 +13,20 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from moe_export.artifacts import (
-    Calibration,
-    Importance,
-    load_calibration,
-    load_importance,
-    save_calibration,
-    save_importance,
-)
+from moe_export.artifacts.calibration import Calibration, load_calibration, save_calibration
+from moe_export.artifacts.importance import Importance, load_importance, save_importance
+from moe_export.artifacts.planned import widths_after
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, RecipeError
+from moe_export.evaluation.masking import masked
 from moe_export.experts import kept_rows
 from moe_export.families import check_ledger, open_checkpoint, spec_of
 from moe_export.families.base import ModelSpec
-from moe_export.jobs import Job
-from moe_export.planned import widths_after
+from moe_export.fitting.refit import refitted
 from moe_export.recipe import ImportanceSettings, PlanSettings, PruneSettings
 from moe_export.stages import importance, plan, prune
+from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
-from moe_export.torch_model.masking import masked
-from moe_export.torch_model.refit import refitted
 from tests.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
 from tests.tiny import tiny_checkpoint
 from tests.torch_model.common import some_tokens

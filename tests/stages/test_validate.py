@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export import evaluation
-from moe_export.parity import Compared, compare_with_torch
-from moe_export.probe import execution_path, probe
-from moe_export.runtime import OrtModel
+from moe_export.evaluation import tally as evaluation
+from moe_export.evaluation.parity import Compared, compare_with_torch
+from moe_export.ort.benchmark import execution_path, probe
+from moe_export.ort.session import OrtModel
 from moe_export.stages.validate import within
 from tests.graph.decoding import exported
 from tests.tiny import tiny_checkpoint

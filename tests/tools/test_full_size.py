@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.artifacts import load_json
-from moe_export.decoding import generate
+from moe_export.artifacts.base import load_json
 from moe_export.families import spec_of
+from moe_export.ort.decoding import generate
+from moe_export.ort.session import OrtModel
 from moe_export.quantization import Quantization
-from moe_export.runtime import OrtModel
 from tools.full_size import QUANTIZED_KEYS, carry_out, per_token, prepare
 from tools.size_table import QWEN15_MOE
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from moe_export.checkpoint import Checkpoint
+from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import RecipeError, ResourceError
 from moe_export.families import check_ledger, spec_of
-from moe_export.tokens import TextTokenizer
 from tools.make_synthetic_checkpoint import config_of, main, make
 
 SMALL = {

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from moe_export.allocation import format_errors
-from moe_export.exchange import Exchange, Measured
+from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.families import open_checkpoint
+from moe_export.fitting.measure_exchange import SHARES, measure_exchange
 from moe_export.formats import FORMATS
+from moe_export.planning.allocation import format_errors
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
-from moe_export.torch_model.measure_exchange import SHARES, measure_exchange
 from tests.families import QWEN2_MOE
 from tests.tiny import tiny_checkpoint
 from tests.torch_model.common import some_tokens

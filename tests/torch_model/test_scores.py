@@ -15,12 +15,13 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moe_export.artifacts import Calibration, Importance
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
 from moe_export.errors import CalibrationError, MoeExportError, RecipeError
+from moe_export.passes.loss import loss_gradients
 from moe_export.recipe import Score as ScoreName
 from moe_export.scores import SCORES, scores_named
 from moe_export.scores.collect import collect_importance
-from moe_export.scores.loss import loss_gradients
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
 from tests.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.torch_model.common import UNEQUAL

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from moe_export.artifacts import Importance
-from moe_export.scores import SCORES, DataScore, layerwise, scores_named
+from moe_export.artifacts.importance import Importance
+from moe_export.scores import SCORES, DataScore, scores_named
+from moe_export.scores import backward as layerwise
 from moe_export.scores.collect import collect_importance
 from moe_export.torch_model import LayeredModel, load_torch_model
 from tests.families import DEEPSEEK_V2, QWEN2_MOE, FamilyRow

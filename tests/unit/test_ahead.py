@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from moe_export.ahead import ahead, threads
+from moe_export.system.prefetch import ahead, threads
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from moe_export.budget import Blocks, Chosen, Option, choose, fit, loss_of
 from moe_export.errors import PlanError
+from moe_export.planning.budget import Blocks, Chosen, Option, choose, fit, loss_of
 
 FLOAT, INT8, INT4 = (
     Option("float", 4.0, 0.0, 0.0),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from moe_export import cuda, device_memory
 from moe_export.errors import DependencyError
-from moe_export.runtime import require_native
+from moe_export.ort import cuda, device_memory
+from moe_export.ort.session import require_native
 
 
 @pytest.mark.parametrize(

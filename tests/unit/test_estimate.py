@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from moe_export.estimate import (
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.estimate import (
     LIBRARY_BYTES,
     LOGIT_BYTES,
     TORCH_BYTES,
     StageEstimate,
     estimate,
 )
-from moe_export.recipe_file import load_recipe
 from tools.size_table import QWEN15_MOE
 
 GIB = 2**30

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_export import evaluation
-from moe_export.evaluation import Tally, batches, log_softmax, mean_exact_match, tally_document
-from moe_export.tokens import Sequence
+from moe_export.documents.tokens import Sequence
+from moe_export.evaluation import tally as evaluation
+from moe_export.evaluation.tally import (
+    Tally,
+    batches,
+    log_softmax,
+    mean_exact_match,
+    tally_document,
+)
 
 
 def certain_of(tokens: list[int], vocabulary: int) -> np.ndarray:

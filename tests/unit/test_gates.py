@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moe_export.errors import GateError
-from moe_export.gates import check_gates, raise_for_gates
+from moe_export.evaluation.gates import check_gates, raise_for_gates
 from moe_export.recipe import GateSettings
 
 

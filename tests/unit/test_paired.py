@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.paired import kl_difference, match_difference, only_one_matches
+from moe_export.evaluation.differences import kl_difference, match_difference, only_one_matches
 
 
 def task(tokens: list[int], matches: list[bool], kl_nats: list[float]) -> dict[str, Any]:

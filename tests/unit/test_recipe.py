@@ -6,7 +6,7 @@ import pytest
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import ValidateSettings, parse_bytes
-from moe_export.recipe_file import load_recipe
+from moe_export.recipe.load import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

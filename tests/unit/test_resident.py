@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moe_export.quantization import Quantization
-from moe_export.resident import (
+from moe_export.ort.predicted_memory import (
     RUNTIME_BYTES,
     folded_bytes,
     kv_cache_bytes,
     predicted_resident,
 )
+from moe_export.quantization import Quantization
 from tools.size_table import QWEN15_MOE, kept
 
 MEASURED = {

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from moe_export.errors import ArtifactError
-from moe_export.jobs import Job, silent
-from moe_export.pipeline import Step, between
 from moe_export.recipe import CalibrateSettings, PlanSettings, Section, Source
-from moe_export.run import Run, State
-from moe_export.verification import verify
+from moe_export.runner.run import Run, State
+from moe_export.runner.steps import Step, between
+from moe_export.runner.verify import verify
+from moe_export.stages.job import Job
+from moe_export.system.progress import silent
 
 CALIBRATE = CalibrateSettings(sources=(Source(demo="sums"),))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from moe_export.documents.sources import draw, has_answers, outside_files, task_names
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
-from moe_export.sources import draw, has_answers, outside_files, task_names
 from moe_export.stages.calibrate import shares
 from tests.tiny import tiny_checkpoint
 

@@ -9,7 +9,6 @@ from typing import Any, get_args
 import pytest
 
 from moe_export.errors import RecipeError
-from moe_export.jobs import Job
 from moe_export.quantization import Format
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
 from moe_export.reporting.figures_sweep import INK
@@ -17,8 +16,9 @@ from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_front import front
 from moe_export.reporting.sweep_table import repeats_sentence
 from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
+from moe_export.runner.sweep_steps import points_of, sweep_steps
+from moe_export.stages.job import Job
 from moe_export.stages.sweep import run
-from moe_export.sweep import points_of, sweep_steps
 from tests.reporting.synthetic import write_run
 
 RECIPE: dict[str, Any] = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from moe_export.errors import PlanError
 from moe_export.experts import ExpertTable, kept_rows
-from moe_export.widths import WidthRule, solve_widths
+from moe_export.planning.widths import WidthRule, solve_widths
 
 TABLES = [ExpertTable((4, 4)), ExpertTable((4, 4))]
 

@@ -41,8 +41,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 # The kernels are to run on the device.
 os.environ.pop("TRITON_INTERPRET", None)
 
-from moe_export.cuda import require_cuda_kernels, require_cuda_libraries
 from moe_export.errors import DependencyError
+from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries
 from tools.gpu_check.check import Check, print_table
 from tools.gpu_check.parts import KERNELS, PARTS
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from moe_export.machine import machine, versions
+from moe_export.system.machine import machine, versions
 from tools.gpu_check.apart import Apart, ApartError
 from tools.gpu_check.parts import PARTS, too_late
 from tools.gpu_check.targets import verdicts

@@ -20,7 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from moe_export.op.library import register
-from moe_export.runtime import NO_GRAPH, PROVIDERS
+from moe_export.ort.session import NO_GRAPH, PROVIDERS
 from tools.bench_op import models, sizes
 from tools.gpu_check.apart import Apart, ApartError
 from tools.gpu_check.draws import routing

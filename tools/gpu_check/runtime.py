@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from moe_export.decoding import generate
 from moe_export.op.library import register
-from moe_export.probe import probe
-from moe_export.runtime import OrtModel
+from moe_export.ort.benchmark import probe
+from moe_export.ort.decoding import generate
+from moe_export.ort.session import OrtModel
 from tests.cuda.formats import PACKAGED_KINDS
 from tests.op.cases import CASES, inputs_of
 from tests.op.executors import feeds, one_node_model, run_reference

@@ -19,10 +19,10 @@ import numpy as np
 from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
 from moe_export.graph import DATA_FILE, predicted_bytes
-from moe_export.jobs import Job
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
 from moe_export.stages.export import export_model
+from moe_export.stages.job import Job
 from tools.bench_op.sizes import skewed_widths
 from tools.gpu_check.apart import Apart, ApartError
 from tools.make_synthetic_checkpoint import config_of, make

@@ -1,0 +1,1 @@
+"""Files that pass between stages, one class each."""

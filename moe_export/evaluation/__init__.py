@@ -1,0 +1,1 @@
+"""Accuracy of a model: scores, differences, parity and gates."""

@@ -1,0 +1,92 @@
+"""A model with some of its expert dimensions at zero, and what it then scores.
+
+Legend: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moe_export.documents.tokens import Sequence as TokenSequence
+from moe_export.evaluation.tally import Tally, batches, tally_document
+from moe_export.torch_model.block import RaggedMoEBlock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Kept = Sequence[Sequence[NDArray[np.int64]]]
+"""Per layer and expert, the positions that are not masked; of the shared expert last, if at all."""
+
+TaskScores = dict[str, dict[str, float | int | None]]
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """Documents to score, and whether they have answers that can match exactly."""
+
+    has_answers: bool
+    sequences: Sequence[TokenSequence]
+
+
+@contextmanager
+def masked(model: PreTrainedModel, kept: Kept) -> Iterator[None]:
+    """The model with every dimension that is not kept at zero, by its column of `down`.
+
+    Its logits are those of the model without these dimensions.
+    """
+    saved = []
+    for block in (module for module in model.modules() if isinstance(module, RaggedMoEBlock)):
+        of_layer = kept[block.layer]
+        experts = block.routed if len(of_layer) == len(block.routed) else block.all_experts
+        for expert, positions in zip(experts, of_layer, strict=True):
+            weight = expert.down.weight
+            saved.append((weight, weight.detach().clone()))
+            mask = torch.zeros(weight.shape[1])
+            mask[torch.from_numpy(positions)] = 1
+            weight.mul_(mask)
+    try:
+        yield
+    finally:
+        for weight, values in saved:
+            weight.copy_(values)
+
+
+def score_tasks(
+    model: PreTrainedModel,
+    tasks: Mapping[str, ScoredTask],
+    reference: PreTrainedModel | None = None,
+) -> TaskScores:
+    """Scores every task as `evaluation.tally` does; with its divergence from a reference if given."""
+    return {name: tally.as_dict() for name, tally in tally_tasks(model, tasks, reference).items()}
+
+
+def tally_tasks(
+    model: PreTrainedModel,
+    tasks: Mapping[str, ScoredTask],
+    reference: PreTrainedModel | None = None,
+) -> dict[str, Tally]:
+    """What these scores are made of, document by document."""
+    tallies = {}
+    for name, task in tasks.items():
+        tally = Tally(task.has_answers)
+        for batch in batches(task.sequences, model.config.vocab_size):
+            # Padding on the right needs no mask: no position sees a later one.
+            ids = torch.zeros((len(batch), max(len(s.tokens) for s in batch)), dtype=torch.int64)
+            for row, sequence in enumerate(batch):
+                ids[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
+            with torch.no_grad():
+                logits = model(input_ids=ids, use_cache=False).logits.numpy()
+                others = reference and reference(input_ids=ids, use_cache=False).logits.numpy()
+            for row, sequence in enumerate(batch):
+                part = slice(len(sequence.tokens))
+                other = None if others is None else others[row, part]
+                tally_document(tally, sequence, logits[row, part], other)
+        tallies[name] = tally
+    return tallies

@@ -1,0 +1,45 @@
+"""Config classes of transformers for pruned checkpoints."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from moe_export.families import FAMILIES, spec_of
+from moe_export.families.base import PRUNED_PREFIX
+from moe_export.families.config import all_names
+from moe_export.families.rope import rope_facts
+
+
+@cache
+def pruned_config_class(model_type: str) -> type[Any]:
+    """The config class of a family's pruned checkpoints: the family's own, with one more key.
+
+    Args:
+        model_type: of the family, without the prefix.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415 - only now
+
+    base = CONFIG_MAPPING[model_type]
+
+    def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # transformers 4 does not see what transformers 5 writes within rope_parameters, nor sizes
+        # that it has renamed; given under every name, both do.
+        known: dict[str, Any] = {"rope_theta": spec_of(config_dict).rope_theta}
+        known |= all_names(FAMILIES[model_type], config_dict)
+        rope = rope_facts(config_dict)
+        if rope["rope_type"] != "default":
+            known["rope_scaling"] = rope
+        return super(made, cls).from_dict(config_dict | known, **kwargs)
+
+    made: Any = type(
+        f"Ragged{base.__name__}",
+        (base,),
+        {
+            "__doc__": f"Config of a pruned {model_type} checkpoint.",
+            "__module__": __name__,
+            "model_type": PRUNED_PREFIX + model_type,
+            "from_dict": classmethod(from_dict),
+        },
+    )
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,273 @@
+"""GPTQ of a whole model: `formats.gptq` with the inputs that each matrix has.
+
+Layer by layer: the inputs of every matrix are those of a model whose earlier layers are quantized
+already, and within an expert those of `down` come from its quantized gate and up. A matrix counts a
+token by the square of the weight that the router (or the shared expert's gate) gives it.
+
+Legend: T tokens, D hidden, N tokens routed to an expert, W its width, K inputs of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moe_export.errors import CheckpointError
+from moe_export.families.base import ModelSpec
+from moe_export.formats import gptq
+from moe_export.formats.matrix import side_by_side
+from moe_export.op import rounding as native
+from moe_export.passes.batches import batches_of
+from moe_export.passes.carried import BATCH_TOKENS, CarriedModel
+from moe_export.quantization import Made, Method, Quantization
+from moe_export.torch_model.block import RaggedMoEBlock
+
+SAME_INPUT = {"k": "q", "v": "q", "up": "gate", "shared_up": "shared_gate"}
+"""Roles whose matrices are multiplied with what that of another is."""
+
+COLUMNS_AT_ONCE = 8192
+"""Columns are quantized on their own, so that a large vocabulary needs no more memory than this."""
+
+
+@dataclass
+class _Seen:
+    """Inputs of one matrix, gathered over the batches."""
+
+    x: list[Tensor] = field(default_factory=list)
+    share: list[Tensor] = field(default_factory=list)
+
+    def weighted(self) -> Tensor:
+        """[T, K], each token times its weight where it has one."""
+        x_TK = torch.cat(self.x)
+        return x_TK * torch.cat(self.share) if self.share else x_TK
+
+
+def quantize_by_layer(
+    directory: Path,
+    quantization: Quantization,
+    sequences: Sequence[NDArray[np.int32]],
+    damping: float,
+) -> Iterator[tuple[int | None, dict[str, Made]]]:
+    """Quantizes a checkpoint: its layers in order, then what is in none.
+
+    Args:
+        directory: a float checkpoint.
+        quantization: which tensors, and to what.
+        sequences: calibration tokens.
+        damping: see `formats.gptq.inverse_factor`.
+
+    Yields:
+        A layer's number and its quantized matrices by name.
+
+    Raises:
+        CheckpointError: whatever is wrong with the checkpoint, or a weight has no code.
+    """
+    batches = batches_of(list(sequences), BATCH_TOKENS)
+    model = CarriedModel(directory, batches)
+    spec = model.spec
+    fit = partial(_fit, quantization=quantization, damping=damping)
+    for layer in range(spec.num_layers):
+        names = _names(spec, quantization, layer)
+        with model.layer(layer):
+            inputs = _inputs(spec, names, layer)
+            with _watched(model, spec, layer, inputs) as seen:
+                model.outputs(layer)
+            found: dict[str, Made] = {}
+            for same in _alike(spec, [name for name in names if name not in _routed(spec, names)]):
+                found |= fit(model.model, same, seen[inputs[same[0]]].weighted(), spec)
+            block = model.block(layer)
+            if block is not None and _routed(spec, names):
+                found |= _experts(model.model, spec, layer, block, seen, fit)
+            model.hidden_BLD = model.outputs(layer)
+        yield layer, found
+    names = _names(spec, quantization, None)
+    with model.head() as (norm, _):
+        yield None, _head(model, norm, spec, names, fit)
+
+
+Fit = Callable[..., dict[str, Made]]
+
+
+def _fit(
+    model: nn.Module,
+    names: Sequence[str],
+    x_TK: Tensor,
+    spec: ModelSpec,
+    *,
+    quantization: Quantization,
+    damping: float,
+) -> dict[str, Made]:
+    """Quantizes matrices with the same input, and puts the result into the model."""
+    tokens, depth = x_TK.shape
+    group_size = quantization.group_size
+    hessian_KK = (x_TK.T @ x_TK).double().numpy()
+    # With fewer tokens than inputs there are directions of which nothing is known.
+    used: Method = "gptq" if tokens >= depth else "mse"
+    factor_KK = gptq.inverse_factor(hessian_KK, damping) if used == "gptq" else None
+    found = {}
+    for name in names:
+        weight: Any = model.get_parameter(name)
+        format_name = quantization.format_of(spec.tensors[name].role, spec.tensors[name].layer)
+        assert format_name is not None
+        weight_NK = weight.numpy().astype(np.float32)
+        try:
+            if factor_KK is None:
+                matrix = native.quantize(format_name, weight_NK, group_size, search=True)
+            else:
+                matrix = side_by_side(
+                    [
+                        gptq.quantize(columns_KN, factor_KK, format_name, group_size)
+                        for columns_KN in _columns(weight_NK.T)
+                    ]
+                )
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix.dequantized().T)))
+        found[name] = Made(matrix, used, tokens, fell_back=used != "gptq" and weight_NK.size > 0)
+    return found
+
+
+def _experts(
+    model: nn.Module,
+    spec: ModelSpec,
+    layer: int,
+    block: RaggedMoEBlock,
+    seen: Mapping[str, _Seen],
+    fit: Fit,
+) -> dict[str, Made]:
+    """The routed experts, each on the tokens that the router sends to it."""
+    x_TD = torch.cat(seen[BLOCK].x)
+    with torch.no_grad():
+        weight_TK, expert_TK = block.route(x_TD)
+        found: dict[str, Made] = {}
+        for expert, swiglu in enumerate(block.routed):
+            token_N, place_N = torch.nonzero(expert_TK == expert, as_tuple=True)
+            x_ND, share_N1 = x_TD[token_N], weight_TK[token_N, place_N][:, None]
+            first = [spec.name(role, layer, expert) for role in ("gate", "up")]
+            found |= fit(model, first, x_ND * share_N1, spec)
+            kept: dict[str, Tensor] = {}
+
+            def note(quantity: str, value: Tensor, kept: dict[str, Tensor] = kept) -> Tensor:
+                return kept.setdefault(quantity, value)
+
+            swiglu.forward(x_ND, note)
+            name = spec.name("down", layer, expert)
+            found |= fit(model, [name], kept["h"] * share_N1, spec)
+    return found
+
+
+def _head(
+    model: CarriedModel, norm: nn.Module, spec: ModelSpec, names: Sequence[str], fit: Fit
+) -> dict[str, Made]:
+    """The lm_head, on the last hidden states."""
+    if not names:
+        return {}
+    with torch.no_grad():
+        x_TD = torch.cat(
+            [
+                norm(hidden_BLD).flatten(0, 1)[batch.real_T]
+                for hidden_BLD, batch in zip(model.hidden_BLD, model.batches, strict=True)
+            ]
+        )
+    return fit(model.model, names, x_TD, spec)
+
+
+BLOCK = "moe"
+"""The input of a whole MoE block."""
+
+
+@contextmanager
+def _watched(
+    model: CarriedModel, spec: ModelSpec, layer: int, inputs: Mapping[str, str]
+) -> Iterator[dict[str, _Seen]]:
+    """Gathers the inputs of the named matrices and of the MoE block, of real tokens alone.
+
+    Hooks are called batch by batch in the order of the batches.
+    """
+    seen: dict[str, _Seen] = {}
+    shares = _Seen()
+    with ExitStack() as stack:
+
+        def watch(name: str, module: nn.Module) -> None:
+            def before(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+                of = seen.setdefault(name, _Seen())
+                of.x.append(_real(model, len(of.x), arguments[0]))
+
+            stack.callback(module.register_forward_pre_hook(before).remove)
+
+        for name in set(inputs.values()):
+            watch(name, model.submodule_of(name))
+        block = model.block(layer)
+        if block is not None:
+            watch(BLOCK, block)
+        router = _shared_router(spec, layer)
+        if router is not None:
+
+            def after(_module: nn.Module, _arguments: Any, output: Tensor) -> None:
+                shares.x.append(_real(model, len(shares.x), torch.sigmoid(output)))
+
+            stack.callback(model.submodule_of(router).register_forward_hook(after).remove)
+        yield seen
+    for name, of in seen.items():
+        if name != BLOCK and spec.tensors[name].role.startswith("shared_") and shares.x:
+            of.share = shares.x
+
+
+def _real(model: CarriedModel, batch: int, value: Tensor) -> Tensor:
+    """Rows of real tokens, [T, K]."""
+    return value.detach().flatten(0, -2)[model.batches[batch].real_T]
+
+
+def _shared_router(spec: ModelSpec, layer: int) -> str | None:
+    for name, tensor in spec.tensors.items():
+        if tensor.layer == layer and tensor.role == "shared_router":
+            return name
+    return None
+
+
+def _names(spec: ModelSpec, quantization: Quantization, layer: int | None) -> list[str]:
+    """The tensors of a layer that are to be quantized."""
+    return [
+        name
+        for name, tensor in spec.tensors.items()
+        if tensor.layer == layer
+        and tensor.role != "embedding"
+        and quantization.format_of(tensor.role, tensor.layer) is not None
+    ]
+
+
+def _routed(spec: ModelSpec, names: Sequence[str]) -> set[str]:
+    return {name for name in names if spec.tensors[name].expert is not None}
+
+
+def _inputs(spec: ModelSpec, names: Sequence[str], layer: int) -> dict[str, str]:
+    """For each matrix that is no routed expert's, the name of the one whose input it has."""
+    return {
+        name: spec.name(SAME_INPUT.get(spec.tensors[name].role, spec.tensors[name].role), layer)
+        for name in names
+        if spec.tensors[name].expert is None
+    }
+
+
+def _alike(spec: ModelSpec, names: Sequence[str]) -> list[list[str]]:
+    """Names in groups that have the same input."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        role = spec.tensors[name].role
+        groups.setdefault(SAME_INPUT.get(role, role), []).append(name)
+    return list(groups.values())
+
+
+def _columns(matrix_KN: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    columns = matrix_KN.shape[1]
+    for start in range(0, max(columns, 1), COLUMNS_AT_ONCE):
+        yield matrix_KN[:, start : start + COLUMNS_AT_ONCE]

@@ -1,0 +1,1 @@
+"""ONNX Runtime sessions: loading, decoding, and measuring memory and speed."""

@@ -1,0 +1,108 @@
+"""Losses at the head, and their gradients with respect to the last hidden states, without autograd.
+
+Legend: T target positions, D hidden, V vocab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Loss = Literal["cross_entropy", "margin"]
+"""Losses of a token, in nats, with logits z and the next token `gold`:
+
+cross_entropy: logsumexp over all v of z[v], less z[gold].
+margin:        logsumexp over v != gold of z[v], less z[gold]: how far the best of the others are
+               from winning. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so
+               that it does not vanish on what the model already does well.
+The loss of a sequence is the mean over its tokens after the first, prompt and answer alike.
+"""
+
+CHUNK_BYTES = 1 << 27
+"""Logits that are in memory at one time, in float32, of which there are about four copies: 220
+target positions at a vocabulary of 152 k."""
+
+
+def loss_gradients(
+    hidden_TD: Tensor, head: nn.Linear, gold_T: Tensor, weight_T: Tensor, losses: Collection[Loss]
+) -> dict[Loss, Tensor]:
+    """Gradient of sum over t of weight[t] * loss[t], for each loss; see `Loss`.
+
+    With p the softmax of the logits over the tokens that the loss counts (all, or all but gold),
+    the gradient of a token's loss with respect to its logits is p less 1 at gold. Written out like
+    this both losses share the logits, which are never held for more than `CHUNK_BYTES` at once.
+
+    Args:
+        hidden_TD: last hidden states, after the final norm.
+        head: maps them to logits.
+        gold_T: int64, the token that follows each position.
+        weight_T: 1 / (targets of the sequence), float32.
+        losses: which.
+
+    Returns:
+        [T, D] in the dtype of `hidden_TD`, for each loss.
+    """
+    gradients: dict[Loss, list[Tensor]] = {loss: [] for loss in losses}
+    with torch.no_grad():
+        for part in _chunks(len(gold_T), head, CHUNK_BYTES):
+            gold = gold_T[part, None]
+            logits_TV = _logits(head, hidden_TD[part])
+            for loss, chunks in gradients.items():
+                counted = logits_TV
+                if loss == "margin":
+                    counted = logits_TV.scatter(1, gold, -torch.inf)
+                slope_TV = torch.softmax(counted, dim=-1)
+                slope_TV.scatter_add_(1, gold, slope_TV.new_full(gold.shape, -1))
+                slope_TV *= weight_T[part, None]
+                chunks.append(slope_TV.to(hidden_TD.dtype) @ head.weight)
+    return {loss: torch.cat(chunks) for loss, chunks in gradients.items()}
+
+
+def divergence_nats(
+    hidden_TD: Tensor, teacher_TD: Tensor, head: nn.Linear, temperature: float
+) -> tuple[float, Tensor]:
+    """How far a model's distributions are from a teacher's, and the gradient of that.
+
+    With logits z' of the teacher, z of the model and the temperature tau, it is
+
+        tau ** 2 * sum over t of KL(softmax(z'[t] / tau), softmax(z[t] / tau))
+
+    as in arXiv:2603.02217, there over the number of tokens; its gradient with respect to z[t] is
+    tau * (softmax(z[t] / tau) - softmax(z'[t] / tau)).
+
+    Args:
+        hidden_TD: last hidden states of the model, after the final norm.
+        teacher_TD: of the teacher.
+        head: maps either to logits, of which at most `CHUNK_BYTES` are held at once.
+        temperature: see above.
+
+    Returns:
+        The divergence, and its gradient with respect to `hidden_TD`, [T, D] in its dtype.
+    """
+    total_nats = 0.0
+    slopes = [torch.zeros_like(hidden_TD[:0])]
+    with torch.no_grad():
+        for part in _chunks(len(hidden_TD), head, CHUNK_BYTES // 2):
+            q_TV = torch.log_softmax(_logits(head, teacher_TD[part]) / temperature, dim=-1)
+            p_TV = torch.log_softmax(_logits(head, hidden_TD[part]) / temperature, dim=-1)
+            found_T = torch.nn.functional.kl_div(p_TV, q_TV, reduction="none", log_target=True)
+            total_nats += temperature**2 * float(found_T.sum(dtype=torch.float64))
+            slope_TV = p_TV.exp_().sub_(q_TV.exp_()).mul_(temperature)
+            slopes.append(slope_TV.to(hidden_TD.dtype) @ head.weight)
+    return total_nats, torch.cat(slopes)
+
+
+def _chunks(rows: int, head: nn.Linear, chunk_bytes: int) -> Iterator[slice]:
+    """Positions in parts whose logits take at most so many bytes."""
+    chunk = max(1, chunk_bytes // (4 * head.weight.shape[0]))
+    for start in range(0, rows, chunk):
+        yield slice(start, start + chunk)
+
+
+def _logits(head: nn.Linear, hidden_TD: Tensor) -> Tensor:
+    """In at least float32."""
+    logits_TV = head(hidden_TD)
+    return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Widths and formats within a budget."""

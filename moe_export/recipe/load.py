@@ -1,0 +1,138 @@
+"""Reading a recipe file: every error names the file, the line, the key and, for a misspelt key, the
+nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from moe_export.errors import RecipeError
+from moe_export.recipe.sections import Recipe
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads a YAML recipe and applies `a.b=c` overrides.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the recipe cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{mark.line + 1}" if mark else "1"
+        problem = getattr(error, "problem", None) or "not valid YAML"
+        raise RecipeError(f"{path}:{line}: {problem}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}:1: expected sections such as 'model:' and 'plan:'")
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate(_tuples(content))
+    except ValidationError as error:
+        raise RecipeError(_sentence(path, node, error.errors()[0])) from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Sets one dotted key of a recipe; a number addresses an entry of a list."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, such as plan.keep=0.4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from error
+    *parents, last = dotted.split(".")
+    place: Any = content
+    for key in parents:
+        if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
+            place = place[int(key)]
+        elif isinstance(place, dict):
+            place = place.setdefault(key, {})
+        else:
+            raise RecipeError(f"--set {override}: there is no {key!r} to set something in")
+    if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise RecipeError(f"--set {override}: {last!r} cannot be set there")
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _sentence(path: Path, node: yaml.Node | None, error: ErrorDetails) -> str:
+    location = error["loc"]
+    line = _line(node, location)
+    key = ".".join(str(part) for part in location)
+    where = f"{path}:{line}: "
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
+        return f"{where}unknown key {key!r}; the nearest known key is {near[0]!r}"
+    if error["type"] == "missing":
+        return f"{where}{key!r} is missing; it must be given"
+    if error["type"] == "value_error":
+        reason = str(error["ctx"]["error"])
+        return f"{where}{key + ': ' if key else ''}{reason}"
+    return f"{where}{key!r} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    """The line of the deepest part of a location that the file holds, counted from 1."""
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section at a location may have."""
+    model: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, int):
+            continue
+        for name, field in model.model_fields.items():
+            if (field.alias or name) == part:
+                model = _section_type(field.annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_type(annotation: Any) -> type[BaseModel] | None:
+    """The section class in an annotation such as `tuple[Task, ...]` or `PlanSettings | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _section_type(argument)
+        if found is not None:
+            return found
+    return None

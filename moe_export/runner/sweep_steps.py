@@ -1,0 +1,101 @@
+"""The steps of a sweep: one calibration, then a plan, a model and its measurements per point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from moe_export.errors import RecipeError
+from moe_export.recipe import QuantizeSettings, Recipe
+from moe_export.runner.steps import Step, between, steps_of
+
+POINTS = "points"
+LAST = "validate"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of a sweep.
+
+    Attributes:
+        name: of its folder.
+        keep: share of expert dimensions; None where a budget decides.
+        target_bytes: of the exported weights; None where `keep` decides.
+        experts: format of the experts, or `auto`.
+    """
+
+    name: str
+    keep: float | None
+    target_bytes: int | None
+    experts: str
+
+
+def points_of(recipe: Recipe, baseline_bytes: int) -> list[Point]:
+    """The models that a recipe's sweep section asks for.
+
+    Args:
+        recipe: of the main job.
+        baseline_bytes: weights of the unpruned model exported, which budgets are shares of.
+    """
+    sweep = recipe.sweep
+    points = [
+        Point(f"keep-{keep * 100:g}-{name}", keep, None, name)
+        for keep in sweep.keeps
+        for name in sweep.formats
+    ]
+    return points + [
+        Point(f"bytes-{share * 100:g}-{name}", None, round(share * baseline_bytes), name)
+        for share in sweep.budgets
+        for name in (*sweep.formats, "auto")
+    ]
+
+
+def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
+    """All steps, each after what it reads; calibration and importance are shared.
+
+    Raises:
+        RecipeError: the recipe is a comparison of rankings.
+    """
+    if recipe.plan is None:
+        raise RecipeError("a sweep needs a recipe of the main job, with a plan section")
+    steps: dict[str, Step] = {}
+    reads: dict[str, str] = {}
+    for point in points:
+        inside = f"{POINTS}/{point.name}/"
+        for step in between(steps_of(_recipe_of(recipe, point)), None, LAST)[0]:
+            shared = step.stage in ("calibrate", "importance")
+            folder = step.folder if shared else inside + step.folder
+            where = {
+                name: of if of in ("calibrate", "importance") else inside + of
+                for name, of in step.reads.items()
+            }
+            if step.stage == "importance" and folder in steps:
+                step = _with_all_scores(steps[folder], step)
+            steps[folder] = Step(step.stage, folder, step.settings, where)
+        for stage in ("plan", "export", LAST):
+            reads[f"{point.name}/{stage}"] = f"{inside}{stage}"
+    return [*steps.values(), Step("sweep", "sweep", recipe.sweep, reads)]
+
+
+def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
+    """The main job of one point."""
+    assert recipe.plan is not None
+    plan = recipe.plan.model_copy(
+        update={
+            "keep": point.keep,
+            "target_bytes": point.target_bytes,
+            "target_active_bytes": None,
+        }
+    )
+    quantize = recipe.quantize or QuantizeSettings()
+    update: dict[str, Any] = {"experts": point.experts}
+    quantized = quantize.model_copy(update=update | {"choices": recipe.sweep.formats})
+    is_float = point.experts != "auto" and quantized.quantization().is_float
+    return recipe.model_copy(update={"plan": plan, "quantize": None if is_float else quantized})
+
+
+def _with_all_scores(first: Step, second: Step) -> Step:
+    """The importance step that computes what both do."""
+    names = [name for step in (first, second) for name in step.settings.scores]  # type: ignore[attr-defined]
+    settings = first.settings.model_copy(update={"scores": tuple(dict.fromkeys(names))})
+    return Step(first.stage, first.folder, settings, first.reads)

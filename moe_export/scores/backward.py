@@ -1,0 +1,278 @@
+"""Sums of scores, one layer of the model at a time: forward over the calibration set, and back.
+
+Going forward, the input of every layer is kept; going back, each layer is computed again from it,
+and gradients go through it from its output to its input. No gradient of a weight is ever computed.
+
+Legend: E experts, R rows (sum of widths), N routed pairs, B sequences of a batch, L positions,
+D hidden, T = B * L, C scores of data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe_export.experts import ExpertTable
+from moe_export.passes.batches import Batch
+from moe_export.passes.layers import INPUT, NormedBatch, Passes
+from moe_export.passes.loss import Loss, loss_gradients
+from moe_export.passes.states import States
+from moe_export.scores.base import DataScore, ExpertBatch, ExpertWeights, Score, WeightScore
+from moe_export.scores.partial import LayerSums, load_sums, save_sums
+from moe_export.system.progress import Progress
+from moe_export.system.workers import Workers
+from moe_export.torch_model.block import RaggedMoEBlock
+from moe_export.torch_model.layered import LayeredModel
+from moe_export.torch_model.recording import Quantity, Recording, recording
+
+SCORED = "scored"
+"""Marks a layer whose sums are written. Kinds of state beside `INPUT` are the losses, for gradients
+at a layer's output."""
+
+
+SHARED_TOKENS = 1024
+"""So many tokens of the shared expert, which has all of a batch, are scored at a time, or one
+sequence: some scores compare every two tokens.
+"""
+
+
+@dataclass
+class Collector:
+    """One call of `collect_importance`, which says what the attributes are.
+
+    Attributes:
+        num_batches: of all workers.
+        own: the batches of this one, by number.
+        states: of this worker.
+        shared: whether the shared expert is one of the experts, the last.
+    """
+
+    model: LayeredModel
+    scores: Sequence[Score]
+    num_batches: int
+    own: dict[int, Batch]
+    states: States
+    folder: Path
+    workers: Workers
+    progress: Progress
+    shared: bool = False
+    steps: int = 0
+    passes: Passes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.passes = Passes(self.model, self.own, self.states)
+        self.data_scores = [s for s in self.scores if isinstance(s, DataScore)]
+        self.weight_scores = [s for s in self.scores if isinstance(s, WeightScore)]
+        losses = (s.loss for s in self.data_scores if s.loss is not None)
+        self.losses: tuple[Loss, ...] = tuple(dict.fromkeys(losses))
+        self.differentiated = frozenset[Quantity](
+            quantity for score in self.data_scores for quantity in score.gradients
+        )
+        self.kept = self.differentiated | frozenset[Quantity](
+            quantity for score in self.data_scores for quantity in score.values
+        )
+        self.num_layers = len(self.model.layers)
+
+    def check_space(self) -> None:
+        """See `States.check_space`."""
+        positions = sum(batch.tokens_BL.numel() for batch in self.own.values())
+        state_bytes = positions * self.model.config.hidden_size * self.model.dtype.itemsize
+        kinds = self.num_layers + 1 + 3 * len(self.losses) if self.losses else 2
+        self.states.check_space(state_bytes * kinds)
+
+    def run(self) -> list[LayerSums]:
+        """What is known of every layer, to the first of the workers."""
+        self.passes.begin()
+        if self.losses:
+            self._forward()
+            self._through_head()
+            self._backward()
+        else:
+            self._forward_scoring()
+        self.progress(self._all_steps, self._all_steps, "done")
+        if self.workers.rank > 0:
+            return []
+        return [load_sums(self.folder, layer) for layer in range(self.num_layers)]
+
+    def _forward(self) -> None:
+        for layer in range(self.num_layers):
+            if self.states.finished(INPUT, layer + 1) or self._scored_from(layer):
+                self._tell(f"layer {layer}, forward", len(self.own))
+                continue
+            with self.model.layer(layer):
+                self.passes.forward(layer, self.own, partial(self._tell, f"layer {layer}, forward"))
+            self.states.finish(INPUT, layer + 1)
+
+    def _forward_scoring(self) -> None:
+        """Where no score has a loss, there is no way back."""
+        done = sum(self.states.finished(SCORED, layer) for layer in range(self.num_layers))
+        first = self.workers.least(done)
+        self._tell("forward", first * len(self.own))
+        for layer in range(first, self.num_layers):
+            with self.model.layer(layer):
+                self._score_layer(layer)
+            self.states.drop(INPUT, layer - 1)
+
+    def _through_head(self) -> None:
+        if self.states.finished(self.losses[0], self.num_layers) or self._scored_from(
+            self.num_layers - 1
+        ):
+            self._tell("head and loss", len(self.own))
+            return
+        with self.model.head() as (norm, head):
+            for number, batch in self.own.items():
+                self._tell("head and loss")
+                state_BLD = self.passes.state(INPUT, self.num_layers, number)
+                normed = NormedBatch(norm, state_BLD, batch.target_T.to(self.model.device))
+                found = loss_gradients(
+                    normed.hidden_TD,
+                    head,
+                    batch.gold_T.to(self.model.device),
+                    batch.weight_T.to(self.model.device),
+                    self.losses,
+                )
+                for loss in self.losses:
+                    slope_BLD = normed.gradient(found[loss])
+                    self.states.put(loss, self.num_layers, number, slope_BLD)
+        for loss in reversed(self.losses):
+            self.states.finish(loss, self.num_layers)
+
+    def _backward(self) -> None:
+        done = 0
+        while done < self.num_layers and self._scored_from(self.num_layers - 1 - done):
+            done += 1
+        done = self.workers.least(done)
+        self._tell("backward", done * len(self.own))
+        for layer in reversed(range(self.num_layers - done)):
+            with self.model.layer(layer):
+                self._score_layer(layer)
+            # The worker that is last may still be at the layer above, and be interrupted there.
+            for kind in (INPUT, *self.losses):
+                self.states.drop(kind, layer + 2)
+
+    def _scored_from(self, layer: int) -> bool:
+        """Whether a layer has been scored, and so all above it."""
+        return self.states.finished(SCORED, layer)
+
+    def _score_layer(self, layer: int) -> None:
+        """Sums over the batches of all workers, in their order."""
+        block = self.model.block(layer)
+        experts = () if block is None else _experts(block, self.shared)
+        table = ExpertTable(tuple(len(weights.up_WD) for weights in experts))
+        shape = (len(self.data_scores), table.rows)
+        total = np.zeros(shape[0] * shape[1] + len(experts))
+        for first in range(0, self.num_batches, self.workers.size):
+            number = first + self.workers.rank
+            part = np.zeros_like(total)
+            if number in self.own:
+                self._tell(f"layer {layer}, scoring")
+                sums_CR = part[: shape[0] * shape[1]].reshape(shape)
+                self._score_batch(layer, number, experts, table, sums_CR, part[sums_CR.size :])
+            for found in self.workers.gather(part):
+                total += found
+        for loss in self.losses:
+            self.states.finish(loss, layer)
+        if not self.losses:
+            self.states.finish(INPUT, layer + 1)
+        if self.workers.rank == 0:
+            weights = {
+                score.name: np.concatenate([score.measure(w).cpu().numpy() for w in experts])
+                for score in self.weight_scores
+                if experts
+            }
+            sums_CR, tokens_E = np.split(total, [shape[0] * shape[1]])
+            found_here = LayerSums(
+                np.array(table.widths, np.int64),
+                sums_CR.reshape(shape),
+                tokens_E.astype(np.int64),
+                weights,
+            )
+            save_sums(self.folder, layer, found_here)
+        self.states.finish(SCORED, layer)
+
+    def _score_batch(
+        self,
+        layer: int,
+        number: int,
+        experts: tuple[ExpertWeights, ...],
+        table: ExpertTable,
+        sums_CR: NDArray[np.float64],
+        tokens_E: NDArray[np.float64],
+    ) -> None:
+        """Adds one batch, and passes states or gradients on to the next layer or the one before."""
+        batch, device = self.own[number], self.model.device
+        state_BLD = self.passes.state(INPUT, layer, number)
+        state_BLD.requires_grad_(bool(self.losses))
+        with recording(
+            self.model.layers[layer], self.kept, self.differentiated, shared=self.shared
+        ) as made:
+            output_BLD = self.passes.run(layer, number, state_BLD)
+            gradients = self._gradients(layer, number, state_BLD, output_BLD, made)
+        if not self.losses:
+            self.states.put(INPUT, layer + 1, number, output_BLD)
+        real_T, sequence_T = batch.real_T.to(device), batch.sequence_T.to(device)
+        for trace in made.layers.get(layer, []):
+            real_N = real_T[trace.token_N]
+            view = ExpertBatch(
+                weights=experts[trace.expert],
+                num_sequences=len(batch.tokens_BL),
+                sequence_N=sequence_T[trace.token_N][real_N],
+                routing_N=trace.routing_N.detach()[real_N],
+                values={name: value.detach()[real_N] for name, value in trace.values.items()},
+                gradients={
+                    loss: {name: next(found)[real_N] for name in sorted(self.differentiated)}
+                    for loss, found in gradients.items()
+                },
+            )
+            tokens_E[trace.expert] += int(real_N.sum())
+            rows = table.slice_of(trace.expert)
+            is_shared = self.shared and trace.expert == len(experts) - 1
+            for part in view.split(SHARED_TOKENS) if is_shared else (view,):
+                for sums_R, score in zip(sums_CR, self.data_scores, strict=True):
+                    sums_R[rows] += score.measure(part).cpu().numpy()
+
+    def _gradients(
+        self, layer: int, number: int, state_BLD: Tensor, output_BLD: Tensor, made: Recording
+    ) -> dict[Loss, Iterator[Tensor]]:
+        """For each loss the gradients of every trace, in order, its quantities sorted by name; that
+        of the layer's input is passed on.
+        """
+        recorded = [
+            trace.values[name]
+            for trace in made.layers.get(layer, [])
+            for name in sorted(self.differentiated)
+        ]
+        gradients: dict[Loss, Iterator[Tensor]] = {}
+        for loss in self.losses:
+            *found, slope_BLD = torch.autograd.grad(
+                output_BLD,
+                [*recorded, state_BLD],
+                self.passes.state(loss, layer + 1, number),
+                retain_graph=loss != self.losses[-1],
+            )
+            gradients[loss] = iter(found)
+            self.states.put(loss, layer, number, slope_BLD)
+        return gradients
+
+    @property
+    def _all_steps(self) -> int:
+        return len(self.own) * (2 * self.num_layers + 1 if self.losses else self.num_layers)
+
+    def _tell(self, what: str, steps: int = 1) -> None:
+        if steps:
+            self.progress(self.steps, self._all_steps, what)
+            self.steps += steps
+
+
+def _experts(block: RaggedMoEBlock, shared: bool) -> tuple[ExpertWeights, ...]:
+    return tuple(
+        ExpertWeights(block.layer, number, *(matrix.weight.detach() for matrix in expert))
+        for number, expert in enumerate(block.all_experts if shared else block.routed)
+    )
