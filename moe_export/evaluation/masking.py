@@ -63,7 +63,7 @@ def score_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> TaskScores:
-    """Scores every task as `evaluation.tally` does; with its divergence from a reference if given."""
+    """Scores every task as `evaluation.tally` does, and its divergence from any reference."""
     return {name: tally.as_dict() for name, tally in tally_tasks(model, tasks, reference).items()}
 
 

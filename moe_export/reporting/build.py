@@ -1,4 +1,4 @@
-"""The content of `report.json`, from the folders of a run; docs/report.md has its keys."""
+"""The content of `report.json`, from the folders of a run; see docs/reference/report.md."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     """One column per exported variant of every run; a baseline that is the same is shown once.
 
     Returns:
-        Plain JSON values, with the keys that docs/report.md tells of.
+        Plain JSON values, with the keys that docs/reference/report.md tells of.
 
     Raises:
         ArtifactError: a directory holds no report.

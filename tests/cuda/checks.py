@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moe_export.gpu_check.library import row_of
 from moe_export.op.c_interface import RefusedError
 from moe_export.op.spec import ACTIVATIONS
 from moe_export.ort.device_memory import DeviceMemory
-from tests.cuda.cuda_library import CudaLayer
-from tests.cuda.formats import CUDA_KINDS, PACKAGED_KINDS
+from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cuda_kinds import CUDA_KINDS, PACKAGED_KINDS
+from moe_export.testing.cuda_library import CudaLayer
+from moe_export.testing.executors import run_reference
+from moe_export.testing.tolerance import error_bound
 from tests.cuda.kernels import packed_layer
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
 from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
-from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
-from tests.op.executors import run_reference
-from tests.op.tolerance import error_bound
-from tools.gpu_check.library import row_of
 
 GOOD = inputs_of(Case("good", (33, 0, 7), tokens=3, top_k=2), "float16")
 STREAM = 0x5EED

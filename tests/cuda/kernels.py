@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moe_export.op.triton import plan
 from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.op.triton.packed import PackedLayer, pack
-from tests.op.cases import Inputs
+from moe_export.testing.cases import Inputs
 
 
 def packed_layer(inputs: Inputs) -> PackedLayer:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from moe_export.formats import int4
 from moe_export.op.c_interface import ONNX_TYPES, RefusedError
+from moe_export.testing.cases import Inputs
 from tests.cuda.launches import StandIn
-from tests.op.cases import Inputs
 
 FOUR_BITS = ("int4", "uint4")
 STREAM = 0x57EA

@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.op.cases import Case, Inputs, inputs_of
-from tests.op.executors import run_reference
-from tests.op.tolerance import error_bound
-from tools.gpu_check.fused_moe import FEW, MANY, Blocks, FusedMoe
+from moe_export.gpu_check.fused_moe import FEW, MANY, Blocks, FusedMoe
+from moe_export.testing.cases import Case, Inputs, inputs_of
+from moe_export.testing.executors import run_reference
+from moe_export.testing.tolerance import error_bound
 
 CASES = (
     Case("one_token", (64,) * 5, tokens=1, top_k=2, hidden=128),

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from moe_export.gpu_check.apart import Apart, ApartError
+from moe_export.gpu_check.check import Check
+from moe_export.gpu_check.parts import PARTS, Part, too_late
+from moe_export.gpu_check.runtime import DEMO_WORDS
+from moe_export.gpu_check.targets import TARGETS, verdicts
 from moe_export.recipe.load import load_recipe
-from tools.gpu_check.apart import Apart, ApartError
-from tools.gpu_check.check import Check
-from tools.gpu_check.parts import PARTS, Part, too_late
-from tools.gpu_check.runtime import DEMO_WORDS
-from tools.gpu_check.targets import TARGETS, verdicts
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine 
 
 
 def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/gpu_check", *arguments]
+    command = [sys.executable, "-m", "moe_export.gpu_check", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -72,8 +72,8 @@ def test_work_apart_gives_its_result_or_says_why_there_is_none() -> None:
 def run_check(
     monkeypatch: pytest.MonkeyPatch, folder: Path, minutes: float = 10.0, **parts: Part
 ) -> Check:
-    monkeypatch.setattr("tools.gpu_check.check.PARTS", parts)
-    monkeypatch.setattr("tools.gpu_check.parts.PARTS", parts)
+    monkeypatch.setattr("moe_export.gpu_check.check.PARTS", parts)
+    monkeypatch.setattr("moe_export.gpu_check.parts.PARTS", parts)
     check = Check(dict.fromkeys(parts), minutes, (1, 6), folder / "out.json")
     check.run(str(folder))
     assert json.loads((folder / "out.json").read_text()) == check.result

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from moe_export.gpu_check import kernels, shapes
+from moe_export.gpu_check.draws import routing
+from moe_export.gpu_check.random_layers import expert_bytes, random_layer
 from moe_export.op.spec import Format
 from moe_export.op.triton import plan
 from moe_export.op.triton.driver import DeviceLayer
+from moe_export.testing import layer_sizes as sizes
+from moe_export.testing.cases import Case, inputs_of
 from tests.cuda.kernels import large_shape, packed_layer
-from tests.op.cases import Case, inputs_of
-from tools.bench_op import sizes
-from tools.gpu_check import kernels, shapes
-from tools.gpu_check.draws import routing
-from tools.gpu_check.random_layers import expert_bytes, random_layer
 
 TIMED: tuple[Format, ...] = ("float16", "int8", "int4", "uint8", "uint4", "nf4")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tools.bench_op import sizes
-from tools.gpu_check import whole_models
-from tools.make_synthetic_checkpoint import config_of
+from moe_export.gpu_check import whole_models
+from moe_export.testing import layer_sizes as sizes
+from moe_export.testing.synthetic_checkpoint import config_of
 
 LAYERS = (1, 2)
 SMALL = {

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.bench_op import sizes
-from tools.gpu_check import peers
-from tools.gpu_check.apart import ApartError
+from moe_export.gpu_check import peers
+from moe_export.gpu_check.apart import ApartError
+from moe_export.testing import layer_sizes as sizes
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 
 from moe_export.op.spec import Activation
 from moe_export.op.triton import plan
-from tests.cuda.formats import CUDA_KINDS
+from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cuda_kinds import CUDA_KINDS
+from moe_export.testing.executors import run_reference
+from moe_export.testing.tolerance import error_bound
 from tests.cuda.kernels import large_shape, run_kernels
-from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
-from tests.op.executors import run_reference
-from tests.op.tolerance import error_bound
 
 SWIGLU = tuple(case for case in CASES if case.activation == "swiglu")
 OTHERS = tuple(case for case in CASES if case.activation != "swiglu")

@@ -18,7 +18,7 @@ from moe_export.recipe import QuantizeSettings
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.stages.quantize import run as quantize
-from tests.tiny import pruned_checkpoint, tiny_checkpoint
+from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 
 WIDTHS = [[0, 1, 24, 7, 16, 3], [24, 24, 0, 0, 5, 9], [8, 8, 8, 8, 8, 8]]
 SEQUENCES = [list(range(40)), [7, 7, 7], [200]]

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from moe_export.cli import main
+from moe_export.testing.tiny import tiny_checkpoint
 from tests.end_to_end.common import artifacts, write_recipe
-from tests.tiny import tiny_checkpoint
 
 LAST_IS_LATE = """
 import os, sys, time

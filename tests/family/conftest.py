@@ -1,4 +1,4 @@
-"""The rows of `tests.families`, their checkpoints, and the models of transformers for them."""
+"""Fixtures for the rows of `moe_export.testing.families`: checkpoints and transformers models."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
-from tests.families import ROWS, FamilyRow
-from tests.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
+from moe_export.testing.families import ROWS, FamilyRow
+from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
 
 torch.set_num_threads(1)
 

@@ -16,9 +16,9 @@ from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError
 from moe_export.families import FAMILIES, open_checkpoint, spec_of
 from moe_export.families.base import ModelSpec
-from tests.families import ROWS, FamilyRow
+from moe_export.testing.families import ROWS, FamilyRow
+from moe_export.testing.tiny import CONFIG
 from tests.family.conftest import Subject
-from tests.tiny import CONFIG
 
 VARIANTS = [
     pytest.param(row, variant, id=f"{row.model_type}-{variant}")
@@ -135,7 +135,7 @@ def fused_by_hand(directory: Path, spec: ModelSpec, out: Path, dtype: str = "flo
 @pytest.fixture
 def fused(tmp_path: Path) -> tuple[Path, Path]:
     """A Qwen2-MoE and the same in fused tensors, in bfloat16."""
-    from tests.tiny import tiny_checkpoint
+    from moe_export.testing.tiny import tiny_checkpoint
 
     source = tiny_checkpoint(tmp_path / "source", dtype="bfloat16")
     return source, fused_by_hand(source, spec_of(CONFIG), tmp_path / "fused", "bfloat16")

@@ -18,11 +18,11 @@ from moe_export.quantization import EXPERT_ROLES
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
 from moe_export.stages.job import Job
+from moe_export.testing.families import ROWS, FamilyRow
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.families import ROWS, FamilyRow
 from tests.family.conftest import Subject, stock_model
 from tests.graph.decoding import Decoder, exported
-from tests.tiny import tiny_checkpoint
 
 LIMIT = 1e-4
 """For float32, absolute, on logits of up to about 15; the product's own promise."""
@@ -90,7 +90,7 @@ def test_removed_dimensions_equal_zeroed_ones(
 
 
 def test_a_model_without_any_dimension_left_still_runs(subject: Subject, tmp_path: Path) -> None:
-    from tests.tiny import masked_checkpoint, pruned_checkpoint
+    from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint
 
     nothing = subject.row.widths(0)
     shared = subject.shared_widths and tuple(w and 0 for w in subject.shared_widths)

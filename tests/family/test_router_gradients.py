@@ -16,9 +16,9 @@ from moe_export.fitting.distill import Rule, distill_routers
 from moe_export.fitting.router_passes import RouterPasses, keep_teacher
 from moe_export.passes.batches import batches_of
 from moe_export.passes.states import States
+from moe_export.testing.tiny import pruned_checkpoint
 from moe_export.torch_model import LayeredModel, StreamedModel, load_torch_model
 from tests.family.conftest import Subject
-from tests.tiny import pruned_checkpoint
 from tests.torch_model.common import relative_error, some_tokens
 
 TEMPERATURE = 1.7

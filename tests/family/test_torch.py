@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
+from moe_export.testing.families import ROWS, FamilyRow
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import RaggedMoEBlock, load_torch_model
-from tests.families import ROWS, FamilyRow
 from tests.family.conftest import Subject, stock_model
-from tests.tiny import tiny_checkpoint
 from tests.torch_model.common import ROUNDING, relative_error, some_tokens
 
 VARIANTS = [

@@ -15,8 +15,8 @@ from moe_export.graph.weights import Dtype, Layout
 from moe_export.ort import session as runtime
 from moe_export.ort.decoding import KVCache, StaticCache, generate, open_cache
 from moe_export.ort.session import NO_GRAPH, OrtModel
+from moe_export.testing.tiny import tiny_checkpoint
 from tests.graph.decoding import exported
-from tests.tiny import tiny_checkpoint
 
 NEW_TOKENS = 20
 LENGTHS = np.array([9, 4, 7])

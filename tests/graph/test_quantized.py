@@ -16,7 +16,7 @@ from moe_export.formats.matrix import side_by_side
 from moe_export.formats.storage import to_storage
 from moe_export.graph.quantized import matmul_nbits_weight
 from moe_export.quantization import QUANTIZATION_KEY, DenseFormat, Quantization
-from tests.tiny import CONFIG
+from moe_export.testing.tiny import CONFIG
 
 DEPTH = 72
 """Of the groups the last is incomplete, and of 32 there is an odd number."""

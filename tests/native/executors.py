@@ -18,9 +18,9 @@ from moe_export.op.function import OPSET
 from moe_export.op.library import register
 from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.reference import Expert, Weight
-from tests.native.c_library import CLayer
-from tests.op.cases import Inputs, Kind, kinds_of
-from tests.op.executors import feeds, one_node_model
+from moe_export.testing.c_library import CLayer
+from moe_export.testing.cases import Inputs, Kind, kinds_of
+from moe_export.testing.executors import feeds, one_node_model
 
 
 def _kernels_of_this_processor() -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from moe_export.formats import GRIDS, QuantizedMatrix
 from moe_export.op import spec
+from moe_export.testing.cases import Case, Inputs, inputs_of
+from moe_export.testing.executors import run_reference
 from tests.native.executors import KERNELS, run_kernel
-from tests.op.cases import Case, Inputs, inputs_of
-from tests.op.executors import run_reference
 
 WIDTH, HIDDEN = 40, 72
 

@@ -23,7 +23,9 @@ from moe_export.op import packed as op_packed
 from moe_export.op import spec
 from moe_export.op.library import register
 from moe_export.op.packed import Packer
-from tests.native.c_library import OpenedLayer, RefusedError
+from moe_export.testing.c_library import OpenedLayer, RefusedError
+from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.executors import feeds
 from tests.native.executors import (
     KERNELS,
     NATIVE_KINDS,
@@ -34,8 +36,6 @@ from tests.native.executors import (
     packed_model,
     run_kernel,
 )
-from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
-from tests.op.executors import feeds
 
 
 @pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
@@ -82,7 +82,7 @@ def test_the_bytes_are_the_same_whatever_the_kernel(
         "import sys\n"
         "from pathlib import Path\n"
         "from tests.native.executors import NATIVE_KINDS, packed\n"
-        "from tests.op.cases import CASES, inputs_of\n"
+        "from moe_export.testing.cases import CASES, inputs_of\n"
         "for kind in NATIVE_KINDS:\n"
         "    tensor = packed(Path(sys.argv[1]), inputs_of(CASES[18], *kind))\n"
         "    sys.stdout.buffer.write(tensor.tobytes())\n"

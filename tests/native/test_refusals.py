@@ -18,10 +18,10 @@ import pytest
 from moe_export.errors import DependencyError
 from moe_export.op import library as op_library
 from moe_export.op import spec
-from tests.native.c_library import CLayer, RefusedError
+from moe_export.testing.c_library import CLayer, RefusedError
+from moe_export.testing.cases import CASES, Inputs, inputs_of
+from moe_export.testing.executors import feeds, one_node_model
 from tests.native.executors import FASTEST, layer_of, native_session
-from tests.op.cases import CASES, Inputs, inputs_of
-from tests.op.executors import feeds, one_node_model
 
 GOOD = inputs_of(CASES[2], "float32")
 FLAT = [tensor for expert in GOOD.experts for tensor in expert]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.native.c_library import CLayer
+from moe_export.testing.c_library import CLayer
+from moe_export.testing.cases import Case, inputs_of
+from moe_export.testing.executors import feeds, one_node_model
 from tests.native.executors import native_session
-from tests.op.cases import Case, inputs_of
-from tests.op.executors import feeds, one_node_model
 
 BUSY = Case("busy", (200, 0, 33, 96), tokens=24, top_k=3, hidden=256)
 

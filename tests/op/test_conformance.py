@@ -12,9 +12,9 @@ import pytest
 
 from moe_export.formats import GRIDS
 from moe_export.op.reference import ragged_moe
-from tests.op.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
-from tests.op.executors import EXECUTORS, feeds, one_node_model, run_reference, session_of
-from tests.op.tolerance import error_bound
+from moe_export.testing.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
+from moe_export.testing.executors import EXECUTORS, feeds, one_node_model, run_reference, session_of
+from moe_export.testing.tolerance import error_bound
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

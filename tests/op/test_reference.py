@@ -15,8 +15,8 @@ from moe_export.formats import QuantizedMatrix
 from moe_export.op import spec
 from moe_export.op.reference import gelu as gelu_of_the_reference
 from moe_export.op.reference import ragged_moe
-from tests.op.cases import CASES, Case, Inputs, Kind, inputs_of
-from tests.op.executors import run_reference
+from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.executors import run_reference
 
 
 def silu(a: float) -> float:

@@ -1,4 +1,4 @@
-"""The keys of a JSON value, as docs/report.md writes them."""
+"""The keys of a JSON value, as docs/reference/report.md writes them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def paths_of(value: Any, path: str = "") -> Iterator[str]:
 
 
 def documented(heading: str) -> set[str]:
-    """The keys in the table under a heading of docs/report.md."""
+    """The keys in the table under a heading of docs/reference/report.md."""
     section = DOCS.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     return set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE))

@@ -12,7 +12,7 @@ from moe_export.artifacts.importance import Importance, save_importance
 from moe_export.recipe import PlanSettings, PruneSettings
 from moe_export.stages import plan, prune
 from moe_export.stages.job import Job
-from tests.tiny import tiny_checkpoint
+from moe_export.testing.tiny import tiny_checkpoint
 
 
 def planned(root: Path) -> dict[str, Path]:

@@ -16,10 +16,10 @@ from moe_export.checkpoint import Checkpoint, overwrite
 from moe_export.errors import CalibrationError, RecipeError
 from moe_export.fitting import distill
 from moe_export.passes import loss
+from moe_export.testing.families import QWEN3_MOE
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.families import QWEN3_MOE
 from tests.stages.fitting import planned, pruned
-from tests.tiny import tiny_checkpoint
 
 RATE = 0.002
 """Few tokens of a random model say little of its routers: with larger steps they fit noise."""

@@ -18,8 +18,8 @@ from moe_export.passes.carried import CarriedModel
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.stages.quantize import run
+from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.tiny import pruned_checkpoint, tiny_checkpoint
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 LENGTHS = (50, 40, 33, 60, 50, 50, 41, 2) * 6

@@ -22,8 +22,8 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.recipe import ImportanceSettings
 from moe_export.stages import importance
 from moe_export.stages.job import Job
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import StreamedModel
-from tests.tiny import tiny_checkpoint
 
 
 def job_for(

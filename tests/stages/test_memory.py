@@ -18,7 +18,7 @@ from moe_export.recipe import PruneSettings, QuantizeSettings
 from moe_export.stages import prune, quantize
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
-from tests.tiny import tiny_checkpoint
+from moe_export.testing.tiny import tiny_checkpoint
 
 SIZES = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16}
 

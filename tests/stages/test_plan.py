@@ -22,7 +22,7 @@ from moe_export.quantization import Quantization
 from moe_export.recipe import Formats, PlanSettings
 from moe_export.stages.job import Job
 from moe_export.stages.plan import run
-from tests.tiny import tiny_checkpoint
+from moe_export.testing.tiny import tiny_checkpoint
 
 TOKENS = np.array([400, 300, 200, 80, 20, 0])
 

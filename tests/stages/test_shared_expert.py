@@ -26,9 +26,9 @@ from moe_export.fitting.refit import refitted
 from moe_export.recipe import ImportanceSettings, PlanSettings, PruneSettings
 from moe_export.stages import importance, plan, prune
 from moe_export.stages.job import Job
+from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
-from tests.tiny import tiny_checkpoint
 from tests.torch_model.common import some_tokens
 
 LIMIT = 1e-4

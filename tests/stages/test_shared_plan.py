@@ -22,8 +22,8 @@ from moe_export.quantization import Quantization
 from moe_export.recipe import Formats, PlanSettings
 from moe_export.stages.job import Job
 from moe_export.stages.plan import run
-from tests.families import DEEPSEEK_V2, QWEN2_MOE
-from tests.tiny import tiny_checkpoint
+from moe_export.testing.families import DEEPSEEK_V2, QWEN2_MOE
+from moe_export.testing.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module", params=[QWEN2_MOE, DEEPSEEK_V2], ids=lambda row: row.model_type)

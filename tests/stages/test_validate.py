@@ -11,8 +11,8 @@ from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.ort.benchmark import execution_path, probe
 from moe_export.ort.session import OrtModel
 from moe_export.stages.validate import within
+from moe_export.testing.tiny import tiny_checkpoint
 from tests.graph.decoding import exported
-from tests.tiny import tiny_checkpoint
 
 
 def test_whole_sequences_are_taken_within_a_number_of_tokens_and_at_least_one() -> None:

@@ -11,8 +11,8 @@ from moe_export.families import spec_of
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.quantization import Quantization
-from tools.full_size import QUANTIZED_KEYS, carry_out, per_token, prepare
-from tools.size_table import QWEN15_MOE
+from tools.pages.full_size import QUANTIZED_KEYS, carry_out, per_token, prepare
+from tools.pages.sizes import QWEN15_MOE
 
 GIB = 2**30
 

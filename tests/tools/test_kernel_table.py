@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from moe_export.op.triton.build import CUBINS
-from tools.kernel_table import PAGE, blocks_per_multiprocessor, page
+from tools.pages.cuda_kernels import PAGE, blocks_per_multiprocessor, page
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import RecipeError, ResourceError
 from moe_export.families import check_ledger, spec_of
-from tools.make_synthetic_checkpoint import config_of, main, make
+from moe_export.testing.synthetic_checkpoint import config_of, main, make
 
 SMALL = {
     "hidden_size": 128,

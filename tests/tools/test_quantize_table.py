@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.bitsandbytes_peer import LAYERS
-from tools.quantize_table import FORMATS, KEEPS, METHODS, PEER, markdown
+from tools.pages.bitsandbytes_peer import LAYERS
+from tools.pages.quantization import FORMATS, KEEPS, METHODS, PEER, markdown
 
 SCORES = {"mean_exact_match": 0.9, "text_loss_nats": 3.0, "text_kl_nats": 0.00123}
 

@@ -1,4 +1,4 @@
-"""What the tests of torch models share; see `tests.tiny` for the checkpoints."""
+"""What the tests of torch models share; see `moe_export.testing.tiny` for the checkpoints."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import torch
 from moe_export.errors import CheckpointError
 from moe_export.scores import SCORES, scores_named
 from moe_export.scores.collect import collect_importance
+from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, StreamedModel, load_torch_model
-from tests.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.torch_model.common import UNEQUAL, some_tokens
 from tests.torch_model.test_scores import LENGTHS, calibration_of
 

@@ -16,9 +16,9 @@ from moe_export.families import open_checkpoint
 from moe_export.fitting.measure_exchange import SHARES, measure_exchange
 from moe_export.formats import FORMATS
 from moe_export.planning.allocation import format_errors
+from moe_export.testing.families import QWEN2_MOE
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
-from tests.families import QWEN2_MOE
-from tests.tiny import tiny_checkpoint
 from tests.torch_model.common import some_tokens
 
 TOKENS = some_tokens(3, 20)

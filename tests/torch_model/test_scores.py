@@ -22,8 +22,8 @@ from moe_export.passes.loss import loss_gradients
 from moe_export.recipe import Score as ScoreName
 from moe_export.scores import SCORES, scores_named
 from moe_export.scores.collect import collect_importance
+from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
-from tests.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.torch_model.common import UNEQUAL
 
 LENGTHS = (5, 2, 12, 9, 3, 12)

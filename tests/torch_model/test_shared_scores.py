@@ -17,9 +17,9 @@ from moe_export.artifacts.importance import Importance
 from moe_export.scores import SCORES, DataScore, scores_named
 from moe_export.scores import backward as layerwise
 from moe_export.scores.collect import collect_importance
+from moe_export.testing.families import DEEPSEEK_V2, QWEN2_MOE, FamilyRow
+from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import LayeredModel, load_torch_model
-from tests.families import DEEPSEEK_V2, QWEN2_MOE, FamilyRow
-from tests.tiny import tiny_checkpoint
 from tests.torch_model.test_scores import (
     LENGTHS,
     LOSS_OF,

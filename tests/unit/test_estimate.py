@@ -16,7 +16,7 @@ from moe_export.runner.estimate import (
     StageEstimate,
     estimate,
 )
-from tools.size_table import QWEN15_MOE
+from tools.pages.sizes import QWEN15_MOE
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from moe_export.ort.predicted_memory import (
     predicted_resident,
 )
 from moe_export.quantization import Quantization
-from tools.size_table import QWEN15_MOE, kept
+from tools.pages.sizes import QWEN15_MOE, kept
 
 MEASURED = {
     15_313_408: 37_494_784, 12_167_680: 35_127_296, 9_021_952: 31_862_784, 5_876_224: 29_102_080,

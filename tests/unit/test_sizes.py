@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.size_table import QWEN15_MOE, kept, page, parameters
+from tools.pages.sizes import QWEN15_MOE, kept, page, parameters
 
 
 @pytest.mark.parametrize(("share", "billions"), [(1.0, 14.3158), (0.5, 8.0872)])

@@ -9,7 +9,7 @@ from moe_export.documents.sources import draw, has_answers, outside_files, task_
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
 from moe_export.stages.calibrate import shares
-from tests.tiny import tiny_checkpoint
+from moe_export.testing.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

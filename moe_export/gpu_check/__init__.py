@@ -1,0 +1,1 @@
+"""One prepared run of every check that needs a GPU."""

@@ -1,0 +1,24 @@
+"""Which experts the tokens of a timed layer choose.
+
+Legend: T tokens, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.testing import layer_sizes as sizes
+
+
+def routing(tokens: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    """Distinct experts for each token, all equally likely [T, K], and their weights [T, K].
+
+    The draws from 0 to E / K - 1 together choose each expert equally often, so that the widths of
+    those that were chosen are the mean width on average, even for one token.
+    """
+    random = np.random.default_rng(tokens)
+    order_TE = random.random((tokens, sizes.EXPERTS)).argsort(axis=1)
+    first = draw * sizes.TOP_K
+    indices_TK = order_TE[:, first : first + sizes.TOP_K].copy()
+    return indices_TK, random.random((tokens, sizes.TOP_K)).astype(np.float16)

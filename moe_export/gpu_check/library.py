@@ -1,0 +1,106 @@
+"""The packaged kernels on the device, through the native library's plain C interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moe_export.op.library import library_path
+from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cuda_kinds import PACKAGED_KINDS
+from moe_export.testing.cuda_library import CudaLayer, DeviceMemory
+from moe_export.testing.executors import run_reference
+from moe_export.testing.tolerance import error_bound
+
+REPEATS = (1, 9, 129)
+"""How often a case's tokens are taken: as they are, and so that tiles of both kinds run."""
+
+MOST_TOKENS = 1200
+
+
+class TorchMemory:
+    """Memory of the device that torch has."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, torch.Tensor] = {}
+
+    def allocate(self, size: int) -> int:
+        """Bytes that hold NaN."""
+        memory = torch.full((size,), 255, dtype=torch.uint8, device="cuda")
+        torch.cuda.synchronize()
+        self._held[memory.data_ptr()] = memory
+        return memory.data_ptr()
+
+    def free(self, pointer: int) -> None:
+        """Gives them back."""
+        del self._held[pointer]
+
+    def write(self, pointer: int, data: bytes) -> None:
+        """Waits until the data is there."""
+        if data:
+            part = self._part(pointer, len(data))
+            part.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            torch.cuda.synchronize()
+
+    def read(self, pointer: int, size: int) -> bytes:
+        """Waits for the kernels."""
+        torch.cuda.synchronize()
+        return self._part(pointer, size).cpu().numpy().tobytes() if size else b""
+
+    def _part(self, pointer: int, size: int) -> torch.Tensor:
+        start = max(first for first in self._held if first <= pointer)
+        return self._held[start][pointer - start : pointer - start + size]
+
+
+def conformance() -> list[dict[str, Any]]:
+    """Every case and kind that is packaged, by rows and tiles; one row for each kind."""
+    torch.zeros(1, device="cuda")  # makes the context current that the library takes
+    memory = TorchMemory()
+    return [row_of(library_path(), memory, kind, CASES) for kind in PACKAGED_KINDS]
+
+
+def row_of(
+    library: Path, memory: DeviceMemory, kind: Kind, cases: Sequence[Case]
+) -> dict[str, Any]:
+    """How far the cases of a kind are from the reference, and which are too far or not the same
+    bits twice.
+    """
+    worst, failures = 0.0, []
+    for case in cases:
+        inputs = inputs_of(case, *kind)
+        layer = CudaLayer(library, memory, inputs)
+        for times in REPEATS:
+            if times > 1 and not 0 < case.tokens * times <= MOST_TOKENS:
+                continue
+            repeated = _repeated(inputs, times)
+            bound, expected = error_bound(repeated), run_reference(repeated)
+            y, again = layer.run(repeated), layer.run(repeated)
+            error = np.abs(y.astype(np.float64) - expected.astype(np.float64))
+            worst = max(worst, float((error / np.maximum(bound, 1e-300)).max(initial=0)))
+            if not (error <= bound).all() or not np.array_equal(y, again):
+                failures.append(f"{case.name}/{times}")
+        layer.destroy()
+    return {
+        "kind": " ".join(map(str, kind)),
+        "worst_error_of_bound": worst,
+        "failed": " ".join(failures),
+        "held": not failures,
+    }
+
+
+def _repeated(inputs: Inputs, times: int) -> Inputs:
+    def tiled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.tile(array, (times, 1))
+
+    return replace(
+        inputs,
+        x=tiled(inputs.x),
+        expert_indices=tiled(inputs.expert_indices),
+        routing_weights=tiled(inputs.routing_weights),
+        shared_weight=None if inputs.shared_weight is None else tiled(inputs.shared_weight),
+    )

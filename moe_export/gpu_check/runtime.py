@@ -1,0 +1,112 @@
+"""The native library under ONNX Runtime's CUDA provider."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from moe_export.op.library import register
+from moe_export.ort.benchmark import probe
+from moe_export.ort.decoding import generate
+from moe_export.ort.session import OrtModel
+from moe_export.testing.cases import CASES, inputs_of
+from moe_export.testing.cuda_kinds import PACKAGED_KINDS
+from moe_export.testing.executors import feeds, one_node_model, run_reference
+from moe_export.testing.tolerance import error_bound
+
+ROOT = Path(__file__).parents[2]
+THROUGH_ONNX_RUNTIME = ("one_token", "many_tokens", "relu2_and_a_shared_expert")
+
+# Float16 errs by 0.01 in the logits of the demo model, and may turn a token over.
+DEMO_WORDS = (
+    "validate.providers=[cuda]",
+    "export.dtype=float16",
+    "validate.gates.max_logit_error=0.05",
+    "validate.gates.min_greedy_agreement=0.9",
+)
+
+
+def _session(model: bytes | str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    register(options)
+    session = onnxruntime.InferenceSession(model, options, providers=["CUDAExecutionProvider"])
+    assert session.get_providers()[0] == "CUDAExecutionProvider"
+    return session
+
+
+def cases() -> list[dict[str, Any]]:
+    """A few cases: every session costs most of a second, and the library has seen all of them."""
+    rows = []
+    for kind in PACKAGED_KINDS:
+        failures = []
+        for case in (case for case in CASES if case.name in THROUGH_ONNX_RUNTIME):
+            inputs = inputs_of(case, *kind)
+            model: onnx.ModelProto = one_node_model(inputs)
+            y = _session(model.SerializeToString()).run(None, feeds(inputs))[0]
+            error = np.abs(y.astype(np.float64) - run_reference(inputs).astype(np.float64))
+            if not (error <= error_bound(inputs)).all():
+                failures.append(case.name)
+        rows.append(
+            {
+                "what": "cases " + " ".join(map(str, kind)),
+                "failed": " ".join(failures),
+                "held": not failures,
+            }
+        )
+    return rows
+
+
+def demo() -> list[dict[str, Any]]:
+    """The demo recipe on the device with steps in a CUDA graph; then the other caches."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "moe_export", "run", "recipes/demo_50pct.yaml"]
+        command += ["--run", folder]
+        for word in DEMO_WORDS:
+            command += ["--set", word]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            words = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return [
+                {"what": "demo recipe", "exit_code": done.returncode, "words": words, "held": False}
+            ]
+        measured = json.loads((Path(folder) / "validate" / "measurements.json").read_text())
+        speed = [{"variant": row["variant"], **row} for row in measured["speed"]]
+        pruned = Path(folder) / "export" / "pruned"
+        tokens = {cache: _greedy(pruned, cache) for cache in ("growing", "static", "captured")}
+        for cache in ("growing", "static"):
+            settings = {"batch_sizes": [1], "threads": [1], "repeats": 3}
+            settings |= {"prompt_tokens": 128, "new_tokens": 64}
+            found = probe(pruned, "cuda", "native", cache, settings)["speed"]
+            speed += [{"variant": "pruned", **row} for row in found]
+    rows: list[dict[str, Any]] = [
+        {
+            "what": f"demo {row['variant']}",
+            "batch": row["batch_size"],
+            "decode_tokens_per_s": row["decode_tokens_per_s"]["median"],
+            "path": row["path"],
+        }
+        for row in speed
+    ]
+    keys = ("device_loaded_bytes", "device_peak_bytes", "device_kv_cache_bytes")
+    rows += [
+        {"what": f"demo {row['variant']}", **{key: row[key] for key in keys}}
+        for row in measured["memory"]
+    ]
+    rows += [
+        {"what": f"greedy tokens, {cache} and growing", "held": tokens[cache] == tokens["growing"]}
+        for cache in ("static", "captured")
+    ]
+    return rows
+
+
+def _greedy(directory: Path, cache: str) -> list[int]:
+    model = OrtModel(directory, "cuda", cache=cache)
+    return list(generate(model, list(range(40)), 64, []))

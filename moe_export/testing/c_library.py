@@ -1,0 +1,135 @@
+"""The library's plain C interface through ctypes: kernels without ONNX Runtime."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.op import c_interface
+from moe_export.op.c_interface import ONNX_TYPES, RefusedError
+
+__all__ = ["CLayer", "OpenedLayer", "RefusedError"]
+
+
+class Call(ctypes.Structure):
+    _fields_ = (
+        ("x", c_interface.Tensor),
+        ("expert_indices", c_interface.Tensor),
+        ("routing_weights", c_interface.Tensor),
+        ("shared_weight", c_interface.Tensor),
+        ("y", ctypes.c_void_p),
+    )
+
+
+def _tensor(array: NDArray[Any] | None, keep: list[Any]) -> c_interface.Tensor:
+    return c_interface.Tensor() if array is None else c_interface.tensor(array, keep)
+
+
+class _Layer:
+    """What the two kinds of layers have in common."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.moe_export_layer_bytes.restype = ctypes.c_uint64
+        self._layer = ctypes.c_void_p()
+
+    def __del__(self) -> None:
+        if getattr(self, "_layer", None):
+            self._library.moe_export_destroy(self._layer)
+
+    @property
+    def packed_bytes(self) -> int:
+        """What the packed weights take in memory."""
+        size: int = self._library.moe_export_layer_bytes(self._layer)
+        return size
+
+    def run(
+        self,
+        x: NDArray[Any],
+        expert_indices: NDArray[Any],
+        routing_weights: NDArray[Any],
+        shared_weight: NDArray[Any] | None = None,
+        *,
+        num_threads: int = 1,
+    ) -> NDArray[Any]:
+        """One execution."""
+        keep: list[Any] = []
+        y = np.empty_like(x)
+        call = Call(
+            _tensor(x, keep),
+            _tensor(expert_indices, keep),
+            _tensor(routing_weights, keep),
+            _tensor(shared_weight, keep),
+            y.ctypes.data,
+        )
+        c_interface.call(self._library.moe_export_run, self._layer, ctypes.byref(call), num_threads)
+        return y
+
+
+class OpenedLayer(_Layer):
+    """A layer over packed bytes."""
+
+    def __init__(
+        self,
+        library: Path,
+        packed: NDArray[np.uint8],
+        *,
+        x_dtype: str,
+        kernel: str | None = None,
+        exact_activations: bool = False,
+    ) -> None:
+        super().__init__(library)
+        self._packed = packed
+        c_interface.call(
+            self._library.moe_export_open,
+            ctypes.c_void_p(packed.ctypes.data),
+            ctypes.c_uint64(packed.nbytes),
+            ONNX_TYPES[x_dtype],
+            int(exact_activations),
+            None if kernel is None else kernel.encode(),
+            ctypes.byref(self._layer),
+        )
+
+
+class CLayer(_Layer):
+    """A layer packed by the library."""
+
+    def __init__(
+        self,
+        library: Path,
+        weights: Sequence[NDArray[Any]],
+        *,
+        num_experts: int,
+        format_name: str,
+        x_dtype: str,
+        group_size: int = 0,
+        activation: str = "swiglu",
+        kernel: str | None = None,
+        exact_activations: bool = False,
+    ) -> None:
+        super().__init__(library)
+        keep: list[Any] = []
+        tensors = (c_interface.Tensor * len(weights))(
+            *[_tensor(weight, keep) for weight in weights]
+        )
+        described = c_interface.Weights(
+            num_experts,
+            activation.encode(),
+            format_name.encode(),
+            group_size,
+            ONNX_TYPES[x_dtype],
+            int(exact_activations),
+            tensors,
+            len(weights),
+        )
+        c_interface.call(
+            self._library.moe_export_create,
+            ctypes.byref(described),
+            None if kernel is None else kernel.encode(),
+            ctypes.byref(self._layer),
+        )

@@ -1,0 +1,16 @@
+"""What the CUDA kernels run, and what of it is packaged."""
+
+from __future__ import annotations
+
+from moe_export.op import spec
+from moe_export.op.triton.build import FORMATS_OF
+from moe_export.op.triton.packed import device_format
+from moe_export.testing.cases import KINDS, kinds_of
+
+CUDA_FORMATS: tuple[spec.Format, ...] = spec.FORMATS
+
+CUDA_KINDS = kinds_of(CUDA_FORMATS)
+
+PACKAGED_KINDS = tuple(
+    kind for kind in KINDS if device_format(kind[1], kind[0]) in FORMATS_OF[kind[0]]
+)

@@ -1,0 +1,256 @@
+"""A checkpoint of real shapes and random weights, to measure memory and time without the real one.
+
+    python -m moe_export.testing.synthetic_checkpoint --family qwen2_moe --size qwen1.5-moe-a2.7b \
+        --layers 6 --out DIR
+
+Config, tensor names, shapes, storage type and sizes of shards are those of the released model; the
+values are not, and neither is the tokenizer, which has as many tokens and made-up merges. What such
+a model says means nothing.
+
+Values are normal, by way of a table of quantiles in bfloat16: two random bytes choose the quantile,
+so that a value costs one look-up. Each row of a matrix has a power of two of its own as a factor,
+and each expert another, so that dimensions and experts differ in size as trained ones do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from moe_export.checkpoint import CheckpointWriter, write_json
+from moe_export.errors import MoeExportError, RecipeError, ResourceError
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec, TensorSpec
+from moe_export.system.prefetch import ahead
+
+SHARD_BYTES = 4_000_000_000
+"""Shards end before this, as those of the released model do."""
+
+AHEAD_BYTES = 256 << 20
+"""Tensors that are made before it is their turn to be written."""
+
+DTYPE = np.dtype(ml_dtypes.bfloat16)
+SEED = 20240328
+
+SIZES: dict[tuple[str, str], dict[str, Any]] = {
+    ("qwen2_moe", "qwen1.5-moe-a2.7b"): {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "decoder_sparse_step": 1,
+        "eos_token_id": 151643,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 5632,
+        "max_position_embeddings": 8192,
+        "max_window_layers": 21,
+        "mlp_only_layers": [],
+        "model_type": "qwen2_moe",
+        "moe_intermediate_size": 1408,
+        "norm_topk_prob": False,
+        "num_attention_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 16,
+        "qkv_bias": True,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "shared_expert_intermediate_size": 5632,
+        "sliding_window": 32768,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+}
+"""Configs by family and size, with the keys that decide a model."""
+
+ORDINARY_TOKENS = 151_643
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the checkpoint that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    families = sorted({family for family, _ in SIZES})
+    parser.add_argument("--family", choices=families, required=True)
+    parser.add_argument("--size", choices=sorted({size for _, size in SIZES}), required=True)
+    parser.add_argument("--layers", type=int, help="as many of its layers (default: all)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="is created")
+    given = parser.parse_args(arguments)
+    started = time.monotonic()
+    try:
+        config = config_of(given.family, given.size, given.layers)
+        size_bytes = make(config, given.out)
+    except MoeExportError as error:
+        sys.stderr.write(f"make_synthetic_checkpoint: {error}\n")
+        return error.exit_code
+    seconds = time.monotonic() - started
+    print(f"{given.out}: {size_bytes / 1e9:.2f} GB in {seconds:.0f} s")
+    return 0
+
+
+def config_of(family: str, size: str, layers: int | None = None) -> dict[str, Any]:
+    """The config of a released model, with fewer layers where asked for.
+
+    Raises:
+        RecipeError: the family has no such size, or the size not so many layers.
+    """
+    if (family, size) not in SIZES:
+        raise RecipeError(f"{family} has no size {size!r}")
+    config = dict(SIZES[family, size])
+    most = config["num_hidden_layers"]
+    if layers is not None and not 1 <= layers <= most:
+        raise RecipeError(f"--layers {layers}: {size} has {most}; give 1 to {most}")
+    config["num_hidden_layers"] = layers or most
+    return config
+
+
+def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> int:
+    """Writes a checkpoint directory, one tensor in memory at a time.
+
+    Args:
+        config: becomes `config.json`.
+        out: created; must not hold anything yet.
+        shard_bytes: what a shard holds at most, unless one tensor is larger.
+
+    Returns:
+        Bytes of tensors.
+
+    Raises:
+        ResourceError: the directory is in use or the disk too small.
+    """
+    spec = spec_of(config)
+    size_bytes = sum(_size(tensor) for tensor in spec.tensors.values())
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise ResourceError(f"{out} holds files; give a new directory")
+    free = shutil.disk_usage(out).free
+    if size_bytes > free:
+        raise ResourceError(f"{out}: {size_bytes} bytes are needed, the disk has {free} free")
+    table = _quantiles()
+    shards = list(_shards(spec, shard_bytes))
+    with CheckpointWriter(out, config, num_shards=len(shards)) as writer:
+        for shard in shards:
+            writer.stream_shard(
+                {name: (DTYPE, spec.tensors[name].shape) for name in shard},
+                ahead(
+                    shard,
+                    lambda name: _values(spec, name, table),
+                    lambda name: _size(spec.tensors[name]),
+                    AHEAD_BYTES,
+                ),
+            )
+    _write_tokenizer(out, config)
+    return size_bytes
+
+
+def _size(tensor: TensorSpec) -> int:
+    return tensor.elements * DTYPE.itemsize
+
+
+def _shards(spec: ModelSpec, most_bytes: int) -> Iterator[list[str]]:
+    """Names of tensors, in order, as many to a shard as fit."""
+    shard: list[str] = []
+    held = 0
+    for name, tensor in spec.tensors.items():
+        if shard and held + _size(tensor) > most_bytes:
+            yield shard
+            shard, held = [], 0
+        shard.append(name)
+        held += _size(tensor)
+    yield shard
+
+
+def _quantiles() -> NDArray[np.uint16]:
+    """The bits, in bfloat16, of 65,536 equally likely values of a standard normal variable."""
+    normal = statistics.NormalDist()
+    half = [normal.inv_cdf((2 * i + 1) / 2**17) for i in range(2**15)]
+    values = np.array([*half, *(-value for value in reversed(half))])
+    bits: NDArray[np.uint16] = values.astype(DTYPE).view(np.uint16)
+    return bits
+
+
+def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[Any]:
+    """One tensor, the same whenever it is asked for."""
+    tensor = spec.tensors[name]
+    random = np.random.Generator(np.random.SFC64([SEED, *name.encode()]))
+    raw = random.integers(0, 2**64, -(-tensor.elements // 4), dtype=np.uint64)
+    bits = table[raw.view(np.uint16)[: tensor.elements]].reshape(tensor.shape)
+    if tensor.tensor_class == "norms":
+        return (1 + bits.view(DTYPE).astype(np.float32) / 8).astype(DTYPE)
+    if tensor.tensor_class == "embeddings":
+        exponent = -5
+    elif len(tensor.shape) == 1:
+        exponent = -2
+    else:
+        # About the root of what is summed over, so that sums are about 1. What goes back into
+        # the residual stream is smaller, or it would grow with every layer.
+        exponent = -round(np.log2(tensor.shape[1]) / 2)
+        exponent -= 2 if tensor.role in ("o", "down", "shared_down") else 0
+    shift = np.full((*tensor.shape[:1], *(1,) * (bits.ndim - 1)), exponent, np.int16)
+    if tensor.expert is not None:
+        spread = np.random.default_rng([SEED, tensor.layer or 0, tensor.expert])
+        shift += np.int16(spread.integers(-1, 1))
+        # The rows of gate and up are the dimensions; those of down are outputs.
+        if tensor.role != "down":
+            shift += random.choice(np.array([-2, -1, 0, 1], np.int16), shift.shape)
+    # A power of two is added to the exponent, which is above the 7 bits of the mantissa; none of
+    # the quantiles is near an end of the exponent's range.
+    bits += (shift << 7).view(np.uint16)
+    return bits.view(DTYPE)
+
+
+def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
+    """A byte-level BPE of as many tokens as the released one: bytes, pairs, and pairs with one more
+    character, the commonest first, so that English comes to about two characters a token.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # In the alphabet of byte-level BPE, the space is written like this.
+    letters = "\u0120etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPVBGKJQXZ0123456789.,:;!?'\"()-"
+    tokens = list(alphabet)
+    merges = []
+    for length in (2, 3):
+        heads = letters if length == 2 else [head + tail for head, tail in merges]
+        for head in heads:
+            for tail in letters:
+                if len(tokens) < ORDINARY_TOKENS:
+                    merges.append((head, tail))
+                    tokens.append(head + tail)
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    end = SPECIAL_TOKENS[0]
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": end,
+        "pad_token": end,
+        "model_max_length": config["max_position_embeddings"],
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(
+        out / "generation_config.json",
+        {key: config[key] for key in ("bos_token_id", "eos_token_id")},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

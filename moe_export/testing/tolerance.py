@@ -1,0 +1,114 @@
+"""How far an execution of `RaggedMoE` may be from the reference: one bound, from the arithmetic.
+
+Legend: T tokens, D hidden, w width of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_export.formats import QuantizedMatrix
+from moe_export.op import spec
+from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR, Weight
+from moe_export.testing.cases import Inputs
+
+Array = NDArray[Any]
+
+
+def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
+    """The largest error allowed in each element of y, [T, D] float64.
+
+    A sum of n products that is accumulated and rounded in a dtype of unit roundoff u errs by at
+    most about 4 * sqrt(n) * u times the sum of the products' magnitudes, unless the roundings
+    conspire (Higham and Mary 2019, doi:10.1137/18M1226312). That is applied to each of the four
+    sums of the definition (gate, up, down, over the experts) and carried through the activation,
+    whose slope is at most 1.1 in magnitude (silu), 1.13 (gelu) or 1 (relu). The dtype is x's: an
+    execution may round every intermediate result to it, and the weights where they are of another
+    format.
+
+    Args:
+        inputs: of the call.
+        activation_block: where x and the hidden values are rounded to int8, the number of them
+            that share a scale; each errs by half a step, the largest of its block over 254.
+    """
+    dtype = inputs.x.dtype
+    unit = float(np.finfo(dtype).eps) / 2
+    # What gradual underflow can cost one rounding, for products too small for the dtype.
+    under = float(np.finfo(dtype).smallest_subnormal)
+    weight_unit = 0.0 if inputs.format_name == dtype.name else unit
+
+    def gamma(terms: int) -> float:
+        return 4 * float(np.sqrt(terms + 2)) * unit
+
+    def activation_error(magnitude: Array) -> Array:
+        if not activation_block:
+            return np.zeros_like(magnitude)
+        size = magnitude.shape[1]
+        padded = np.pad(magnitude, ((0, 0), (0, -size % activation_block)))
+        blocks = padded.shape[1] // activation_block
+        by_block = padded.reshape(len(padded), blocks, activation_block)
+        largest = by_block.max(axis=2, initial=0)
+        # The step is rounded too, to float32.
+        return np.repeat(largest, activation_block, axis=1)[:, :size] / 254 * (1 + 2**-20)
+
+    x = inputs.x.astype(np.float64)
+    x_error = activation_error(np.abs(x))
+    magnitude = np.zeros_like(x)
+    bound = np.zeros_like(x)
+    indices, weights = inputs.expert_indices, np.abs(inputs.routing_weights.astype(np.float64))
+    chosen = [(e, (weights * (indices == i)).sum(axis=1)) for i, e in enumerate(inputs.experts)]
+    if inputs.shared is not None and inputs.shared_weight is not None:
+        chosen.append((inputs.shared, np.abs(inputs.shared_weight.astype(np.float64))[:, 0]))
+    for expert, weight_T in chosen:
+        *signed_factors, signed_down = (_values(weight) for weight in expert)
+        down = np.abs(signed_down)
+        width, hidden_size = down.shape
+        depth_unit = gamma(hidden_size) + weight_unit
+        products = [x @ factor for factor in signed_factors]
+        errors = [
+            depth_unit * (np.abs(x) @ np.abs(factor)) + x_error @ np.abs(factor) + under
+            for factor in signed_factors
+        ]
+        value, hidden_error = _activated(inputs.activation, products[0], errors[0], gamma)
+        hidden_error = hidden_error + under
+        hidden = np.abs(value)
+        if inputs.activation in spec.GATED:
+            u, u_error = np.abs(products[1]), errors[1]
+            hidden_error = hidden_error * u + hidden * u_error + hidden_error * u_error
+            hidden = hidden * u
+            hidden_error = hidden_error + unit * hidden
+        hidden_error = hidden_error + activation_error(hidden + hidden_error)
+        out_unit = gamma(width) + weight_unit
+        out_error = (hidden_error + under) @ down + out_unit * (hidden @ down) + under
+        bound += weight_T[:, None] * out_error
+        magnitude += weight_T[:, None] * (hidden @ down)
+    return bound + gamma(indices.shape[1] + 1) * magnitude + under
+
+
+def _activated(
+    activation: spec.Activation, a: Array, error: Array, gamma: Callable[[int], float]
+) -> tuple[Array, Array]:
+    """The activation of `a`, and by how much it errs where `a` errs by `error`."""
+    if activation in ("relu", "relu2"):
+        relu = np.maximum(a, 0)
+        if activation == "relu":
+            return relu, error
+        return relu**2, 2 * relu * error + error**2 + gamma(1) * relu**2
+    if activation == "geglu":
+        # The argument of the sigmoid is rounded too, and the sigmoid has a slope of s (1 - s).
+        twice_z = a * (GELU_LINEAR + GELU_CUBIC * a**2)
+        s = 1 / (1 + np.exp(-twice_z))
+        value = a * s
+        through_sigmoid = np.abs(a * twice_z) * s * (1 - s)
+        return value, 1.13 * error + gamma(2) * np.abs(value) + gamma(4) * through_sigmoid
+    value = a / (1 + np.exp(-a))
+    return value, 1.1 * error + gamma(2) * np.abs(value)
+
+
+def _values(weight: Weight) -> Array:
+    stored = weight.dequantized() if isinstance(weight, QuantizedMatrix) else weight
+    return stored.astype(np.float64)

@@ -1,0 +1,171 @@
+"""What refitting `down` and distilling routers are worth: docs/results/compensation.md and its data.
+
+python -m tools.pages.compensation [--run DIR] [--items N] [--add]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_export.recipe import DistillSettings, PruneSettings, QuantizeSettings
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.run import Run
+from moe_export.runner.source_model import locate
+from moe_export.runner.steps import between, steps_of
+from moe_export.stages import quantize
+from moe_export.stages.job import Job
+from moe_export.system.progress import silent
+from moe_export.torch_model import load_torch_model
+from tools.pages.demo_compare import rounded
+from tools.pages.quantization import RECIPE, scored_tasks, scores_of
+
+KEEPS = (0.5, 0.25)
+WAYS = {
+    "fisher_margin": ((False, False), (True, False), (False, True), (True, True)),
+    "activation": ((False, False), (True, False)),
+}
+"""By ranking: whether `down` is refitted, and whether routers are distilled."""
+
+
+PAGE = Path("docs/results/compensation.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="where to calibrate and prune (default: nowhere)")
+    parser.add_argument("--items", type=int, default=100, help="documents of each task")
+    parser.add_argument(
+        "--add", action="store_true", help="measures only what the page does not have yet"
+    )
+    arguments = parser.parse_args()
+    known: list[dict[str, Any]] = []
+    if arguments.add:
+        before = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+        known = before["results"] if before["items"] == arguments.items else []
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = arguments.run or Path(scratch) / "run"
+        for score, keep in product(WAYS, KEEPS):
+            for way in WAYS[score]:
+                if any(_way(row) == (score, keep, *way) for row in known):
+                    continue
+                known += measure(directory, Path(scratch), arguments.items, (score, keep, *way))
+                # After each, for the whole takes long.
+                write({"items": arguments.items, "results": known})
+
+
+def write(found: dict[str, Any]) -> None:
+    """The page and its data."""
+    order = [(score, keep, *way) for score in WAYS for keep in KEEPS for way in WAYS[score]]
+    found["results"].sort(key=lambda row: order.index(_way(row)))
+    content = rounded(
+        {"ridge": PruneSettings().ridge, "distill_router": DistillSettings().model_dump()} | found
+    )
+    PAGE.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(markdown(content), encoding="utf-8")
+
+
+def measure(
+    directory: Path, scratch: Path, items: int, way: tuple[str, float, bool, bool]
+) -> list[dict[str, Any]]:
+    """A row for each format, of a ranking, a share kept, and what is fitted."""
+    score, keep, refit, distill = way
+    recipe = load_recipe(
+        RECIPE,
+        (
+            f"plan.keep={keep}",
+            f"plan.score={score}",
+            f"importance.scores=[{', '.join(WAYS)}]",
+            f"prune.refit_down={refit}",
+            f"prune.distill_router={distill}",
+        ),
+    )
+    model = locate(recipe.model)
+    steps, _ = between(steps_of(recipe), None, "prune")
+    run = Run(directory, steps, model, fingerprints(steps, model))
+    run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
+    pruned = directory / "prune"
+    dense, tasks = load_torch_model(model, torch.float32), scored_tasks(recipe, model, items)
+    ledger = json.loads((pruned / "ledger.json").read_text(encoding="utf-8"))
+    point = {
+        "score": score,
+        "keep": keep,
+        "refit": {kind: len(of) for kind, of in ledger["refit"].items()} if refit else None,
+        "distill": ledger["distill"] | {"tensors": len(ledger["distill"]["tensors"])}
+        if distill
+        else None,
+    }
+    scores = scores_of(load_torch_model(pruned, torch.float32), tasks, dense)
+    rows = [point | {"format": "float"} | scores]
+    with tempfile.TemporaryDirectory(dir=scratch) as out:
+        folders = {"prune": pruned, "calibrate": directory / "calibrate"}
+        quantize.run(Job(QuantizeSettings(method="gptq"), model, folders, Path(out)))
+        scores = scores_of(load_torch_model(Path(out), torch.float32), tasks, dense)
+    return [*rows, point | {"format": "int4, gptq"} | scores]
+
+
+def _way(row: dict[str, Any]) -> tuple[str, float, bool, bool]:
+    return row["score"], row["keep"], row["refit"] is not None, row["distill"] is not None
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The page."""
+    words = ", ".join(f"{key} {value:g}" for key, value in found["distill_router"].items())
+    introduction = (
+        "Made by `python -m tools.pages.compensation`. The demo model pruned with "
+        f"`prune.refit_down` off and on (ridge {found['ridge']:g}), and with "
+        f"`prune.distill_router` off and on ({words}), then quantized in groups of 32; scored in "
+        "torch. KL is from the unpruned model, and it and the loss are means per token of held-out "
+        f"text; exact match is the mean over four tasks of {found['items']} documents. The last "
+        "column is what distilling itself saw: the KL on calibration sequences that it was not "
+        "trained on."
+    )
+    lines = ["# Compensation", "", introduction]
+    head = (
+        "| kept | format | refit | routers | text KL, nats | text loss, nats | facts | "
+        "exact match | held-out KL, nats |"
+    )
+    for score in dict.fromkeys(row["score"] for row in found["results"]):
+        lines += [
+            "",
+            f"## Ranked by {score}",
+            "",
+            head,
+            "| ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for keep, form in product(KEEPS, ("float", "int4, gptq")):
+            lines += [
+                _line(row)
+                for row in found["results"]
+                if (row["score"], row["keep"], row["format"]) == (score, keep, form)
+            ]
+    return "\n".join([*lines, ""])
+
+
+def _line(row: dict[str, Any]) -> str:
+    refit = "off"
+    if row["refit"]:
+        refit = f"{row['refit']['tensors']} experts"
+        if row["refit"]["left"]:
+            refit += f", {row['refit']['left']} left"
+    routers, seen = "off", ""
+    if row["distill"]:
+        routers = "distilled" if row["distill"]["tensors"] else "no better, left"
+        kl = row["distill"]["held_out_kl_nats"]
+        seen = f"{kl['before']:.4f} → {kl['after']:.4f}"
+    return (
+        f"| {row['keep']:.0%} | {row['format']} | {refit} | {routers} | {row['text_kl_nats']:.4f} "
+        f"| {row['text_loss_nats']:.4f} | {row['tasks']['facts']:.1%} | "
+        f"{row['mean_exact_match']:.2%} | {seen} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
