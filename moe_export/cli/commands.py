@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from moe_export.artifacts.bakeoff import Bakeoff
 from moe_export.artifacts.base import load_json
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.sweep import Sweep
+from moe_export.artifacts.validation import Validation
 from moe_export.cli.console import RunDisplay, console, print_table
 from moe_export.errors import ArtifactError
 from moe_export.evaluation.gates import raise_for_gates
@@ -37,12 +40,11 @@ def run(arguments: argparse.Namespace) -> None:
     _execute(recipe, steps, forced, directory, arguments.threads)
     if not is_first():
         return
-    validation = directory / "validate" / "validation.json"
     if any(step.stage == "report" for step in steps):
-        console.print(f"report: {directory / 'report' / 'report.html'}")
-        raise_for_gates(load_json(validation))
+        console.print(f"report: {directory / 'report' / Report.PAGE}")
+        raise_for_gates(Validation.load(directory / "validate"))
     if any(step.stage == "bakeoff" for step in steps):
-        console.print((directory / "bakeoff" / "bakeoff.md").read_text(encoding="utf-8"))
+        console.print((directory / "bakeoff" / Bakeoff.TABLE).read_text(encoding="utf-8"))
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -81,8 +83,8 @@ def sweep(arguments: argparse.Namespace) -> None:
     directory = _directory(arguments, suffix="_sweep")
     points = points_of(recipe, _exported_bytes(recipe))
     _execute(recipe, sweep_steps(recipe, points), set(), directory, arguments.threads)
-    console.print((directory / "sweep" / "sweep.md").read_text(encoding="utf-8"))
-    console.print(f"page: {directory / 'sweep' / 'sweep.html'}")
+    console.print((directory / "sweep" / Sweep.TABLE).read_text(encoding="utf-8"))
+    console.print(f"page: {directory / 'sweep' / Sweep.PAGE}")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -92,10 +94,10 @@ def compare(arguments: argparse.Namespace) -> None:
     result = comparison.compare(arguments.runs)
     head, *rows = comparison.text_rows(result)
     print_table("", head, rows)
-    for note in result["notes"]:
+    for note in result.notes:
         console.print(note)
     if arguments.json is not None:
-        _write(arguments.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        _write(arguments.json, result.text())
     if arguments.html is not None:
         _write(arguments.html, comparison.to_html(result))
 

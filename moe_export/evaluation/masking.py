@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moe_export.artifacts.validation import TaskScores
 from moe_export.documents.tokens import Sequence as TokenSequence
 from moe_export.evaluation.tally import Tally, batches, tally_document
 from moe_export.torch_model.block import RaggedMoEBlock
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 Kept = Sequence[Sequence[NDArray[np.int64]]]
 """Per layer and expert, the positions that are not masked; of the shared expert last, if at all."""
-
-TaskScores = dict[str, dict[str, float | int | None]]
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ def score_tasks(
     model: PreTrainedModel,
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
-) -> TaskScores:
+) -> dict[str, TaskScores]:
     """Scores every task as `evaluation.tally` does, and its divergence from any reference."""
-    return {name: tally.as_dict() for name, tally in tally_tasks(model, tasks, reference).items()}
+    return {name: tally.scores() for name, tally in tally_tasks(model, tasks, reference).items()}
 
 
 def tally_tasks(
@@ -72,7 +71,7 @@ def tally_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> dict[str, Tally]:
-    """What these scores are made of, document by document."""
+    """Tallies every task document by document."""
     tallies = {}
     for name, task in tasks.items():
         tally = Tally(task.has_answers)

@@ -30,7 +30,8 @@ from moe_export.experts import kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.formats import FORMATS
 from moe_export.graph import predicted_bytes
-from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
+from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors
+from moe_export.planning.shares import token_shares
 from moe_export.quantization import Format, Quantization
 from moe_export.recipe.load import load_recipe
 from moe_export.runner.fingerprints import fingerprints
