@@ -22,7 +22,7 @@ from moe_export.recipe import ExportSettings
 from moe_export.stages.export import export_model, run
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import Decoder
+from tests.helpers.decoding import Decoder
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 
