@@ -224,7 +224,7 @@ class GraphBuilder:
         layer: int | None = None,
         biased: bool = False,
     ) -> ir.Value:
-        """Product of x with the weights of the given roles side by side, plus biases if `biased`."""
+        """Product of x with the weights of the roles side by side, plus biases if `biased`."""
         if biased:
             product = self.linear(x, *roles, name=f"{name}_product", layer=layer)
             bias = self.weight(*(f"{role}_bias" for role in roles), layer=layer)
