@@ -16,8 +16,8 @@ Loss = Literal["cross_entropy", "margin"]
 
 cross_entropy: logsumexp over all v of z[v], less z[gold].
 margin:        logsumexp over v != gold of z[v], less z[gold]: the lead of the best other tokens
-               over gold. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so that it
-               does not vanish on tokens that the model predicts well.
+               over gold. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so
+               that it does not vanish on tokens that the model predicts well.
 The loss of a sequence is the mean over its tokens after the first, prompt and answer alike.
 """
 

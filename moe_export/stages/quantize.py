@@ -34,7 +34,7 @@ from moe_export.quantization import (
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ def _parts(
 
     sizes = {name: source.tensors[name].size_bytes for name in names}
     for name, written in zip(
-        names, ahead(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
+        names, prefetched(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
     ):
         ledger.enter(name, written, spec)
         yield from written.parts
