@@ -24,11 +24,17 @@ from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in, part_names, stored_tensors
 from moe_export.formats.storage import to_storage
 from moe_export.op import rounding as native
-from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization, read_quantization
+from moe_export.quantization import (
+    QUANTIZATION_KEY,
+    Method,
+    Quantization,
+    QuantizeResult,
+    read_quantization,
+)
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +81,7 @@ class _Written:
 
     parts: tuple[NDArray[Any], ...]
     values_shape: tuple[int, ...]
-    made: Made | None = None
+    made: QuantizeResult | None = None
     is_kept: bool = False
     squared_error: float = 0.0
     squared_values: float = 0.0
@@ -194,7 +200,7 @@ def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
 
 def _layers(
     job: Job[QuantizeSettings], spec: ModelSpec, quantization: Quantization
-) -> Iterator[tuple[int | None, Mapping[str, Made]]]:
+) -> Iterator[tuple[int | None, Mapping[str, QuantizeResult]]]:
     """The layers in order and None last, with those matrices that calibration makes."""
     settings = job.settings
     if settings.method != "gptq":
@@ -216,7 +222,7 @@ def _parts(
     names: Sequence[str],
     source: Checkpoint,
     spec: ModelSpec,
-    found: Mapping[str, Made],
+    found: Mapping[str, QuantizeResult],
     method: Method,
     ledger: _Ledger,
 ) -> Iterator[NDArray[Any]]:
@@ -236,7 +242,7 @@ def _parts(
 
     sizes = {name: source.tensors[name].size_bytes for name in names}
     for name, written in zip(
-        names, ahead(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
+        names, prefetched(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
     ):
         ledger.enter(name, written, spec)
         yield from written.parts
@@ -258,7 +264,7 @@ def _in_float(name: str, values: NDArray[Any], spec: ModelSpec) -> _Written:
 
 def _rounded(
     name: str, values: NDArray[Any], spec: ModelSpec, format_name: str, method: Method
-) -> Made:
+) -> QuantizeResult:
     """A matrix in the nearest codes."""
     # Nothing is multiplied with embeddings, so that there is nothing to calibrate them by.
     method = "mse" if method == "gptq" else method
@@ -267,7 +273,7 @@ def _rounded(
         matrix = native.quantize(format_name, values, group_size, search=method == "mse")
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    return Made(matrix, method)
+    return QuantizeResult(matrix, method)
 
 
 def _relative(squared_error: float, squared_values: float) -> float:
