@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "moe_export"
 SHELL = {"cli", "runner", "__main__", "testing", "gpu_check"}
 TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
+    *("gpu_check", "testing"),
     *("evaluation.expected", "evaluation.masking"),
     *("op.triton.driver", "stages.importance", "stages.bakeoff"),
 )
