@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.artifacts.base import load_json
+from moe_export.artifacts.plan import Plan
 from moe_export.cli.console import RunDisplay, console, print_table
 from moe_export.errors import ArtifactError
 from moe_export.evaluation.gates import raise_for_gates
@@ -23,7 +24,7 @@ from moe_export.runner.steps import Step, between, steps_of
 from moe_export.runner.verify import verify as verify_run
 from moe_export.system.disk import disk_error
 from moe_export.system.workers import ALONE, Workers, is_first, joined
-from moe_export.variants import PLANNED, exported
+from moe_export.variants import exported
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -70,7 +71,7 @@ def plan(arguments: argparse.Namespace) -> None:
     directory = _directory(arguments)
     _execute(recipe, steps, set(), directory, arguments.threads)
     if is_first():
-        _print_plan(load_json(directory / "plan" / "plan.json"))
+        _print_plan(Plan.load(directory / "plan"))
 
 
 def sweep(arguments: argparse.Namespace) -> None:
@@ -226,7 +227,7 @@ def _run_of(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers
 
     model = locate(recipe.model)
     run = Run(directory, steps, model, fingerprints(steps, model), workers)
-    run.predicted = {e.stage: e.as_dict() for e in estimate(recipe, model)}
+    run.predicted = {e.stage: e.cost() for e in estimate(recipe, model)}
     return run
 
 
@@ -261,39 +262,31 @@ def _dry_run(recipe: Recipe) -> None:
     print_table("predicted", ("stage", "writes", "meanwhile", "peak memory", "time"), rows)
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    from moe_export.artifacts.planned import prunes_shared  # noqa: PLC0415 - loads numpy
-
-    rows = []
-    shared = prunes_shared(plan)
-    for layer in plan["layers"]:
-        widths = layer["widths"]
-        if not widths:
-            continue  # no experts in this layer
-        rows.append(
-            (
-                str(layer["layer"]),
-                f"{layer['rows_after']} of {layer['rows_before']}",
-                f"{min(widths)} – {max(widths)}",
-                *([f"{layer['shared_width']} of {layer['shared_width_before']}"] if shared else []),
-                *(size(layer["expert_bytes"][dtype]) for dtype in plan["export_bytes"]),
-                " ".join(map(str, widths)) if len(widths) <= 16 else "",
-            )
+def _print_plan(plan: Plan) -> None:
+    shared = plan.prunes_shared
+    rows = [
+        (
+            str(layer.layer),
+            f"{layer.rows_after} of {layer.rows_before}",
+            f"{min(layer.widths)} – {max(layer.widths)}",
+            *([f"{layer.shared_width} of {layer.shared_width_before}"] if shared else []),
+            *(size(layer.expert_bytes[dtype]) for dtype in plan.export_bytes),
+            " ".join(map(str, layer.widths)) if len(layer.widths) <= 16 else "",
         )
-    bytes_by_dtype = (f"experts {dtype}" for dtype in plan["export_bytes"])
+        for layer in plan.layers
+        if layer.widths
+    ]
+    bytes_by_dtype = (f"experts {dtype}" for dtype in plan.export_bytes)
     head = (
         *("layer", "rows kept", "widths", *(["shared expert"] if shared else [])),
         *(*bytes_by_dtype, ""),
     )
-    print_table(
-        f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
-    )
-    for dtype, sizes in plan["export_bytes"].items():
-        steps = " → ".join(size(sizes[s]["total_bytes"]) for s in PLANNED.values() if s in sizes)
+    print_table(f"{plan.score}, scope {plan.scope}: {plan.kept:.1%} of all rows kept", head, rows)
+    for dtype, models in plan.export_bytes.items():
+        variants = models.by_variant().values()
+        steps = " → ".join(size(planned.total_bytes) for planned in variants)
         console.print(f"exported weights, {dtype}: {steps}")
-        steps = " → ".join(
-            size(sizes[s]["active_bytes_per_token"]) for s in PLANNED.values() if s in sizes
-        )
+        steps = " → ".join(size(planned.active_bytes_per_token) for planned in variants)
         console.print(f"read per token, {dtype}: {steps}")
 
 
