@@ -12,7 +12,7 @@ import pytest
 from moe_export.stages import STAGES
 
 PACKAGE = Path(__file__).parents[1] / "moe_export"
-SHELL = {"cli", "runner", "__main__", "testing", "gpu_check"}
+SHELL = {"cli", "api", "runner", "__main__", "testing", "gpu_check"}
 TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
     *("evaluation.expected", "evaluation.masking"),
