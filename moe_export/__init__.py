@@ -21,6 +21,7 @@ from moe_export._transformers import register_when_imported
 if TYPE_CHECKING:
     from moe_export.api import (
         Model,
+        Plan,
         Recipe,
         RunResult,
         Watcher,
@@ -65,6 +66,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "Model",
+    "Plan",
     "Recipe",
     "RunResult",
     "Watcher",

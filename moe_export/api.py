@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from moe_export.artifacts.plan import Plan
 from moe_export.errors import RecipeError
 from moe_export.ort.model import Model, exported_model
 from moe_export.recipe import Recipe, default_cache
@@ -81,7 +82,7 @@ def plan(
     *,
     threads: int | None = None,
     progress: Watcher | None = None,
-) -> dict[str, Any]:
+) -> Plan:
     """Runs a recipe up to its plan; calibration and importance are reused if they are valid.
 
     Args:
@@ -211,6 +212,7 @@ def run_directory(recipe: RecipeLike, directory: str | Path | None, suffix: str 
 
 __all__ = [
     "Model",
+    "Plan",
     "Recipe",
     "RunResult",
     "Watcher",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from moe_export.artifacts.planned import prunes_shared
+from moe_export.artifacts.plan import Plan, PlanLayer
 from moe_export.cli.console import console, print_table
 from moe_export.reporting.units import size
 from moe_export.runner.estimate import StageEstimate
 from moe_export.runner.run import State
-from moe_export.variants import PLANNED
 
 MOST_WIDTHS = 16
 """Number of experts up to which every width of a layer is printed."""
@@ -39,36 +37,31 @@ def print_estimates(estimates: Iterable[StageEstimate]) -> None:
     print_table("predicted", ("stage", "writes", "meanwhile", "peak memory", "time"), rows)
 
 
-def print_plan(plan: Mapping[str, Any]) -> None:
+def print_plan(plan: Plan) -> None:
     """Prints the rows kept and the widths of every layer, and predicted bytes."""
-    rows = []
-    shared = prunes_shared(plan)
-    for layer in plan["layers"]:
-        widths = layer["widths"]
-        if not widths:
-            continue  # no experts in this layer
-        rows.append(
-            (
-                str(layer["layer"]),
-                f"{layer['rows_after']} of {layer['rows_before']}",
-                f"{min(widths)} – {max(widths)}",
-                *([f"{layer['shared_width']} of {layer['shared_width_before']}"] if shared else []),
-                *(size(layer["expert_bytes"][dtype]) for dtype in plan["export_bytes"]),
-                " ".join(map(str, widths)) if len(widths) <= MOST_WIDTHS else "",
-            )
-        )
-    bytes_by_dtype = (f"experts {dtype}" for dtype in plan["export_bytes"])
-    head = (
-        *("layer", "rows kept", "widths", *(["shared expert"] if shared else [])),
-        *(*bytes_by_dtype, ""),
-    )
+    shared = ("shared expert",) if plan.prunes_shared else ()
+    experts = (f"experts {dtype}" for dtype in plan.export_bytes)
     print_table(
-        f"{plan['score']}, scope {plan['scope']}: {plan['kept']:.1%} of all rows kept", head, rows
+        f"{plan.score}, scope {plan.scope}: {plan.kept:.1%} of all rows kept",
+        ("layer", "rows kept", "widths", *shared, *experts, ""),
+        [_layer_row(plan, layer) for layer in plan.layers if layer.widths],
     )
-    for dtype, sizes in plan["export_bytes"].items():
-        steps = " → ".join(size(sizes[s]["total_bytes"]) for s in PLANNED.values() if s in sizes)
-        console.print(f"exported weights, {dtype}: {steps}")
-        steps = " → ".join(
-            size(sizes[s]["active_bytes_per_token"]) for s in PLANNED.values() if s in sizes
-        )
-        console.print(f"read per token, {dtype}: {steps}")
+    for dtype, models in plan.export_bytes.items():
+        planned = models.by_variant().values()
+        total = " → ".join(size(model.total_bytes) for model in planned)
+        console.print(f"exported weights, {dtype}: {total}")
+        active = " → ".join(size(model.active_bytes_per_token) for model in planned)
+        console.print(f"read per token, {dtype}: {active}")
+
+
+def _layer_row(plan: Plan, layer: PlanLayer) -> tuple[str, ...]:
+    widths = layer.widths
+    shared = (f"{layer.shared_width} of {layer.shared_width_before}",)
+    return (
+        str(layer.layer),
+        f"{layer.rows_after} of {layer.rows_before}",
+        f"{min(widths)} – {max(widths)}",
+        *(shared if plan.prunes_shared else ()),
+        *(size(layer.expert_bytes[dtype]) for dtype in plan.export_bytes),
+        " ".join(map(str, widths)) if len(widths) <= MOST_WIDTHS else "",
+    )

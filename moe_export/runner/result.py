@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moe_export.artifacts.base import load_json
+from moe_export.artifacts.plan import Plan
 from moe_export.evaluation.gates import raise_for_gates
 from moe_export.variants import exported
 
@@ -39,13 +39,13 @@ class RunResult:
         return exported(self.directory / "export")
 
     @property
-    def plan(self) -> dict[str, Any]:
-        """Content of `plan.json`.
+    def plan(self) -> Plan:
+        """The plan: a width for every expert, and predicted bytes.
 
         Raises:
             ArtifactError: the plan stage has not run, or the file is damaged.
         """
-        return load_json(self.directory / "plan" / "plan.json")
+        return Plan.load(self.directory / "plan")
 
     def require_gates(self) -> None:
         """Checks that validation met every limit of the recipe.
