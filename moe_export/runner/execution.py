@@ -14,6 +14,7 @@ from moe_export.families import spec_of
 from moe_export.ort.session import require_execution
 from moe_export.recipe import Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
 from moe_export.runner.source_model import locate
 from moe_export.runner.steps import Step
@@ -62,7 +63,7 @@ def execute(
         MoeExportError: an error of a stage; finished stages stay finished.
     """
     _configure_torch(threads)
-    watcher = watcher or Watcher()
+    watcher = LayerLog(watcher or Watcher(), directory)
     with joined() as workers:
         if workers.rank > 0:
             serve(workers, settings_of)
