@@ -84,11 +84,13 @@ def measure_exchange(
         found = _divergences(passes, kinds)
     return Exchange(
         rounded=tuple(
-            Measured(predicted[layer], found.get(_alone(layer), 0.0)) for layer in range(num_layers)
+            Measured(predicted=predicted[layer], kl_nats=found.get(_alone(layer), 0.0))
+            for layer in range(num_layers)
         ),
-        all_rounded=Measured(sum(predicted), found[ALL]),
+        all_rounded=Measured(predicted=sum(predicted), kl_nats=found[ALL]),
         dropped=tuple(
-            Measured(lost, found[_dropped(level)]) for level, (lost, _) in enumerate(drops)
+            Measured(predicted=lost, kl_nats=found[_dropped(level)])
+            for level, (lost, _) in enumerate(drops)
         ),
         tokens=sum(int(batch.target_T.sum()) for batch in batches.values()),
         format=FORMAT,

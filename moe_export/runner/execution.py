@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from moe_export.artifacts.planned import require_shared_expert
+from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.ort.session import require_execution
@@ -74,14 +75,14 @@ def execute(
         run.execute(recipe.plain(), set(forced), watcher.progress_of, watcher.on_step)
 
 
-def _predictions(recipe: Recipe, model: Path) -> Callable[[], Mapping[str, Mapping[str, float]]]:
+def _predictions(recipe: Recipe, model: Path) -> Callable[[], Mapping[str, PredictedCost]]:
     """Predictions by step folder, computed on the first call."""
 
     @cache
-    def predict() -> Mapping[str, Mapping[str, float]]:
+    def predict() -> Mapping[str, PredictedCost]:
         from moe_export.runner.estimate import estimate  # noqa: PLC0415 - loads the graph builder
 
-        return {each.stage: each.as_dict() for each in estimate(recipe, model)}
+        return {each.stage: each.cost() for each in estimate(recipe, model)}
 
     return predict
 

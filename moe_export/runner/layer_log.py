@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moe_export.artifacts.export import Export
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
 from moe_export.families import open_checkpoint
 from moe_export.families.stored import part_names
@@ -57,7 +57,7 @@ def layer_lines(stage: str, folder: Path) -> Iterator[str]:
 
 
 def _importance(folder: Path) -> Iterator[str]:
-    importance = load_importance(folder)
+    importance = Importance.load(folder)
     for layer, tokens_E in enumerate(importance.tokens_per_expert):
         rows = {len(layers[layer]) for layers in importance.scores.values()}
         reached = sum(tokens > 0 for tokens in tokens_E)
