@@ -1,0 +1,88 @@
+"""Makes docs/images/report.png, the top of the demo recipe's report.
+
+python -m tools.pages.report_picture                runs recipes/demo_50pct.yaml in a folder of its own
+python -m tools.pages.report_picture --run RUN      takes the report of a finished run
+
+A Chromium browser must be installed (Debian and Ubuntu: `apt-get install chromium`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from moe_export.errors import ArtifactError, DependencyError
+
+ROOT = Path(__file__).parents[2]
+PICTURE = ROOT / "docs" / "images" / "report.png"
+RECIPE = ROOT / "recipes" / "demo_50pct.yaml"
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WIDTH_PIXELS, HEIGHT_PIXELS = 1100, 1500
+"""Window of the browser: title, headline, widths and memory of the report."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="a finished run of the demo recipe")
+    run = parser.parse_args().run
+    with tempfile.TemporaryDirectory() as folder:
+        if run is None:
+            run = Path(folder) / "demo_50pct"
+            command = [sys.executable, "-m", "moe_export", "run", str(RECIPE), "--run", str(run)]
+            subprocess.run(command, check=True, cwd=ROOT)
+        take(run / "report" / "report.html", PICTURE, Path(folder) / "profile")
+
+
+def take(page: Path, picture: Path, profile: Path) -> None:
+    """Takes a picture of the top of a page.
+
+    Args:
+        page: HTML file.
+        picture: PNG file to be written.
+        profile: empty folder for the browser's settings.
+
+    Raises:
+        ArtifactError: the page is missing.
+        DependencyError: no browser is installed, or it wrote no picture.
+    """
+    if not page.exists():
+        raise ArtifactError(f"{page} is missing; run the demo recipe up to the report stage")
+    picture.unlink(missing_ok=True)
+    ran = subprocess.run(
+        [browser(), *options(picture, profile), page.resolve().as_uri()],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if not picture.exists():
+        raise DependencyError(f"the browser wrote no picture of {page}: {ran.stderr.strip()}")
+
+
+def browser() -> str:
+    """Path of the first browser of `BROWSERS` that is installed.
+
+    Raises:
+        DependencyError: none is installed.
+    """
+    paths = [path for name in BROWSERS if (path := shutil.which(name))]
+    if not paths:
+        raise DependencyError(f"none of {', '.join(BROWSERS)} is installed; install chromium")
+    return paths[0]
+
+
+def options(picture: Path, profile: Path) -> list[str]:
+    """Options of Chromium for one picture, without network and without a window."""
+    return [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+        *("--hide-scrollbars", f"--user-data-dir={profile}"),
+        *(f"--window-size={WIDTH_PIXELS},{HEIGHT_PIXELS}", f"--screenshot={picture}"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
