@@ -9,9 +9,45 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts.base import load_tensors, save_tensors
+from moe_export.artifacts.base import JsonArtifact, Record, load_tensors, save_tensors
 
 CALIBRATION_FILE = "calibration.safetensors"
+
+
+class CalibrationSource(Record):
+    """Token sequences from one source.
+
+    Attributes:
+        name: name of the source in the recipe.
+        sequences: number of sequences.
+        tokens: number of their tokens.
+        truncated_sequences: sequences that were cut at the recipe's length.
+        tokens_sha256: SHA-256 of all token ids as int32, in hex.
+    """
+
+    name: str
+    sequences: int
+    tokens: int
+    truncated_sequences: int
+    tokens_sha256: str
+
+
+class CalibrationSummary(JsonArtifact):
+    """Counts and digests of the calibration set, made by the calibrate stage.
+
+    Attributes:
+        sequences: number of sequences.
+        tokens: number of their tokens.
+        seed: seed of the recipe.
+        sources: counts of each source, in the order of the recipe.
+    """
+
+    FILE = "calibration.json"
+
+    sequences: int
+    tokens: int
+    seed: int
+    sources: tuple[CalibrationSource, ...]
 
 
 @dataclass(frozen=True)

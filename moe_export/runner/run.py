@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from moe_export import __version__
@@ -64,12 +63,8 @@ class Run:
         model: the source checkpoint.
         outside: fingerprints of what the stages read outside the run, by step folder.
         workers: this process, which is the first, and those that it shares stages with.
-
-    Attributes:
-        predicted: by step folder, what is written down beside what is measured.
+        predict: function that returns predictions by step folder; called when a stage is marked.
     """
-
-    predicted: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -78,7 +73,9 @@ class Run:
         model: Path,
         outside: Mapping[str, Mapping[str, str]],
         workers: Workers = ALONE,
+        predict: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
     ) -> None:
+        self._predict = predict
         self.directory = directory
         self.steps = steps
         self.model = model
@@ -182,7 +179,7 @@ class Run:
             "key": state.key,
             "identity": identity,
             "files": files,
-            "predicted": dict(self.predicted.get(state.step.folder, {})),
+            "predicted": dict(self._predict().get(state.step.folder, {})),
             "measured": measured,
             "moe_export": __version__,
         }
