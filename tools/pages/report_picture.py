@@ -1,7 +1,7 @@
-"""Makes docs/images/report.png, the top of the demo recipe's report.
+"""Picture in the README: the top of the demo recipe's report, docs/images/report.png.
 
-python -m tools.pages.report_picture                runs recipes/demo_50pct.yaml in a folder of its own
-python -m tools.pages.report_picture --run RUN      takes the report of a finished run
+python -m tools.pages.report_picture             runs recipes/demo_50pct.yaml in a folder of its own
+python -m tools.pages.report_picture --run RUN   takes the report of a finished run
 
 A Chromium browser must be installed (Debian and Ubuntu: `apt-get install chromium`).
 """
@@ -28,11 +28,20 @@ WIDTH_PIXELS, HEIGHT_PIXELS = 1100, 1500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser)
+    make(parser.parse_args())
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the picture."""
     parser.add_argument("--run", type=Path, help="a finished run of the demo recipe")
-    run = parser.parse_args().run
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Makes the picture, of a run in a temporary folder unless one is given."""
     with tempfile.TemporaryDirectory() as folder:
-        if run is None:
-            run = Path(folder) / "demo_50pct"
+        run = arguments.run or Path(folder) / "demo_50pct"
+        if arguments.run is None:
             command = [sys.executable, "-m", "moe_export", "run", str(RECIPE), "--run", str(run)]
             subprocess.run(command, check=True, cwd=ROOT)
         take(run / "report" / "report.html", PICTURE, Path(folder) / "profile")
