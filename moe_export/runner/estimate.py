@@ -20,11 +20,12 @@ from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
+from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Recipe
 from moe_export.runner.steps import steps_of
-from moe_export.system.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
+from moe_export.system.onednn import ROWS_AT_ONCE
 
 FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
 """Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""
@@ -45,7 +46,7 @@ ACTIVATIONS = 8
 """Activations of an expert that a backward pass and the scores need, each of the expert's width."""
 
 LOGIT_BYTES = 4 * 128 << 20
-"""Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
+"""Logits of a chunk of tokens, and what the loss makes of them; see `passes.loss`."""
 
 PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
 """oneDNN, by which torch multiplies in bfloat16, makes code for every shape it meets. It keeps that

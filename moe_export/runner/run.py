@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from moe_export import __version__
@@ -73,12 +72,9 @@ class Run:
         model: folder of the source checkpoint.
         outside: fingerprints of what the stages read outside the run, by folder of the step.
         workers: this process, which is the first, and those that it shares stages with.
-
-    Attributes:
-        predicted: predictions that marks state beside the measurements, by folder of the step.
+        predict: function that returns predictions by folder of the step; called when
+            a stage is marked.
     """
-
-    predicted: Mapping[str, PredictedCost] = MappingProxyType({})
 
     def __init__(
         self,
@@ -87,7 +83,9 @@ class Run:
         model: Path,
         outside: Mapping[str, Mapping[str, str]],
         workers: Workers = ALONE,
+        predict: Callable[[], Mapping[str, PredictedCost]] = dict,
     ) -> None:
+        self._predict = predict
         self.directory = directory
         self.steps = steps
         self.model = model
@@ -188,7 +186,7 @@ class Run:
             key=state.key,
             identity=self._identity(state.step, self._keys_of(state.step)),
             files=files,
-            predicted=self.predicted.get(state.step.folder, PredictedCost()),
+            predicted=self._predict().get(state.step.folder, PredictedCost()),
             measured=MeasuredCost(wall_s=round(wall_s, 3), peak_resident_bytes=peak_bytes),
             moe_export=__version__,
         ).save(out)
