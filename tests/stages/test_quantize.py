@@ -29,7 +29,7 @@ from moe_export.stages.job import Job
 from moe_export.stages.quantize import run
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.artifacts.examples import plan_with
+from tests.helpers.artifacts import plan_with
 from tests.helpers.decoding import Decoder, exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
