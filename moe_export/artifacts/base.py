@@ -126,7 +126,10 @@ def _first_fault(error: ValidationError, content: Any) -> str:
         return f"field {field!r} is unknown"
     value = json.dumps(content, ensure_ascii=False)
     shown = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"field {field!r} is {shown}; {first['msg'].replace('Input', 'it', 1)}"
+    wanted = first["msg"].replace("Input", "it", 1)
+    if first["type"] == "union_tag_invalid":
+        wanted = f"it should be one of {first['ctx']['expected_tags']}"
+    return f"field {field!r} is {shown}; {wanted}"
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from moe_export.artifacts.base import JsonArtifact, Record
 from moe_export.errors import ArtifactError
-from tests.helpers.artifacts import EXAMPLES, PLAN
+from tests.helpers.artifacts import EXAMPLES, PLAN, QUANTIZATION
 
 EVERY = pytest.mark.parametrize("artifact", EXAMPLES, ids=lambda each: each.FILE)
 Place = tuple[str | int, ...]
@@ -135,6 +135,13 @@ def test_a_number_in_quotes_is_no_number(tmp_path: Path) -> None:
     content["layers"][1]["widths"][1] = "16"
     message = refusal(PLAN, tmp_path, content)
     assert "field 'layers.1.widths.1' is \"16\"; it should be a valid integer;" in message
+
+
+def test_a_word_that_is_none_of_those_allowed_is_shown_with_them(tmp_path: Path) -> None:
+    content = content_of(QUANTIZATION, tmp_path)
+    content["tensors"]["norm"]["action"] = "dropped"
+    expected = "field 'tensors.norm.action' is \"dropped\"; it should be one of 'kept', 'quantized';"
+    assert expected in refusal(QUANTIZATION, tmp_path, content)
 
 
 def test_a_long_value_is_shown_in_part(tmp_path: Path) -> None:
