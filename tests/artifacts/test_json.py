@@ -140,7 +140,9 @@ def test_a_number_in_quotes_is_no_number(tmp_path: Path) -> None:
 def test_a_word_that_is_none_of_those_allowed_is_shown_with_them(tmp_path: Path) -> None:
     content = content_of(QUANTIZATION, tmp_path)
     content["tensors"]["norm"]["action"] = "dropped"
-    expected = "field 'tensors.norm.action' is \"dropped\"; it should be one of 'kept', 'quantized';"
+    expected = (
+        "field 'tensors.norm.action' is \"dropped\"; it should be one of 'kept', 'quantized';"
+    )
     assert expected in refusal(QUANTIZATION, tmp_path, content)
 
 
