@@ -7,7 +7,7 @@ from pydantic import Field
 from moe_export.artifacts.base import Record
 from moe_export.artifacts.ledger import HeldOutKl
 from moe_export.artifacts.quantization import Fallback
-from moe_export.artifacts.stage_mark import Predicted
+from moe_export.artifacts.stage_mark import PredictedCost
 
 
 class RefitFacts(Record):
@@ -93,7 +93,7 @@ class StageCost(Record):
     wall_s: float
     peak_resident_bytes: int
     output_bytes: int
-    predicted: Predicted | None
+    predicted: PredictedCost | None
 
 
 class Method(Record):

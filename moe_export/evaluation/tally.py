@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moe_export.artifacts.documents import DocumentScores
 from moe_export.artifacts.validation import TaskScores
-from moe_export.documents.tokens import Sequence as TokenSequence
+from moe_export.documents.tokens import TokenSequence
 
 LOGIT_BATCH_BYTES = 1 << 28
 """Most logits held at a time, in float32: 256 MiB is 440 tokens of a vocabulary of 152 000."""

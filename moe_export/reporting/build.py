@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from moe_export import __version__
 from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.artifacts.export import Export
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.ledger import Ledger
 from moe_export.artifacts.measurements import Measurements
 from moe_export.artifacts.plan import Plan
@@ -56,7 +56,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
         ArtifactError: a file is missing, damaged or of another version.
     """
     plan = Plan.load(folders["plan"])
-    importance = load_importance(folders["importance"])
+    importance = Importance.load(folders["importance"])
     export = Export.load(folders["export"])
     ledger = Ledger.load(folders["prune"])
     validation = Validation.load(folders["validate"])

@@ -9,7 +9,7 @@ from moe_export.artifacts.measurements import Spread
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import StageCost
 from moe_export.artifacts.report_memory import ClassBytes, UnprunedQuantized, VariantMemory
-from moe_export.artifacts.stage_mark import Predicted
+from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.reporting.palette import class_colour
 from moe_export.reporting.units import (
     NONE,
@@ -302,12 +302,12 @@ def calibration_table(report: Report) -> Table:
 
 def stage_table(report: Report) -> Table:
     """Lists time, peak memory and output of each stage, predicted and measured."""
-    rows = [_stage_row(stage, stage.predicted or Predicted()) for stage in report.stages]
+    rows = [_stage_row(stage, stage.predicted or PredictedCost()) for stage in report.stages]
     head = ["stage", "time, predicted / found", "peak memory", "output"]
     return Table(head, rows)
 
 
-def _stage_row(stage: StageCost, predicted: Predicted) -> list[str]:
+def _stage_row(stage: StageCost, predicted: PredictedCost) -> list[str]:
     return [
         stage.stage,
         f"{seconds(predicted.wall_s)} / {seconds(stage.wall_s)}",

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.validation import TaskScores
 from moe_export.checkpoint import Checkpoint
 from moe_export.documents.sources import draw, has_answers, task_names
@@ -54,7 +54,7 @@ def run(job: Job[BakeoffSettings]) -> None:
     # Some rankings are the same in every draw; equal masks are scored once.
     known: dict[str, dict[str, TaskScores]] = {}
     for seed, folder in zip(settings.seeds, job.folders.values(), strict=True):
-        scores = load_importance(folder).scores
+        scores = Importance.load(folder).scores
         for unit, score in rankings:
             for keep in settings.keeps:
                 job.progress(len(results), total, f"{score} at {keep:.0%}, draw {seed}")

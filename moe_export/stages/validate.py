@@ -17,7 +17,7 @@ from moe_export.artifacts.validation import (
     VariantScores,
 )
 from moe_export.documents.sources import draw, has_answers, task_names
-from moe_export.documents.tokens import Sequence
+from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.evaluation.tally import (
@@ -129,7 +129,7 @@ def _parity(
     job: Job[ValidateSettings],
     variants: dict[str, Path],
     provider: str,
-    tasks: dict[str, list[Sequence]],
+    tasks: dict[str, list[TokenSequence]],
 ) -> tuple[dict[str, Parity], dict[str, Greedy | None]]:
     """Compares the exported models with torch on the first documents of the tasks.
 
@@ -180,7 +180,7 @@ def _tallies(
     variants: Mapping[str, Path],
     provider: str,
     settings: ValidateSettings,
-    tasks: dict[str, list[Sequence]],
+    tasks: dict[str, list[TokenSequence]],
 ) -> Tallies:
     """Scores every variant on every task, with its divergence from any baseline."""
     models = {
@@ -197,7 +197,7 @@ def _tallies(
 
 
 def _tallies_of(
-    models: Mapping[str, OrtModel], task: Task, sequences: list[Sequence]
+    models: Mapping[str, OrtModel], task: Task, sequences: list[TokenSequence]
 ) -> dict[str, Tally]:
     """Scores every variant on one task."""
     vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.recipe import QuantizeSettings
@@ -16,7 +16,7 @@ from moe_export.stages import quantize
 from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel, load_torch_model
 from tests.family.conftest import Subject
-from tests.torch_model.common import ROUNDING, relative_error, some_tokens
+from tests.helpers.torch_models import ROUNDING, relative_error, some_tokens
 
 
 def test_a_streamed_model_gives_the_logits_of_the_model_in_memory(subject: Subject) -> None:
@@ -43,18 +43,18 @@ def test_gptq_quantizes_every_matrix_of_the_family(subject: Subject, tmp_path: P
         source_S=np.zeros(40, np.int32),
     )
     (tmp_path / "calibrate").mkdir()
-    save_calibration(tmp_path / "calibrate", calibration)
+    calibration.save(tmp_path / "calibrate")
     out = tmp_path / "out"
     out.mkdir()
     folders = {"prune": subject.pruned, "calibrate": tmp_path / "calibrate"}
     settings = QuantizeSettings(experts="int8", dense="int8", method="gptq")
     quantize.run(Job(settings, subject.pruned, folders, out))
-    ledger = json.loads((out / "quantization.json").read_text())["tensors"]
+    tensors = QuantizationRecord.load(out).tensors
     spec = spec_of(Checkpoint(out).config)
     for name, tensor in spec.tensors.items():
         if spec.quantization.format_of(tensor.role) is None:
             continue
-        assert ledger[name]["method"] == "gptq" or tensor.expert is not None, name
+        assert tensors[name].method == "gptq" or tensor.expert is not None, name
     tokens = some_tokens(2, 20)
     with torch.no_grad():
         found = load_torch_model(out, torch.float32)(tokens).logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts.exchange import EXCHANGE_FILE, Exchange, Measured, save_exchange
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.exchange import Exchange, Measured
+from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
 from moe_export.families import spec_of
@@ -38,25 +38,29 @@ def importance(model: Path) -> Path:
     folder.mkdir()
     random = np.random.default_rng(5)
     scores = [random.lognormal(0, 2, (6, 24)).reshape(-1) for _ in range(3)]
-    save_importance(
-        folder, Importance({"fisher_margin": scores, "rounding_margin": scores}, [TOKENS] * 3)
-    )
-    save_exchange(folder, exchange_of(1.0))
+    named = {"fisher_margin": scores, "rounding_margin": scores}
+    Importance(named, [TOKENS] * 3).save(folder)
+    exchange_of(1.0).save(folder)
     return folder
 
 
 def exchange_of(rate: float) -> Exchange:
     """Rounding costs so much of what it is predicted to, dropping all of it."""
-    layer, everything = Measured(1.0, rate), Measured(3.0, 3 * rate)
-    return Exchange((layer,) * 3, everything, (Measured(1.0, 1.0),), 99, "int4", 32)
+    return Exchange(
+        rounded=(Measured(predicted=1.0, kl_nats=rate),) * 3,
+        all_rounded=Measured(predicted=3.0, kl_nats=3 * rate),
+        dropped=(Measured(predicted=1.0, kl_nats=1.0),),
+        tokens=99,
+        format="int4",
+        group_size=32,
+    )
 
 
-def planned(model: Path, importance: Path, out: Path, **settings: Any) -> dict[str, Any]:
+def planned(model: Path, importance: Path, out: Path, **settings: Any) -> Plan:
     out.mkdir()
     plan = PlanSettings(dtype="float32", **settings)
     run(Job(plan, model, {"importance": importance}, out))
-    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
-    return content
+    return Plan.load(out)
 
 
 def whole_bytes(model: Path) -> int:
@@ -78,9 +82,9 @@ def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
         )
         for experts in ("auto", "int8", "int4")
     }
-    bytes_ = found["auto"]["export_bytes"]["float32"]["quantized"]["total_bytes"]
+    bytes_ = found["auto"].export_bytes["float32"].quantized.total_bytes
     assert 0.95 * target < bytes_ <= target
-    assert found["auto"]["predicted_loss"] > 0
+    assert found["auto"].predicted_loss > 0
     alone = planned(
         model,
         importance,
@@ -88,9 +92,9 @@ def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
         target_bytes=target,
         formats=Formats(experts="auto", choices=("int8",)),
     )
-    assert found["auto"]["predicted_loss"] <= alone["predicted_loss"]
+    assert found["auto"].predicted_loss <= alone.predicted_loss
     # With one choice the solver keeps as much as the plan of that format does.
-    assert abs(alone["rows_after"] - found["int8"]["rows_after"]) <= 2
+    assert abs(alone.rows_after - found["int8"].rows_after) <= 2
 
 
 def test_formats_with_zero_points_and_with_a_codebook_may_be_chosen(
@@ -103,32 +107,32 @@ def test_formats_with_zero_points_and_with_a_codebook_may_be_chosen(
         out = tmp_path / name
         found[name] = planned(model, importance, out, target_bytes=target, formats=formats)
     # The solver is not exact, but a choice more costs no more than a block of rows.
-    assert found["all"]["predicted_loss"] <= 1.01 * found["three"]["predicted_loss"]
+    assert found["all"].predicted_loss <= 1.01 * found["three"].predicted_loss
     for name in ("uint8", "uint4", "nf4"):
         formats = Formats(experts="auto", choices=(name,))
         plan = planned(model, importance, tmp_path / name, target_bytes=target, formats=formats)
-        size = plan["export_bytes"]["float32"]["quantized"]["total_bytes"]
+        size = plan.export_bytes["float32"].quantized.total_bytes
         assert 0.95 * target < size <= target
-        assert plan["quantization"]["experts"] == name
+        assert plan.quantization.experts == name
         fixed = Formats(experts=name)
         plain = planned(
             model, importance, tmp_path / f"{name}-", target_bytes=target, formats=fixed
         )
-        assert abs(plan["rows_after"] - plain["rows_after"]) <= 2
+        assert abs(plan.rows_after - plain.rows_after) <= 2
 
 
 def test_a_budget_of_active_bytes_is_kept_and_spares_rare_experts(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:
     whole = planned(model, importance, tmp_path / "whole", keep=1.0)
-    before = whole["export_bytes"]["float32"]["before"]["active_bytes_per_token"]
+    before = whole.export_bytes["float32"].before.active_bytes_per_token
     target = int(0.9 * before)
     found = planned(model, importance, tmp_path / "active", target_active_bytes=target)
-    active = found["export_bytes"]["float32"]["after"]["active_bytes_per_token"]
+    active = found.export_bytes["float32"].after.active_bytes_per_token
     assert 0.98 * target < active <= target
-    stored = planned(model, importance, tmp_path / "stored", keep=found["kept"])
-    assert active < stored["export_bytes"]["float32"]["after"]["active_bytes_per_token"]
-    widths = np.sum([layer["widths"] for layer in found["layers"]], axis=0)
+    stored = planned(model, importance, tmp_path / "stored", keep=found.kept)
+    assert active < stored.export_bytes["float32"].after.active_bytes_per_token
+    widths = np.sum([layer.widths for layer in found.layers], axis=0)
     assert widths[5] == 3 * 24, "an expert that no token reads costs nothing"
     assert widths[0] < widths[4]
 
@@ -162,8 +166,8 @@ def test_a_budget_below_the_floats_of_what_is_quantized_elsewhere_is_kept(
         )
     target = sum(ends) // 2
     found = planned(model, importance, tmp_path / "plan", **{key: target}, formats=formats)
-    found_bytes = found["export_bytes"]["float32"]["quantized"]
-    spent = found_bytes["total_bytes" if key == "target_bytes" else "active_bytes_per_token"]
+    found_bytes = found.export_bytes["float32"].quantized
+    spent = found_bytes.total_bytes if key == "target_bytes" else found_bytes.active_bytes_per_token
     assert 0.98 * target < spent <= target
 
 
@@ -197,7 +201,7 @@ def test_what_rounding_was_measured_to_cost_decides_between_it_and_dropping(
     for rate in (1e-4, 1e4):
         folder = tmp_path / str(rate)
         shutil.copytree(importance, folder)
-        save_exchange(folder, exchange_of(rate))
+        exchange_of(rate).save(folder)
         found = planned(
             model,
             folder,
@@ -205,8 +209,8 @@ def test_what_rounding_was_measured_to_cost_decides_between_it_and_dropping(
             target_bytes=int(0.53 * whole_bytes(model)),
             formats=Formats(experts="auto"),
         )
-        kept[rate] = found["kept"]
-        formats = found["quantization"]["experts"]
+        kept[rate] = found.kept
+        formats = found.quantization.experts
         assert ("int4" in formats) == (rate < 1), formats
     assert kept[1e-4] > kept[1e4]
 
@@ -215,7 +219,7 @@ def test_formats_are_not_chosen_without_the_measurement(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(importance, tmp_path / "importance")
-    (tmp_path / "importance" / EXCHANGE_FILE).unlink()
+    (tmp_path / "importance" / Exchange.FILE).unlink()
     with pytest.raises(ArtifactError, match=r"exchange\.json is missing; run the stage"):
         planned(
             model,

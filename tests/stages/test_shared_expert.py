@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from moe_export.artifacts.calibration import Calibration, load_calibration, save_calibration
-from moe_export.artifacts.importance import Importance, load_importance, save_importance
-from moe_export.artifacts.planned import widths_after
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.ledger import Ledger
+from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, RecipeError
 from moe_export.evaluation.masking import masked
@@ -29,7 +30,7 @@ from moe_export.stages.job import Job
 from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.torch_model.common import some_tokens
+from tests.helpers.torch_models import some_tokens
 
 LIMIT = 1e-4
 SCORES = ("fisher_margin", "rounding_margin")
@@ -47,7 +48,7 @@ def folders(
     tokens = np.random.default_rng(3).integers(0, 256, 24 * 32).astype(np.int32)
     zeros = np.zeros(24, np.int32)
     offsets = np.arange(25, dtype=np.int64) * 32
-    save_calibration(found["calibrate"], Calibration(tokens, offsets, zeros, zeros))
+    Calibration(tokens, offsets, zeros, zeros).save(found["calibrate"])
     found["importance"].mkdir()
     importance.run(Job(SETTINGS, found["model"], found, found["importance"]))
     return found
@@ -57,12 +58,11 @@ def spec_at(folder: Path) -> ModelSpec:
     return spec_of(Checkpoint(folder).config)
 
 
-def planned(folders: dict[str, Path], out: Path, **settings: Any) -> dict[str, Any]:
+def planned(folders: dict[str, Path], out: Path, **settings: Any) -> Plan:
     out.mkdir()
     of = PlanSettings(dtype="float32", **{"shared_expert": "prune"} | settings)
     plan.run(Job(of, folders["model"], folders, out))
-    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
-    return content
+    return Plan.load(out)
 
 
 def pruned(folders: dict[str, Path], of_plan: Path, out: Path, **settings: Any) -> Path:
@@ -101,14 +101,14 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(
 def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    whole = planned(folders, tmp_path / "whole", keep=1.0)["export_bytes"]["float32"]["before"]
-    target = int(0.75 * whole["active_bytes_per_token"])
+    whole = planned(folders, tmp_path / "whole", keep=1.0).export_bytes["float32"].before
+    target = int(0.75 * whole.active_bytes_per_token)
     found = planned(folders, tmp_path / "plan", target_active_bytes=target)
     out = pruned(folders, tmp_path / "plan", tmp_path / "out", save_padded=True)
-    spec, scores = spec_at(folders["model"]), load_importance(folders["importance"]).scores
+    spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     kept = [
         kept_rows(scores["fisher_margin"][layer], spec.table(layer, shared=True), widths)
-        for layer, widths in enumerate(widths_after(found))
+        for layer, widths in enumerate(found.axis_widths_after)
     ]
     model = load_torch_model(folders["model"], torch.float32)
     before = logits_of(model)
@@ -124,13 +124,13 @@ def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
         lambda: AutoModelForCausalLM.from_pretrained(out / "padded", dtype=torch.float32).eval(),
     ):
         np.testing.assert_allclose(logits_of(load()), expected, rtol=0, atol=LIMIT)
-    ledger = json.loads((out / "ledger.json").read_text())
+    tensors = Ledger.load(out).tensors
     for layer, width in enumerate(spec_at(out).shared_widths):
         for role in ("shared_gate", "shared_up", "shared_down") if width is not None else ():
-            entry = ledger["tensors"][spec.name(role, layer)]
-            assert entry["action"] == "sliced"
-            assert width in entry["to"]
-    assert sum(e["bytes"] for e in ledger["tensors"].values()) == found["checkpoint_tensor_bytes"]
+            entry = tensors[spec.name(role, layer)]
+            assert entry.action == "sliced"
+            assert width in entry.shape_after
+    assert sum(entry.bytes for entry in tensors.values()) == found.checkpoint_tensor_bytes
 
 
 def test_widths_that_the_tensors_do_not_have_are_refused(
@@ -168,15 +168,15 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     found = planned(folders, tmp_path / "plan", keep=0.5, scope="expert")
     refit = pruned(folders, tmp_path / "plan", tmp_path / "refit", refit_down=True)
     plain = pruned(folders, tmp_path / "plan", tmp_path / "plain")
-    spec, scores = spec_at(folders["model"]), load_importance(folders["importance"]).scores
+    spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     layer = next(number for number, width in enumerate(spec.shared_widths) if width is not None)
-    table, widths = spec.table(layer, shared=True), widths_after(found)[layer]
+    table, widths = spec.table(layer, shared=True), found.axis_widths_after[layer]
     kept_P = torch.from_numpy(kept_rows(scores["fisher_margin"][layer], table, widths)[-1])
     model = load_torch_model(folders["model"], torch.float32)
     block = next(m for m in model.modules() if getattr(m, "layer", None) == layer)
     seen: list[torch.Tensor] = []
     block.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, 1)))
-    for tokens in load_calibration(folders["calibrate"]).sequences():
+    for tokens in Calibration.load(folders["calibrate"]).sequences():
         model(torch.from_numpy(tokens.astype(np.int64))[None], use_cache=False)
     x_TD = torch.cat(seen)
     gate, up, down = (matrix.weight for matrix in block.all_experts[-1])
@@ -187,9 +187,9 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     # Sums of some hundred terms in another order, through a matrix of condition 1 / ridge.
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert np.abs(made - Checkpoint(plain).read(name)).max() > 0.01
-    ledger = json.loads((refit / "ledger.json").read_text())["refit"]
-    assert name in ledger["tensors"]
-    assert not [entry for entry in ledger["left"] if "shared" in entry["tensor"]]
+    outcome = Ledger.load(refit).refit
+    assert name in outcome.tensors
+    assert not [entry for entry in outcome.left if "shared" in entry.tensor]
 
 
 def test_a_family_without_a_shared_expert_is_refused(tmp_path: Path) -> None:
@@ -199,12 +199,10 @@ def test_a_family_without_a_shared_expert_is_refused(tmp_path: Path) -> None:
         (plan, PlanSettings(keep=0.5, shared_expert="prune")),
     ):
         folders = dict.fromkeys(("calibrate", "importance"), tmp_path)
-        save_calibration(
-            tmp_path,
-            Calibration(np.zeros(2, np.int32), np.array([0, 2]), *[np.zeros(1, np.int32)] * 2),
+        Calibration(np.zeros(2, np.int32), np.array([0, 2]), *[np.zeros(1, np.int32)] * 2).save(
+            tmp_path
         )
-        save_importance(
-            tmp_path, Importance({"fisher_margin": [np.ones(144)] * 3}, [np.ones(6, np.int64)] * 3)
-        )
+        scores = {"fisher_margin": [np.ones(144)] * 3}
+        Importance(scores, [np.ones(6, np.int64)] * 3).save(tmp_path)
         with pytest.raises(RecipeError, match="this mixtral has no shared expert; leave it out"):
             stage.run(Job(settings, model, folders, tmp_path / "out"))
