@@ -83,7 +83,7 @@ class Column(Record):
 
 
 class Comparison(JsonArtifact):
-    """Comparison of runs.
+    """Comparison of runs, the JSON of `moe-export compare --json`.
 
     Attributes:
         runs: names of the runs: their folders, with parents if these are alike.

@@ -9,7 +9,13 @@ from moe_export.artifacts.base import JsonArtifact, Record
 
 
 class Spread(Record):
-    """Least, median and greatest value of several repeats."""
+    """Spread of several repeats.
+
+    Attributes:
+        min: least value.
+        median: median value.
+        max: greatest value.
+    """
 
     min: float
     median: float

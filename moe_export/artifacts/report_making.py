@@ -97,7 +97,12 @@ class StageCost(Record):
 
 
 class Method(Record):
-    """Method of measurement of a quantity, in words."""
+    """Method of measurement of a quantity.
+
+    Attributes:
+        quantity: figure of the report, in words.
+        method: method of its measurement, in words.
+    """
 
     quantity: str
     method: str

@@ -117,7 +117,7 @@ def _cost(stage: str, mark: StageMark) -> StageCost:
 
 
 def _without_folders_of(report: Report) -> Report:
-    return Report.model_validate_json(json.dumps(without_folders(report.plain())))
+    return Report.from_plain(without_folders(report.plain()))
 
 
 def without_folders(value: Any) -> Any:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -27,7 +26,7 @@ def edited(report: Report, edit: Callable[[dict[str, Any]], None]) -> Report:
     """Returns a report whose JSON was edited."""
     content = report.plain()
     edit(content)
-    return Report.model_validate_json(json.dumps(content))
+    return Report.from_plain(content)
 
 
 def words_of(svg: str) -> list[str]:
