@@ -17,7 +17,7 @@ from moe_export.cli import EXIT_CODES, _parser
 from moe_export.recipe.load import load_recipe
 from moe_export.scores import SCORES
 from moe_export.stages import STAGES
-from tools.pages.demo_compare import with_tables
+from tools.pages.demo_compare import with_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -105,7 +105,7 @@ def test_dead_links_and_orphans_are_noticed(tmp_path: Path) -> None:
 
 def test_the_tables_of_the_readme_are_those_of_the_committed_figures() -> None:
     bakeoff = json.loads((ROOT / "docs/results/data/demo_compare.json").read_text())
-    assert with_tables(README, bakeoff) == README
+    assert with_table(README, bakeoff) == README
 
 
 def test_the_reference_lists_every_command() -> None:

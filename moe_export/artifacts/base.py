@@ -6,11 +6,12 @@ Every JSON artifact is a class derived from `JsonArtifact`. Its file name is wri
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -57,10 +58,12 @@ class JsonArtifact(Record):
     Attributes:
         FILE: its name within the stage's folder.
         VERSION: schema version, stored as `schema`; a file of another version is refused.
+        DERIVED: names of properties that the file states too, after the fields.
     """
 
     FILE: ClassVar[str]
     VERSION: ClassVar[int] = SCHEMA
+    DERIVED: ClassVar[tuple[str, ...]] = ()
 
     def save(self, folder: Path) -> None:
         """Writes the file into a folder.
@@ -68,7 +71,8 @@ class JsonArtifact(Record):
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        write_json(folder / self.FILE, {"schema": self.VERSION} | self.plain())
+        derived = {name: getattr(self, name) for name in self.DERIVED}
+        write_json(folder / self.FILE, {"schema": self.VERSION} | self.plain() | derived)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -81,7 +85,7 @@ class JsonArtifact(Record):
         path = folder / cls.FILE
         content = load_json(path, cls.VERSION)
         del content["schema"]
-        for name in cls.model_computed_fields:
+        for name in cls.DERIVED:
             if name not in content:
                 _refuse(path, f"field {name!r} is missing")
             del content[name]
@@ -162,15 +166,11 @@ def save_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
         raise disk_error(error, path) from error
 
 
-def load_tensors(path: Path, needed: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Reads a safetensors file.
 
-    Args:
-        path: the file.
-        needed: names of tensors that must be in it.
-
     Raises:
-        ArtifactError: the file is missing or damaged, or lacks a tensor.
+        ArtifactError: the file is missing or damaged.
     """
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
@@ -178,7 +178,32 @@ def load_tensors(path: Path, needed: tuple[str, ...]) -> dict[str, NDArray[Any]]
         raise ArtifactError(f"{path} is missing; run the stage that writes it") from error
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); run its stage again") from error
-    absent = [name for name in needed if name not in tensors]
-    if absent:
-        raise ArtifactError(f"{path}: {absent[0]} is not in it; run its stage again")
     return tensors
+
+
+def require_tensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], dtypes: Mapping[str, DTypeLike]
+) -> None:
+    """Checks that a file holds exactly the tensors that it should.
+
+    Args:
+        path: path of the file, for the message.
+        tensors: the tensors of the file by name.
+        dtypes: dtype of each tensor that must be there.
+
+    Raises:
+        ArtifactError: a tensor is missing, unknown or of another dtype.
+    """
+    for name in [*dtypes, *tensors]:
+        if name not in tensors:
+            fault = "is missing"
+        elif name not in dtypes:
+            fault = "is unknown"
+        elif tensors[name].dtype != dtypes[name]:
+            fault = f"is of dtype {tensors[name].dtype}, expected {np.dtype(dtypes[name])}"
+        else:
+            continue
+        raise ArtifactError(
+            f"{path}: tensor {name!r} {fault}; the file is damaged or of another version of "
+            "moe-export, run its stage again"
+        )

@@ -117,6 +117,11 @@ class Plan(JsonArtifact):
         """Planned widths along axis R, in the order of `axis_widths_before`."""
         return [_on_axis(layer.widths, layer.shared_width) for layer in self.layers]
 
+    def bytes_of(self, variant: str, dtype: Dtype) -> PlannedBytes | None:
+        """Returns the bytes of an exported variant; None if the plan does not have it."""
+        models = self.export_bytes.get(dtype)
+        return models.of(variant) if models else None
+
     def unpruned(self, pruned: ModelSpec) -> ModelSpec:
         """Returns the spec of the model that the plan was made for, given that of the pruned."""
         return pruned.resized(self.axis_widths_before, shared=self.prunes_shared)

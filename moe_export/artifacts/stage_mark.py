@@ -37,7 +37,7 @@ class FileFacts(Record):
     sha256: str
 
 
-class Predicted(Record):
+class PredictedCost(Record):
     """Predictions for a stage; every field is None if nothing was predicted.
 
     Attributes:
@@ -51,7 +51,7 @@ class Predicted(Record):
     output_bytes: int | None = None
 
 
-class Measured(Record):
+class MeasuredCost(Record):
     """Measurements of a stage.
 
     Attributes:
@@ -80,8 +80,8 @@ class StageMark(JsonArtifact):
     key: str
     identity: StageIdentity
     files: dict[str, FileFacts]
-    predicted: Predicted
-    measured: Measured
+    predicted: PredictedCost
+    measured: MeasuredCost
     moe_export: str
 
     @property

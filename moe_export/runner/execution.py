@@ -9,11 +9,13 @@ from functools import cache
 from pathlib import Path
 
 from moe_export.artifacts.planned import require_shared_expert
+from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.ort.session import require_execution
 from moe_export.recipe import Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
 from moe_export.runner.source_model import locate
 from moe_export.runner.steps import Step
@@ -62,7 +64,7 @@ def execute(
         MoeExportError: an error of a stage; finished stages stay finished.
     """
     _configure_torch(threads)
-    watcher = watcher or Watcher()
+    watcher = LayerLog(watcher or Watcher(), directory)
     with joined() as workers:
         if workers.rank > 0:
             serve(workers, settings_of)
@@ -73,14 +75,14 @@ def execute(
         run.execute(recipe.plain(), set(forced), watcher.progress_of, watcher.on_step)
 
 
-def _predictions(recipe: Recipe, model: Path) -> Callable[[], Mapping[str, Mapping[str, float]]]:
+def _predictions(recipe: Recipe, model: Path) -> Callable[[], Mapping[str, PredictedCost]]:
     """Predictions by step folder, computed on the first call."""
 
     @cache
-    def predict() -> Mapping[str, Mapping[str, float]]:
+    def predict() -> Mapping[str, PredictedCost]:
         from moe_export.runner.estimate import estimate  # noqa: PLC0415 - loads the graph builder
 
-        return {each.stage: each.as_dict() for each in estimate(recipe, model)}
+        return {each.stage: each.cost() for each in estimate(recipe, model)}
 
     return predict
 
