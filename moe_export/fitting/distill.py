@@ -26,11 +26,11 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CalibrationError, RecipeError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
+from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.fitting.router_passes import RouterPasses, keep_teacher
 from moe_export.passes.batches import Batch, batches_of
 from moe_export.passes.carried import BATCH_TOKENS
 from moe_export.passes.states import States
-from moe_export.system.memory import SMALL_MODEL_BYTES
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model.deterministic import deterministic
 from moe_export.torch_model.layered import LayeredModel, StreamedModel

@@ -20,11 +20,12 @@ from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
+from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Recipe
 from moe_export.runner.steps import steps_of
-from moe_export.system.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
+from moe_export.system.onednn import ROWS_AT_ONCE
 
 FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
 """Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""

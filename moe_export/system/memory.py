@@ -10,15 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-SMALL_MODEL_BYTES = 2 << 30
-"""A model of so many bytes in float32 stays in memory where it is run over and over."""
-
-ROWS_AT_ONCE = 32
-"""Matrices of experts take multiples of so many tokens in bfloat16 on a CPU. For every number of
-them oneDNN, by which torch multiplies, makes code, which takes as long as to use it several times,
-and keeps it.
-"""
-
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 

@@ -12,7 +12,7 @@ from moe_export.artifacts.importance import Importance
 from moe_export.cli import main
 from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.end_to_end.common import write_recipe
+from tests.helpers.small_runs import write_recipe
 
 
 @pytest.mark.parametrize("row", [DEEPSEEK_V2, MIXTRAL], ids=lambda row: row.model_type)

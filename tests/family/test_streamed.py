@@ -16,7 +16,7 @@ from moe_export.stages import quantize
 from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel, load_torch_model
 from tests.family.conftest import Subject
-from tests.torch_model.common import ROUNDING, relative_error, some_tokens
+from tests.helpers.torch_models import ROUNDING, relative_error, some_tokens
 
 
 def test_a_streamed_model_gives_the_logits_of_the_model_in_memory(subject: Subject) -> None:

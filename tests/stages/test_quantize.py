@@ -29,7 +29,7 @@ from moe_export.stages.quantize import run
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
 from tests.artifacts.examples import plan_with
-from tests.graph.decoding import Decoder, exported
+from tests.helpers.decoding import Decoder, exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 IDS = np.random.default_rng(3).integers(0, 256, (2, 12))
@@ -63,9 +63,9 @@ def pruned(source: Path) -> Path:
 def median_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
     """How far logits are off, over their size.
 
-    Rounding activations to int8 costs a product about 1.2 % (docs/reference/operator.md), and some ten
-    products follow each other. The median of tokens, because one that just chooses another expert
-    is far off and right.
+    Rounding activations to int8 costs a product about 1.2 % (docs/reference/operator.md), and some
+    ten products follow each other. The median of tokens, because one that just chooses another
+    expert is far off and right.
     """
     lost = np.linalg.norm(found.astype(np.float64) - expected, axis=-1)
     return float(np.median(lost / np.linalg.norm(expected.astype(np.float64), axis=-1)))

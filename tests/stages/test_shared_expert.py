@@ -29,7 +29,7 @@ from moe_export.stages.job import Job
 from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.torch_model.common import some_tokens
+from tests.helpers.torch_models import some_tokens
 
 LIMIT = 1e-4
 SCORES = ("fisher_margin", "rounding_margin")

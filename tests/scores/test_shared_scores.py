@@ -20,7 +20,7 @@ from moe_export.scores.collect import collect_importance
 from moe_export.testing.families import DEEPSEEK_V2, QWEN2_MOE, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import LayeredModel, load_torch_model
-from tests.torch_model.test_scores import (
+from tests.scores.test_scores import (
     LENGTHS,
     LOSS_OF,
     absolute,

@@ -19,7 +19,7 @@ from moe_export.planning.allocation import format_errors
 from moe_export.testing.families import QWEN2_MOE
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
-from tests.torch_model.common import some_tokens
+from tests.helpers.torch_models import some_tokens
 
 TOKENS = some_tokens(3, 20)
 ROWS = 6 * 24

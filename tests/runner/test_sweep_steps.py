@@ -19,7 +19,7 @@ from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
 from moe_export.runner.sweep_steps import points_of, sweep_steps
 from moe_export.stages.job import Job
 from moe_export.stages.sweep import run
-from tests.reporting.synthetic import write_run
+from tests.helpers.synthetic_runs import write_run
 
 RECIPE: dict[str, Any] = {
     "model": {"source": "demo"},

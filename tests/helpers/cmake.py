@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1] / "native"
 LIBRARY = Path(__file__).parents[2] / "moe_export" / "op" / "native"
 
 

@@ -24,7 +24,7 @@ from moe_export.scores import SCORES, scores_named
 from moe_export.scores.collect import collect_importance
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
-from tests.torch_model.common import UNEQUAL
+from tests.helpers.torch_models import UNEQUAL
 
 LENGTHS = (5, 2, 12, 9, 3, 12)
 

@@ -19,7 +19,7 @@ from moe_export.passes import loss
 from moe_export.testing.families import QWEN3_MOE
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.stages.fitting import planned, pruned
+from tests.fitting.pruned_runs import planned, pruned
 
 RATE = 0.002
 """Few tokens of a random model say little of its routers: with larger steps they fit noise."""

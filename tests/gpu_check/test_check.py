@@ -81,7 +81,7 @@ def run_check(
 
 
 def part(function: str, **more: Any) -> Part:
-    return Part("tests.cuda.gpu_check_parts", function, 1, (), **more)
+    return Part("tests.gpu_check.sample_parts", function, 1, (), **more)
 
 
 def test_a_part_that_crashes_is_told_of_and_the_next_one_runs(

@@ -12,7 +12,7 @@ import torch
 from moe_export.checkpoint import Checkpoint
 from moe_export.fitting.refit import refitted
 from moe_export.torch_model import load_torch_model
-from tests.stages.fitting import planned, pruned
+from tests.fitting.pruned_runs import planned, pruned
 
 
 def test_what_is_dropped_comes_back_where_it_is_a_mixture_of_what_stays() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).parents[2] / "docs" / "report.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "report.md"
 
 VARYING = ("settings", "versions")
 """Keys whose content depends on the recipe or on what is installed."""

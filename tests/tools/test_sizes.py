@@ -20,5 +20,5 @@ def test_half_of_the_dimensions_are_43_and_a_half_percent_of_the_parameters() ->
 
 
 def test_the_page_of_the_documents_is_what_the_command_makes() -> None:
-    found = (Path(__file__).parents[2] / "docs" / "sizes.md").read_text()
+    found = (Path(__file__).parents[2] / "docs" / "results" / "sizes.md").read_text()
     assert found == page("Qwen1.5-MoE-A2.7B", QWEN15_MOE)

@@ -18,7 +18,7 @@ from moe_export.op.triton import plan
 from moe_export.op.triton.driver import DeviceLayer
 from moe_export.testing import layer_sizes as sizes
 from moe_export.testing.cases import Case, inputs_of
-from tests.cuda.kernels import large_shape, packed_layer
+from tests.helpers.triton_kernels import large_shape, packed_layer
 
 TIMED: tuple[Format, ...] = ("float16", "int8", "int4", "uint8", "uint4", "nf4")
 
