@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moe_export"
 TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
+    *("gpu_check", "testing"),
     *("evaluation.expected", "evaluation.masking"),
     *("op.triton.driver", "stages.importance", "stages.bakeoff", "testing", "gpu_check"),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from moe_export import __version__
 from moe_export.cli import interrupts
 from moe_export.errors import INTERRUPTED_EXIT_CODE, MoeExportError, ResourceError
+from moe_export.gpu_check.options import add_options
 from moe_export.variants import VARIANTS
 
 EXIT_CODES = """\
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     from moe_export.cli import commands  # noqa: PLC0415
 
     try:
-        getattr(commands, parsed.command)(parsed)
+        getattr(commands, parsed.command.replace("-", "_"))(parsed)
     except MoeExportError as error:
         return _fail(str(error), error.exit_code)
     except MemoryError:
@@ -145,10 +146,72 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="compare every file of a run with its SHA-256")
     verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
 
+    _add_bench(commands)
+    _add_sizes(commands)
+    add_options(commands.add_parser("check-gpu", help="check and time the CUDA kernels on a GPU"))
     commands.add_parser(
         "doctor", help="print what is installed, which providers run, and why others do not"
     )
     return parser
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="time exported models side by side",
+        description="Times exported models: the prompt, decoding, loading, and memory against the "
+        "file. Each model has a process of its own; the processes take turns, so that ratios hold "
+        "on a machine with other work. Prompts and tokens are random.",
+    )
+    bench.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run directory or a folder with model.onnx; NAME=RUN names it in the table, "
+        "RUN@portable runs it without the native library",
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+    several = "(default: %(default)s)"
+    bench.add_argument(
+        "--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help=f"threads {several}"
+    )
+    bench.add_argument(
+        "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help=f"batches {several}"
+    )
+    bench.add_argument(
+        "--prompt-tokens", type=_count, default=128, metavar="N", help="(default: 128)"
+    )
+    bench.add_argument("--new-tokens", type=_count, default=32, metavar="N", help="(default: 32)")
+    bench.add_argument(
+        "--repeats", type=_count, default=5, metavar="N", help="measurements of each (default: 5)"
+    )
+
+
+def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sizes = commands.add_parser(
+        "sizes",
+        help="compute parameters and bytes of a model from its config alone",
+        description="Computes what moe-export would write for a model, every expert at the same "
+        "share of its width. Formats are those of experts, attention and lm_head, in groups of 32 "
+        "(nf4: experts alone, the others in int4); all other tensors are float16.",
+    )
+    sizes.add_argument("config", type=Path, metavar="CONFIG", help="a config.json, or its folder")
+    sizes.add_argument(
+        "--keep",
+        type=_share,
+        nargs="+",
+        default=[1.0, 0.75, 0.5],
+        metavar="SHARE",
+        help="shares of the width of experts to keep (default: 1 0.75 0.5)",
+    )
+    sizes.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"),
+        default=["float16", "int8", "int4"],
+        metavar="FORMAT",
+        help="float32, float16, int8, int4, uint8, uint4 or nf4 (default: float16 int8 int4)",
+    )
 
 
 def _with_recipe(
@@ -183,4 +246,11 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and up to 1")
     return value

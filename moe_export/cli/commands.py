@@ -131,6 +131,46 @@ def doctor(arguments: argparse.Namespace) -> None:
         console.print(f"{name:<16} {finding}", markup=False)
 
 
+def bench(arguments: argparse.Namespace) -> None:
+    """Times exported models side by side."""
+    from moe_export.bench import models, turns  # noqa: PLC0415 - loads ONNX Runtime
+
+    settings = turns.Settings(
+        threads=arguments.threads,
+        batches=arguments.batch,
+        prompt_tokens=arguments.prompt_tokens,
+        new_tokens=arguments.new_tokens,
+        repeats=arguments.repeats,
+    )
+    result = turns.bench(models.models_of(arguments.runs), settings)
+    for table in (turns.speed_table(result), turns.memory_table(result)):
+        print_table("", table.head, table.rows)
+    if arguments.json is not None:
+        _write(arguments.json, json.dumps(result, indent=1) + "\n")
+
+
+def sizes(arguments: argparse.Namespace) -> None:
+    """Prints parameters and bytes of a model at several shares and formats."""
+    from moe_export.checkpoint import read_config  # noqa: PLC0415 - loads numpy
+    from moe_export.reporting.sizes import (  # noqa: PLC0415 - loads the graph
+        cache_sentence,
+        size_table,
+        sizes_of,
+    )
+
+    computed = sizes_of(read_config(arguments.config), arguments.keep, arguments.formats)
+    table = size_table(computed)
+    print_table("", table.head, table.rows)
+    console.print(cache_sentence(computed))
+
+
+def check_gpu(arguments: argparse.Namespace) -> None:
+    """Checks and times the CUDA kernels on this machine's GPU."""
+    from moe_export.gpu_check import command  # noqa: PLC0415 - loads the native library
+
+    command.check_gpu(arguments)
+
+
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     return api.read_recipe(arguments.recipe, arguments.overrides)
 

@@ -46,7 +46,7 @@ ACTIVATIONS = 8
 """Activations of an expert that a backward pass and the scores need, each of the expert's width."""
 
 LOGIT_BYTES = 4 * 128 << 20
-"""Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
+"""Logits of a chunk of tokens, and what the loss makes of them; see `passes.loss`."""
 
 PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
 """oneDNN, by which torch multiplies in bfloat16, makes code for every shape it meets. It keeps that

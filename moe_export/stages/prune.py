@@ -40,7 +40,7 @@ from moe_export.families.base import (
 from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 if TYPE_CHECKING:
     from moe_export.fitting.refit import Refitted
@@ -253,7 +253,7 @@ def _stream(
     """Writes a shard while the next tensors are read."""
     writer.stream_shard(
         {name: (source.tensors[name].dtype, written.tensors[name].shape) for name in names},
-        ahead(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
+        prefetched(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
     )
 
 

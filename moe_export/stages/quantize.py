@@ -33,11 +33,11 @@ from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in, part_names, stored_tensors
 from moe_export.formats.storage import to_storage
 from moe_export.op import rounding as native
-from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization
+from moe_export.quantization import QUANTIZATION_KEY, Method, Quantization, QuantizeResult
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class _Written:
 
     parts: tuple[NDArray[Any], ...]
     values_shape: tuple[int, ...]
-    made: Made | None = None
+    made: QuantizeResult | None = None
     is_kept: bool = False
     squared_error: float = 0.0
     squared_values: float = 0.0
@@ -255,7 +255,7 @@ def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
 
 def _layers(
     job: Job[QuantizeSettings], spec: ModelSpec, quantization: Quantization
-) -> Iterator[tuple[int | None, Mapping[str, Made]]]:
+) -> Iterator[tuple[int | None, Mapping[str, QuantizeResult]]]:
     """Yields each layer and then None, with the matrices that calibration has made for it."""
     settings = job.settings
     if settings.method != "gptq":
@@ -277,7 +277,7 @@ def _parts(
     names: Sequence[str],
     source: Checkpoint,
     spec: ModelSpec,
-    calibrated: Mapping[str, Made],
+    calibrated: Mapping[str, QuantizeResult],
     method: Method,
     outcome: _Outcome,
 ) -> Iterator[NDArray[Any]]:
@@ -306,7 +306,7 @@ def _parts(
 
     sizes = {name: source.tensors[name].size_bytes for name in names}
     for name, written in zip(
-        names, ahead(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
+        names, prefetched(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
     ):
         outcome.add(name, written, spec)
         yield from written.parts
@@ -328,7 +328,7 @@ def _in_float(name: str, values: NDArray[Any], spec: ModelSpec) -> _Written:
 
 def _rounded(
     name: str, values: NDArray[Any], spec: ModelSpec, format_name: str, method: Method
-) -> Made:
+) -> QuantizeResult:
     """A matrix rounded without calibration."""
     # Embeddings are looked up, not multiplied, so there are no inputs to calibrate them with.
     method = "mse" if method == "gptq" else method
@@ -337,7 +337,7 @@ def _rounded(
         matrix = native.quantize(format_name, values, group_size, search=method == "mse")
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    return Made(matrix, method)
+    return QuantizeResult(matrix, method)
 
 
 def _relative(squared_error: float, squared_values: float) -> float:

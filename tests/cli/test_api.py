@@ -18,7 +18,7 @@ from moe_export.runner.run import State
 from moe_export.runner.steps import Step
 from moe_export.scores import SCORES, DataScore
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.end_to_end.common import recipe, write_recipe
+from tests.helpers.small_runs import recipe, write_recipe
 
 
 class Notes(moe_export.Watcher):

@@ -8,7 +8,7 @@ import pytest
 from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.end_to_end.common import write_recipe
+from tests.helpers.small_runs import write_recipe
 
 LOGGER = "moe_export.runner.layer_log"
 

@@ -1,8 +1,11 @@
-"""`tools/gpu_check` on a machine without a GPU."""
+"""`moe-export check-gpu` and `tools/gpu_check` on a machine without a GPU."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from moe_export.cli import _parser, main
 from moe_export.gpu_check.apart import Apart, ApartError
 from moe_export.gpu_check.check import Check
+from moe_export.gpu_check.command import obstacle
+from moe_export.gpu_check.options import add_options
 from moe_export.gpu_check.parts import PARTS, Part, too_late
 from moe_export.gpu_check.runtime import DEMO_WORDS
 from moe_export.gpu_check.targets import TARGETS, verdicts
@@ -23,32 +29,82 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
-def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "moe_export.gpu_check", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+LACKS = "no part of the check can run on this machine: torch sees no CUDA device\n"
 
 
-def test_it_says_in_one_line_what_it_lacks_and_exits_with_3() -> None:
-    done = gpu_check("--parts", "conformance", "layers")
-    assert done.returncode == 3
-    assert done.stdout == (
-        "gpu_check: nothing could be run on this machine: torch sees no CUDA device\n"
+def test_it_says_in_one_line_what_it_lacks_and_exits_with_3(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["check-gpu", "--parts", "conformance", "layers"]) == 3
+    assert capsys.readouterr() == ("", f"moe-export: {LACKS}")
+
+
+def test_the_script_runs_where_moe_export_is_not_installed(tmp_path: Path) -> None:
+    # Neither packages of the command line nor pydantic are on a machine that is only lent.
+    absent = "raise ImportError('not installed')"
+    for name in ("rich", "pydantic", "yaml"):
+        (tmp_path / f"{name}.py").write_text(absent)
+    command = [sys.executable, ROOT / "tools" / "gpu_check", "--parts", "conformance", "layers"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", f"check-gpu: {LACKS}")
 
 
-def test_a_dry_run_tells_of_every_part() -> None:
-    done = gpu_check("--dry-run")
-    assert done.returncode == 0
-    parts = [line.split()[0] for line in done.stdout.splitlines()]
+def test_a_dry_run_tells_of_every_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-gpu", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    parts = [line.split()[0] for line in printed.splitlines()]
     assert parts == ["conformance", "onnxruntime", "layers", "models", "peers", "demo"]
-    assert done.stdout.count("cannot run: ") == 6
+    assert printed.count("cannot run: ") == 6
 
 
 @pytest.mark.parametrize("layers", [("6", "6"), ("6", "1"), ("0", "4"), ("1", "25")])
-def test_two_numbers_of_layers_have_to_make_a_line(layers: tuple[str, str]) -> None:
-    done = gpu_check("--model-layers", *layers)
-    assert done.returncode == 2
-    assert "expected two numbers from 1 to 24, less first" in done.stderr
+def test_two_numbers_of_layers_have_to_make_a_line(
+    layers: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-gpu", "--model-layers", *layers]) == 2
+    expected = "expected two different numbers from 1 to 24, the smaller first"
+    assert expected in capsys.readouterr().err
+
+
+def test_the_demo_part_says_where_its_recipe_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moe_export.gpu_check.command.DEMO_RECIPE", Path("recipes") / "none.yaml")
+    expected = "recipes/none.yaml is missing; run tools/gpu_check in a checkout of moe-export"
+    assert obstacle("demo") == expected
+
+
+def test_a_check_that_does_not_hold_ends_with_1_and_a_part_left_out_with_3(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = {"first": part("bad"), "second": part("good")}
+    monkeypatch.setattr("moe_export.gpu_check.command.PARTS", parts)
+    for module in ("check", "parts"):
+        monkeypatch.setattr(f"moe_export.gpu_check.{module}.PARTS", parts)
+    monkeypatch.setattr("moe_export.gpu_check.command.obstacle", lambda part: None)
+    assert main(["check-gpu"]) == 1
+    parts["first"] = part("good")
+    assert main(["check-gpu"]) == 0
+    reasons = {"first": None, "second": "it is too hot"}
+    monkeypatch.setattr("moe_export.gpu_check.command.obstacle", reasons.get)
+    assert main(["check-gpu"]) == 3
+
+
+def test_every_command_line_of_the_page_is_one_that_the_check_takes() -> None:
+    page = (ROOT / "docs" / "reference" / "cuda.md").read_text(encoding="utf-8")
+    lines = re.findall(r"`(?:moe-export check-gpu|python tools/gpu_check)( [^`]*)?`", page)
+    assert len(lines) >= 2
+    for line in lines:
+        _parser().parse_args(["check-gpu", *line.split()])
+    for option in re.findall(r"`(--[\w-]+)[^`]*`", page[page.index("check-gpu --out") :]):
+        assert option in _help_of_check_gpu(), option
+
+
+def _help_of_check_gpu() -> str:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.format_help()
 
 
 def test_all_parts_fit_into_the_time_of_a_command_and_none_begins_too_late() -> None:

@@ -1,4 +1,4 @@
-"""The part of `tools/gpu_check` that times layers, in the interpreter and without a clock."""
+"""The part of `moe-export check-gpu` that times layers, in the interpreter and without a clock."""
 
 from __future__ import annotations
 

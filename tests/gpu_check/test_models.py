@@ -1,4 +1,4 @@
-"""The part of `tools/gpu_check` that runs whole models, on the CPU provider, tiny ones."""
+"""The part of `moe-export check-gpu` that runs whole models, on the CPU provider, tiny ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of `tools/gpu_check` with ONNX Runtime's own operators, on the CPU and small."""
+"""The part of `moe-export check-gpu` with ONNX Runtime's own operators, on the CPU and small."""
 
 from __future__ import annotations
 

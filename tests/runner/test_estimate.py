@@ -16,7 +16,7 @@ from moe_export.runner.estimate import (
     StageEstimate,
     estimate,
 )
-from tools.pages.sizes import QWEN15_MOE
+from moe_export.testing.synthetic_checkpoint import config_of
 
 GIB = 2**30
 
@@ -24,7 +24,7 @@ GIB = 2**30
 def predicted(
     tmp_path: Path, scores: list[str], dtype: str, **prune: Any
 ) -> dict[str, StageEstimate]:
-    (tmp_path / "config.json").write_text(json.dumps(QWEN15_MOE))
+    (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
     recipe = {
         "model": {"source": str(tmp_path)},
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},

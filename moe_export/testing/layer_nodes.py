@@ -51,7 +51,7 @@ class Weights:
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ir.Value:
         if (shape, dtype) in self._made:
             return self.keep(name, self._made[shape, dtype])
-        source = self._codes if dtype.name in ("int8", "int4") else self._normal
+        source: NDArray[Any] = self._codes if dtype.name in ("int8", "int4") else self._normal
         if dtype.name in ("uint8", "uint4"):
             source = self._codes.view(np.uint8) & np.uint8(255 if dtype.name == "uint8" else 15)
         # Cast before it is repeated, which is less work.

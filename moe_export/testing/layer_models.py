@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from moe_export.op import spec
 from moe_export.op.function import OPSET, ragged_moe_function
+from moe_export.testing import layer_nodes as nodes
 from moe_export.testing import layer_sizes as sizes
-from tools.bench.op import nodes
 
 ALL = [
     *(f"ragged_{name}" for name in spec.FORMATS),
@@ -35,7 +35,7 @@ GGML = {
 """Width of the experts and of the shared one in layers that llama.cpp's ggml runs."""
 
 
-def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], str, bool]:
+def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec.Format, bool]:
     """The candidate's widths, the format of its weights, and whether it has a shared expert."""
     if name in GGML:
         width, shared_width = GGML[name]
@@ -44,7 +44,7 @@ def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], str,
     if name.endswith("_uniform"):
         widths = np.full(sizes.EXPERTS, sizes.MEAN_WIDTH)
     stem = name.removesuffix("_shared").removesuffix("_uniform")
-    return widths, stem.rsplit("_", maxsplit=1)[-1], shared
+    return widths, cast("spec.Format", stem.rsplit("_", maxsplit=1)[-1]), shared
 
 
 def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> int:
