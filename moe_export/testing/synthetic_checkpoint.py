@@ -33,7 +33,7 @@ from moe_export.checkpoint import CheckpointWriter, write_json
 from moe_export.errors import MoeExportError, RecipeError, ResourceError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec, TensorSpec
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 SHARD_BYTES = 4_000_000_000
 """Limit of a shard, that of the released model."""
@@ -149,7 +149,7 @@ def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> i
         for shard in shards:
             writer.stream_shard(
                 {name: (DTYPE, spec.tensors[name].shape) for name in shard},
-                ahead(
+                prefetched(
                     shard,
                     lambda name: _values(spec, name, table),
                     lambda name: _size(spec.tensors[name]),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_export.documents.tokens import Sequence
+from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation import tally as evaluation
 from moe_export.evaluation.tally import (
     Tally,
@@ -27,7 +27,7 @@ def certain_of(tokens: list[int], vocabulary: int) -> np.ndarray:
 
 
 def test_only_the_answer_is_scored() -> None:
-    sequence = Sequence([0, 1, 2, 3, 4], prompt_tokens=3)
+    sequence = TokenSequence([0, 1, 2, 3, 4], prompt_tokens=3)
     logits = certain_of([0, 9, 9, 3, 4], 10)  # wrong within the prompt
     tally = Tally(has_answers=True)
     tally_document(tally, sequence, logits, None)
@@ -38,8 +38,8 @@ def test_only_the_answer_is_scored() -> None:
 
 def test_one_wrong_answer_token_is_no_match() -> None:
     tally = Tally(has_answers=True)
-    tally_document(tally, Sequence([0, 1, 2, 3], 1), certain_of([0, 1, 9, 3], 10), None)
-    tally_document(tally, Sequence([0, 1, 2, 3], 1), certain_of([0, 1, 2, 3], 10), None)
+    tally_document(tally, TokenSequence([0, 1, 2, 3], 1), certain_of([0, 1, 9, 3], 10), None)
+    tally_document(tally, TokenSequence([0, 1, 2, 3], 1), certain_of([0, 1, 2, 3], 10), None)
     score = tally.as_dict()
     assert score["exact_match"] == 0.5
     assert score["exact_match_stderr"] == pytest.approx(math.sqrt(0.25 / 2))
@@ -47,7 +47,7 @@ def test_one_wrong_answer_token_is_no_match() -> None:
 
 def test_a_document_without_a_prompt_is_scored_from_its_second_token() -> None:
     tally = Tally(has_answers=False)
-    tally_document(tally, Sequence([0, 1, 2], 0), np.zeros((3, 8), np.float32), None)
+    tally_document(tally, TokenSequence([0, 1, 2], 0), np.zeros((3, 8), np.float32), None)
     score = tally.as_dict()
     assert score["answer_tokens"] == 2
     assert score["loss_nats"] == pytest.approx(math.log(8))
@@ -57,7 +57,7 @@ def test_a_document_without_a_prompt_is_scored_from_its_second_token() -> None:
 
 def test_divergence_from_itself_is_zero_and_from_another_model_is_the_formula() -> None:
     rng = np.random.default_rng(0)
-    sequence = Sequence([0, 1, 2], 1)
+    sequence = TokenSequence([0, 1, 2], 1)
     ours, theirs = rng.standard_normal((2, 3, 5)).astype(np.float32)
     same, other = Tally(True), Tally(True)
     tally_document(same, sequence, ours, ours)
@@ -74,7 +74,7 @@ def test_a_document_scored_in_parts_has_the_scores_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = np.random.default_rng(0)
-    sequence = Sequence(rng.integers(0, 5, 9).tolist(), 2)
+    sequence = TokenSequence(rng.integers(0, 5, 9).tolist(), 2)
     ours, theirs = rng.standard_normal((2, 9, 5)).astype(np.float32)
     scores = []
     for chunk_bytes in (evaluation.CHUNK_BYTES, 3 * 5 * 8):
@@ -90,7 +90,7 @@ def test_a_document_scored_in_parts_has_the_scores_of_the_whole(
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=20))
 def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int]) -> None:
-    sequences = [Sequence([0] * length, 1) for length in lengths]
+    sequences = [TokenSequence([0] * length, 1) for length in lengths]
     vocabulary = evaluation.LOGIT_BATCH_BYTES // (4 * 100)  # a budget of 100 tokens
     found = list(batches(sequences, vocabulary))
     assert sorted(len(s.tokens) for batch in found for s in batch) == sorted(lengths)

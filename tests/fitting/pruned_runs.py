@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.artifacts.calibration import Calibration, save_calibration
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
 from moe_export.recipe import PlanSettings, PruneSettings
 from moe_export.stages import plan, prune
 from moe_export.stages.job import Job
@@ -28,12 +28,12 @@ def planned(root: Path) -> dict[str, Path]:
         offsets = np.arange(sequences + 1, dtype=np.int64) * 40
         tokens = random.integers(0, 256, sequences * 40).astype(np.int32)
         zeros = np.zeros(sequences, np.int32)
-        save_calibration(found[name], Calibration(tokens, offsets, zeros, zeros))
+        Calibration(tokens, offsets, zeros, zeros).save(found[name])
     scores = [random.random(6 * 24) for _ in range(3)]
     scores[0][:24] = 0.0  # an expert that is emptied
     scores[1][24:48] = 9.0  # and one that is kept whole
     tokens = [np.full(6, 100)] * 3
-    save_importance(found["importance"], Importance({"fisher_margin": scores}, tokens))
+    Importance({"fisher_margin": scores}, tokens).save(found["importance"])
     settings = PlanSettings(keep=0.5, dtype="float32")
     plan.run(Job(settings, found["model"], found, found["plan"]))
     return found

@@ -85,7 +85,7 @@ def test_every_layer_rounded_alone_and_all_of_them(
         expected = kl_nats(directory, rounding(layer))
         assert expected > 1e-3
         assert found.rounded[layer].kl_nats == pytest.approx(expected, rel=1e-3)
-    assert found.rounded[1] == Measured(0.0, 0.0)
+    assert found.rounded[1] == Measured(predicted=0.0, kl_nats=0.0)
     assert found.all_rounded.kl_nats == pytest.approx(kl_nats(directory, rounding(0, 2)), rel=1e-3)
     checkpoint, spec = open_checkpoint(directory)
     error = format_errors(checkpoint, spec, 0, ("int4",), 32)["int4"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from moe_export.runner.run import STAGE_FILE
+from moe_export.artifacts.stage_mark import StageMark
 
 MEASURED = ("measurements.json", "report.json", "report.md", "report.html", "run.json")
 """Files that hold times, memory or versions, and so differ between runs."""
@@ -58,7 +58,7 @@ def artifacts(run: Path) -> dict[str, bytes]:
         name = path.relative_to(run).as_posix()
         if not path.is_file() or path.name in MEASURED or path.name == ".lock":
             continue
-        if path.name == STAGE_FILE:
+        if path.name == StageMark.FILE:
             mark = json.loads(path.read_text())
             mark.pop("measured")
             mark["files"] = {n: f for n, f in mark["files"].items() if n not in MEASURED}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moe_export.artifacts.base import save_json
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.checkpoint import write_json
 from moe_export.experts import ExpertTable, descending
 from moe_export.recipe import ReportSettings
@@ -50,7 +50,7 @@ def write_run(
     tokens[0][1] = 0
     scores[0][width : 2 * width] = np.inf
     widths = _widths(scores, num_experts, width, keep)
-    save_importance(folders["importance"], Importance({"fisher_margin": scores}, tokens))
+    Importance({"fisher_margin": scores}, tokens).save(folders["importance"])
     _calibrate(folders["calibrate"], source)
     plan = _plan(scores, widths, width)
     save_json(folders["plan"] / "plan.json", plan)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from moe_export.artifacts.run_info import RunInfo
 from moe_export.errors import ArtifactError
 from moe_export.recipe import CalibrateSettings, PlanSettings, Section, Source
 from moe_export.runner.run import Run, State
@@ -113,7 +114,7 @@ def test_a_stage_that_is_run_again_makes_the_later_ones_stale(
     from moe_export import stages
 
     execute(run_of(tmp_path))
-    newer = stages.StageFacts(2, (), "")
+    newer = stages.StageFacts(2, ())
     monkeypatch.setitem(stages.STAGES, "calibrate", newer)
     assert [state.reason for state in run_of(tmp_path).states()] == [
         "version 1 → 2",
@@ -142,7 +143,7 @@ def test_a_stage_killed_half_way_is_not_finished_and_is_run_again(
 def test_leftovers_of_a_killed_stage_are_gone_when_it_runs_again(
     tmp_path: Path, ran: list[str]
 ) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"schema": 1}))
+    RunInfo(moe_export="0.1.0").save(tmp_path)
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "half-written").write_text("")
     execute(run_of(tmp_path))

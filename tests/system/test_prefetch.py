@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from moe_export.system.prefetch import ahead, threads
+from moe_export.system.prefetch import prefetched, threads
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_results_come_in_the_order_of_the_items_and_from_several_threads() -> No
         meeting.wait()  # ends only if four are at work at once
         return number * number
 
-    assert list(ahead(range(40), square, lambda _: 1, 100)) == [n * n for n in range(40)]
+    assert list(prefetched(range(40), square, lambda _: 1, 100)) == [n * n for n in range(40)]
 
 
 def test_no_more_is_made_than_has_room() -> None:
@@ -39,7 +39,7 @@ def test_no_more_is_made_than_has_room() -> None:
         return number
 
     sizes = [3, 3, 5, 1, 1, 12, 2]
-    for number in ahead(range(7), begin, sizes.__getitem__, 10):
+    for number in prefetched(range(7), begin, sizes.__getitem__, 10):
         with lock:
             waiting = [n for n in begun if n > number]
         assert sum(sizes[n] for n in waiting) <= 10 or len(waiting) == 1
@@ -60,6 +60,6 @@ def test_an_error_is_raised_where_its_result_would_come_and_stops_the_rest() -> 
 
     results = []
     with pytest.raises(ValueError, match="two"):
-        results.extend(ahead(items(), fail, lambda _: 1, 5))
+        results.extend(prefetched(items(), fail, lambda _: 1, 5))
     assert results == [0, 1]
     assert len(taken) < 20

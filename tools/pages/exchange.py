@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts.exchange import load_exchange
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.exchange import Exchange
+from moe_export.artifacts.importance import Importance
 from moe_export.evaluation.differences import kl_difference
 from moe_export.evaluation.masking import tally_tasks
 from moe_export.evaluation.tally import mean_exact_match
@@ -55,11 +55,10 @@ class Measuring:
         recipe = load_recipe(RECIPE)
         model = carried_out(recipe, directory, "importance")
         self.checkpoint, self.spec = open_checkpoint(model)
-        importance = load_importance(directory / "importance")
-        self.ranked = importance.scores["fisher_margin"]
-        self.rounding = importance.scores["rounding_margin"]
-        self.shares = token_shares(importance.tokens_per_expert, self.spec.top_k)
-        self.exchange = load_exchange(directory / "importance")
+        found = Importance.load(directory / "importance")
+        self.ranked, self.rounding = found.scores["fisher_margin"], found.scores["rounding_margin"]
+        self.shares = token_shares(found.tokens_per_expert, self.spec.top_k)
+        self.exchange = Exchange.load(directory / "importance")
         self.errors = [
             format_errors(self.checkpoint, self.spec, layer, NAMES, GROUP_SIZE)
             for layer in range(self.spec.num_layers)
