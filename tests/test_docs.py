@@ -12,7 +12,7 @@ from moe_export import errors
 from moe_export.cli import EXIT_CODES, _parser
 from moe_export.scores import SCORES
 from moe_export.stages import STAGES
-from tools.pages.demo_compare import with_tables
+from tools.pages.demo_compare import with_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,7 +38,7 @@ def test_every_link_within_the_documents_leads_somewhere() -> None:
 
 def test_the_tables_of_the_readme_are_those_of_the_committed_figures() -> None:
     bakeoff = json.loads((ROOT / "docs/results/data/demo_compare.json").read_text())
-    assert with_tables(README, bakeoff) == README
+    assert with_table(README, bakeoff) == README
 
 
 def test_the_readme_lists_every_command() -> None:

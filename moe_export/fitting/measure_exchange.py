@@ -86,12 +86,13 @@ def measure_exchange(
         kl_nats = _divergences(passes, kinds)
     return Exchange(
         rounded=tuple(
-            Measured(predicted[layer], kl_nats.get(_alone(layer), 0.0))
+            Measured(predicted=predicted[layer], kl_nats=kl_nats.get(_alone(layer), 0.0))
             for layer in range(num_layers)
         ),
-        all_rounded=Measured(sum(predicted), kl_nats[ALL]),
+        all_rounded=Measured(predicted=sum(predicted), kl_nats=kl_nats[ALL]),
         dropped=tuple(
-            Measured(lost, kl_nats[_dropped(level)]) for level, (lost, _) in enumerate(drops)
+            Measured(predicted=lost, kl_nats=kl_nats[_dropped(level)])
+            for level, (lost, _) in enumerate(drops)
         ),
         tokens=sum(int(batch.target_T.sum()) for batch in batches.values()),
         format=FORMAT,

@@ -15,6 +15,7 @@ import numpy as np
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.planned import require_shared_expert
+from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
@@ -84,13 +85,13 @@ class StageEstimate:
     seconds: float
     partial_bytes: int = 0
 
-    def as_dict(self) -> dict[str, float]:
-        """What can be compared with what is measured of a stage, under the same names."""
-        return {
-            "wall_s": round(self.seconds, 1),
-            "peak_resident_bytes": self.peak_bytes,
-            "output_bytes": self.disk_bytes,
-        }
+    def cost(self) -> PredictedCost:
+        """Returns the predictions that the mark of the stage states beside its measurements."""
+        return PredictedCost(
+            wall_s=round(self.seconds, 1),
+            peak_resident_bytes=self.peak_bytes,
+            output_bytes=self.disk_bytes,
+        )
 
 
 def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:

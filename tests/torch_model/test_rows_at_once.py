@@ -21,7 +21,7 @@ from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import block, load_torch_model, recording
 from moe_export.torch_model.block import Matrix
 from moe_export.torch_model.recording import QUANTITIES
-from tests.torch_model.test_scores import collect
+from tests.scores.test_scores import collect
 
 LENGTHS = (70, 33, 41, 5)
 
