@@ -1,4 +1,4 @@
-"""The embedded model at 50 % and int4, as the recipe of that name runs it."""
+"""Test of the recipe `demo_50pct_int4`: the embedded model at 50 % width and int4."""
 
 from __future__ import annotations
 

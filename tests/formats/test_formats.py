@@ -1,4 +1,4 @@
-"""The codecs: their error, their edges, and their bytes."""
+"""Tests of the codecs: their errors, edge cases and bytes."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def test_int4_is_packed_as_onnx_packs_it() -> None:
 @pytest.mark.parametrize("name", ["uint8", "uint4"])
 def test_an_asymmetric_group_uses_every_code_and_keeps_zero(name: str) -> None:
     last = 2 ** GRIDS[name].bits - 1
-    # The range -1 to 4 has a fifth of its steps below zero; one wholly above or below zero is drawn
-    # out to it.
+    # The range -1 to 4 has a fifth of its steps below zero. A range wholly above or below zero is
+    # extended to zero.
     matrix = np.tile(np.array([[-1.0, 1.0, -4.0], [4.0, 4.0, -1.0]]), (16, 1))
     made = FORMATS[name](matrix, 32, "float32")
     assert made.zero_point is not None
