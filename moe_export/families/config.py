@@ -15,7 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
-from moe_export.families.choices import ExpertGroups, LatentAttention
+from moe_export.families.features import ExpertGroups, LatentAttention
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.quantization import read_quantization
 
