@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.end_to_end.common import recipe, write_recipe
 
 import moe_export
 from moe_export.cli import main
@@ -19,6 +18,7 @@ from moe_export.runner.run import State
 from moe_export.runner.steps import Step
 from moe_export.scores import SCORES, DataScore
 from moe_export.testing.tiny import tiny_checkpoint
+from tests.helpers.small_runs import recipe, write_recipe
 
 
 class Notes(moe_export.Watcher):

@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.common import write_recipe
 
 from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.testing.tiny import tiny_checkpoint
+from tests.helpers.small_runs import write_recipe
 
 LOGGER = "moe_export.runner.layer_log"
 

@@ -38,7 +38,9 @@ def test_pages_without_data_follow_from_the_package() -> None:
 
 
 def test_every_page_is_listed_and_has_a_maker(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sorted(pages()) == sorted(path.stem for path in RESULTS.glob("*.md"))
+    assert pages().keys() - {"report_picture"} == {path.stem for path in RESULTS.glob("*.md")} - {
+        "README"
+    }
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(pages())
