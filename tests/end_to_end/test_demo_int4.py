@@ -11,10 +11,10 @@ import pytest
 from moe_export.cli import main
 
 MAX_POINTS = 0.015
-"""Of exact match that int4 may cost, on any task."""
+"""Largest loss of exact match by int4 on any task, as a fraction."""
 
 MAX_NATS = 0.03
-"""Of text loss that int4 may cost."""
+"""Largest increase of the text loss by int4, in nats per token."""
 
 
 @pytest.fixture(scope="module")

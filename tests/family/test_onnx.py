@@ -25,7 +25,7 @@ from tests.family.conftest import Subject, stock_model
 from tests.helpers.decoding import Decoder, exported
 
 LIMIT = 1e-4
-"""For float32, absolute, on logits of up to about 15; the product's own promise."""
+"""Largest absolute error of float32 logits of up to about 15, as the project promises."""
 
 IDS = np.random.default_rng(5).integers(0, 256, (2, 12))
 

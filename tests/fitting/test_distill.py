@@ -22,7 +22,7 @@ from moe_export.torch_model import load_torch_model
 from tests.fitting.pruned_runs import planned, pruned
 
 RATE = 0.002
-"""Few tokens of a random model say little of its routers: with larger steps they fit noise."""
+"""Learning rate; with few tokens of a random model, larger steps fit noise."""
 
 ROUTERS = {f"model.layers.{layer}.mlp.gate.weight" for layer in range(3)}
 

@@ -13,14 +13,17 @@ from moe_export.formats.nf4 import CODEBOOK
 from moe_export.op import spec
 
 LEVELS = {"int8": 127, "int4": 8, "uint8": 255, "uint4": 15, "nf4": 1}
-"""The largest magnitude over the scale."""
+"""Largest magnitude divided by the scale."""
 
 FARTHEST = {"int8": 0.5, "int4": 1.0, "uint8": 0.5, "uint4": 0.5, "nf4": 0.5 * (1 - 0.69619)}
-"""How many times the scale a value may be from the nearest point: half of the widest gap. One
-opposite to the extreme one may be a whole step beyond the last code of int4."""
+"""Largest distance of a value from the nearest point, in units of the scale.
+
+It is half of the widest gap. In int4, a value opposite to the extreme one may be a whole step
+beyond the last code.
+"""
 
 TYPICAL = {"int8": 0.3, "int4": 0.3, "uint8": 0.3, "uint4": 0.3, "nf4": 0.03}
-"""Above the median of that: a quarter of a step, which in the middle of nf4 is about 0.09."""
+"""Upper limit of that distance's median: a quarter of a step, about 0.09 in the middle of nf4."""
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)

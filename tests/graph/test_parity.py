@@ -16,7 +16,7 @@ from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_c
 from tests.helpers.decoding import Decoder, exported
 
 LIMIT = 1e-4
-"""For float32, absolute, on logits of up to about 15; the product's own promise."""
+"""Largest absolute error of float32 logits of up to about 15, as the project promises."""
 
 UNEQUAL = ((24, 0, 1, 7, 16, 24), (3, 24, 0, 0, 11, 1), (24, 24, 24, 24, 24, 24))
 EMPTY_LAYER = ((0, 0, 0, 0, 0, 0), (1, 1, 1, 1, 1, 1), (24, 0, 24, 0, 24, 0))

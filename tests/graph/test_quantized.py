@@ -19,7 +19,7 @@ from moe_export.quantization import QUANTIZATION_KEY, DenseFormat, Quantization
 from moe_export.testing.tiny import CONFIG
 
 DEPTH = 72
-"""Of the groups the last is incomplete, and of 32 there is an odd number."""
+"""Number of inputs for which the last group is incomplete, and groups of 32 are odd in number."""
 
 
 def product(x_TK: NDArray[Any], weights: list[ir.LazyTensor], **attributes: int) -> NDArray[Any]:

@@ -41,7 +41,7 @@ NF4 = QuantizeSettings(experts="nf4", dense="uint4", lm_head="int8", method="mse
 ALL_SETTINGS = pytest.mark.parametrize("settings", [INT4, EVERYTHING, ASYMMETRIC, NF4])
 
 LIMITS = {8: 0.01, 4: 0.2}
-"""Of the error of a matrix over its norm, by bits of a code."""
+"""Largest error of a matrix relative to its norm, by bits of a code."""
 
 
 def quantized(pruned: Path, out: Path, settings: QuantizeSettings) -> Path:
