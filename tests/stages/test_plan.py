@@ -1,4 +1,4 @@
-"""Plans that a byte budget decides, on the tiny model with made-up importance."""
+"""Tests of plans with a byte budget, on the tiny model with invented importance."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def importance(model: Path) -> Path:
 
 
 def exchange_of(rate: float) -> Exchange:
-    """Rounding costs so much of what it is predicted to, dropping all of it."""
+    """Measurements in which rounding costs `rate` times its prediction, and dropping once."""
     return Exchange(
         rounded=(Measured(predicted=1.0, kl_nats=rate),) * 3,
         all_rounded=Measured(predicted=3.0, kl_nats=3 * rate),
@@ -94,7 +94,7 @@ def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
         formats=Formats(experts="auto", choices=("int8",)),
     )
     assert found["auto"]["predicted_loss"] <= alone["predicted_loss"]
-    # With one choice the solver keeps as much as the plan of that format does.
+    # With one format to choose, the solver keeps as much as the plan of that format.
     assert abs(alone["rows_after"] - found["int8"]["rows_after"]) <= 2
 
 
@@ -107,7 +107,7 @@ def test_formats_with_zero_points_and_with_a_codebook_may_be_chosen(
         formats = Formats(experts="auto", choices=choices)
         out = tmp_path / name
         found[name] = planned(model, importance, out, target_bytes=target, formats=formats)
-    # The solver is not exact, but a choice more costs no more than a block of rows.
+    # The solver is not exact, but another format to choose costs at most a block of rows.
     assert found["all"]["predicted_loss"] <= 1.01 * found["three"]["predicted_loss"]
     for name in ("uint8", "uint4", "nf4"):
         formats = Formats(experts="auto", choices=(name,))
