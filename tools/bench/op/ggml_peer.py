@@ -1,4 +1,4 @@
-"""The same layers in llama.cpp's ggml, compiled from given sources."""
+"""Layers of the benchmark in llama.cpp's ggml, compiled from given sources."""
 
 from __future__ import annotations
 
