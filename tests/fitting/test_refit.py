@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from moe_export.artifacts.ledger import Ledger, Refit
 from moe_export.checkpoint import Checkpoint
 from moe_export.fitting.refit import refitted
 from moe_export.torch_model import load_torch_model
@@ -55,8 +55,7 @@ def test_refitted_the_logits_are_nearer_to_those_of_the_whole_model(
     # Observed: 0.98; dimensions of random weights are hardly correlated.
     assert lost["refit"] < lost["plain"]
     torch.testing.assert_close(logits(refit / "padded"), logits(refit), rtol=1e-4, atol=1e-4)
-    ledger = json.loads((refit / "ledger.json").read_text())
-    named = set(ledger["refit"]["tensors"])
+    named = set(Ledger.load(refit).refit.tensors)
     before, after = Checkpoint(plain), Checkpoint(refit)
     for name in before.tensors:
         same = np.array_equal(before.read(name), after.read(name))
@@ -69,13 +68,13 @@ def test_an_expert_that_too_few_tokens_reach_is_left_and_named(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     out = pruned(folders, tmp_path / "out", "few", refit_down=True)
-    ledger = json.loads((out / "ledger.json").read_text())["refit"]
-    assert ledger["left"]
-    for entry in ledger["left"]:
-        kept = Checkpoint(out).tensors[entry["tensor"]].shape[1]
-        assert entry["tokens"] < 2 * kept or kept == 0
+    left = Ledger.load(out).refit.left
+    assert left
+    for entry in left:
+        kept = Checkpoint(out).tensors[entry.tensor].shape[1]
+        assert entry.tokens < 2 * kept or kept == 0
 
 
 def test_without_the_word_nothing_is_refitted(folders: dict[str, Path], tmp_path: Path) -> None:
     out = pruned(folders, tmp_path / "out", "calibrate")
-    assert json.loads((out / "ledger.json").read_text())["refit"] == {"tensors": [], "left": []}
+    assert Ledger.load(out).refit == Refit(tensors=(), left=())

@@ -23,7 +23,7 @@ from moe_export.recipe import ExportSettings
 from moe_export.stages.export import export_model, run
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
-from tests.artifacts.examples import plan_with, planned_bytes
+from tests.helpers.artifacts import plan_with, planned_bytes
 from tests.helpers.decoding import Decoder
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3

@@ -18,7 +18,7 @@ from moe_export.stages import prune, quantize
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.artifacts.examples import PLAN, plan_with
+from tests.helpers.artifacts import PLAN, plan_with
 
 SIZES = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16}
 
