@@ -35,7 +35,7 @@ MULTIPROCESSOR = {
 
 INTRODUCTION = """\
 Made by `python -m tools.pages.cuda_kernels` from the
-[manifest](../moe_export/op/native/cubins/manifest.json) that the build writes; **none of it was
+[manifest](../moe_export/op/native/cuda/cubins/manifest.json) that the build writes; **none of it was
 measured on a GPU**. It is what bounds the speed of a kernel before it has run: registers spilled to
 memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks fit on a
 multiprocessor, and how many KiB of weights these ask for before they wait. An H200 reads 4.8 TB/s

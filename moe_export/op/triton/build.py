@@ -26,7 +26,7 @@ from moe_export.op.spec import Format
 from moe_export.op.triton import kernels_1_common, kernels_2_rows, kernels_3_tiles, package, plan
 from moe_export.op.triton.census import census
 
-CUBINS = Path(__file__).parents[1] / "native" / "cubins"
+CUBINS = Path(__file__).parents[1] / "native" / "cuda" / "cubins"
 
 ARCHITECTURES = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """Compute capability to the KiB of shared memory that a block may have (CUDA C++ Programming
