@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.op.triton.build import ARCHITECTURES, CUBINS, variants
-from moe_export.op.triton.packed import codes_per_byte
+from moe_export.op.triton.device_layout import codes_per_byte
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 

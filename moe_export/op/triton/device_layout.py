@@ -1,7 +1,7 @@
-"""The experts of a layer in the layout of the CUDA kernels.
+"""Layout of a layer's experts on a GPU, as the CUDA kernels read them.
 
-Every matrix is stored by output: gate and up as [R, D], down as [D, w] for each expert, so that
-each product reads its weights along the axis it sums over, whether by vector or by tile.
+Every matrix is stored by output: gate and up as [R, D], down as [D, w] for each expert. Each
+product then reads its weights along the axis it sums over, by vector or by tile.
 
 Legend: D hidden, R rows (the sum of the widths), w width of an expert, E experts, K depth.
 """
@@ -20,36 +20,41 @@ from moe_export.op.reference import Expert, Weight
 from moe_export.op.spec import Activation, Format, expert_inputs
 
 RUN = 32
-"""Depths that share a scale at least, and that share a nibble's place in four bits: byte j of a
-row's block of 64 holds depth j in its lower nibble and depth 32 + j in the upper one."""
+"""Shortest group of depths that share a scale. In 4-bit formats, byte j of a row's block of 64
+depths holds depth j in its lower nibble and depth 32 + j in the upper one."""
 
-# Words and no grids, for the kernels ask too.
+# Names of formats, not grids: functions that the kernels call may read no objects.
 QUANTIZED = tuple(GRIDS)
 FOUR_BITS = tuple(name for name, grid in GRIDS.items() if grid.bits == 4)
 WITH_ZERO_POINTS = tuple(name for name, grid in GRIDS.items() if grid.has_zero_point)
 
 WIDTH, ROW, DEPTH, GROUP = range(4)
-"""Rows of the table, each of E entries: an expert's width, its first row in gate and up, where its
-part of down begins in units of D values, and where that part's scales begin, of D scales."""
+"""Rows of the table, each with E entries: width of the expert; its first row in gate and up; start
+of its part of down, in units of D values; start of that part's scales, in units of D scales."""
 
 
 @dataclass(frozen=True)
-class PackedLayer:
-    """The experts side by side; a shared expert is the last.
+class DeviceLayout:
+    """Arrays of a layer in the layout of the device, its experts side by side, the shared one last.
 
     Attributes:
-        gate: [R, depth(D)], codes or values; two codes to a byte in four bits. Empty where the
+        format_name: format of the weights on the device.
+        group_size: number of depths that share a scale; 0 in the float formats.
+        hidden_size: D.
+        widths: widths of the experts, [E].
+        gate: values or codes [R, depth(D)], in 4-bit formats two codes to a byte; empty where the
             activation has no gate.
-        up: likewise, never empty for that.
-        down: for each expert [D, depth(w)], one after the other.
-        gate_scale: [R, ceil(D / group_size)] float16; empty if the format has no scales.
-        up_scale: likewise.
-        down_scale: for each expert [D, ceil(w / group_size)], one after the other.
-        gate_zero: zero points, in the shape of gate_scale, uint8; empty if the format has none.
-        up_zero: likewise.
-        down_zero: likewise.
-        codebook: [16] float32 of nf4, otherwise empty.
-        table: int32 [4, E].
+        up: values or codes [R, depth(D)]; never empty.
+        down: values or codes [D, depth(w)] of each expert, one after the other.
+        gate_scale: scales [R, ceil(D / group_size)] float16; empty in the float formats.
+        up_scale: scales [R, ceil(D / group_size)] float16.
+        down_scale: scales [D, ceil(w / group_size)] of each expert, one after the other, float16.
+        gate_zero: zero points, uint8, in the shape of gate_scale; empty in formats without them.
+        up_zero: zero points, uint8, in the shape of up_scale.
+        down_zero: zero points, uint8, in the shape of down_scale.
+        codebook: values of the codes of nf4, [16] float32; otherwise empty.
+        table: places of the experts, [4, E] int32; its rows are WIDTH, ROW, DEPTH and GROUP.
+        activation: activation of the layer.
     """
 
     format_name: Format
@@ -71,13 +76,13 @@ class PackedLayer:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything that goes to the device, by name and in order."""
+        """Arrays that go to the device, by name, in order."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if isinstance(value, np.ndarray)}
 
 
 def codes_per_byte(format_name: str) -> int:
-    """2 in the formats of four bits; 1 in the others, of floats too.
+    """Codes in a stored byte: 2 in the 4-bit formats, 1 in all others, floats too.
 
     >>> codes_per_byte("nf4"), codes_per_byte("uint8"), codes_per_byte("float16")
     (2, 1, 1)
@@ -86,17 +91,17 @@ def codes_per_byte(format_name: str) -> int:
 
 
 def is_quantized(format_name: str) -> bool:
-    """Whether weights are codes with scales."""
+    """True if the weights are codes with scales."""
     return format_name in QUANTIZED
 
 
 def has_zero_points(format_name: str) -> bool:
-    """Whether groups have a zero point beside the scale."""
+    """True if each group has a zero point beside its scale."""
     return format_name in WITH_ZERO_POINTS
 
 
 def values_per_load(format_name: str) -> int:
-    """Values, or bytes of codes, in the 16 bytes that a thread loads at a time.
+    """Number of values, or of bytes of codes, in the 16 bytes that a thread loads at a time.
 
     >>> values_per_load("bfloat16"), values_per_load("int4")
     (8, 16)
@@ -106,7 +111,7 @@ def values_per_load(format_name: str) -> int:
 
 
 def device_format(format_name: Format, x_dtype: str) -> Format:
-    """What weights of a format are on the device, where products run in x's dtype.
+    """Format of the weights on the device: bfloat16 becomes float16 where x is float16.
 
     >>> device_format("bfloat16", "float16"), device_format("bfloat16", "float32")
     ('float16', 'bfloat16')
@@ -115,7 +120,7 @@ def device_format(format_name: Format, x_dtype: str) -> Format:
 
 
 def padded_depth(depth: int, format_name: Format) -> int:
-    """The depth that a row is stored with; what is beyond the real one is zero.
+    """Depth of a stored row: `depth` rounded up to 32, or 64 in 4-bit formats, and zero-filled.
 
     >>> padded_depth(33, "float16"), padded_depth(33, "int4"), padded_depth(65, "int4")
     (64, 64, 128)
@@ -124,24 +129,25 @@ def padded_depth(depth: int, format_name: Format) -> int:
     return -(-depth // unit) * unit
 
 
-def pack(
+def lay_out(
     experts: Sequence[Expert],
     format_name: Format,
     group_size: int,
     hidden_size: int,
     x_dtype: str,
     activation: Activation = "swiglu",
-) -> PackedLayer:
+) -> DeviceLayout:
     """Lays the experts side by side.
 
     Args:
-        experts: gate [D, w], up [D, w] and down [w, D] of each, the shared one last; without gate
+        experts: gate [D, w], up [D, w] and down [w, D] of each expert, the shared one last; no gate
             where the activation has none.
-        format_name: of all weights.
-        group_size: of a quantized format, otherwise 0.
+        format_name: format of all weights.
+        group_size: number of depths that share a scale; 0 in the float formats.
         hidden_size: D.
-        x_dtype: of x; bfloat16 is rounded to float16 here where x is, instead of at every product.
-        activation: of the layer.
+        x_dtype: dtype of x; where it is float16, bfloat16 weights are rounded to float16 here,
+            once, instead of at every product.
+        activation: activation of the layer.
     """
     if device_format(format_name, x_dtype) != format_name:
         format_name = device_format(format_name, x_dtype)
@@ -161,7 +167,7 @@ def pack(
         parts[role] = np.concatenate([_by_output(w, format_name).ravel() for w in weights])
         parts[f"{role}_scale"] = np.concatenate([_scale(w).ravel() for w in weights])
         parts[f"{role}_zero"] = np.concatenate([_zero_point(w).ravel() for w in weights])
-    return PackedLayer(
+    return DeviceLayout(
         format_name=format_name,
         group_size=group_size,
         hidden_size=hidden_size,
@@ -194,8 +200,10 @@ def _zero_point(weight: Weight) -> NDArray[np.uint8]:
 
 
 def _by_output(weight: Weight, format_name: Format) -> NDArray[Any]:
-    """[outputs, padded depth]; the codes of int8 and int4 made unsigned by adding the half of their
-    range, and codes beyond the depth those of a padding with zeros.
+    """Values or codes [outputs, padded depth].
+
+    Half the range is added to the codes of int8 and int4, which makes them unsigned. The padding
+    holds the code of zero.
     """
     if not isinstance(weight, QuantizedMatrix):
         extra = padded_depth(weight.shape[0], format_name) - weight.shape[0]
@@ -210,5 +218,5 @@ def _by_output(weight: Weight, format_name: Format) -> NDArray[Any]:
         return np.ascontiguousarray(rows)
     nibbles = rows & np.uint8(15)
     blocks = nibbles.reshape(rows.shape[0], rows.shape[1] // (2 * RUN), 2, RUN)
-    packed: NDArray[np.uint8] = blocks[:, :, 0] | (blocks[:, :, 1] << np.uint8(4))
-    return packed.reshape(rows.shape[0], rows.shape[1] // 2)
+    byte_pairs: NDArray[np.uint8] = blocks[:, :, 0] | (blocks[:, :, 1] << np.uint8(4))
+    return byte_pairs.reshape(rows.shape[0], rows.shape[1] // 2)
