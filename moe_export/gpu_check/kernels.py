@@ -15,8 +15,8 @@ from moe_export.gpu_check.fused_moe import FEW, MANY, FusedMoe
 from moe_export.gpu_check.random_layers import expert_bytes, random_layer
 from moe_export.gpu_check.timing import copy_rate, device_name, graph_seconds, matrix_rate
 from moe_export.op.spec import Format
-from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.op.triton.device_layout import device_format
+from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.testing import layer_sizes as sizes
 
 TOKENS = (1, 4, 16, 64, 512, 4096)

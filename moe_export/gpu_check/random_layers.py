@@ -12,8 +12,8 @@ import torch
 
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
-from moe_export.op.triton.driver import DeviceLayer
 from moe_export.op.triton.device_layout import DeviceLayout, codes_per_byte, padded_depth
+from moe_export.op.triton.driver import DeviceLayer
 from moe_export.testing import layer_sizes as sizes
 
 ROLES = ("gate", "up", "down")

@@ -19,8 +19,8 @@ from moe_export.gpu_check.random_layers import random_layer
 from moe_export.gpu_check.timing import graph_seconds
 from moe_export.op.spec import Format
 from moe_export.op.triton import plan
-from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.op.triton.device_layout import codes_per_byte
+from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.op.triton.plan import Shape
 from moe_export.testing import layer_sizes as sizes
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.op.triton import plan
-from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.op.triton.device_layout import DeviceLayout, lay_out
+from moe_export.op.triton.driver import Call, DeviceLayer
 from moe_export.testing.cases import Inputs
 
 
