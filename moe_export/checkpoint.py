@@ -338,6 +338,18 @@ def _not_finite(tensor: NDArray[Any]) -> int:
     return int(np.count_nonzero(magnitude > largest))
 
 
+def read_config(place: Path) -> dict[str, Any]:
+    """Content of a `config.json`.
+
+    Args:
+        place: The file, or a checkpoint's folder.
+
+    Raises:
+        CheckpointError: The file is missing, or is no JSON object.
+    """
+    return _read_json(place / "config.json" if place.is_dir() else place)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

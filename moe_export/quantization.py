@@ -97,14 +97,14 @@ UNQUANTIZED = Quantization()
 
 
 @dataclass(frozen=True)
-class Made:
-    """A quantized matrix and how it came about.
+class QuantizeResult:
+    """Quantized matrix and the method that it was quantized with.
 
     Attributes:
-        matrix: codes and scales.
-        method: that was used.
-        tokens: that it was calibrated on; None for a method that needs none.
-        fell_back: whether the method is not the one that was asked for.
+        matrix: Codes and scales.
+        method: Method that was used.
+        tokens: Number of calibration tokens; None for a method that needs none.
+        fell_back: True if the method differs from the one that the recipe names.
     """
 
     matrix: QuantizedMatrix

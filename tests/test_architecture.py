@@ -11,12 +11,13 @@ import pytest
 
 from moe_export.stages import STAGES
 
-PACKAGE = Path(__file__).parents[1] / "moe_export"
-SHELL = {"cli", "runner", "__main__", "testing", "gpu_check"}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "moe_export"
 TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
+    *("gpu_check", "testing"),
     *("evaluation.expected", "evaluation.masking"),
-    *("op.triton.driver", "stages.importance", "stages.bakeoff"),
+    *("op.triton.driver", "stages.importance", "stages.bakeoff", "testing", "gpu_check"),
 )
 FIGURES = ("reporting.figures",)
 HEAVY = ("torch", "transformers", "onnxruntime", "matplotlib", "datasets")
@@ -27,47 +28,86 @@ MODULES = {
 }
 
 
-def imports_of(path: Path, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text())
-    found = set()
+def imports_of(tree: ast.Module, top_level_only: bool = False) -> set[str]:
+    names = set()
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def own_imports(path: Path) -> set[str]:
-    return {
-        name.removeprefix("moe_export.")
-        for name in imports_of(path)
-        if name.startswith("moe_export.")
-    }
+def rows_of_the_picture() -> dict[str, int]:
+    """Folder or top-level module to its row in ARCHITECTURE.md, the lowest row being 0."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    picture = page.split("## Layers")[1].split("```")[1]
+    rows = [line[12:].split() for line in picture.strip("\n").splitlines()]
+    return {name: level for level, row in enumerate(reversed(rows)) for name in row}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_imports_another_stage_or_the_shell(stage: str) -> None:
-    for name in own_imports(MODULES[f"stages.{stage}"]):
-        assert not name.startswith("stages") or name.startswith("stages.job"), name
-        assert name.split(".")[0] not in SHELL, f"{stage} imports {name}"
+def climbs(module: str, tree: ast.Module, rows: dict[str, int]) -> list[str]:
+    """Imports of a module that do not point down in the picture."""
+    home = module.split(".", maxsplit=1)[0]
+    targets = {
+        name.split(".")[1] for name in imports_of(tree) if name.startswith("moe_export.")
+    } - {home, "__version__"}
+    return sorted(
+        f"{module} imports {target}"
+        for target in targets
+        if target not in rows or rows[home] <= rows[target]
+    )
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "__init__"])
+def test_imports_between_folders_point_down_in_the_picture(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    assert not climbs(module, tree, rows_of_the_picture())
+
+
+def test_every_folder_is_in_the_picture_once() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text().split("## Layers")[1].split("```")[1]
+    names = [name for line in page.strip("\n").splitlines() for name in line[12:].split()]
+    assert sorted(names) == sorted({module.split(".")[0] for module in MODULES} - {"__init__"})
 
 
 @pytest.mark.parametrize(
-    "module",
-    [m for m in MODULES if m and m.split(".")[0] not in {*SHELL, "stages", "__init__"}],
+    ("module", "planted", "told"),
+    [
+        ("formats.grid", "from moe_export.op import spec", "formats.grid imports op"),
+        ("op.spec", "import moe_export.graph.builder", "op.spec imports graph"),
+        (
+            "torch_model.load",
+            "def f():\n    from moe_export.scores import SCORES",
+            "torch_model.load imports scores",
+        ),
+        ("scores.base", "from moe_export.fitting import refit", "scores.base imports fitting"),
+        ("errors", "from moe_export import nowhere", "errors imports nowhere"),
+    ],
 )
-def test_facts_know_no_stage_and_no_shell(module: str) -> None:
-    for name in own_imports(MODULES[module]):
-        assert not name.startswith("stages"), f"{module} imports {name}"
-        assert name.split(".")[0] not in SHELL, f"{module} imports {name}"
+def test_a_planted_import_is_noticed(module: str, planted: str, told: str) -> None:
+    tree = ast.parse(MODULES[module].read_text() + "\n" + planted)
+    assert climbs(module, tree, rows_of_the_picture()) == [told]
+
+
+def test_the_top_of_the_package_is_no_heap() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_imports_another_stage(stage: str) -> None:
+    for name in imports_of(ast.parse(MODULES[f"stages.{stage}"].read_text())):
+        assert not name.startswith("moe_export.stages") or "stages.job" in name, name
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_torch_and_transformers_are_loaded_only_where_a_model_is_run_in_torch(module: str) -> None:
     if module.startswith((*TORCH_MODULES, *FIGURES)):
         return
-    loaded = {name.split(".")[0] for name in imports_of(MODULES[module], top_level_only=True)}
+    loaded = {
+        name.split(".")[0]
+        for name in imports_of(ast.parse(MODULES[module].read_text()), top_level_only=True)
+    }
     assert not loaded & set(HEAVY), f"{module} loads {loaded & set(HEAVY)} when imported"
 
 

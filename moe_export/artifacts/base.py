@@ -6,12 +6,19 @@ Every JSON artifact is a class derived from `JsonArtifact`. Its file name is wri
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from numpy.typing import DTypeLike, NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -26,10 +33,23 @@ SCHEMA = 1
 class Record(BaseModel):
     """A part of an artifact: immutable, with exactly the fields that its class names.
 
-    A field that is None is left out of the JSON if its default is None.
+    A field whose default is None is absent from the JSON when it is None. A field without a default
+    is always there; it is null when it is None.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values, in the order of the class."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            if field.default is None and getattr(self, name) is None:
+                del content[field.serialization_alias or name]
+        return content
 
 
 class JsonArtifact(Record):
@@ -38,10 +58,12 @@ class JsonArtifact(Record):
     Attributes:
         FILE: its name within the stage's folder.
         VERSION: schema version, stored as `schema`; a file of another version is refused.
+        DERIVED: names of properties that the file states too, after the fields.
     """
 
     FILE: ClassVar[str]
     VERSION: ClassVar[int] = SCHEMA
+    DERIVED: ClassVar[tuple[str, ...]] = ()
 
     def save(self, folder: Path) -> None:
         """Writes the file into a folder.
@@ -49,11 +71,8 @@ class JsonArtifact(Record):
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        write_json(folder / self.FILE, {"schema": self.VERSION} | self.plain())
-
-    def plain(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values, without the schema version."""
-        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        derived = {name: getattr(self, name) for name in self.DERIVED}
+        write_json(folder / self.FILE, {"schema": self.VERSION} | self.plain() | derived)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -66,15 +85,46 @@ class JsonArtifact(Record):
         path = folder / cls.FILE
         content = load_json(path, cls.VERSION)
         del content["schema"]
+        for name in cls.DERIVED:
+            if name not in content:
+                _refuse(path, f"field {name!r} is missing")
+            del content[name]
         try:
-            return cls.model_validate(content)
+            # In JSON, unlike in Python, a list may stand for a tuple under strict rules.
+            return cls.model_validate_json(json.dumps(content))
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "its content"
-            raise ArtifactError(
-                f"{path}: {field}: {first['msg']}; the file is damaged or was written by another "
-                "version of moe-export, run its stage again"
-            ) from error
+            _refuse(path, _first_fault(error, content))
+
+
+def _refuse(path: Path, fault: str) -> NoReturn:
+    raise ArtifactError(
+        f"{path}: {fault}; the file is damaged or of another version of moe-export, make it again "
+        "with this one"
+    )
+
+
+def _first_fault(error: ValidationError, content: Any) -> str:
+    """Returns the first fault of a validation in plain words, with the field's path."""
+    first = error.errors(include_url=False)[0]
+    is_missing = first["type"] == "missing"
+    *parents, last = first["loc"] or ("",)
+    path: list[str | int] = []
+    for part in (*parents, last):
+        if isinstance(content, dict) and part in content:
+            content = content[str(part)]
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        elif not (is_missing and part == last):
+            continue  # pydantic names the alternative of a union here
+        path.append(part)
+    field = ".".join(map(str, path))
+    if is_missing:
+        return f"field {field!r} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"field {field!r} is unknown"
+    value = json.dumps(content, ensure_ascii=False)
+    shown = value if len(value) <= 60 else f"{value[:57]}..."
+    return f"field {field!r} is {shown}; {first['msg'].replace('Input', 'it', 1)}"
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:
@@ -116,15 +166,11 @@ def save_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
         raise disk_error(error, path) from error
 
 
-def load_tensors(path: Path, needed: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Reads a safetensors file.
 
-    Args:
-        path: the file.
-        needed: names of tensors that must be in it.
-
     Raises:
-        ArtifactError: the file is missing or damaged, or lacks a tensor.
+        ArtifactError: the file is missing or damaged.
     """
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
@@ -132,7 +178,32 @@ def load_tensors(path: Path, needed: tuple[str, ...]) -> dict[str, NDArray[Any]]
         raise ArtifactError(f"{path} is missing; run the stage that writes it") from error
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); run its stage again") from error
-    absent = [name for name in needed if name not in tensors]
-    if absent:
-        raise ArtifactError(f"{path}: {absent[0]} is not in it; run its stage again")
     return tensors
+
+
+def require_tensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], dtypes: Mapping[str, DTypeLike]
+) -> None:
+    """Checks that a file holds exactly the tensors that it should.
+
+    Args:
+        path: path of the file, for the message.
+        tensors: the tensors of the file by name.
+        dtypes: dtype of each tensor that must be there.
+
+    Raises:
+        ArtifactError: a tensor is missing, unknown or of another dtype.
+    """
+    for name in [*dtypes, *tensors]:
+        if name not in tensors:
+            fault = "is missing"
+        elif name not in dtypes:
+            fault = "is unknown"
+        elif tensors[name].dtype != dtypes[name]:
+            fault = f"is of dtype {tensors[name].dtype}, expected {np.dtype(dtypes[name])}"
+        else:
+            continue
+        raise ArtifactError(
+            f"{path}: tensor {name!r} {fault}; the file is damaged or of another version of "
+            "moe-export, run its stage again"
+        )

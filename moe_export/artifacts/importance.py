@@ -1,58 +1,75 @@
-"""Scores of every expert dimension."""
+"""Importance scores of every expert dimension."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from moe_export.artifacts.base import load_tensors, save_tensors
+from moe_export.artifacts.base import load_tensors, require_tensors, save_tensors
 
-IMPORTANCE_FILE = "importance.safetensors"
+TOKENS = "tokens_per_expert"
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What the importance stage found.
+    """The scores of a model, made by the importance stage.
+
+    Legend: E routed experts of a layer, R dimensions of all experts of a layer.
 
     Attributes:
-        scores: score name to, per layer, float64 [R], the rows of the shared expert last if it was
-            scored; +inf where nothing is known.
-        tokens_per_expert: per layer, int64 [E]: calibration tokens routed to each expert, without
-            the shared one.
+        FILE: name of the file in the stage's folder; its tensors are named
+            `layers.{layer}.{score}` and `layers.{layer}.tokens_per_expert`.
+        scores: by name of the score, one float64 [R] per layer; the rows of the shared expert
+            are the last if it was scored. +inf means unknown.
+        tokens_per_expert: calibration tokens routed to each expert, one int64 [E] per layer.
     """
+
+    FILE: ClassVar[str] = "importance.safetensors"
 
     scores: dict[str, list[NDArray[np.float64]]]
     tokens_per_expert: list[NDArray[np.int64]]
 
+    def save(self, folder: Path) -> None:
+        """Writes the file into a folder.
 
-def save_importance(folder: Path, importance: Importance) -> None:
-    """Writes `importance.safetensors`: `layers.{l}.{score}` and `layers.{l}.tokens_per_expert`."""
-    tensors: dict[str, NDArray[Any]] = {}
-    for layer, tokens in enumerate(importance.tokens_per_expert):
-        tensors[f"layers.{layer}.tokens_per_expert"] = tokens
-        for score, layers in importance.scores.items():
-            tensors[f"layers.{layer}.{score}"] = layers[layer]
-    save_tensors(folder / IMPORTANCE_FILE, tensors)
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        tensors: dict[str, NDArray[Any]] = {}
+        for layer, tokens_E in enumerate(self.tokens_per_expert):
+            tensors[_name(layer, TOKENS)] = tokens_E
+            for score, layers in self.scores.items():
+                tensors[_name(layer, score)] = layers[layer]
+        save_tensors(folder / self.FILE, tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads the file from a folder.
+
+        Raises:
+            ArtifactError: the file is missing or damaged, or a layer lacks a score.
+        """
+        path = folder / cls.FILE
+        tensors = load_tensors(path)
+        layers = range(max(1, sum(name.endswith(f".{TOKENS}") for name in tensors)))
+        first = _name(0, "")
+        scores = sorted(
+            name.removeprefix(first)
+            for name in tensors
+            if name.startswith(first) and name != _name(0, TOKENS)
+        )
+        dtypes: dict[str, DTypeLike] = {_name(layer, TOKENS): np.int64 for layer in layers}
+        dtypes |= {_name(layer, score): np.float64 for layer in layers for score in scores}
+        require_tensors(path, tensors, dtypes)
+        return cls(
+            {score: [tensors[_name(layer, score)] for layer in layers] for score in scores},
+            [tensors[_name(layer, TOKENS)] for layer in layers],
+        )
 
 
-def load_importance(folder: Path) -> Importance:
-    """Reads `importance.safetensors`.
-
-    Raises:
-        ArtifactError: it is missing or damaged.
-    """
-    tensors = load_tensors(folder / IMPORTANCE_FILE, ("layers.0.tokens_per_expert",))
-    layers = range(sum(name.endswith(".tokens_per_expert") for name in tensors))
-    names = sorted(
-        name.removeprefix("layers.0.") for name in tensors if name.startswith("layers.0.")
-    )
-    scores = {
-        name: [tensors[f"layers.{layer}.{name}"] for layer in layers]
-        for name in names
-        if name != "tokens_per_expert"
-    }
-    return Importance(scores, [tensors[f"layers.{layer}.tokens_per_expert"] for layer in layers])
+def _name(layer: int, what: str) -> str:
+    return f"layers.{layer}.{what}"

@@ -1,16 +1,16 @@
-"""The command line: words to calls, and errors to one line and an exit code."""
+"""The command line: arguments become calls; an error becomes one line and an exit code."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 from moe_export import __version__
 from moe_export.cli import interrupts
 from moe_export.errors import INTERRUPTED_EXIT_CODE, MoeExportError, ResourceError
+from moe_export.gpu_check.options import add_options
 from moe_export.variants import VARIANTS
 
 EXIT_CODES = """\
@@ -18,12 +18,19 @@ exit codes:
   0 done   1 unexpected   2 recipe or usage   3 missing package, provider or data
   4 disk or memory   5 a gate of the recipe failed (the report is written)
   6 source model   7 calibration set   8 plan   9 run directory   10 shapes
-  130 interrupted; finished stages are kept, run the same command to go on
+  130 interrupted; finished stages are kept, run the same command to resume
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Carries out one command; returns its exit code."""
+    """Runs one command.
+
+    Args:
+        arguments: words after the program's name; those of this process if None.
+
+    Returns:
+        The exit code.
+    """
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO if parsed.verbose else logging.WARNING,
@@ -31,13 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         stream=sys.stderr,
     )
     interrupts.watch()
-    # torch's threads spin while they wait; beside other work that made importance ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Imported only now: `--help` must not wait for what the commands load.
+    # Imported only now, because `--help` must not wait for numpy and pydantic.
     from moe_export.cli import commands  # noqa: PLC0415
 
     try:
-        getattr(commands, parsed.command)(parsed)
+        getattr(commands, parsed.command.replace("-", "_"))(parsed)
     except MoeExportError as error:
         return _fail(str(error), error.exit_code)
     except MemoryError:
@@ -47,10 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return _fail(
-            "interrupted; finished stages are kept, run the same command to go on",
+            "interrupted; finished stages are kept, run the same command to resume",
             INTERRUPTED_EXIT_CODE,
         )
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         sys.stderr.close()
         return 0
     return 0
@@ -71,62 +76,142 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"moe-export {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log every layer")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log one line per layer and stage"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = _with_recipe(commands, "run", "carry out a recipe, skipping what is fresh")
-    run.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and later anew")
-    run.add_argument("--until", dest="last", metavar="STAGE", help="stop after this stage")
+    run = _with_recipe(commands, "run", "run a recipe; skip stages whose results are still valid")
+    run.add_argument(
+        "--from", dest="first", metavar="STAGE", help="run this stage and all later ones again"
+    )
+    run.add_argument("--until", dest="last", metavar="STAGE", help="last stage to run")
     run.add_argument(
         "--dry-run",
         action="store_true",
-        help="print predicted bytes, memory and time per stage, from the config alone",
+        help="print predicted disk space, memory and time per stage; write nothing",
     )
-    run.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
+    run.add_argument("--threads", type=_count, help="number of torch threads (default: all cores)")
 
-    _with_recipe(commands, "status", "say which stages are fresh, stale (and why) or missing")
+    _with_recipe(commands, "status", "print which stages are fresh, stale (and why) or missing")
     _with_recipe(commands, "show", "print the recipe with every default filled in", run=False)
-    plan = _with_recipe(commands, "plan", "plan anew from the importance found, print the widths")
-    plan.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
+    plan = _with_recipe(
+        commands, "plan", "plan again from the stored importance and print the widths"
+    )
+    plan.add_argument("--threads", type=_count, help="number of torch threads (default: all cores)")
 
     sweep = _with_recipe(
-        commands, "sweep", "export and measure a grid of widths and formats from one calibration"
+        commands, "sweep", "export and measure a grid of widths and formats after one calibration"
     )
-    sweep.add_argument("--threads", type=_count, help="threads for torch (default: all cores)")
+    sweep.add_argument(
+        "--threads", type=_count, help="number of torch threads (default: all cores)"
+    )
 
-    compare = commands.add_parser("compare", help="put several runs side by side")
+    compare = commands.add_parser("compare", help="compare several runs")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
-    compare.add_argument("--html", type=Path, metavar="FILE", help="also write it as a page")
+    compare.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the comparison as JSON"
+    )
+    compare.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write the comparison as an HTML page"
+    )
 
     generate = commands.add_parser("generate", help="stream text from an exported model")
-    generate.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    generate.add_argument("--prompt", required=True, help="text to go on from")
+    generate.add_argument(
+        "run", type=Path, metavar="RUN", help="a run directory, or a folder with an exported model"
+    )
+    generate.add_argument("--prompt", required=True, help="text to continue")
     generate.add_argument(
         "--variant",
         choices=VARIANTS,
-        help="which model (default: the quantized one, or the pruned one where none is quantized)",
+        help="exported model (default: the quantized one; the pruned one if there is none)",
     )
-    generate.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+    generate.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     generate.add_argument(
         "--operator",
         choices=("native", "portable"),
         default="native",
-        help="what runs the experts: the native library (default) or standard operators",
+        help="code of the experts: the native library (default) or standard operators",
     )
     generate.add_argument(
         "--cache",
         choices=("growing", "static", "captured"),
-        help="how the KV cache is held, as validate.cache (default: growing on cpu; on cuda "
-        "captured, or static with the portable operator)",
+        help="form of the KV cache, as validate.cache (default: growing on cpu; captured on cuda, "
+        "or static with the portable operator)",
     )
-    generate.add_argument("--new-tokens", type=_count, default=64, help="at most (default: 64)")
+    generate.add_argument(
+        "--new-tokens", type=_count, default=64, help="greatest number of new tokens (default: 64)"
+    )
 
-    verify = commands.add_parser("verify", help="hold every file of a run against its SHA-256")
+    verify = commands.add_parser("verify", help="compare every file of a run with its SHA-256")
     verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
 
-    commands.add_parser("doctor", help="say what is installed, which providers run, and why not")
+    _add_bench(commands)
+    _add_sizes(commands)
+    add_options(commands.add_parser("check-gpu", help="check and time the CUDA kernels on a GPU"))
+    commands.add_parser(
+        "doctor", help="print what is installed, which providers run, and why others do not"
+    )
     return parser
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="time exported models side by side",
+        description="Times exported models: the prompt, decoding, loading, and memory against the "
+        "file. Each model has a process of its own; the processes take turns, so that ratios hold "
+        "on a machine with other work. Prompts and tokens are random.",
+    )
+    bench.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run directory or a folder with model.onnx; NAME=RUN names it in the table, "
+        "RUN@portable runs it without the native library",
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+    several = "(default: %(default)s)"
+    bench.add_argument(
+        "--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help=f"threads {several}"
+    )
+    bench.add_argument(
+        "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help=f"batches {several}"
+    )
+    bench.add_argument(
+        "--prompt-tokens", type=_count, default=128, metavar="N", help="(default: 128)"
+    )
+    bench.add_argument("--new-tokens", type=_count, default=32, metavar="N", help="(default: 32)")
+    bench.add_argument(
+        "--repeats", type=_count, default=5, metavar="N", help="measurements of each (default: 5)"
+    )
+
+
+def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sizes = commands.add_parser(
+        "sizes",
+        help="compute parameters and bytes of a model from its config alone",
+        description="Computes what moe-export would write for a model, every expert at the same "
+        "share of its width. Formats are those of experts, attention and lm_head, in groups of 32 "
+        "(nf4: experts alone, the others in int4); all other tensors are float16.",
+    )
+    sizes.add_argument("config", type=Path, metavar="CONFIG", help="a config.json, or its folder")
+    sizes.add_argument(
+        "--keep",
+        type=_share,
+        nargs="+",
+        default=[1.0, 0.75, 0.5],
+        metavar="SHARE",
+        help="shares of the width of experts to keep (default: 1 0.75 0.5)",
+    )
+    sizes.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"),
+        default=["float16", "int8", "int4"],
+        metavar="FORMAT",
+        help="float32, float16, int8, int4, uint8, uint4 or nf4 (default: float16 int8 int4)",
+    )
 
 
 def _with_recipe(
@@ -143,12 +228,12 @@ def _with_recipe(
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="change a key of the recipe, such as plan.keep=0.4; may be repeated",
+        help="change a key of the recipe, such as plan.keep=0.4; repeatable",
     )
     if run:
         parser.add_argument(
             "--run",
-            "--directory",  # torchrun takes --run for an abbreviation of an option of its own
+            "--directory",  # torchrun reads --run as an abbreviation of an option of its own
             dest="directory",
             type=Path,
             metavar="DIR",
@@ -161,4 +246,11 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and up to 1")
     return value

@@ -1,4 +1,4 @@
-"""What a person sees: bars on a terminal, plain lines otherwise."""
+"""Output for people: progress bars on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from rich.table import Table
 from moe_export.cli import interrupts
 from moe_export.runner.run import State
 from moe_export.runner.steps import Step
+from moe_export.runner.watcher import Watcher
 from moe_export.system.progress import Progress as StageProgress
+from moe_export.system.workers import is_first
 
-# No markup: "moe-export[gpu]" and paths with brackets are to be shown as they are.
+# No markup, so that brackets as in "moe-export[gpu]" are printed as they are.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints rows of text; all columns but the first are flush right."""
+    """Prints rows of text; all columns but the first are right-aligned."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(head):
         table.add_column(name, justify="left" if number == 0 else "right")
@@ -30,8 +32,8 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
     console.print(table)
 
 
-class RunDisplay:
-    """Shows the steps of a run as they go. Use as a context manager."""
+class RunDisplay(Watcher):
+    """Display of a run's steps, as a context manager; under `torchrun`, of the first process."""
 
     def __init__(self) -> None:
         self._bars = (
@@ -44,7 +46,7 @@ class RunDisplay:
                 console=console,
                 transient=True,
             )
-            if sys.stdout.isatty()
+            if sys.stdout.isatty() and is_first()
             else None
         )
         self._task: TaskID | None = None
@@ -64,7 +66,7 @@ class RunDisplay:
             self._bars.stop()
 
     def progress_of(self, step: Step) -> StageProgress:
-        """What a step reports its progress to."""
+        """A bar for a step, or nothing without a terminal."""
         if self._bars is None:
             return _no_bar
         bars = self._bars
@@ -78,7 +80,7 @@ class RunDisplay:
         return show
 
     def on_step(self, state: State, seconds: float | None) -> None:
-        """A line when a step begins (without a terminal) and when it ends."""
+        """Prints a line when a step begins (without a terminal) and when it ends."""
         interrupts.heed()
         folder = f"{state.step.folder:<20}"
         if seconds is None:
@@ -93,5 +95,5 @@ class RunDisplay:
 
 
 def _no_bar(done: int, total: int, what: str) -> None:  # noqa: ARG001 - a `Progress`
-    """Lines for every step of every stage would only fill a log."""
+    """Progress without a terminal, where a line for each report would only fill a log."""
     interrupts.heed()

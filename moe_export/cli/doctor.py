@@ -1,4 +1,4 @@
-"""`moe-export doctor`: what is installed, what can run here, and why not."""
+"""`moe-export doctor`: installed packages, and the kernels and providers that can run here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moe_export.system.machine import machine, versions
 
 
 def diagnose() -> Iterator[tuple[str, str]]:
-    """Findings, each a name and one line."""
+    """Yields the findings, each a name and one line."""
     facts = machine()
     yield "processor", f"{facts['cpu']}, {facts['cores']} usable cores"
     yield "memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"

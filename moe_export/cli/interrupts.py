@@ -1,8 +1,8 @@
 """Interrupts that are never lost.
 
-An exception that a signal raises is dropped where it arrives in a callback that may not raise, of
-which there are many while modules are imported. So the signal is remembered too, and heeded at the
-next step of a run or the next report of its progress.
+Python drops an exception raised by a signal if it arrives in a callback that may not raise, and
+importing modules runs many of those. So the signal is also remembered, and checked at the next step
+of a run or the next report of its progress.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _was_asked = False
 
 
 def watch() -> None:
-    """Takes Ctrl-C and SIGTERM for this process from now on."""
+    """Handles Ctrl-C and SIGTERM in this process from now on."""
     global _was_asked  # noqa: PLW0603 - signals are the process's
     _was_asked = False
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -22,10 +22,10 @@ def watch() -> None:
 
 
 def heed() -> None:
-    """Stops here if somebody has asked for it.
+    """Stops here if an interrupt has arrived.
 
     Raises:
-        KeyboardInterrupt: somebody has.
+        KeyboardInterrupt: an interrupt has arrived.
     """
     if _was_asked:
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The embedded demo model: a small trained Mixture-of-Experts checkpoint and the tasks it learnt.
+"""Embedded demo model: a small trained Mixture-of-Experts checkpoint and its tasks.
 
-It lets every stage run, and accuracy be measured, without a download.
+With it, every stage runs and accuracy is measured without a download.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ from pathlib import Path
 
 
 def checkpoint_dir() -> Path:
-    """The directory of the shipped checkpoint, in Hugging Face layout."""
+    """Directory of the shipped checkpoint, in Hugging Face layout."""
     return Path(str(files(__name__) / "model"))

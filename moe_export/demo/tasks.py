@@ -1,7 +1,7 @@
-"""The demo model's five kinds of documents, each with a held-out part that training never sees.
+"""Documents of the demo model, of five kinds, each with a part held out from training.
 
-A document is a prompt and its answer. What is held out is decided by a SHA-256 hash of the item
-itself, so the split is the same for every seed, machine and Python version:
+A document is a prompt and its answer. A SHA-256 hash of the item decides if it is held out, so the
+split is the same for every seed, machine and Python version:
 
 ===========  =====================================================  ================================
 kind         a document                                             held out
@@ -38,7 +38,7 @@ _MAX_REPEATS = 2000
 
 @dataclass(frozen=True)
 class Document:
-    """A prompt and the answer that should follow it; the answer ends with a newline."""
+    """Prompt and the answer that should follow it; the answer ends with a newline."""
 
     prompt: str
     answer: str
@@ -47,16 +47,16 @@ class Document:
 def training_documents(kind: str, count: int, seed: int) -> list[Document]:
     """Documents of one kind from the training side of the split.
 
-    Facts and text are dealt from a shuffled pool: none comes twice before all have come once.
-    The other kinds are drawn at random and may repeat.
+    Facts and text are dealt from a shuffled pool, so that none repeats before all were dealt. The
+    other kinds are drawn at random and may repeat.
 
     Args:
-        kind: one of `KINDS`.
-        count: number of documents, at least 1.
-        seed: the same seed gives the same documents.
+        kind: Kind of the documents, one of `KINDS`.
+        count: Number of documents, at least 1.
+        seed: Seed of the draw; equal seeds give equal documents.
 
     Raises:
-        RecipeError: if the kind is unknown or the count is not positive.
+        RecipeError: The kind is unknown or the count is not positive.
     """
     _check_request(kind, count)
     rng = random.Random(f"training {kind} {seed}")
@@ -70,13 +70,13 @@ def test_items(kind: str, count: int, seed: int = 1234) -> list[Document]:  # no
     """Distinct documents of one kind from the held-out side of the split.
 
     Args:
-        kind: one of `KINDS`.
-        count: number of documents, at least 1.
-        seed: the same seed gives the same documents.
+        kind: Kind of the documents, one of `KINDS`.
+        count: Number of documents, at least 1.
+        seed: Seed of the draw; equal seeds give equal documents.
 
     Raises:
-        RecipeError: if the kind is unknown, the count is not positive, or the kind has fewer
-            held-out documents than asked for.
+        RecipeError: The kind is unknown, the count is not positive, or the kind has fewer held-out
+            documents.
     """
     _check_request(kind, count)
     rng = random.Random(f"test {kind} {seed}")
@@ -87,26 +87,26 @@ def test_items(kind: str, count: int, seed: int = 1234) -> list[Document]:  # no
     items: dict[Document, None] = {}
     repeats = 0
     while len(items) < count:
-        found = len(items)
+        known = len(items)
         items[_GENERATORS[kind](rng, held_out=True)] = None
-        repeats = 0 if len(items) > found else repeats + 1
+        repeats = 0 if len(items) > known else repeats + 1
         if repeats == _MAX_REPEATS:
             _check_enough(kind, count, len(items))
     return list(items)
 
 
 def is_held_out_pair(a: int, operator: str, b: int) -> bool:
-    """Whether the sum ``a operator b`` is kept out of training (10 % of + and -, no *)."""
+    """True if the sum ``a operator b`` is held out from training (10 % of + and -, no *)."""
     return operator in "+-" and _bucket("pair", a, operator, b) % 10 == 0
 
 
 def is_held_out_string(skill: str, letters: str) -> bool:
-    """Whether a letter sequence is kept out of training for one string skill (10 %)."""
+    """True if a letter sequence is held out from training for one string skill (10 %)."""
     return _bucket("string", skill, letters) % 10 == 0
 
 
 def held_out_wording(relation: str, subject: str) -> int:
-    """Index of the one wording, 0 to 4, in which training never asks for this fact."""
+    """Index, 0 to 4, of the wording of a fact that is held out from training."""
     return _bucket("wording", relation, subject) % 5
 
 
@@ -190,7 +190,7 @@ def _text(*, held_out: bool) -> list[Document]:
 
 
 def text_paragraphs(*, held_out: bool) -> list[str]:
-    """The shipped paragraphs of one side of the split, without their final newline."""
+    """Shipped paragraphs of one side of the split, without their final newline."""
     paragraphs: list[str] = _load("text.json")["test" if held_out else "training"]
     return paragraphs
 

@@ -1,4 +1,4 @@
-"""The words the demo documents are made of: names, things, events and the wordings of facts."""
+"""Words of the demo documents: names, things, events and the wordings of facts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _THINGS = (
 PEOPLE = tuple(_PEOPLE.split())
 THINGS = tuple(_THINGS.split())
 
-# What happens to the things a person has, by the arithmetic it means.
+# Events that change the number of a person's things, by arithmetic operator.
 STEPS = {
     "+": ("buys {b} more", "finds {b} more", "gets {b} from {other}", "wins {b} more"),
     "-": ("gives {b} to {other}", "loses {b}", "sells {b}", "uses {b}"),
@@ -20,7 +20,7 @@ STEPS = {
 }
 QUESTIONS = ("How many {things} does {who} have?", "How many {things} does {who} have now?")
 
-# Each relation of facts.json in five wordings; the prompt stops just before the answer.
+# Five wordings for each relation of facts.json; the prompt ends before the answer.
 WORDINGS = {
     "capital": (
         "The capital of {s} is",

@@ -1,7 +1,7 @@
-"""Where documents come from: the embedded tasks, local files, Hugging Face data sets.
+"""Sources of documents: the embedded tasks, local files, Hugging Face data sets.
 
-A source gives token sequences, either for calibration (its training part) or for scoring (its
-held-out part, which only the embedded tasks have; of files and data sets the recipe says which).
+A source yields token sequences for calibration or for scoring. Embedded tasks have a training part
+and a held-out part; for files and data sets the recipe names a source for each use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moe_export.demo.tasks import Document, test_items, training_documents
-from moe_export.documents.tokens import Sequence, TextTokenizer
+from moe_export.documents.tokens import TextTokenizer, TokenSequence
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
 
@@ -24,9 +24,9 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sequences of a source, and how many had to be cut to the sequence length."""
+    """Sequences drawn from a source, and the number of them cut to the sequence length."""
 
-    sequences: list[Sequence]
+    sequences: list[TokenSequence]
     truncated: int
 
 
@@ -40,24 +40,24 @@ def draw(
 ) -> Drawn:
     """Draws `count` sequences of at most `length` tokens from a source.
 
-    A text file is packed: its tokens, end to end, are cut into whole sequences of `length`.
-    Everything else keeps one document a sequence and is cut where it is longer.
+    The tokens of a text file are divided into windows of exactly `length` tokens. In all other
+    sources each document is one sequence, cut to `length` tokens if it is longer.
 
     Args:
-        source: a source of a recipe.
-        model: the checkpoint directory, for its tokenizer and chat template.
-        count: sequences, at least 1.
-        length: tokens of the longest sequence.
-        seed: draws the same sequences again.
-        part: which part of an embedded task.
+        source: Source of a recipe.
+        model: Checkpoint directory with the tokenizer and chat template.
+        count: Number of sequences, at least 1.
+        length: Largest number of tokens in a sequence.
+        seed: Seed of the draw; equal seeds draw equal sequences.
+        part: Part of an embedded task, `train` or `test`.
 
     Raises:
-        CalibrationError: the source is unreadable, empty, or too short for what is asked.
-        DependencyError: a data set needs a package or a network that is absent.
+        CalibrationError: The source is unreadable, empty, or shorter than needed.
+        DependencyError: A data set needs a package or a network that is absent.
     """
     tokenizer = TextTokenizer(model)
     if source.text is not None:
-        return Drawn(_pack(source.text, tokenizer, count, length, seed), 0)
+        return Drawn(_windows(source.text, tokenizer, count, length, seed), 0)
     documents = list(_documents(source, model, count, seed, part))
     if len(documents) < count:
         raise CalibrationError(
@@ -67,7 +67,7 @@ def draw(
     if not source.demo:
         documents = random.Random(seed).sample(documents, count)
     whole = [tokenizer.encode(document) for document in documents]
-    cut = [Sequence(s.tokens[:length], min(s.prompt_tokens, length)) for s in whole]
+    cut = [TokenSequence(s.tokens[:length], min(s.prompt_tokens, length)) for s in whole]
     for number, sequence in enumerate(cut):
         if len(sequence.tokens) < 2:
             raise CalibrationError(
@@ -78,7 +78,7 @@ def draw(
 
 
 def task_names(tasks: tuple[Task, ...]) -> dict[str, Task]:
-    """Tasks by a name of their own: that of the source, numbered where it stands twice."""
+    """Tasks by unique name: the name of the source, with a number if it is used again."""
     named: dict[str, Task] = {}
     for task in tasks:
         name, number = task.name, 2
@@ -89,15 +89,15 @@ def task_names(tasks: tuple[Task, ...]) -> dict[str, Task]:
 
 
 def has_answers(task: Task) -> bool:
-    """Whether documents of a task have a prompt, so that an exact match means something."""
+    """True if documents of a task have a prompt and an answer that can match exactly."""
     return task.demo not in (None, "text") or task.prompt_field is not None
 
 
 def outside_files(sources: Iterable[Source]) -> dict[str, str]:
-    """SHA-256 of every local file that sources read, by path.
+    """SHA-256 of every local file that the sources read, by path.
 
     Raises:
-        CalibrationError: a file cannot be read.
+        CalibrationError: A file cannot be read.
     """
     prints = {}
     for source in sources:
@@ -114,20 +114,20 @@ def _documents(
         make = training_documents if part == "train" else test_items
         return make(source.demo, count, seed)
     if source.jsonl is not None:
-        return _of_rows(_json_rows(Path(source.jsonl)), source, source.jsonl, model)
+        return _row_documents(_json_rows(Path(source.jsonl)), source, source.jsonl, model)
     assert source.hub is not None
-    return _of_rows(_hub_rows(source), source, source.hub, model)
+    return _row_documents(_hub_rows(source), source, source.hub, model)
 
 
-def _of_rows(
+def _row_documents(
     rows: Iterable[dict[str, Any]], source: Source, name: str, model: Path
 ) -> list[Document]:
-    """Documents of rows, by the fields that the source names."""
+    """Documents made from the fields of each row that the source names."""
     documents = []
     template = _ChatTemplate(model) if source.chat_template else None
     for number, row in enumerate(rows):
         try:
-            documents.append(_of_row(row, source, template))
+            documents.append(_row_document(row, source, template))
         except KeyError as error:
             raise CalibrationError(
                 f"{name}: row {number + 1} has no field {error.args[0]!r}; it has "
@@ -137,7 +137,7 @@ def _of_rows(
     return documents
 
 
-def _of_row(row: dict[str, Any], source: Source, template: _ChatTemplate | None) -> Document:
+def _row_document(row: dict[str, Any], source: Source, template: _ChatTemplate | None) -> Document:
     if source.prompt_field is not None and source.answer_field is not None:
         prompt, answer = str(row[source.prompt_field]), str(row[source.answer_field])
         if template is None:
@@ -149,7 +149,7 @@ def _of_row(row: dict[str, Any], source: Source, template: _ChatTemplate | None)
 
 
 class _ChatTemplate:
-    """The model's own chat template, rendered by transformers."""
+    """Chat template of the model, rendered by transformers."""
 
     def __init__(self, model: Path) -> None:
         from transformers import AutoTokenizer  # noqa: PLC0415 - heavy, and seldom needed
@@ -167,18 +167,19 @@ class _ChatTemplate:
         return str(text)
 
 
-def _pack(
+def _windows(
     name: str, tokenizer: TextTokenizer, count: int, length: int, seed: int
-) -> list[Sequence]:
+) -> list[TokenSequence]:
+    """Random windows of a text file's tokens, without overlap, in the order of the text."""
     tokens = tokenizer.encode_text(_read(Path(name)))
-    windows = len(tokens) // length
-    if windows < count:
+    available = len(tokens) // length
+    if available < count:
         raise CalibrationError(
             f"{name}: {count} sequences of {length} tokens are asked for, its {len(tokens)} tokens "
-            f"make {windows}; give more text, or lower sequence_length or sequences"
+            f"make {available}; give more text, or lower sequence_length or sequences"
         )
-    chosen = sorted(random.Random(seed).sample(range(windows), count))
-    return [Sequence(tokens[at * length : (at + 1) * length], 0) for at in chosen]
+    chosen = sorted(random.Random(seed).sample(range(available), count))
+    return [TokenSequence(tokens[at * length : (at + 1) * length], 0) for at in chosen]
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""The files beside the weights that a tokenizer and `generate` need, copied verbatim.
+"""Copies of the files beside the weights that a tokenizer and `generate` need.
 
-They are never written anew: a loader of another version might not read what this one writes.
+They are copied, not written by transformers, because another version of it might not read them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NAMES = (
 
 
 def copy_tokenizer_files(source: Path, target: Path) -> None:
-    """Copies those of `NAMES` that the source has.
+    """Copies the files in `NAMES` that the source directory has to the target directory.
 
     Raises:
-        ResourceError: the disk is full.
+        ResourceError: The disk is full.
     """
     for name in NAMES:
         if (source / name).exists():

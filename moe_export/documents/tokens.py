@@ -1,4 +1,4 @@
-"""Text to tokens with the checkpoint's own `tokenizer.json`."""
+"""Tokenizer of a checkpoint, read from its `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """Token ids of a document, and how many of them, BOS included, are its prompt."""
+class TokenSequence:
+    """Token ids of a document.
+
+    Attributes:
+        tokens: Token ids of prompt and answer.
+        prompt_tokens: Number of tokens of the prompt, BOS included.
+    """
 
     tokens: list[int]
     prompt_tokens: int
 
 
 class TextTokenizer:
-    """The tokenizer of a checkpoint directory.
+    """Tokenizer of a checkpoint directory.
 
     Raises:
         CheckpointError: `tokenizer.json` is missing or damaged.
@@ -40,31 +45,31 @@ class TextTokenizer:
             raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
         self.eos_ids = _eos_ids(directory)
 
-    def encode(self, document: Document) -> Sequence:
-        """BOS (where the tokenizer adds one), prompt, answer, and EOS if there is a prompt."""
+    def encode(self, document: Document) -> TokenSequence:
+        """BOS (if the tokenizer adds one), prompt, answer, and EOS if there is a prompt."""
         prompt = self._tokenizer.encode(document.prompt).ids
         answer = self._tokenizer.encode(document.answer, add_special_tokens=False).ids
         end = self.eos_ids[:1] if document.prompt else []
-        return Sequence([*prompt, *answer, *end], len(prompt))
+        return TokenSequence([*prompt, *answer, *end], len(prompt))
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS (where the tokenizer adds one) and the text."""
+        """BOS (if the tokenizer adds one) and the tokens of the text."""
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
     def encode_text(self, text: str) -> list[int]:
-        """The text alone."""
+        """Tokens of the text, without special ones."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, tokens: list[int]) -> str:
-        """The text of tokens, without special ones."""
+        """Text of the tokens, without special ones."""
         text: str = self._tokenizer.decode(tokens)
         return text
 
 
 def _eos_ids(directory: Path) -> list[int]:
-    """End-of-sequence ids of `generation_config.json`, or else of `config.json`; may be none."""
+    """End-of-sequence ids of `generation_config.json`, or else of `config.json`; may be empty."""
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         if not path.exists():

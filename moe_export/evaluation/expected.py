@@ -1,4 +1,4 @@
-"""What torch says of tokens, one layer of the model in memory at a time.
+"""Reference logits by torch, with one layer of the model in memory at a time.
 
 Legend: T tokens, V vocabulary, D hidden.
 """
@@ -25,18 +25,18 @@ def write_logits(
     *,
     trace: bool = False,
 ) -> tuple[int, list[NDArray[np.float32]]]:
-    """Writes the logits of sequences, and counts the tokens that torch would have generated too.
+    """Writes the logits of sequences, and counts generated tokens that torch agrees with.
 
     Args:
-        checkpoint: of a known family, pruned and quantized or not; taken in float32.
-        sequences: token ids.
-        continued: prompts, and what another model generated after each.
-        file: takes float32 [T, V] of every sequence, one after the other.
-        trace: whether to keep what every layer gives for the first sequence.
+        checkpoint: Checkpoint of a known family, pruned and quantized or not; run in float32.
+        sequences: Token ids of each sequence.
+        continued: Pairs of a prompt and the tokens that another model generated after it.
+        file: Binary file that receives the logits of every sequence in order, float32 [T, V].
+        trace: True if the outputs of all layers for the first sequence are returned.
 
     Returns:
-        The number of tokens up to the first that differs, over all of `continued`; and, if asked
-        for, the output [T, D] of every layer.
+        Number of generated tokens before the first that differs, summed over `continued`; and the
+        outputs [T, D] of the layers, empty without `trace`.
     """
     whole = [[*prompt, *tokens] for prompt, tokens in continued]
     model = StreamedModel(checkpoint, torch.float32)

@@ -1,4 +1,4 @@
-"""A model with some of its expert dimensions at zero, and what it then scores.
+"""Scores of a model in which some expert dimensions are masked, that is, set to zero.
 
 Legend: T tokens, V vocabulary.
 """
@@ -14,38 +14,44 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.documents.tokens import Sequence as TokenSequence
+from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.tally import Tally, batches, tally_document
 from moe_export.torch_model.block import RaggedMoEBlock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Kept = Sequence[Sequence[NDArray[np.int64]]]
-"""Per layer and expert, the positions that are not masked; of the shared expert last, if at all."""
+KeptPositions = Sequence[Sequence[NDArray[np.int64]]]
+"""Positions that are not masked, by layer and expert; the shared expert, if included, is last."""
 
 TaskScores = dict[str, dict[str, float | int | None]]
 
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """Documents to score, and whether they have answers that can match exactly."""
+    """Documents of a task to score.
+
+    Attributes:
+        has_answers: True if the documents have answers that can match exactly.
+        sequences: Tokens of each document.
+    """
 
     has_answers: bool
     sequences: Sequence[TokenSequence]
 
 
 @contextmanager
-def masked(model: PreTrainedModel, kept: Kept) -> Iterator[None]:
-    """The model with every dimension that is not kept at zero, by its column of `down`.
+def masked(model: PreTrainedModel, kept: KeptPositions) -> Iterator[None]:
+    """Masks every dimension that is not kept, by zeroing its column of `down`, in a `with` block.
 
-    Its logits are those of the model without these dimensions.
+    The logits are then equal to those of the model without these dimensions.
     """
     saved = []
     for block in (module for module in model.modules() if isinstance(module, RaggedMoEBlock)):
-        of_layer = kept[block.layer]
-        experts = block.routed if len(of_layer) == len(block.routed) else block.all_experts
-        for expert, positions in zip(experts, of_layer, strict=True):
+        positions_by_expert = kept[block.layer]
+        has_shared = len(positions_by_expert) > len(block.routed)
+        experts = block.all_experts if has_shared else block.routed
+        for expert, positions in zip(experts, positions_by_expert, strict=True):
             weight = expert.down.weight
             saved.append((weight, weight.detach().clone()))
             mask = torch.zeros(weight.shape[1])
@@ -63,7 +69,10 @@ def score_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> TaskScores:
-    """Scores every task as `evaluation.tally` does, and its divergence from any reference."""
+    """Scores of every task, with the divergence from the reference model if one is given.
+
+    `evaluation.tally` documents the scores.
+    """
     return {name: tally.as_dict() for name, tally in tally_tasks(model, tasks, reference).items()}
 
 
@@ -72,7 +81,7 @@ def tally_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> dict[str, Tally]:
-    """What these scores are made of, document by document."""
+    """Scores of every document, by task; `score_tasks` summarizes them."""
     tallies = {}
     for name, task in tasks.items():
         tally = Tally(task.has_answers)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.documents.tokens import Sequence as TokenSequence
+from moe_export.documents.tokens import TokenSequence
 
 LOGIT_BATCH_BYTES = 1 << 28
 """Logits held at a time, in float32: 256 MiB is 440 tokens of a vocabulary of 152 000."""

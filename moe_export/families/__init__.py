@@ -1,4 +1,4 @@
-"""The model families that are known, and opening a checkpoint as one of them."""
+"""Known model families, and the function that opens a checkpoint of one of them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FAMILIES: dict[str, Family] = {
     module.name: import_module(f"{known.__name__}.{module.name}").FAMILY
     for module in iter_modules(known.__path__)
 }
-"""Every family by its model_type: a new module in `known` is one more."""
+"""Families by model_type, one for each module in `known`."""
 
 REFUSED = {
     "gpt_oss": "its experts have biases and a gate that is cut off, its attention has sinks and a "
     "window in every other layer, and its published weights are in MXFP4",
 }
-"""Families that are known and not supported, and why."""
+"""Reasons why families are not supported, by model_type."""
 
 
 def spec_of(config: dict[str, Any]) -> ModelSpec:
-    """The sizes of the model that a config describes, pruned and quantized or not.
+    """Sizes of the model that a config describes, pruned and quantized or not.
 
     Raises:
-        CheckpointError: the model_type is unknown, or the config does not fit its family.
+        CheckpointError: The model_type is unknown, or the config does not fit its family.
     """
     model_type = str(config.get("model_type"))
     if model_type in REFUSED:
@@ -54,11 +54,12 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
 
 
 def open_checkpoint(directory: Path) -> tuple[Checkpoint, ModelSpec]:
-    """A checkpoint of a known family, in which every tensor bears the family's name for it and is
-    accounted for.
+    """Opens a checkpoint of a known family and checks that it has exactly the expected tensors.
+
+    Parts of fused tensors get the family's names.
 
     Raises:
-        CheckpointError: whatever is missing, damaged, unknown or left over.
+        CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
     checkpoint = Checkpoint(directory)
     spec = spec_of(checkpoint.config)

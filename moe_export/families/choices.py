@@ -1,4 +1,4 @@
-"""Choices of a model that take several numbers."""
+"""Optional features of a model that need several numbers: latent attention, expert groups."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class LatentAttention:
     """Sizes of attention whose keys and values come from a small latent vector (DeepSeek's MLA).
 
     Attributes:
-        query_rank: size of the latent that queries come from, 0 if they come from the input.
-        key_rank: size of the latent that keys and values come from.
-        rope_dim: entries of a head that are rotated; for keys, all heads have the same.
-        nope_dim: entries of a head that are not.
-        value_dim: entries of a head's value.
+        query_rank: Size of the latent vector of queries; 0 if queries come from the input.
+        key_rank: Size of the latent vector of keys and values.
+        rope_dim: Number of rotated entries of a head; all key heads share them.
+        nope_dim: Number of entries of a head that are not rotated.
+        value_dim: Number of entries of a head's value.
     """
 
     query_rank: int
@@ -26,11 +26,11 @@ class LatentAttention:
 
 @dataclass(frozen=True)
 class ExpertGroups:
-    """Routing that first chooses groups of experts, by the best of each, and then among those.
+    """Routing that first chooses groups by their best expert, then experts within these groups.
 
     Attributes:
-        count: groups of as many neighbouring experts.
-        kept: how many of them are chosen for a token.
+        count: Number of groups, each of equally many neighbouring experts.
+        kept: Number of groups chosen for a token.
     """
 
     count: int

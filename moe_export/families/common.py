@@ -1,4 +1,4 @@
-"""What most families have under the same names, for the families' data files."""
+"""Config keys and tensor rules that most families share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG_KEYS: dict[str, str | tuple[str, ...]] = {
     "norm_epsilon": "rms_norm_eps",
     "rope_theta": "rope_theta",
 }
-"""Our names of sizes to the keys that every family has for them."""
+"""Config key of each size that has the same key in every family."""
 
 LAYER = "model.layers.{layer}."
 ATTENTION = LAYER + "self_attn."
@@ -46,14 +46,14 @@ OUT_BIAS = TensorRule("o_bias", ATTENTION + "o_proj.bias", ("hidden",), "attenti
 
 
 def router(name: str) -> TensorRule:
-    """The router under its name, which has {layer} in it."""
+    """Rule of the router; its name contains {layer}."""
     return TensorRule("router", name, ("experts", "hidden"), "router", layers="moe")
 
 
 def experts(
     prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
 ) -> tuple[TensorRule, ...]:
-    """The three matrices of an expert; the prefix has {layer} and {expert} in it."""
+    """Rules of an expert's three matrices; the prefix contains {layer} and {expert}."""
     return (
         TensorRule("gate", f"{prefix}{gate}.weight", ("width", "hidden"), "experts", layers="moe"),
         TensorRule("up", f"{prefix}{up}.weight", ("width", "hidden"), "experts", layers="moe"),
@@ -62,7 +62,7 @@ def experts(
 
 
 def shared_expert(prefix: str) -> tuple[TensorRule, ...]:
-    """The three matrices of the shared expert."""
+    """Rules of the shared expert's three matrices; the prefix contains {layer}."""
     return tuple(
         TensorRule(
             f"shared_{role}",
@@ -81,7 +81,7 @@ def shared_expert(prefix: str) -> tuple[TensorRule, ...]:
 
 
 def dense_mlp(prefix: str) -> tuple[TensorRule, ...]:
-    """The three matrices of the MLP in layers without experts."""
+    """Rules of the MLP's three matrices in layers without experts; the prefix contains {layer}."""
     return tuple(
         TensorRule(
             f"dense_{role}", f"{prefix}{role}_proj.weight", shape, "dense_mlp", layers="dense"

@@ -1,8 +1,8 @@
-"""Checkpoints in the layout of transformers 5, read as if they were in that of transformers 4.
+"""Division of fused tensors, so that transformers 5 checkpoints read like published ones.
 
 transformers 5 holds the experts of a layer in fused tensors, `gate_up_proj` [experts, 2 * width,
-hidden] and `down_proj` [experts, hidden, width], and has renamed some modules. It saves so where
-`save_original_format=False`; published checkpoints name every expert's matrices.
+hidden] and `down_proj` [experts, hidden, width], and has renamed some modules. It saves them so
+with `save_original_format=False`. Published checkpoints have one tensor per matrix of an expert.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from moe_export.families.base import FusedRule, ModelSpec
 
 
 def divide_fused(checkpoint: Checkpoint, spec: ModelSpec) -> None:
-    """Gives every part of a fused tensor the name that the family has for it.
+    """Replaces each fused tensor by its parts, with the names of the family.
 
-    Nothing is read; reading a part later reads its bytes alone.
+    No values are read; reading a part later reads only its bytes.
 
     Raises:
-        CheckpointError: a fused tensor is not of the shape that the config asks for.
+        CheckpointError: The shape of a fused tensor disagrees with the config.
     """
     for rule in spec.family.fused:
         for layer in range(spec.num_layers):
@@ -28,9 +28,9 @@ def divide_fused(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 def _divide(checkpoint: Checkpoint, spec: ModelSpec, rule: FusedRule, layer: int) -> None:
     stored = rule.template.format(layer=layer)
-    found = checkpoint.tensors[stored]
-    of_experts = {entry.role for entry in spec.family.tensors if "{expert}" in entry.template}
-    experts = range(spec.num_experts) if rule.roles[0] in of_experts else (None,)
+    fused = checkpoint.tensors[stored]
+    expert_roles = {entry.role for entry in spec.family.tensors if "{expert}" in entry.template}
+    experts = range(spec.num_experts) if rule.roles[0] in expert_roles else (None,)
     parts: dict[str, Part] = {}
     fused_shape: tuple[int, ...] = ()
     for expert in experts:
@@ -41,9 +41,9 @@ def _divide(checkpoint: Checkpoint, spec: ModelSpec, rule: FusedRule, layer: int
             parts[name] = Part(stored, expert, row, row + rows)
             row += rows
             fused_shape = (row, *columns) if expert is None else (spec.num_experts, row, *columns)
-    if found.shape != fused_shape:
+    if fused.shape != fused_shape:
         raise CheckpointError(
-            f"{checkpoint.directory / found.shard}: tensor {stored} has shape {list(found.shape)}, "
+            f"{checkpoint.directory / fused.shard}: tensor {stored} has shape {list(fused.shape)}, "
             f"config.json asks for {list(fused_shape)}"
         )
     twice = sorted(parts.keys() & checkpoint.tensors.keys() - {stored})

@@ -1,4 +1,4 @@
-"""Rotary frequencies, as they are and stretched to longer contexts.
+"""Rotary frequencies, plain or stretched to longer contexts.
 
 Legend: F rotary frequencies (half of the entries of a head that are rotated).
 """
@@ -26,21 +26,22 @@ KEYS: dict[str, set[str]] = {
     "yarn": _STRETCHED | _YARN | {"truncate"},
     "longrope": _STRETCHED | _LONGROPE,
 }
-"""What is understood of a config's `rope_parameters` or `rope_scaling`; the rest stops the run."""
+"""Keys of a config's `rope_parameters` or `rope_scaling` that are understood, by type of rotation;
+other keys stop the run."""
 
 
 @dataclass(frozen=True)
 class Yarn:
-    """How YaRN (https://arxiv.org/abs/2309.00071) stretches frequencies, as in transformers.
+    """Parameters of YaRN (https://arxiv.org/abs/2309.00071), as in transformers.
 
     Attributes:
-        factor: by how much slow frequencies are slowed down.
-        original_positions: of the model before it was stretched.
-        beta_fast: a frequency with more turns than this over those positions stays as it is.
-        beta_slow: one with fewer turns is slowed down by all of the factor.
-        truncate: whether the frequencies between are counted from whole ones.
-        table_scale: what cosine and sine are multiplied with.
-        score_scale: what DeepSeek's attention multiplies its scores with besides.
+        factor: Factor that slow frequencies are divided by.
+        original_positions: Number of positions of the model before stretching.
+        beta_fast: Turns over the original positions above which a frequency is unchanged.
+        beta_slow: Turns over the original positions below which it is divided by the full factor.
+        truncate: True if the ramp between both limits begins and ends at whole frequency numbers.
+        table_scale: Factor of cosine and sine.
+        score_scale: Additional factor of the attention scores in DeepSeek's attention.
     """
 
     factor: float
@@ -54,14 +55,14 @@ class Yarn:
 
 @dataclass(frozen=True)
 class LongRope:
-    """The part of LongRoPE (https://arxiv.org/abs/2402.13753) for contexts of the original length.
+    """Parameters of LongRoPE (https://arxiv.org/abs/2402.13753) up to the original context length.
 
-    Beyond it transformers changes to other factors, which keys that are cached already do not
-    follow, so that longer contexts are refused.
+    For longer contexts transformers uses other factors, which do not apply to keys that are cached
+    already. Longer contexts are therefore refused.
 
     Attributes:
-        short_factor_F: what each frequency is divided by.
-        table_scale: what cosine and sine are multiplied with.
+        short_factor_F: Divisor of each frequency.
+        table_scale: Factor of cosine and sine.
     """
 
     short_factor_F: tuple[float, ...]
@@ -72,7 +73,7 @@ Stretch = Yarn | LongRope
 
 
 def rope_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """What a config says of rotation, in the words of transformers 5 whatever wrote it."""
+    """Rotation parameters of a config, with the keys of transformers 5."""
     facts = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     facts["rope_type"] = facts.get("rope_type") or facts.pop("type", None) or "default"
     return {key: value for key, value in facts.items() if value is not None}
@@ -85,17 +86,17 @@ def read_stretch(
     rotary_dim: int,
     max_positions: int,
 ) -> Stretch | None:
-    """The stretching that a config asks for, if any.
+    """Stretching of rotary frequencies that a config specifies; None if there is none.
 
     Args:
-        config: of the model.
-        model_type: for errors.
-        supported: rope types of the family.
-        rotary_dim: entries of a head that are rotated.
-        max_positions: of the model.
+        config: Content of `config.json`.
+        model_type: Model type for error messages.
+        supported: Rope types of the family.
+        rotary_dim: Number of rotated entries of a head.
+        max_positions: Largest number of positions of the model.
 
     Raises:
-        CheckpointError: another type, or keys that are not understood or missing.
+        CheckpointError: The type is not supported, or a key is unknown, missing or invalid.
     """
     facts = rope_facts(config)
     kind = facts["rope_type"]
@@ -160,7 +161,7 @@ def _read_yarn(facts: dict[str, Any], model_type: str) -> Yarn:
 
 
 def frequencies(theta: float, rotary_dim: int, stretch: Stretch | None) -> NDArray[np.float32]:
-    """Angle per position of each pair of entries, [F], rounded where transformers does so."""
+    """Angle per position of each pair of entries, [F] float32, rounded as in transformers."""
     exponent_F = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
     period_F = np.power(theta, exponent_F, dtype=np.float64).astype(np.float32)
     if isinstance(stretch, LongRope):
@@ -174,7 +175,7 @@ def frequencies(theta: float, rotary_dim: int, stretch: Stretch | None) -> NDArr
 
 
 def _ramp(theta: float, rotary_dim: int, yarn: Yarn) -> NDArray[np.float32]:
-    """0 where a frequency stays as it is, 1 where it is slowed down by all of the factor, [F]."""
+    """Ramp [F] of YaRN: 0 for unchanged frequencies, 1 for those divided by the full factor."""
 
     def place(turns: float) -> float:
         ratio = yarn.original_positions / (turns * 2 * math.pi)

@@ -1,8 +1,7 @@
-"""What a checkpoint of a model holds, tensor by tensor, and reading it whatever its format.
+"""Stored entries of a checkpoint, and readers of its tensors in any format.
 
-A matrix [outputs, inputs] that is quantized is stored the other way round, as MatMul takes it:
-codes [inputs, outputs] under its own name, and scales under that name with `.scale` behind it, as
-are zero points with `.zero_point`.
+A quantized matrix [outputs, inputs] is stored transposed, in the layout of MatMul: codes [inputs,
+outputs] under its own name, scales with the suffix `.scale` and zero points with `.zero_point`.
 
 Legend: K inputs, N outputs.
 """
@@ -30,11 +29,11 @@ from moe_export.quantization import QuantizedFormat
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One entry of a checkpoint.
+    """Expected entry of a checkpoint.
 
     Attributes:
-        shape: as stored.
-        dtype: the only one that is right; None where any floating-point one is.
+        shape: Stored shape.
+        dtype: Required dtype; None if any floating-point dtype is accepted.
     """
 
     shape: tuple[int, ...]
@@ -42,13 +41,14 @@ class StoredTensor:
 
 
 def scale_name(name: str) -> str:
-    """Under which name the scales of a quantized tensor are stored."""
+    """Stored name of the scales of a quantized tensor."""
     return name + SCALE_SUFFIX
 
 
 def part_names(spec: ModelSpec, name: str) -> list[str]:
-    """Under which names a tensor is stored: its own, and of a quantized one those of all parts, in
-    the order of `QuantizedMatrix.parts`.
+    """Stored names of a tensor: its own, or those of all parts if it is quantized.
+
+    Parts are in the order of `QuantizedMatrix.parts`.
     """
     if format_in(spec, name) is None:
         return [name]
@@ -56,13 +56,13 @@ def part_names(spec: ModelSpec, name: str) -> list[str]:
 
 
 def format_in(spec: ModelSpec, name: str) -> QuantizedFormat | None:
-    """The format of a tensor by its name; None if it is not quantized."""
+    """Format of the tensor with the given name; None if it is not quantized."""
     tensor = spec.tensors[name]
     return spec.quantization.format_of(tensor.role, tensor.layer)
 
 
 def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
-    """Every entry that a checkpoint of the model must have, by name."""
+    """Entries that a checkpoint of the model must have, by stored name."""
     stored = {}
     for name, tensor in spec.tensors.items():
         if format_in(spec, name) is None:
@@ -75,33 +75,33 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
 
 
 def check_ledger(checkpoint: Checkpoint, spec: ModelSpec) -> None:
-    """Holds every tensor of a checkpoint against what its config says the model has.
+    """Checks that a checkpoint has exactly the tensors that its config specifies.
 
     Raises:
-        CheckpointError: a tensor is missing, of the wrong shape or storage type, or unknown to the
-            family. Nothing that is not understood is ever dropped.
+        CheckpointError: A tensor is missing, has the wrong shape or storage type, or is unknown to
+            the family. Unknown tensors are never dropped.
     """
     where = checkpoint.directory
     wanted = stored_tensors(spec)
     for name, expected in wanted.items():
-        found = checkpoint.tensors.get(name)
-        if found is None:
+        entry = checkpoint.tensors.get(name)
+        if entry is None:
             raise CheckpointError(
                 f"{where}: tensor {name} is missing, {spec.family.model_type} needs it; "
                 "get a complete copy of the checkpoint"
             )
-        if found.shape != expected.shape:
+        if entry.shape != expected.shape:
             raise CheckpointError(
-                f"{where / found.shard}: tensor {name} has shape {list(found.shape)}, config.json "
+                f"{where / entry.shard}: tensor {name} has shape {list(entry.shape)}, config.json "
                 f"asks for {list(expected.shape)}"
             )
         if expected.dtype is None:
-            wrong = found.dtype in CODE_DTYPES
+            wrong = entry.dtype in CODE_DTYPES
         else:
-            wrong = found.dtype != expected.dtype
+            wrong = entry.dtype != expected.dtype
         if wrong:
             raise CheckpointError(
-                f"{where / found.shard}: tensor {name} is stored as {found.dtype}, config.json "
+                f"{where / entry.shard}: tensor {name} is stored as {entry.dtype}, config.json "
                 f"asks for {expected.dtype or 'a floating-point type'}"
             )
     unknown = sorted(checkpoint.tensors.keys() - wanted.keys())
@@ -113,10 +113,10 @@ def check_ledger(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def read_quantized(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> QuantizedMatrix:
-    """A quantized tensor [K, N].
+    """Reads a quantized matrix [K, N].
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: A part is missing or damaged.
     """
     format_name = format_in(spec, name)
     assert format_name is not None
@@ -129,10 +129,10 @@ def read_quantized(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> Quanti
 
 
 def read_values(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> NDArray[Any]:
-    """A tensor in the layout of transformers: as stored, or dequantized to float32.
+    """Reads a tensor in the layout of transformers: as stored, or dequantized to float32.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: The tensor or a part of it is missing or damaged.
     """
     if format_in(spec, name) is None:
         return checkpoint.read(name)

@@ -1,4 +1,4 @@
-"""Config classes of transformers for pruned checkpoints."""
+"""Config classes with which transformers loads pruned checkpoints."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from moe_export.families.rope import rope_facts
 
 @cache
 def pruned_config_class(model_type: str) -> type[Any]:
-    """The config class of a family's pruned checkpoints: the family's own, with one more key.
+    """Config class for a family's pruned checkpoints, derived from the family's own class.
 
     Args:
-        model_type: of the family, without the prefix.
+        model_type: Model type of the family, without the prefix of pruned checkpoints.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415 - only now
 
     base = CONFIG_MAPPING[model_type]
 
     def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # transformers 4 does not see what transformers 5 writes within rope_parameters, nor sizes
-        # that it has renamed; given under every name, both do.
+        # transformers 4 reads neither rope_parameters nor the size names of transformers 5, so
+        # every value is passed under all its names.
         known: dict[str, Any] = {"rope_theta": spec_of(config_dict).rope_theta}
         known |= all_names(FAMILIES[model_type], config_dict)
         rope = rope_facts(config_dict)
         if rope["rope_type"] != "default":
             known["rope_scaling"] = rope
-        return super(made, cls).from_dict(config_dict | known, **kwargs)
+        return super(config_class, cls).from_dict(config_dict | known, **kwargs)
 
-    made: Any = type(
+    config_class: Any = type(
         f"Ragged{base.__name__}",
         (base,),
         {
@@ -42,4 +42,4 @@ def pruned_config_class(model_type: str) -> type[Any]:
             "from_dict": classmethod(from_dict),
         },
     )
-    return made  # type: ignore[no-any-return]
+    return config_class  # type: ignore[no-any-return]

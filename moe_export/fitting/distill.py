@@ -1,11 +1,12 @@
-"""Distilling the routers of a pruned model: they are fitted to the experts as these now are.
+"""Router distillation: fits the routers of a pruned model to its changed experts.
 
-Sought are the routers by which the pruned model's distributions are nearest to those of the
-unpruned one (`scores.loss.divergence_nats`), after arXiv:2603.02217: by Adam without decay, its
-rate falling evenly to zero. Adam moves a weight by about its rate whatever the gradient is, so
-that the rate is given over the size of the router's weights; 5e-5 there is an absolute one.
+Adam (no weight decay, learning rate falling linearly to zero) trains the routers to minimise the
+divergence of the pruned model from the unpruned one (`passes.loss.divergence_nats`), after
+arXiv:2603.02217. The learning rate is relative to the root mean square of a router's weights,
+because Adam moves each weight by about its rate; the paper's 5e-5 is absolute.
 
-The unpruned model runs once, and its last hidden states are kept: head and final norm are the same.
+The unpruned model runs once. Its last hidden states are stored, since both models have the same
+final norm and lm_head.
 
 Legend: E experts, D hidden.
 """
@@ -26,26 +27,26 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CalibrationError, RecipeError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
+from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.fitting.router_passes import RouterPasses, keep_teacher
 from moe_export.passes.batches import Batch, batches_of
 from moe_export.passes.carried import BATCH_TOKENS
 from moe_export.passes.states import States
-from moe_export.system.memory import SMALL_MODEL_BYTES
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model.deterministic import deterministic
 from moe_export.torch_model.layered import LayeredModel, StreamedModel
 from moe_export.torch_model.load import load_torch_model, to_torch
 
 SEED = 20260302
-"""Of the order of sequences; any number would do."""
+"""Seed of the order of sequences; any number would do."""
 
 HELD_OUT = 8
-"""One sequence of so many is not trained on."""
+"""Number of sequences of which one is held out from training."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How it is done; the words are those of the recipe's `distill_router`."""
+    """Settings of router distillation, with the names of the recipe's `distill_router`."""
 
     steps: int
     learning_rate: float
@@ -55,14 +56,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What came of it.
+    """Result of router distillation.
 
     Attributes:
-        routers: by tensor name, float32 [E, D] as the checkpoint will hold them.
-        tokens: trained on, of those that have a next token.
-        held_out_tokens: the others.
-        before_nats: mean KL from the unpruned model on the latter, with the routers as they were.
-        after_nats: with those that were found.
+        routers: Trained routers by tensor name, float32 [E, D], rounded to the stored dtype.
+        tokens: Number of training tokens that have a next token.
+        held_out_tokens: Number of held-out tokens that have a next token.
+        before_nats: Mean KL from the unpruned model on the held-out tokens, with the old routers.
+        after_nats: Mean KL on the same tokens with the trained routers.
     """
 
     routers: dict[str, NDArray[np.float32]]
@@ -73,7 +74,7 @@ class Distilled:
 
     @property
     def is_better(self) -> bool:
-        """Whether what was found is worth taking."""
+        """True if the trained routers lower the divergence on held-out tokens."""
         return self.after_nats < self.before_nats
 
 
@@ -85,20 +86,20 @@ def distill_routers(
     folder: Path,
     progress: Progress = silent,
 ) -> Distilled:
-    """Fits the routers of a pruned checkpoint.
+    """Trains the routers of a pruned checkpoint.
 
     Args:
-        teacher: the unpruned checkpoint.
-        student: the pruned one, which is only read.
-        sequences: calibration tokens.
-        rule: how.
-        folder: for states between layers; it may be removed after.
-        progress: told of every step.
+        teacher: Directory of the unpruned checkpoint.
+        student: Directory of the pruned checkpoint, which is only read.
+        sequences: Token ids of each calibration sequence, int32.
+        rule: Settings of the training.
+        folder: Folder for states between layers, which may be removed afterwards.
+        progress: Function that reports every step.
 
     Raises:
-        RecipeError: the model's routing weights are the same whatever its routers are.
-        CalibrationError: there are not two sequences of two tokens.
-        ResourceError: the disk is too small for the states.
+        RecipeError: The model's routing weights do not depend on its routers.
+        CalibrationError: Fewer than two sequences have two tokens or more.
+        ResourceError: The disk is too small for the states.
     """
     checkpoint, spec = open_checkpoint(student)
     _check_routing(spec)
@@ -116,26 +117,26 @@ def distill_routers(
         adam = torch.optim.Adam(
             [{"params": [p], "lr": rule.learning_rate * _size(p)} for p in routers.values()]
         )
-        falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / rule.steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / rule.steps)
         for step in range(rule.steps):
             progress(1 + step, rule.steps + 1, f"routers, step {step}")
             passes.gradients(training[step % len(training)], rule.temperature)
             adam.step()
-            falling.step()
-        found = {}
+            schedule.step()
+        trained = {}
         for layer, router in routers.items():
             name = spec.name("router", layer)
-            found[name] = _as_stored(router, checkpoint.tensors[name].dtype)
-            # It is judged by what the checkpoint will hold.
-            router.data = torch.from_numpy(found[name])
+            trained[name] = _as_stored(router, checkpoint.tensors[name].dtype)
+            # The divergence is measured with the rounded values that the checkpoint will hold.
+            router.data = torch.from_numpy(trained[name])
         after_nats = passes.divergence(held_out)
     progress(rule.steps + 1, rule.steps + 1, "done")
     tokens = sum(passes.tokens(group) for group in training)
-    return Distilled(found, tokens, passes.tokens(held_out), before_nats, after_nats)
+    return Distilled(trained, tokens, passes.tokens(held_out), before_nats, after_nats)
 
 
 def _routers(checkpoint: Checkpoint, spec: ModelSpec) -> dict[int, nn.Parameter]:
-    """By layer; layers without experts have none."""
+    """Routers as float32 parameters, by layer; layers without experts have none."""
     return {
         layer: nn.Parameter(to_torch(checkpoint.read(spec.name("router", layer))).float())
         for layer in range(spec.num_layers)
@@ -144,19 +145,23 @@ def _routers(checkpoint: Checkpoint, spec: ModelSpec) -> dict[int, nn.Parameter]
 
 
 def _size(router_ED: nn.Parameter) -> float:
-    """The root mean square of its weights."""
+    """Root mean square of a router's weights."""
     return float(router_ED.detach().square().mean().sqrt())
 
 
 def _model(directory: Path, spec: ModelSpec) -> LayeredModel:
-    """In memory if it is small, so that no step reads it; the numbers are the same."""
+    """Model in memory if it is small, so that steps need not read it; otherwise streamed."""
     if 4 * sum(tensor.elements for tensor in spec.tensors.values()) <= SMALL_MODEL_BYTES:
         return LayeredModel(load_torch_model(directory, torch.float32))
     return StreamedModel(directory, torch.float32)
 
 
 def _check_routing(spec: ModelSpec) -> None:
-    """Which experts are chosen has no gradient; what they are weighed with must have one."""
+    """Checks that routing weights depend on the routers; the choice of experts has no gradient.
+
+    Raises:
+        RecipeError: Every token takes one expert with the weight 1.
+    """
     if spec.top_k == 1 and spec.normalize_top_k:
         raise RecipeError(
             "prune.distill_router: every token of this model takes one expert with the weight 1, "
@@ -165,10 +170,10 @@ def _check_routing(spec: ModelSpec) -> None:
 
 
 def _groups(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[list[Batch]]:
-    """The sequences that are held out, then those of each step, shuffled.
+    """Batches of the held-out sequences, then of the sequences of each step, shuffled.
 
     Raises:
-        CalibrationError: too few of them have a next token.
+        CalibrationError: Fewer than two sequences have a next token.
     """
     usable = [sequence for sequence in sequences if len(sequence) > 1]
     if len(usable) < 2:
@@ -187,14 +192,16 @@ def _groups(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[list[Ba
 
 
 def _numbered(groups: list[list[Batch]]) -> list[list[int]]:
-    """The numbers of each group's batches, from 0 on."""
+    """Numbers of each group's batches, counted from 0 over all groups."""
     ends = list(accumulate(len(group) for group in groups))
     return [list(range(end - len(group), end)) for group, end in zip(groups, ends, strict=True)]
 
 
 def _needed_bytes(groups: list[list[Batch]], spec: ModelSpec) -> int:
-    """All tokens before the first router, behind the teacher, and once on their way there; those of
-    one group after every layer, and their gradients twice.
+    """Bytes of the stored states in float32.
+
+    All tokens are stored before the first router, after the teacher's final norm, and once in
+    between. Tokens of one group are stored after every layer, with two copies of their gradients.
     """
     positions: list[int] = [sum(batch.tokens_BL.numel() for batch in group) for group in groups]
     kept = 3 * sum(positions) + (spec.num_layers + 2) * max(positions)
@@ -202,6 +209,6 @@ def _needed_bytes(groups: list[list[Batch]], spec: ModelSpec) -> int:
 
 
 def _as_stored(router_ED: nn.Parameter, dtype: np.dtype[np.generic]) -> NDArray[np.float32]:
-    """What the checkpoint will hold of it, in float32."""
+    """Router rounded to the stored dtype, as float32."""
     stored: NDArray[np.float32] = router_ED.detach().numpy().astype(dtype).astype(np.float32)
     return stored

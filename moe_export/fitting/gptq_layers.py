@@ -1,8 +1,8 @@
-"""GPTQ of a whole model: `formats.gptq` with the inputs that each matrix has.
+"""GPTQ of a whole model: `formats.gptq` with the inputs of each matrix.
 
-Layer by layer: the inputs of every matrix are those of a model whose earlier layers are quantized
-already, and within an expert those of `down` come from its quantized gate and up. A matrix counts a
-token by the square of the weight that the router (or the shared expert's gate) gives it.
+Layers are quantized in order: the inputs of a matrix come from a model whose earlier layers are
+quantized, and the inputs of `down` come from the quantized gate and up of its expert. In a matrix
+of an expert, a token counts by the square of its routing weight (or of the shared expert's gate).
 
 Legend: T tokens, D hidden, N tokens routed to an expert, W its width, K inputs of a matrix.
 """
@@ -28,25 +28,30 @@ from moe_export.formats.matrix import side_by_side
 from moe_export.op import rounding as native
 from moe_export.passes.batches import batches_of
 from moe_export.passes.carried import BATCH_TOKENS, CarriedModel
-from moe_export.quantization import Made, Method, Quantization
+from moe_export.quantization import Method, Quantization, QuantizeResult
 from moe_export.torch_model.block import RaggedMoEBlock
 
 SAME_INPUT = {"k": "q", "v": "q", "up": "gate", "shared_up": "shared_gate"}
-"""Roles whose matrices are multiplied with what that of another is."""
+"""Roles whose matrices have the same input as the matrix of another role."""
 
 COLUMNS_AT_ONCE = 8192
-"""Columns are quantized on their own, so that a large vocabulary needs no more memory than this."""
+"""Number of columns quantized at a time, which limits the memory that a large vocabulary needs."""
 
 
 @dataclass
-class _Seen:
-    """Inputs of one matrix, gathered over the batches."""
+class _MatrixInputs:
+    """Inputs of one matrix, gathered over the batches.
+
+    Attributes:
+        x: Inputs of each batch, [T, K].
+        share: Routing weights of each batch, [T, 1]; empty if tokens have none.
+    """
 
     x: list[Tensor] = field(default_factory=list)
     share: list[Tensor] = field(default_factory=list)
 
     def weighted(self) -> Tensor:
-        """[T, K], each token times its weight where it has one."""
+        """Inputs [T, K] of all batches, each token times its routing weight if it has one."""
         x_TK = torch.cat(self.x)
         return x_TK * torch.cat(self.share) if self.share else x_TK
 
@@ -56,20 +61,20 @@ def quantize_by_layer(
     quantization: Quantization,
     sequences: Sequence[NDArray[np.int32]],
     damping: float,
-) -> Iterator[tuple[int | None, dict[str, Made]]]:
-    """Quantizes a checkpoint: its layers in order, then what is in none.
+) -> Iterator[tuple[int | None, dict[str, QuantizeResult]]]:
+    """Quantizes a checkpoint: its layers in order, then the lm_head.
 
     Args:
-        directory: a float checkpoint.
-        quantization: which tensors, and to what.
-        sequences: calibration tokens.
-        damping: see `formats.gptq.inverse_factor`.
+        directory: Float checkpoint.
+        quantization: Formats of the tensors.
+        sequences: Token ids of each calibration sequence, int32.
+        damping: Share of the mean diagonal that is added, see `formats.gptq.inverse_factor`.
 
     Yields:
-        A layer's number and its quantized matrices by name.
+        Number of a layer (None for the lm_head) and its quantized matrices by name.
 
     Raises:
-        CheckpointError: whatever is wrong with the checkpoint, or a weight has no code.
+        CheckpointError: A file or tensor is missing or damaged, or a weight has no code.
     """
     batches = batches_of(list(sequences), BATCH_TOKENS)
     model = CarriedModel(directory, batches)
@@ -81,20 +86,20 @@ def quantize_by_layer(
             inputs = _inputs(spec, names, layer)
             with _watched(model, spec, layer, inputs) as seen:
                 model.outputs(layer)
-            found: dict[str, Made] = {}
+            results: dict[str, QuantizeResult] = {}
             for same in _alike(spec, [name for name in names if name not in _routed(spec, names)]):
-                found |= fit(model.model, same, seen[inputs[same[0]]].weighted(), spec)
+                results |= fit(model.model, same, seen[inputs[same[0]]].weighted(), spec)
             block = model.block(layer)
             if block is not None and _routed(spec, names):
-                found |= _experts(model.model, spec, layer, block, seen, fit)
+                results |= _experts(model.model, spec, layer, block, seen, fit)
             model.hidden_BLD = model.outputs(layer)
-        yield layer, found
+        yield layer, results
     names = _names(spec, quantization, None)
     with model.head() as (norm, _):
         yield None, _head(model, norm, spec, names, fit)
 
 
-Fit = Callable[..., dict[str, Made]]
+Fit = Callable[..., dict[str, QuantizeResult]]
 
 
 def _fit(
@@ -105,15 +110,15 @@ def _fit(
     *,
     quantization: Quantization,
     damping: float,
-) -> dict[str, Made]:
-    """Quantizes matrices with the same input, and puts the result into the model."""
+) -> dict[str, QuantizeResult]:
+    """Quantizes matrices that have the same input, and writes them dequantized into the model."""
     tokens, depth = x_TK.shape
     group_size = quantization.group_size
     hessian_KK = (x_TK.T @ x_TK).double().numpy()
-    # With fewer tokens than inputs there are directions of which nothing is known.
+    # With fewer tokens than inputs the Hessian is singular.
     used: Method = "gptq" if tokens >= depth else "mse"
     factor_KK = gptq.inverse_factor(hessian_KK, damping) if used == "gptq" else None
-    found = {}
+    results = {}
     for name in names:
         weight: Any = model.get_parameter(name)
         format_name = quantization.format_of(spec.tensors[name].role, spec.tensors[name].layer)
@@ -132,8 +137,9 @@ def _fit(
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
         weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix.dequantized().T)))
-        found[name] = Made(matrix, used, tokens, fell_back=used != "gptq" and weight_NK.size > 0)
-    return found
+        fell_back = used != "gptq" and weight_NK.size > 0
+        results[name] = QuantizeResult(matrix, used, tokens, fell_back=fell_back)
+    return results
 
 
 def _experts(
@@ -141,34 +147,30 @@ def _experts(
     spec: ModelSpec,
     layer: int,
     block: RaggedMoEBlock,
-    seen: Mapping[str, _Seen],
+    seen: Mapping[str, _MatrixInputs],
     fit: Fit,
-) -> dict[str, Made]:
-    """The routed experts, each on the tokens that the router sends to it."""
+) -> dict[str, QuantizeResult]:
+    """Quantizes the routed experts, each with the tokens that the router sends to it."""
     x_TD = torch.cat(seen[BLOCK].x)
     with torch.no_grad():
         weight_TK, expert_TK = block.route(x_TD)
-        found: dict[str, Made] = {}
+        results: dict[str, QuantizeResult] = {}
         for expert, swiglu in enumerate(block.routed):
             token_N, place_N = torch.nonzero(expert_TK == expert, as_tuple=True)
             x_ND, share_N1 = x_TD[token_N], weight_TK[token_N, place_N][:, None]
             first = [spec.name(role, layer, expert) for role in ("gate", "up")]
-            found |= fit(model, first, x_ND * share_N1, spec)
-            kept: dict[str, Tensor] = {}
-
-            def note(quantity: str, value: Tensor, kept: dict[str, Tensor] = kept) -> Tensor:
-                return kept.setdefault(quantity, value)
-
-            swiglu.forward(x_ND, note)
+            results |= fit(model, first, x_ND * share_N1, spec)
+            values: dict[str, Tensor] = {}
+            swiglu.forward(x_ND, values.setdefault)
             name = spec.name("down", layer, expert)
-            found |= fit(model, [name], kept["h"] * share_N1, spec)
-    return found
+            results |= fit(model, [name], values["h"] * share_N1, spec)
+    return results
 
 
 def _head(
     model: CarriedModel, norm: nn.Module, spec: ModelSpec, names: Sequence[str], fit: Fit
-) -> dict[str, Made]:
-    """The lm_head, on the last hidden states."""
+) -> dict[str, QuantizeResult]:
+    """Quantizes the lm_head with the normalized last hidden states."""
     if not names:
         return {}
     with torch.no_grad():
@@ -182,25 +184,25 @@ def _head(
 
 
 BLOCK = "moe"
-"""The input of a whole MoE block."""
+"""Key of the input of a layer's MoE block."""
 
 
 @contextmanager
 def _watched(
     model: CarriedModel, spec: ModelSpec, layer: int, inputs: Mapping[str, str]
-) -> Iterator[dict[str, _Seen]]:
-    """Gathers the inputs of the named matrices and of the MoE block, of real tokens alone.
+) -> Iterator[dict[str, _MatrixInputs]]:
+    """Gathers the inputs of the named matrices and of the MoE block at real tokens.
 
-    Hooks are called batch by batch in the order of the batches.
+    The hooks rely on batches that run in order.
     """
-    seen: dict[str, _Seen] = {}
-    shares = _Seen()
+    seen: dict[str, _MatrixInputs] = {}
+    shares = _MatrixInputs()
     with ExitStack() as stack:
 
         def watch(name: str, module: nn.Module) -> None:
             def before(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-                of = seen.setdefault(name, _Seen())
-                of.x.append(_real(model, len(of.x), arguments[0]))
+                inputs_of = seen.setdefault(name, _MatrixInputs())
+                inputs_of.x.append(_real(model, len(inputs_of.x), arguments[0]))
 
             stack.callback(module.register_forward_pre_hook(before).remove)
 
@@ -217,13 +219,13 @@ def _watched(
 
             stack.callback(model.submodule_of(router).register_forward_hook(after).remove)
         yield seen
-    for name, of in seen.items():
+    for name, matrix_inputs in seen.items():
         if name != BLOCK and spec.tensors[name].role.startswith("shared_") and shares.x:
-            of.share = shares.x
+            matrix_inputs.share = shares.x
 
 
 def _real(model: CarriedModel, batch: int, value: Tensor) -> Tensor:
-    """Rows of real tokens, [T, K]."""
+    """Rows [T, K] of the real tokens of a batch."""
     return value.detach().flatten(0, -2)[model.batches[batch].real_T]
 
 
@@ -235,7 +237,7 @@ def _shared_router(spec: ModelSpec, layer: int) -> str | None:
 
 
 def _names(spec: ModelSpec, quantization: Quantization, layer: int | None) -> list[str]:
-    """The tensors of a layer that are to be quantized."""
+    """Names of a layer's tensors that are quantized."""
     return [
         name
         for name, tensor in spec.tensors.items()
@@ -250,7 +252,7 @@ def _routed(spec: ModelSpec, names: Sequence[str]) -> set[str]:
 
 
 def _inputs(spec: ModelSpec, names: Sequence[str], layer: int) -> dict[str, str]:
-    """For each matrix that is no routed expert's, the name of the one whose input it has."""
+    """Name of the matrix whose input is gathered, for each matrix outside the routed experts."""
     return {
         name: spec.name(SAME_INPUT.get(spec.tensors[name].role, spec.tensors[name].role), layer)
         for name in names
@@ -259,7 +261,7 @@ def _inputs(spec: ModelSpec, names: Sequence[str], layer: int) -> dict[str, str]
 
 
 def _alike(spec: ModelSpec, names: Sequence[str]) -> list[list[str]]:
-    """Names in groups that have the same input."""
+    """Groups of names whose matrices have the same input."""
     groups: dict[str, list[str]] = {}
     for name in names:
         role = spec.tensors[name].role

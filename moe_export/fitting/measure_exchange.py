@@ -1,8 +1,8 @@
-"""Measuring what rounding and dropping cost; see `moe_export.artifacts.exchange`.
+"""Measurement of the cost of rounding and of dropping; see `moe_export.artifacts.exchange`.
 
-All changed models go through the layers together: one in which everything is rounded, one for each
-layer in which that layer alone is, and some with dimensions of least importance at zero. Where a
-model has not been changed yet it is the unchanged one.
+All changed models go through the layers together: one with all experts rounded, one per layer with
+only that layer rounded, and several with their least important dimensions set to zero. Before its
+first changed layer, a model shares the states of the unchanged one.
 
 Legend: R rows of a layer, N rows of all layers.
 """
@@ -32,13 +32,14 @@ from moe_export.torch_model.layered import StreamedModel
 
 FORMAT: Format = "int4"
 GROUP_SIZE = 32
-"""What is rounded to. Finer formats cost by their smaller error."""
+"""Group size of the rounding, with `FORMAT`. Costs of finer formats follow from their errors."""
 
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
-"""How much is dropped, over what rounding everything is predicted to cost."""
+"""Predicted cost of each dropping level, as a share of that of rounding everything."""
 
 ALL, ALONE = "all", "alone-"
-"""Kinds of state: of the model in which everything is rounded; before the layer that alone is."""
+"""Kinds of state: of the model with all experts rounded; of the one with a single layer rounded
+(a prefix of the layer's number)."""
 
 
 def measure_exchange(
@@ -49,20 +50,21 @@ def measure_exchange(
     folder: Path,
     progress: Progress = silent,
 ) -> Exchange:
-    """Measures a model.
+    """Measures the divergence that rounding and dropping cause in a model.
 
     Args:
-        directory: its checkpoint, not pruned.
-        sequences: calibration tokens.
-        importance: per layer [R], what dropping each row costs; +inf is never dropped. The shared
-            expert's rows may be the last of them.
-        rounding: per layer [R], what rounding it costs with a relative squared error of 1.
-        folder: for states between layers; it may be removed after.
-        progress: told of every layer.
+        directory: Unpruned checkpoint.
+        sequences: Token ids of each calibration sequence, int32.
+        importance: Predicted cost of dropping each row, [R] per layer; +inf is never dropped. The
+            shared expert's rows may be the last of them.
+        rounding: Predicted cost of rounding each row with a relative squared error of 1, [R] per
+            layer.
+        folder: Folder for states between layers, which may be removed afterwards.
+        progress: Function that reports every layer.
 
     Raises:
-        CheckpointError: whatever is wrong with the checkpoint.
-        ResourceError: the disk is full.
+        CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
+        ResourceError: The disk is full.
     """
     model = StreamedModel(directory, torch.float32)
     num_layers = model.spec.num_layers
@@ -81,14 +83,16 @@ def measure_exchange(
             progress(layer, num_layers + 1, f"layer {layer}, rounded and dropped")
             kinds = _through(passes, layer, kinds, [dropped[layer] for _, dropped in drops])
         progress(num_layers, num_layers + 1, "head and divergence")
-        found = _divergences(passes, kinds)
+        kl_nats = _divergences(passes, kinds)
     return Exchange(
         rounded=tuple(
-            Measured(predicted[layer], found.get(_alone(layer), 0.0)) for layer in range(num_layers)
+            Measured(predicted=predicted[layer], kl_nats=kl_nats.get(_alone(layer), 0.0))
+            for layer in range(num_layers)
         ),
-        all_rounded=Measured(sum(predicted), found[ALL]),
+        all_rounded=Measured(predicted=sum(predicted), kl_nats=kl_nats[ALL]),
         dropped=tuple(
-            Measured(lost, found[_dropped(level)]) for level, (lost, _) in enumerate(drops)
+            Measured(predicted=lost, kl_nats=kl_nats[_dropped(level)])
+            for level, (lost, _) in enumerate(drops)
         ),
         tokens=sum(int(batch.target_T.sum()) for batch in batches.values()),
         format=FORMAT,
@@ -107,7 +111,11 @@ def _dropped(level: int) -> str:
 def _least(
     importance: Sequence[NDArray[np.float64]], limit: float
 ) -> tuple[float, list[NDArray[np.bool_]]]:
-    """The rows of least importance that together have no more than a limit, and how much."""
+    """Least important rows whose costs sum to at most a limit.
+
+    Returns:
+        Sum of their costs, and a mask [R] of the dropped rows for each layer.
+    """
     value_N = np.concatenate(importance)
     order_N = np.argsort(value_N, kind="stable")
     sums_N = np.cumsum(value_N[order_N])
@@ -121,16 +129,16 @@ def _least(
 def _through(
     passes: Passes, layer: int, kinds: list[str], dropped: Sequence[NDArray[np.bool_]]
 ) -> list[str]:
-    """Takes all models through a layer.
+    """Runs all models through a layer.
 
     Args:
-        passes: holds the states.
-        layer: which.
-        kinds: of the models that are changed already.
-        dropped: at each level the rows, those of the one before among them.
+        passes: Passes that hold the states.
+        layer: Number of the layer.
+        kinds: Kinds of the models that differ from the unchanged one before this layer.
+        dropped: Mask [R] of the dropped rows at each level; a level includes the one before it.
 
     Returns:
-        The kinds that are changed now.
+        Kinds of the models that differ after this layer.
     """
     numbers = list(passes.batches)
 
@@ -151,7 +159,7 @@ def _through(
     changed = []
     if block is not None:
         changed = [ALL, _alone(layer), *(_dropped(level) for level in range(len(dropped)))]
-        # Loaded anew, which costs less memory than to keep what was changed.
+        # Loading the layer again takes less memory than keeping a copy of its weights.
         with passes.model.layer(layer):
             _round(block)
             onward(ALL)
@@ -162,7 +170,7 @@ def _through(
 
 
 def _zero(block: RaggedMoEBlock, dropped_R: NDArray[np.bool_]) -> None:
-    """Masks rows by their columns of `down`, the shared expert's too if they are among them."""
+    """Masks dropped rows by zeroing their columns of `down`, with the shared expert's if given."""
     ends = np.cumsum([expert.down.weight.shape[1] for expert in block.all_experts])
     parts = np.split(dropped_R, ends[:-1])
     for expert, dropped_W in zip(block.all_experts, parts, strict=True):
@@ -183,7 +191,7 @@ def _round_matrix(matrix: Matrix) -> None:
 
 
 def _divergences(passes: Passes, kinds: Sequence[str]) -> dict[str, float]:
-    """KL of every changed model from the unchanged one, mean over the tokens."""
+    """KL of every changed model from the unchanged one in nats, mean over tokens, by kind."""
     last = len(passes.model.layers)
     totals = dict.fromkeys(kinds, 0.0)
     tokens = 0

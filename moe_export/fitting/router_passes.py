@@ -1,8 +1,8 @@
-"""How far a pruned model is from the unpruned one, and the gradient of that in its routers alone.
+"""Divergence of a pruned model from the unpruned one, and its gradient at the routers.
 
-One layer in memory at a time, forward and back (`scores.passes`). Which experts a token takes is
-given; their routing weights are differentiated as they are computed in evaluation. Those of the
-sparse mixer also jump where another logit comes near, which its gradients do not show.
+One layer is in memory at a time, forward and backward (`passes.layers`). The choice of experts is
+taken as constant, and routing weights are differentiated as computed in evaluation. The sparse
+mixer's weights also jump when another logit comes close, which the gradients do not show.
 
 Legend: E experts, D hidden, T tokens that have a next token.
 """
@@ -21,16 +21,16 @@ from moe_export.passes.states import States
 from moe_export.torch_model.layered import LayeredModel
 
 TEACHER, SLOPE = "teacher", "slope"
-"""Kinds of state: what the head of the unpruned model is given [T, D], and gradients."""
+"""Kinds of state: normalized last hidden states of the unpruned model, [T, D]; gradients."""
 
 
 def keep_teacher(model: LayeredModel, batches: Mapping[int, Batch], states: States) -> None:
-    """Runs the unpruned model and keeps its `TEACHER` states.
+    """Runs the unpruned model and stores its `TEACHER` states.
 
     Args:
-        model: in float32.
-        batches: by number.
-        states: to put them in; nothing else stays there.
+        model: Unpruned model in float32.
+        batches: Batches by number.
+        states: Store that receives the states; other kinds are removed again.
     """
     passes = Passes(model, batches, states)
     passes.begin()
@@ -47,13 +47,15 @@ def keep_teacher(model: LayeredModel, batches: Mapping[int, Batch], states: Stat
 
 
 class RouterPasses(Passes):
-    """Batches going through a pruned model whose routers are trained.
+    """Passes through a pruned model whose routers are trained.
+
+    The constructor runs all batches up to the first router.
 
     Args:
-        model: in float32.
-        batches: by number; all of them are embedded and taken up to the first router at once.
-        states: in which the `TEACHER` states are.
-        routers: by layer, [E, D] float32, in place of those of the model.
+        model: Pruned model in float32.
+        batches: Batches by number.
+        states: Store that holds the `TEACHER` states.
+        routers: Trained routers by layer, [E, D] float32, which replace those of the model.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class RouterPasses(Passes):
             states.drop(INPUT, layer)
 
     def divergence(self, numbers: Sequence[int]) -> float:
-        """KL from the unpruned model in nats, mean over the tokens of some batches."""
+        """KL from the unpruned model in nats, mean over the tokens of the given batches."""
         total_nats = 0.0
         for layer in range(self._first, self._last):
             self._onward(layer, numbers)
@@ -86,10 +88,10 @@ class RouterPasses(Passes):
         return total_nats / self.tokens(numbers)
 
     def gradients(self, numbers: Sequence[int], temperature: float) -> float:
-        """Sets the routers' gradients of the mean divergence over some batches.
+        """Sets the routers' gradients of the mean divergence over the given batches.
 
         Returns:
-            The mean, see `scores.loss.divergence_nats`.
+            Mean divergence in nats per token, see `passes.loss.divergence_nats`.
         """
         for layer in range(self._first, self._last):
             self._onward(layer, numbers)
@@ -102,7 +104,7 @@ class RouterPasses(Passes):
         return mean_nats
 
     def tokens(self, numbers: Sequence[int]) -> int:
-        """Of some batches, those that have a next token."""
+        """Number of tokens in the given batches that have a next token."""
         return sum(int(self.batches[number].target_T.sum()) for number in numbers)
 
     def _onward(self, layer: int, numbers: Sequence[int]) -> None:
@@ -123,21 +125,24 @@ class RouterPasses(Passes):
         return total_nats / tokens
 
     def _backward(self, layer: int, numbers: Sequence[int]) -> None:
-        """Below the first router nothing is asked for."""
+        """Sets the gradient of the layer's router, and stores the one at the layer's input.
+
+        Nothing below the first router needs a gradient.
+        """
         router = self._install(layer)
         total_ED = None if router is None else torch.zeros_like(router)
         for number in numbers:
             state_BLD = self.state(INPUT, layer, number).requires_grad_(layer > self._first)
             wanted = [state_BLD] if layer > self._first else []
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 self.run(layer, number, state_BLD),
                 wanted if router is None else [*wanted, router],
                 self.state(SLOPE, layer + 1, number),
             )
             if layer > self._first:
-                self.states.put(SLOPE, layer, number, found[0])
+                self.states.put(SLOPE, layer, number, gradients[0])
             if total_ED is not None:
-                total_ED += found[-1]
+                total_ED += gradients[-1]
         if router is not None:
             router.grad = total_ED
 
@@ -157,6 +162,6 @@ class RouterPasses(Passes):
         return self.state(TEACHER, 0, number)
 
     def _drop(self, kind: str, layer: int) -> None:
-        """All but what every step begins with."""
+        """Removes states of a layer, except those that every step begins with."""
         if layer > self._first:
             self.states.drop(kind, layer)

@@ -69,6 +69,7 @@ class Apart:
 
 
 def _work(sender: Connection, module: str, function: str, arguments: tuple[Any, ...]) -> None:
+    result: tuple[str | None, Any]
     try:
         result = (None, getattr(import_module(module), function)(*arguments))
     except Exception as error:  # noqa: BLE001 - it is told of where the result would be

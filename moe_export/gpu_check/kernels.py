@@ -108,7 +108,7 @@ def _row(
     row["path"] = Call(made[0], x, *devices[0]).path
     for path in ("rows", "tiles") if tokens <= DECODE_TOKENS else ("tiles",):
         calls = [
-            Call(layer, x, *of_layer, path=path)  # type: ignore[arg-type]
+            Call(layer, x, *of_layer, path=path)
             for layer, of_layer in zip(made, devices, strict=True)
         ]
         row[f"{path}_us"] = graph_seconds([call.run for call in calls]) / len(made) * 1e6
@@ -140,8 +140,8 @@ def _fused_rows(device: str) -> list[dict[str, Any]]:
         for name, blocks in (("few", FEW), ("many", MANY)):
             calls = []
             for draw, pair in enumerate(made[: _copies(tokens)]):
-                devices = (torch.from_numpy(array).to(device) for array in routing(tokens, draw))
-                calls.append(FusedMoe(x, *pair, *devices, blocks))
+                chosen, weight = (torch.from_numpy(a).to(device) for a in routing(tokens, draw))
+                calls.append(FusedMoe(x, *pair, chosen, weight, blocks))
             row[f"{name}_us"] = graph_seconds([call.run for call in calls]) / len(calls) * 1e6
             results.append(calls[0].y)
         row["us"] = min(row["few_us"], row["many_us"])

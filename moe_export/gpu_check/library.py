@@ -33,8 +33,9 @@ class TorchMemory:
         """Bytes that hold NaN."""
         memory = torch.full((size,), 255, dtype=torch.uint8, device="cuda")
         torch.cuda.synchronize()
-        self._held[memory.data_ptr()] = memory
-        return memory.data_ptr()
+        pointer: int = memory.data_ptr()
+        self._held[pointer] = memory
+        return pointer
 
     def free(self, pointer: int) -> None:
         """Gives them back."""
@@ -50,7 +51,8 @@ class TorchMemory:
     def read(self, pointer: int, size: int) -> bytes:
         """Waits for the kernels."""
         torch.cuda.synchronize()
-        return self._part(pointer, size).cpu().numpy().tobytes() if size else b""
+        data: bytes = self._part(pointer, size).cpu().numpy().tobytes() if size else b""
+        return data
 
     def _part(self, pointer: int, size: int) -> torch.Tensor:
         start = max(first for first in self._held if first <= pointer)

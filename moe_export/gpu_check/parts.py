@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,12 @@ class Part:
 
 
 KERNELS = "kernels"
-"""That the native library can run its kernels here, among what a part needs."""
+"""Need of a part: the native library can run its kernels here."""
+
+CHECKOUT = "checkout"
+"""Need of a part: `DEMO_RECIPE` is there, which the wheel does not hold."""
+
+DEMO_RECIPE = Path(__file__).parents[2] / "recipes" / "demo_50pct.yaml"
 
 PARTS = {
     "conformance": Part("moe_export.gpu_check.library", "conformance", 0.75, ("torch", KERNELS)),
@@ -38,7 +44,9 @@ PARTS = {
         "moe_export.gpu_check.whole_models", "models", 3, ("onnxruntime", KERNELS), ahead="build"
     ),
     "peers": Part("moe_export.gpu_check.peers", "peers", 1.5, ("onnxruntime", KERNELS)),
-    "demo": Part("moe_export.gpu_check.runtime", "demo", 1.5, ("onnxruntime", "torch", KERNELS)),
+    "demo": Part(
+        "moe_export.gpu_check.runtime", "demo", 1.5, ("onnxruntime", "torch", KERNELS, CHECKOUT)
+    ),
     "shapes": Part(
         "moe_export.gpu_check.shapes", "shapes", 2.75, ("torch", "triton"), by_default=False
     ),

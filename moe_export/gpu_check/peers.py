@@ -23,8 +23,8 @@ from moe_export.gpu_check.apart import Apart, ApartError
 from moe_export.gpu_check.draws import routing
 from moe_export.op.library import register
 from moe_export.ort.session import NO_GRAPH, PROVIDERS
+from moe_export.testing import layer_models as models
 from moe_export.testing import layer_sizes as sizes
-from tools.bench.op import models
 
 X_DTYPE = "float16"
 GROUP = 128
@@ -41,7 +41,7 @@ class Candidate:
     """What is timed.
 
     Attributes:
-        model: name in `tools.bench.op.models`.
+        model: name in `moe_export.testing.layer_models`.
         layers: of other weights each, so many that those which one token touches are more than the
             50 MB of an H100's cache of second level.
     """

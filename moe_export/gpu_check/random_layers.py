@@ -6,6 +6,7 @@ Legend: w width of an expert, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,14 +75,18 @@ def random_layer(
         return codes(size if has_zero_point else UNUSED, 16)
 
     starts = [_starts(sizes) for sizes in (widths, depths, groups)]
+    # The arrays of the device below take the place of these.
+    absent: dict[str, Any] = {
+        **dict.fromkeys(ROLES, np.zeros(0, np.uint8)),
+        **dict.fromkeys([f"{role}_scale" for role in ROLES], np.zeros(0, np.float16)),
+        **dict.fromkeys([f"{role}_zero" for role in ROLES], np.zeros(0, np.uint8)),
+    }
     layout = DeviceLayout(
         format_name=format_name,
         group_size=0 if grid is None else group_size,
         hidden_size=hidden_size,
         widths=tuple(widths),
-        **dict.fromkeys(ROLES, np.zeros(0, np.uint8)),
-        **dict.fromkeys([f"{role}_scale" for role in ROLES], np.zeros(0, np.float16)),
-        **dict.fromkeys([f"{role}_zero" for role in ROLES], np.zeros(0, np.uint8)),
+        **absent,
         codebook=np.zeros(0, np.float32),
         table=np.array([widths, *starts], np.int32),
     )

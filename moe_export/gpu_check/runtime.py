@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from moe_export.gpu_check.parts import DEMO_RECIPE
 from moe_export.op.library import register
 from moe_export.ort.benchmark import probe
 from moe_export.ort.decoding import generate
@@ -22,7 +23,6 @@ from moe_export.testing.cuda_kinds import PACKAGED_KINDS
 from moe_export.testing.executors import feeds, one_node_model, run_reference
 from moe_export.testing.tolerance import error_bound
 
-ROOT = Path(__file__).parents[2]
 THROUGH_ONNX_RUNTIME = ("one_token", "many_tokens", "relu2_and_a_shared_expert")
 
 # Float16 errs by 0.01 in the logits of the demo model, and may turn a token over.
@@ -67,11 +67,10 @@ def cases() -> list[dict[str, Any]]:
 def demo() -> list[dict[str, Any]]:
     """The demo recipe on the device with steps in a CUDA graph; then the other caches."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "moe_export", "run", "recipes/demo_50pct.yaml"]
-        command += ["--run", folder]
+        command = [sys.executable, "-m", "moe_export", "run", str(DEMO_RECIPE), "--run", folder]
         for word in DEMO_WORDS:
             command += ["--set", word]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             words = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return [

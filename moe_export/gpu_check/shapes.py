@@ -1,7 +1,8 @@
 """Whether the shapes that the kernels are compiled for are the best ones on this device.
 
 Shapes were chosen without one, by what the compiler made of them (docs/results/cuda_kernels.md).
-Here each kernel is timed alone in its neighbours; a better one is then written into `op/triton/plan.py`.
+Here each kernel is timed alone in its neighbours; a better one is then written into
+`op/triton/plan.py`.
 """
 
 from __future__ import annotations

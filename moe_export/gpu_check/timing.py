@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ def device_name() -> str:
     return name
 
 
-def graph_seconds(jobs: list[Callable[[], Any]]) -> float:
+def graph_seconds(jobs: Sequence[Callable[[], Any]]) -> float:
     """Median of one replay of a graph of all jobs."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -37,7 +37,7 @@ def graph_seconds(jobs: list[Callable[[], Any]]) -> float:
 def _median_seconds(job: Callable[[], Any]) -> float:
     for _ in range(WARM_UP):
         job()
-    times = []
+    times: list[float] = []
     for _ in range(REPEATS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -45,7 +45,7 @@ def _median_seconds(job: Callable[[], Any]) -> float:
             job()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3 / IN_A_ROW)
+        times.append(float(start.elapsed_time(end)) / 1e3 / IN_A_ROW)
     return statistics.median(times)
 
 
@@ -53,11 +53,13 @@ def copy_rate() -> float:
     """Bytes read and written per second by a copy within the device."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source))
+    copied_bytes: int = source.nbytes
+    return 2 * copied_bytes / _median_seconds(lambda: target.copy_(source))
 
 
 def matrix_rate() -> float:
     """Operations per second of a large product in bfloat16."""
     size = 8192
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    return 2 * size**3 / _median_seconds(lambda: a @ b)
+    operations: int = 2 * size**3
+    return operations / _median_seconds(lambda: a @ b)

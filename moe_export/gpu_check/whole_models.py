@@ -20,6 +20,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
 from moe_export.gpu_check.apart import Apart, ApartError
 from moe_export.graph import DATA_FILE, predicted_bytes
+from moe_export.graph.weights import Dtype
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
 from moe_export.stages.export import export_model
@@ -28,7 +29,7 @@ from moe_export.testing.layer_sizes import skewed_widths
 from moe_export.testing.synthetic_checkpoint import config_of, make
 
 FAMILY, SIZE, ALL_LAYERS = "qwen2_moe", "qwen1.5-moe-a2.7b", 24
-DTYPE = "float16"
+DTYPE: Dtype = "float16"
 DENSE, HALF, INT4 = "dense", "50 %", "50 % int4"
 FOLDERS = {DENSE: "dense", HALF: "half", INT4: "int4"}
 FORMATS = QuantizeSettings(experts="int4", group_size=128)

@@ -1,8 +1,9 @@
-"""Building a decoder as an ONNX graph, and writing it.
+"""Builds a decoder as an ONNX graph and writes it to files.
 
-`weights` are read lazily; `builder` puts them and nodes together; `norm`, `attention` and `moe` are
-the blocks; `decoder` is the model; `external_data` writes it and `predict` says how large it will
-be; `genai_config` and `layer_outputs` are for running it.
+`weights`, `quantized` and `packed` read weights lazily, and `builder` adds them and nodes to a
+graph. `norm`, `attention`, `latent_attention`, `router`, `moe` and `mlp` are the blocks, and
+`decoder` is the model. `external_data` writes the files, and `predict` computes their sizes
+beforehand. `genai_config` and `layer_outputs` serve those who run the model.
 """
 
 from __future__ import annotations

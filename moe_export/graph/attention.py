@@ -20,13 +20,13 @@ from moe_export.graph.norm import rms_norm
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """What the attention of every layer shares.
+    """Inputs of the attention operator that are the same in every layer.
 
     Attributes:
-        last_position: [batch] int32, number of real tokens minus one; padding is on the right.
-        total_length: scalar int32, past and new tokens, padding included.
-        cos: [P, F] in the model's dtype.
-        sin: [P, F].
+        last_position: Position of the last real token, [batch] int32; padding is on the right.
+        total_length: Number of past and new tokens, padding included, scalar int32.
+        cos: Cosines of the rotary angles, [P, F] in the model's dtype.
+        sin: Sines of the rotary angles, [P, F] in the model's dtype.
     """
 
     last_position: ir.Value
@@ -36,7 +36,7 @@ class AttentionInputs:
 
 
 def attention_inputs(builder: GraphBuilder, attention_mask: ir.Value) -> AttentionInputs:
-    """Reads lengths off the mask [batch, total] and lays down the rotary tables."""
+    """Computes the lengths from the mask [batch, total] and adds the rotary tables."""
     int32 = ir.DataType.INT32.value
     real = builder.op("ReduceSum", attention_mask, builder.ints(1), name="mask.tokens", keepdims=0)
     last = builder.op("Sub", real, builder.ints(1), name="mask.last")
@@ -54,8 +54,8 @@ def attention_inputs(builder: GraphBuilder, attention_mask: ir.Value) -> Attenti
 def rotary_tables(spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosine and sine of position times frequency, two arrays [P, F].
 
-    Frequencies and angles are rounded to float32 where transformers does so, since a trained model
-    has seen those angles; only the cosine and sine of them are exact.
+    Frequencies and angles are rounded to float32 where transformers rounds them, because the model
+    was trained with the rounded angles. Cosine and sine are then computed in float64.
     """
     frequency_F = frequencies(spec.rope_theta, spec.rotary_dim, spec.stretch)
     position_P = np.arange(spec.max_positions, dtype=np.float32)
@@ -65,21 +65,21 @@ def rotary_tables(spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer: int) -> ir.Value:
-    """The attention block of a layer; its key and value caches become inputs and outputs.
+    """Attention block of a layer; its key and value caches become inputs and outputs of the graph.
 
     Args:
-        builder: the graph.
-        x: [batch, sequence, hidden], normalized.
-        shared: what `attention_inputs` gave.
-        layer: number of the layer.
+        builder: Graph that the nodes are added to.
+        x: Normalized hidden states, [batch, sequence, hidden].
+        shared: Result of `attention_inputs`.
+        layer: Number of the layer.
 
     Returns:
-        [batch, sequence, hidden], not yet added to the residual stream.
+        Output [batch, sequence, hidden], before the residual stream is added.
     """
     spec, prefix = builder.spec, f"layers.{layer}.attention"
     name = f"{prefix}.qkv"
     qkv = builder.linear(x, "q", "k", "v", name=name, layer=layer, biased=spec.qkv_bias)
-    inputs: list[ir.Value | None] = [qkv, None, None]  # key and value are packed behind the query
+    inputs: list[ir.Value | None] = [qkv, None, None]  # the first holds query, key and value
     if spec.family.qk_norm is not None:
         inputs = [*_normalized(builder, qkv, layer)]
     if spec.clip_qkv is not None:
@@ -91,16 +91,17 @@ def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer
 def grouped_query_attention(
     builder: GraphBuilder, inputs: Sequence[ir.Value | None], shared: AttentionInputs, layer: int
 ) -> ir.Value:
-    """The fused operator, with the caches of the layer, after rotation.
+    """Fused operator that rotates queries and keys, extends the caches and attends.
 
     Args:
-        builder: the graph.
-        inputs: query, key and value, [batch, sequence, heads * head_dim]; or all three in one.
-        shared: what `attention_inputs` gave.
-        layer: number of the layer.
+        builder: Graph that the nodes are added to.
+        inputs: Query, key and value, each [batch, sequence, heads * head_dim]; or one value that
+            holds all three side by side, then None twice.
+        shared: Result of `attention_inputs`.
+        layer: Number of the layer.
 
     Returns:
-        [batch, sequence, heads * head_dim].
+        Output of all heads, [batch, sequence, heads * head_dim].
     """
     spec = builder.spec
     past_shape = ("batch_size", spec.num_kv_heads, "past_sequence_length", spec.head_dim)
@@ -132,7 +133,7 @@ def grouped_query_attention(
 
 
 def _normalized(builder: GraphBuilder, qkv: ir.Value, layer: int) -> list[ir.Value]:
-    """Queries and keys normalized, within each head or as a whole, and values as they are."""
+    """Splits `qkv` and normalizes queries and keys, per head or over all heads."""
     spec, prefix = builder.spec, f"layers.{layer}.attention"
     sizes = builder.ints(*(spec.size(symbol) for symbol in ("q", "kv", "kv")))
     *parts, values = builder.ops("Split", qkv, sizes, name=f"{prefix}.q", num_outputs=3, axis=-1)

@@ -1,4 +1,4 @@
-"""Putting nodes and lazily read weights into a graph."""
+"""Builder of a graph: adds nodes and lazily read weights."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from moe_export.quantization import QuantizedFormat
 ORT_DOMAIN = "com.microsoft"
 
 CLASS_KEY = "tensor_class"
-"""Key of a weight's `meta`: the class its bytes are counted in; absent for constants."""
+"""Key of a weight's `meta`: class that its bytes are counted in; absent for constants."""
 
 OWNER_KEY = "owner_class"
-"""Key of a weight's `meta`: its class, and for scales that of the weights they belong to."""
+"""Key of a weight's `meta`: its class; for scales, the class of the weights they belong to."""
 
 SHARES_KEY = "shares"
-"""Key of a packed weight's `meta`: its bytes by class, in place of one class for all of them."""
+"""Key of a packed weight's `meta`: its bytes by class, instead of one class for all of them."""
 
 LAYER_KEY = "layer"
-"""Key of a weight's `meta`: its layer, None for a weight of the whole model."""
+"""Key of a weight's `meta`: its layer; None for a weight outside the layers."""
 
 SCALES = "scales"
-"""The class of the scales and zero points of all quantized weights."""
+"""Class of the scales and zero points of all quantized weights."""
 
 EXPERT_BYTES_KEY = "expert_bytes"
-"""Key of a packed weight's `meta`: what its routed experts take, scales included."""
+"""Key of a packed weight's `meta`: bytes of its routed experts, scales included."""
 
 CONSTANTS = "constants"
-"""The class of what is no weight: the rotary tables and the like, and headers."""
+"""Class of initializers that are no weights, such as rotary tables, and of packed headers."""
 
 INT8_ACTIVATIONS = 4
-"""accuracy_level of MatMulNBits: as the experts' kernels, it may round activations to int8."""
+"""accuracy_level of MatMulNBits that lets it round activations to int8, as our kernels do."""
 
 AttributeValue = int | float | str
 
 
 class GraphBuilder:
-    """A graph under construction for one model.
+    """Graph of one model under construction.
 
     Args:
-        spec: the model's sizes and the names of its tensors.
-        dtype: of every weight and activation.
-        read: gives a tensor of the checkpoint by name.
-        layout: of the experts' weights.
+        spec: Sizes of the model and names of its tensors.
+        dtype: Dtype of activations and of all weights that are not quantized.
+        read: Function that reads a tensor of the checkpoint by name.
+        layout: Layout of the experts' weights.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class GraphBuilder:
         )
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        """A new input of the graph."""
+        """Adds an input to the graph."""
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
         self.graph.inputs.append(value)
         return value
@@ -101,7 +101,7 @@ class GraphBuilder:
         overload: str = "",
         **attributes: AttributeValue,
     ) -> ir.Value:
-        """Appends a node and gives its first output, which bears the node's name."""
+        """Appends a node and returns its first output, which has the node's name."""
         return self.ops(
             kind, *inputs, name=name, num_outputs=1, domain=domain, overload=overload, **attributes
         )[0]
@@ -116,7 +116,7 @@ class GraphBuilder:
         overload: str = "",
         **attributes: AttributeValue,
     ) -> Sequence[ir.Value]:
-        """Appends a node and gives all its outputs, named `name`, `name:1`, `name:2` and so on."""
+        """Appends a node and returns its outputs, named `name`, `name:1`, `name:2` and so on."""
         node = ir.node(
             kind,
             list(inputs),
@@ -132,13 +132,13 @@ class GraphBuilder:
         return node.outputs
 
     def constant(self, name: str, values: NDArray[Any]) -> ir.Value:
-        """An initializer of given values; the same name gives the same initializer again."""
+        """Initializer with the given values; a second call with one name returns the first one."""
         if name in self.graph.initializers:
             return self.graph.initializers[name]
         return self._register(ir.Tensor(values, name=name), {})
 
     def ints(self, *values: int) -> ir.Value:
-        """A one-dimensional int64 constant, named after its values."""
+        """One-dimensional int64 constant, named after its values."""
         name = "ints_" + "_".join(map(str, values))
         return self.constant(name, np.array(values, dtype=np.int64))
 
@@ -150,11 +150,11 @@ class GraphBuilder:
         transpose: bool = False,
         dtype: FloatDtype | None = None,
     ) -> ir.Value:
-        """The initializer for a tensor of the checkpoint, or for several joined by rows, in the
-        model's dtype unless another is given.
+        """Initializer for one tensor of the checkpoint, or for several concatenated by rows.
 
-        It bears the tensor's name in the checkpoint; joined ones bear their common prefix and then
-        what differs, as in `model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight`.
+        Its dtype is the model's unless another is given. It has the tensor's name in the
+        checkpoint. Several tensors get their common prefix and then the parts that differ, as in
+        `model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight`.
         """
         names = [self.spec.name(role, layer, expert) for role in roles]
         name = join_names(names)
@@ -170,7 +170,7 @@ class GraphBuilder:
     def expert_weight(
         self, role: str, layer: int, expert: int | None = None
     ) -> tuple[ir.Value, ...]:
-        """The inputs of a `RaggedMoE` node for one matrix: itself, or its parts if quantized."""
+        """Inputs of a `RaggedMoE` node for one matrix: the matrix, or its quantized parts."""
         format_name = self.spec.quantization.format_of(role, layer)
         if format_name is None:
             dtype = self.spec.quantization.float_of(role, layer)
@@ -181,7 +181,7 @@ class GraphBuilder:
         return self._register_quantized(parts, self.spec.tensors[name].tensor_class, layer)
 
     def packed_experts(self, layer: int, name: str) -> ir.Value:
-        """The weight of a `RaggedMoEPacked` node: all experts of a layer."""
+        """Weight of a `RaggedMoEPacked` node, which holds all experts of a layer."""
         tensor = PackedTensor(name, self.spec, layer, self.dtype, self._read)
         layout, widths = tensor.layout, self.spec.widths[layer]
         scales = sum(map(layout.scale_bytes, layout.all_widths))
@@ -197,7 +197,7 @@ class GraphBuilder:
         return self._register(tensor, _meta("experts", layer) | meta)
 
     def lookup(self, ids: ir.Value, name: str) -> ir.Value:
-        """The embeddings of tokens."""
+        """Looks up the embeddings of token ids."""
         if self.spec.quantization.format_of("embedding") is None:
             return self.op("Gather", self.weight("embedding"), ids, name=name)
         source = self.spec.name("embedding")
@@ -224,7 +224,7 @@ class GraphBuilder:
         layer: int | None = None,
         biased: bool = False,
     ) -> ir.Value:
-        """The product of x and the weights of the given roles, side by side, and their biases."""
+        """Product of x with the weights of the roles side by side, plus biases if `biased`."""
         if biased:
             product = self.linear(x, *roles, name=f"{name}_product", layer=layer)
             bias = self.weight(*(f"{role}_bias" for role in roles), layer=layer)

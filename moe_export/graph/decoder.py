@@ -1,4 +1,4 @@
-"""The whole decoder: embedding, layers, logits."""
+"""Decoder as a graph: embedding, layers and logits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from moe_export.op.function import ragged_moe_function
 from moe_export.op.spec import QUANTIZED_FORMATS, Format
 
 IR_VERSION = 10
-"""The lowest that opset 21 allows."""
+"""Lowest version of the ONNX IR that opset 21 allows."""
 
 FORMAT_VERSION = "1"
-"""Written into the model; raised when names or meaning of inputs, outputs or weights change."""
+"""Version in the model's metadata; rises when inputs, outputs or weights change their meaning."""
 
 
 def build_decoder(
     spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None, layout: Layout = "portable"
 ) -> ir.Model:
-    """The model as an ONNX graph whose weights are read from the checkpoint only when written.
+    """Builds the model as an ONNX graph; weights are read from the checkpoint when it is written.
 
     Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with the
     padding on the right, and per layer `past_key_values.{i}.key` and `.value` [batch, kv_heads,
@@ -40,10 +40,10 @@ def build_decoder(
     than one new token after a past only for a batch of one.
 
     Args:
-        spec: sizes of the model, pruned and quantized or not.
-        dtype: of activations, caches, logits, and all weights that are not quantized.
-        weights: where values are read; None gives the same graph without values.
-        layout: of the experts' weights.
+        spec: Sizes of the model, pruned and quantized or not.
+        dtype: Dtype of activations, caches, logits, and all weights that are not quantized.
+        weights: Checkpoint that values are read from; None builds the same graph without values.
+        layout: Layout of the experts' weights.
     """
     builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout)
     input_ids = builder.input("input_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
@@ -100,7 +100,7 @@ def _logits(builder: GraphBuilder, x: ir.Value) -> ir.Value:
 
 
 def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value, name: str) -> ir.Value:
-    """Logits from the embedding [V, D] as it is stored, so that the file holds it once."""
+    """Logits by the stored embedding [V, D] (Gemm with transB), so that the file holds it once."""
     spec = builder.spec
     rows = builder.op("Reshape", x, builder.ints(-1, spec.hidden_size), name="logits.tokens")
     flat = builder.op("Gemm", rows, embedding, name="logits.product", transB=1)
@@ -112,7 +112,7 @@ def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value, name: 
 
 
 def _experts_functions(spec: ModelSpec, dtype: Dtype) -> list[ir.Function]:
-    """One for each format that the experts of some layer have."""
+    """Functions of standard operators, one per format that the experts of any layer have."""
     quantization, shared = spec.quantization, spec.has_shared_expert
     functions = []
     layers = [layer for layer in range(spec.num_layers) if spec.has_experts(layer)]

@@ -1,8 +1,8 @@
-"""Writing a model: the graph in one file, its weights in another, one weight in memory at a time.
+"""Writes a model: the graph to one file, its weights to another, one weight in memory at a time.
 
-Every weight, and every other floating-point initializer but scalars, goes to the data file, in the
-order of the graph. Other integers and scalars stay in the graph, where shape inference and fusions
-look for them.
+All weights go to the data file in the order of the graph, and so do other floating-point
+initializers except scalars. Integers and scalars stay in the graph, where shape inference and
+fusions look for them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 
 ALIGNMENT_BYTES = 64
-"""ONNX Runtime maps the file, so an offset's alignment is the pointer's: a cache line."""
+"""Alignment of an offset: ONNX Runtime maps the file, so pointers begin on a cache line."""
 
 LARGE_BYTES = 1 << 20
 LARGE_ALIGNMENT_BYTES = 4096
-"""Weights of this size begin on a page, so that each is paged in and dropped on its own."""
+"""Alignment of weights of `LARGE_BYTES` or more: a page, so that each is paged on its own."""
 
 
 class Placement(NamedTuple):
-    """Where a weight lies in the data file."""
+    """Name, offset and size in bytes of a weight in the data file."""
 
     name: str
     offset: int
@@ -40,7 +40,7 @@ class Placement(NamedTuple):
 
 
 def layout(model: ir.Model) -> list[Placement]:
-    """Where every weight of the data file lies, in file order; nothing else decides offsets."""
+    """Placement of every weight in the data file, in file order; the only source of offsets."""
     placements, end = [], 0
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -58,16 +58,16 @@ def layout(model: ir.Model) -> list[Placement]:
 def save_model(
     model: ir.Model, directory: Path, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Writes `model.onnx.data` and then `model.onnx`, each under another name until it is whole.
+    """Writes `model.onnx.data` and then `model.onnx`, each under a temporary name until complete.
 
     Args:
-        model: from `build_decoder`; it is the same afterwards.
-        directory: an existing directory.
-        progress: called with weights written and weights in all.
+        model: Result of `build_decoder`; unchanged afterwards.
+        directory: Existing directory for the two files.
+        progress: Function called with the number of weights written and the number of all.
 
     Raises:
-        ResourceError: if a file cannot be written.
-        CheckpointError: if a weight cannot be read or does not fit the model's dtype.
+        ResourceError: A file cannot be written.
+        CheckpointError: A weight cannot be read or does not fit the model's dtype.
     """
     placements = layout(model)
     with _replacing(directory / DATA_FILE) as file:
@@ -77,7 +77,7 @@ def save_model(
             assert tensor is not None
             if isinstance(tensor, ChunkedTensor):
                 for chunk in tensor.chunks():
-                    # As bytes, since numpy gives no buffer of bfloat16.
+                    # numpy has no buffer of bfloat16, so the chunk is viewed as bytes.
                     file.write(chunk.reshape(-1).view(np.uint8).data)
             else:
                 file.write(tensor.tobytes())
@@ -88,7 +88,7 @@ def save_model(
 
 
 def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
-    """The model with references in place of its weights, serialized."""
+    """Serialized model in which references to the data file replace the weights."""
     own = {}
     try:
         for name, offset, size_bytes in placements:
@@ -113,7 +113,7 @@ def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only when all of it is on the disk."""
+    """Opens a temporary file that gets its name when all of it is on the disk."""
     temporary = path.with_name(path.name + ".partial")
     try:
         with temporary.open("wb") as file:

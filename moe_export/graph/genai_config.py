@@ -1,4 +1,4 @@
-"""The file that tells onnxruntime-genai how to run an exported decoder."""
+"""Config file with which onnxruntime-genai runs an exported decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moe_export.graph.external_data import MODEL_FILE
 CONFIG_FILE = "genai_config.json"
 
 SEARCH_KEYS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
-"""What is taken over from `generation_config.json`, where it has them."""
+"""Keys that are copied from `generation_config.json` if it has them."""
 
 
 def genai_config(
@@ -19,13 +19,13 @@ def genai_config(
     generation: dict[str, Any],
     library: str | None = None,
 ) -> dict[str, Any]:
-    """The content of `genai_config.json`.
+    """Content of `genai_config.json`.
 
     Args:
-        spec: sizes of the model.
-        config: content of `config.json`.
-        generation: content of `generation_config.json`, empty if there is none; it has precedence.
-        library: file name of the operator library beside the model, if there is one.
+        spec: Sizes of the model.
+        config: Content of `config.json`.
+        generation: Content of `generation_config.json`, which has precedence; empty if absent.
+        library: File name of the operator library beside the model; None if there is none.
     """
     session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
     if library is not None:
@@ -39,7 +39,7 @@ def genai_config(
         tokens["pad_token_id"] = end[0] if isinstance(end, list) and end else end
     return {
         "model": {
-            # The runtime knows a list of architectures, and this word for any decoder.
+            # onnxruntime-genai knows some architectures by name and any other one by this word.
             "type": "decoder",
             **{key: value for key, value in tokens.items() if value is not None},
             "context_length": spec.max_positions,
@@ -69,8 +69,8 @@ def genai_config(
             "do_sample": False,
             **{key: generation[key] for key in SEARCH_KEYS if generation.get(key) is not None},
             "max_length": spec.max_positions,
-            # A shared buffer is allocated for max_length tokens at once, which for a long context
-            # is more memory than the weights.
+            # A shared buffer would be allocated for max_length tokens at once; with a long context
+            # it takes more memory than the weights.
             "past_present_share_buffer": False,
         },
     }

@@ -1,10 +1,9 @@
-"""Attention whose keys and values come from a latent vector (DeepSeek's MLA), as grouped-query
-attention with as many key heads as query heads.
+"""DeepSeek's latent attention (MLA), exported as attention with as many key as query heads.
 
-Keys and values are expanded before they are cached, so the cache holds full heads: more than the
-latent vectors would take, and what every runtime with a cache of keys and values can hold. The
-fused operator rotates the first entries of a head and wants values as long as keys: heads are laid
-out [rope | nope], and values are filled up with zeros that are cut off again.
+Keys and values are expanded from the latent vector before they are cached. The cache then holds
+full heads, which takes more memory than latent vectors but works in every runtime. The fused
+operator rotates the first entries of a head and needs values as long as keys. So heads are laid out
+[rope | nope], and values are padded with zeros that are removed afterwards.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from moe_export.graph.builder import GraphBuilder
 from moe_export.graph.norm import rms_norm
 
 LATENT_EPSILON = 1e-6
-"""Of the norms of latent vectors, whatever the config says: transformers builds them so."""
+"""Epsilon of the norms of latent vectors; transformers ignores the config's epsilon there."""
 
 
 def latent_attention(
     builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer: int
 ) -> ir.Value:
-    """As `graph.attention.attention`."""
+    """Latent attention block of a layer; see `graph.attention.attention` for the arguments."""
     spec, prefix = builder.spec, f"layers.{layer}.attention"
     latent = spec.latent
     assert latent is not None
@@ -79,19 +78,19 @@ def _keys_and_values(
 
 
 def _heads(builder: GraphBuilder, x: ir.Value, head_dim: int, name: str) -> ir.Value:
-    """[batch, sequence, heads, head_dim]."""
+    """Reshapes [batch, sequence, heads * head_dim] to [batch, sequence, heads, head_dim]."""
     return builder.op("Reshape", x, builder.ints(0, 0, -1, head_dim), name=name)
 
 
 def _split(
     builder: GraphBuilder, x: ir.Value, sizes: tuple[int, int], name: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Both parts of the last axis."""
+    """Splits the last axis into two parts of the given sizes."""
     first, second = builder.ops("Split", x, builder.ints(*sizes), name=name, num_outputs=2, axis=-1)
     return first, second
 
 
 def _joined(builder: GraphBuilder, rope: ir.Value, nope: ir.Value, name: str) -> ir.Value:
-    """Heads [rope | nope], side by side."""
+    """Concatenates each head as [rope | nope] and flattens the heads."""
     heads = builder.op("Concat", rope, nope, name=f"{name}.rope_first", axis=-1)
     return builder.op("Reshape", heads, builder.ints(0, 0, -1), name=name)

@@ -1,4 +1,4 @@
-"""The residual stream of an exported model after each layer, to find where it goes wrong.
+"""Residual stream of an exported model after each layer, to locate a numeric error.
 
 Legend: T tokens, D hidden.
 """
@@ -18,21 +18,21 @@ from moe_export.op.library import register
 
 
 def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray[Any]]:
-    """Runs one sequence through an exported model on the CPU.
+    """Runs one sequence through an exported model on the CPU and returns every layer's output.
 
     Args:
-        directory: holds the exported model; nothing is written there.
-        sequence: token numbers, without padding.
+        directory: Folder of the exported model; nothing is written there.
+        sequence: Token ids, without padding.
 
     Returns:
-        Per layer, the sum of the embedding and all blocks up to that layer, [T, D].
+        Residual stream after each layer, one array [T, D] per layer in the model's dtype.
     """
     import onnxruntime  # noqa: PLC0415 - an extra
 
     model = ir.load(directory / MODEL_FILE)
     past = [v for v in model.graph.inputs if str(v.name).startswith("past_key_values.")]
     num_layers = len(past) // 2
-    # The norm that follows a layer adds up its output; its fourth output is the sum.
+    # The norm after a layer adds the layer's output to the residual; its fourth output is the sum.
     norms = [*(f"layers.{layer}.input_norm" for layer in range(1, num_layers)), "final_norm"]
     sums = [model.graph.node(norm).outputs[3] for norm in norms]
     for value in sums:
@@ -44,7 +44,7 @@ def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray
         "session.model_external_initializers_file_folder_path", str(directory)
     )
     if not model.functions:
-        register(options)  # a packed model runs only there
+        register(options)  # a packed model runs only in the native library
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

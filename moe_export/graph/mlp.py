@@ -1,4 +1,4 @@
-"""The MLP of layers that have no experts."""
+"""MLP of layers that have no experts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from moe_export.graph.builder import GraphBuilder
 
 
 def dense_mlp(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
-    """silu(x · gate) ⊙ (x · up) · down, [batch, sequence, hidden] to the same.
+    """MLP block (silu(x · gate) ⊙ (x · up)) · down; x and result are [batch, sequence, hidden].
 
-    The result is not yet added to the residual stream.
+    The residual stream is not added.
     """
     prefix = f"layers.{layer}.mlp"
     gate = builder.linear(x, "dense_gate", name=f"{prefix}.gate", layer=layer)

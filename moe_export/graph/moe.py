@@ -1,4 +1,4 @@
-"""The MoE block: a router, and all experts of the layer in one `RaggedMoE` node."""
+"""MoE block: a router, and all experts of the layer in one `RaggedMoE` node."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from moe_export.quantization import Quantization, QuantizedFormat
 
 
 def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
-    """The MoE block of a layer, [batch, sequence, hidden] to the same.
+    """MoE block of a layer; x and result are [batch, sequence, hidden].
 
-    The result is not yet added to the residual stream.
+    The residual stream is not added.
     """
     spec, prefix = builder.spec, f"layers.{layer}.moe"
     tokens = builder.op("Reshape", x, builder.ints(-1, spec.hidden_size), name=f"{prefix}.tokens")
@@ -29,8 +29,17 @@ def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
 def experts(
     builder: GraphBuilder, tokens: ir.Value, indices: ir.Value, weights: ir.Value, layer: int
 ) -> ir.Value:
-    """The node with all experts of the layer, [T, D] to [T, D]: a `RaggedMoE`, or, in the packed
-    layout, a `RaggedMoEPacked`.
+    """Node with all experts of a layer: `RaggedMoE`, or `RaggedMoEPacked` in the packed layout.
+
+    Args:
+        builder: Graph that the node is added to.
+        tokens: Normalized hidden states, [T, D].
+        indices: Numbers of the chosen experts, [T, K] int64.
+        weights: Routing weights of the chosen experts, [T, K].
+        layer: Number of the layer.
+
+    Returns:
+        Weighted sum of the experts' outputs, [T, D].
     """
     spec, name = builder.spec, f"layers.{layer}.experts"
     if builder.layout == "packed":
@@ -81,13 +90,13 @@ def experts(
 def overload_of(
     quantization: Quantization, format_name: QuantizedFormat | Literal["bfloat16"] | None
 ) -> str:
-    """Which of the model's functions a node calls, where its layers are of several formats."""
+    """Overload of the model's function for one format; empty if all layers have one format."""
     several = len(quantization.formats_of_experts) > 1
     return (format_name or "float") if several else ""
 
 
 def shared_weight(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:
-    """The weight of the expert that every token takes, [T, 1]: a sigmoid gate of its own, or 1."""
+    """Weight of the shared expert, [T, 1]: the sigmoid of its own gate, or 1 without a gate."""
     prefix = f"layers.{layer}.shared_expert"
     if builder.spec.family.shared_gate:
         logit = builder.linear(tokens, "shared_router", name=f"{prefix}.router", layer=layer)

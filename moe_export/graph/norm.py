@@ -11,7 +11,7 @@ from moe_export.graph.builder import ORT_DOMAIN, GraphBuilder
 def norm(
     builder: GraphBuilder, x: ir.Value, role: str, *, name: str, layer: int | None = None
 ) -> ir.Value:
-    """The normalization that the family has around its blocks."""
+    """Normalization of the residual stream, of the kind that the family uses."""
     if builder.spec.family.norm == "rms":
         return rms_norm(builder, x, role, name=name, layer=layer)
     return builder.op(
@@ -34,18 +34,18 @@ def rms_norm(
     layer: int | None = None,
     epsilon: float | None = None,
 ) -> ir.Value:
-    """Gives x / sqrt(mean(x ** 2) + epsilon) * weight over the last axis, computed in float32.
+    """Computes x / sqrt(mean(x ** 2) + epsilon) * weight over the last axis in float32.
 
-    Written out in standard operators, which ONNX Runtime fuses: the fused operator stands in the
-    standard domain there, where the ONNX checker does not know it.
+    The graph has standard operators, which ONNX Runtime fuses. Its fused operator is in the
+    standard domain, where the ONNX checker does not know it.
 
     Args:
-        builder: the graph.
-        x: its last axis is as long as the weight.
-        role: of the weight.
-        name: of the result.
-        layer: of the weight.
-        epsilon: that of the model if none is given.
+        builder: Graph that the nodes are added to.
+        x: Input whose last axis is as long as the weight.
+        role: Role of the weight.
+        name: Name of the result.
+        layer: Layer of the weight; None for the norm after the last layer.
+        epsilon: Constant added to the mean; the model's if None.
     """
     weight = builder.weight(role, layer=layer)
     narrow = builder.dtype != "float32"
@@ -77,7 +77,7 @@ def add_and_norm(
     name: str,
     layer: int | None = None,
 ) -> tuple[ir.Value, ir.Value]:
-    """The normalized sum of x and the residual stream, and the sum itself."""
+    """Adds x to the residual stream; returns the normalized sum and the sum."""
     weights = [builder.weight(role, layer=layer)]
     kind = "SkipSimplifiedLayerNormalization"
     if builder.spec.family.norm == "layer":
@@ -93,6 +93,6 @@ def add_and_norm(
         domain=ORT_DOMAIN,
         epsilon=builder.spec.norm_epsilon,
     )
-    # The second and third are statistics for training, which inference does not ask for.
+    # The second and third outputs are statistics for training.
     outputs[1].name = outputs[2].name = ""
     return outputs[0], outputs[3]

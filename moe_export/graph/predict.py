@@ -1,4 +1,4 @@
-"""Sizes of an export before anything is written."""
+"""Sizes of an export, computed before anything is written."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from moe_export.graph.weights import Dtype, Layout
 
 @dataclass(frozen=True)
 class PredictedBytes:
-    """What the data file of an export is made of.
+    """Bytes of the data file of an export, by their use.
 
     Attributes:
-        by_class: bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (and zero
+        by_class: Bytes of each of `families.base.TENSOR_CLASSES`, then `scales` (and zero
             points of all quantized weights), `constants` (the rotary tables and the like,
             and the headers of packed weights) and `padding` (between weights).
-        experts_by_layer: bytes of the routed experts of each layer, with their scales.
-        embedding_bytes: of the table that tokens are looked up in.
+        experts_by_layer: Bytes of the routed experts of each layer, with their scales.
+        embedding_bytes: Bytes of the table that token embeddings are looked up in.
     """
 
     by_class: dict[str, int]
@@ -43,16 +43,17 @@ class PredictedBytes:
 
     @property
     def total_bytes(self) -> int:
-        """The size of `model.onnx.data`."""
+        """Size of `model.onnx.data`."""
         return sum(self.by_class.values())
 
     def active_bytes(self, spec: ModelSpec, shares: Sequence[NDArray[np.float64]]) -> int:
-        """Bytes of weights that a token reads: all but the embeddings of other tokens, of each
-        expert as often as a token is sent to it, mean over tokens.
+        """Bytes of weights that one token reads, mean over tokens.
+
+        A token reads one row of the embedding, the experts it is routed to and all other weights.
 
         Args:
-            spec: of the model whose bytes these are.
-            shares: per layer [E], of all tokens those that each expert gets.
+            spec: Sizes of the model that these bytes belong to.
+            shares: Share of all tokens that each expert gets, one array [E] per layer.
         """
         experts = 0.0
         for layer_bytes, widths, share_E in zip(
@@ -67,7 +68,7 @@ class PredictedBytes:
         return round(read + experts)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+        """JSON values of the total, the classes and the experts' layers."""
         return {
             "total_bytes": self.total_bytes,
             "by_class": self.by_class,
@@ -76,7 +77,7 @@ class PredictedBytes:
 
 
 def predicted_bytes(spec: ModelSpec, dtype: Dtype, layout: Layout = "portable") -> PredictedBytes:
-    """Bytes on disk of a model's weights once exported, exactly."""
+    """Exact bytes of a model's weights once exported."""
     model = build_decoder(spec, dtype, None, layout)
     by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, CONSTANTS, "padding"), 0)
     experts = [0] * spec.num_layers

@@ -1,4 +1,4 @@
-"""Quantized weights of the graph, laid out as the operators that take them want it.
+"""Quantized weights of the graph, in the layouts that the operators expect.
 
 Legend: K depth (inputs), N columns (outputs), G groups along K.
 """
@@ -29,12 +29,11 @@ from moe_export.quantization import QuantizedFormat
 def ragged_moe_weight(
     spec: ModelSpec, source: str, format_name: QuantizedFormat, dtype: Dtype, read: Read
 ) -> list[ir.LazyTensor]:
-    """Codes [K, N], scales [G, N] and, in a format with them, zero points [G, N] of one matrix of
-    an expert.
+    """Codes [K, N], scales [G, N] and, if the format has them, zero points [G, N] of one matrix.
 
-    A matrix without elements gets one unit of zeros, which changes nothing: ONNX Runtime (seen in
-    1.32) does not create a session in which DequantizeLinear and MatMul of an empty matrix are to
-    become MatMulNBits.
+    The matrix is one of an expert. An empty matrix gets one row or column of zeros, which does not
+    change the result. ONNX Runtime (seen in 1.32) cannot create a session in which it would fuse
+    DequantizeLinear and MatMul of an empty matrix to MatMulNBits.
     """
     outputs, inputs = spec.tensors[source].shape
     shape_KN = (max(inputs, 1), max(outputs, 1))
@@ -69,8 +68,11 @@ def matmul_nbits_weight(
     dtype: Dtype,
     read: Read,
 ) -> list[ir.LazyTensor]:
-    """Codes [N, G, bytes of a group], scales [N, G] and, in a format with them, zero points
-    [N, bytes of G] of matrices that lie side by side.
+    """Inputs of MatMulNBits for matrices that lie side by side.
+
+    Returns:
+        Codes [N, G, bytes of a group], scales [N, G] and, if the format has them, zero points
+        [N, bytes of G].
     """
     grid, group_size = GRIDS[format_name], spec.quantization.group_size
     shapes = [spec.tensors[source].shape for source in sources]
@@ -114,8 +116,9 @@ def matmul_nbits_weight(
 
 
 def lookup_weight(spec: ModelSpec, source: str, dtype: Dtype, read: Read) -> list[ir.LazyTensor]:
-    """Codes [V, D] and scales [V, groups of D] of an int8 table, as GatherBlockQuantized reads it
-    where no zero point is given: with half of the range added.
+    """Codes [V, D] and scales [V, groups of D] of an int8 table for GatherBlockQuantized.
+
+    Without a zero point the operator subtracts 128, so 128 is added to the codes here.
     """
     vocab, hidden = spec.tensors[source].shape
     group_size = spec.quantization.group_size
@@ -136,9 +139,10 @@ def lookup_weight(spec: ModelSpec, source: str, dtype: Dtype, read: Read) -> lis
 
 
 def _unsigned_groups(matrix: QuantizedMatrix, grid: Grid) -> NDArray[np.uint8]:
-    """Codes as MatMulNBits reads them, [N, G, bytes]: where no zero point is given with half of
-    their range added, the first of two 4-bit codes in the lower nibble, the last group filled up
-    with what means zero.
+    """Codes in the layout of MatMulNBits, [N, G, bytes] uint8.
+
+    Formats without zero points get half of the code range added. The first of two 4-bit codes is
+    in the lower nibble. The last group is padded with the code for zero.
     """
     depth, columns = matrix.shape
     groups = len(matrix.scale)
@@ -147,7 +151,7 @@ def _unsigned_groups(matrix: QuantizedMatrix, grid: Grid) -> NDArray[np.uint8]:
         codes[:, :depth] = matrix.codes.T.astype(np.uint8, copy=False)
         codes[:, depth:] = _zero_points(matrix)[-1:].T
     else:
-        # In two's complement, half of the range is added by turning the uppermost bit over.
+        # In two's complement, flipping the highest bit adds half of the range.
         half, mask = (0x80, 0xFF) if grid.bits == 8 else (0x08, 0x0F)
         codes[:, :depth] = matrix.codes.T.astype(np.int8, copy=False).view(np.uint8)
         codes[:, :depth] ^= half
@@ -162,7 +166,7 @@ def _zero_points(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
 
 
 def _in_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Rows of codes, each row in bytes of its own."""
+    """Packs each row of codes into bytes; every row begins with a new byte."""
     if bits == 8:
         return np.ascontiguousarray(codes)
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))

@@ -1,4 +1,4 @@
-"""How tokens choose their experts, as in `moe_export.torch_model.routing`.
+"""Router: the choice of experts for each token, as in `moe_export.torch_model.routing`.
 
 Legend: T tokens, E experts, K top-k.
 """
@@ -13,9 +13,9 @@ from moe_export.graph.builder import GraphBuilder
 
 
 def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
-    """Weights and numbers of the chosen experts, both [T, K].
+    """Routing weights and numbers of the chosen experts, both [T, K].
 
-    What follows the product is in float32, as in transformers.
+    All steps after the product with the router's weights are in float32, as in transformers.
     """
     spec, prefix = builder.spec, f"layers.{layer}.router"
     narrow = builder.dtype != "float32"
@@ -43,10 +43,10 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
 def _softmax_top_k(
     builder: GraphBuilder, logits: ir.Value, prefix: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Softmax over all experts, then the K largest of the groups chosen."""
+    """Softmax over all experts, then the K largest in the chosen groups."""
     scores = builder.op("Softmax", logits, name=f"{prefix}.softmax", axis=-1)
     if builder.spec.groups is not None:
-        scores = _of_chosen_groups(builder, scores, builder.spec.groups, f"{prefix}.groups")
+        scores = _mask_other_groups(builder, scores, builder.spec.groups, f"{prefix}.groups")
     top_k = builder.ints(builder.spec.top_k)
     weights, indices = builder.ops(
         "TopK", scores, top_k, name=f"{prefix}.top_k", num_outputs=2, axis=-1
@@ -54,10 +54,10 @@ def _softmax_top_k(
     return weights, indices
 
 
-def _of_chosen_groups(
+def _mask_other_groups(
     builder: GraphBuilder, scores: ir.Value, groups: ExpertGroups, prefix: str
 ) -> ir.Value:
-    """Scores [T, E] with those of all other groups at zero."""
+    """Scores [T, E] in which experts outside the chosen groups are zero."""
     shape = builder.ints(0, groups.count, -1)
     by_group = builder.op("Reshape", scores, shape, name=f"{prefix}.scores")
     best = builder.op("ReduceMax", by_group, builder.ints(-1), name=f"{prefix}.best", keepdims=0)
@@ -75,7 +75,7 @@ def _of_chosen_groups(
 def _sparse_mixer(
     builder: GraphBuilder, logits: ir.Value, prefix: str
 ) -> tuple[ir.Value, ir.Value]:
-    """The two largest logits, each weighed against those that come close to it."""
+    """Sparse mixer: two largest logits, each with a softmax over the logits close to it."""
     best, indices = builder.ops(
         "TopK", logits, builder.ints(2), name=f"{prefix}.top_k", num_outputs=2, axis=-1
     )
@@ -105,7 +105,7 @@ def _sparse_mixer(
 
 
 def _wide_logits(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:
-    """The router's product in float32."""
+    """Router logits [T, E], computed in float32."""
     prefix, wide = f"layers.{layer}.router", ir.DataType.FLOAT
     weight = builder.weight("router", layer=layer, transpose=True)
     operands = (

@@ -1,4 +1,4 @@
-"""Weights of the graph that stay in the checkpoint until they are written."""
+"""Weights of the graph, which are read from the checkpoint only when they are written."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from moe_export.errors import CheckpointError
 Dtype = Literal["float32", "float16"]
 
 FloatDtype = Literal["float32", "float16", "bfloat16"]
-"""Of weights that are not quantized; those of experts may be in bfloat16 in either model."""
+"""Dtype of a weight that is not quantized; experts may be bfloat16 in a model of either dtype."""
 
 Layout = Literal["portable", "packed"]
-"""`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
-`packed`: a weight per layer in the native kernels' own layout, which only they can read."""
+"""Layout of the experts' weights.
+
+`portable`: one weight per matrix, with a function of standard operators that runs anywhere.
+`packed`: one weight per layer in the layout of the native kernels, which only they can read.
+"""
 
 Read = Callable[[str], NDArray[Any]]
-"""Gives a tensor of the checkpoint by its name, in its stored dtype."""
+"""Function that reads a tensor of the checkpoint by name, in its stored dtype."""
 
 CHUNK_BYTES = 16 << 20
-"""How much of a weight is converted at a time: memory is the stored tensor and this."""
+"""Bytes of a weight that are converted at a time, in addition to the stored tensor."""
 
 
 class ChunkedTensor(ir.LazyTensor):
-    """A weight that is made piece by piece each time its values are asked for.
+    """Weight whose values are computed in chunks, anew for every reader.
 
     Args:
-        name: of the initializer.
-        dtype: of the initializer.
-        shape: of the initializer.
+        name: Name of the initializer.
+        dtype: Dtype of the initializer.
+        shape: Shape of the initializer.
     """
 
     def __init__(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> None:
@@ -45,7 +48,7 @@ class ChunkedTensor(ir.LazyTensor):
         )
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """The values in memory order."""
+        """Yields the values in memory order."""
         raise NotImplementedError
 
     def _values(self) -> NDArray[Any]:
@@ -56,18 +59,18 @@ class ChunkedTensor(ir.LazyTensor):
 
 
 class CheckpointTensor(ChunkedTensor):
-    """A weight that is read from the checkpoint each time its values are asked for.
+    """Weight that is read from the checkpoint, anew for every reader.
 
-    Several tensors of the checkpoint may be joined along their first axis; a linear layer's weight
-    is stored as [outputs, inputs] there and becomes [inputs, outputs], as MatMul wants it.
+    Several tensors of the checkpoint may be concatenated along their first axis. A linear layer is
+    stored as [outputs, inputs] and transposed to [inputs, outputs] for MatMul.
 
     Args:
-        name: of the initializer.
-        dtype: of the initializer.
-        shape: as stored, of all sources together.
-        sources: names in the checkpoint.
-        read: reads one of them.
-        transpose: whether the two axes change places.
+        name: Name of the initializer.
+        dtype: Dtype of the initializer.
+        shape: Shape of the concatenated sources, before transposing.
+        sources: Names of the tensors in the checkpoint.
+        read: Function that reads one of them.
+        transpose: True if the two axes are swapped.
     """
 
     def __init__(
@@ -89,10 +92,10 @@ class CheckpointTensor(ChunkedTensor):
         self._transpose = transpose
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """The values in memory order, a bounded number of rows at a time.
+        """Yields the values in memory order, a bounded number of rows at a time.
 
         Raises:
-            CheckpointError: a source is missing or damaged, or a value does not fit the dtype.
+            CheckpointError: A source is missing or damaged, or a value does not fit the dtype.
         """
         parts = [self._read(source) for source in self.sources]
         stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -114,7 +117,7 @@ class CheckpointTensor(ChunkedTensor):
 
 
 def join_names(names: Sequence[str]) -> str:
-    """One name for several tensors: what they share, and then what differs.
+    """Name for several concatenated tensors: their common prefix, then the parts that differ.
 
     >>> join_names(["a.q.bias", "a.k.bias"])
     'a.q.bias+k.bias'

@@ -1,4 +1,4 @@
-"""What CUDA needs on this machine, and which part of it is missing, by name."""
+"""Checks that CUDA can run here; an error names the missing part."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SOURCES = {
     "libcufft.so": "the package nvidia-cufft",
     "libcudnn": "the package nvidia-cudnn",
 }
-"""Beginning of a library's name to what brings it."""
+"""Prefix of a library's name to the software that provides it."""
 
 
 def require_cuda_libraries() -> None:
-    """Makes sure that ONNX Runtime's CUDA provider can be loaded.
+    """Checks that ONNX Runtime's CUDA provider can be loaded.
 
     Raises:
-        DependencyError: a library is missing; it is named, and what brings it.
+        DependencyError: A library is missing; the message names it and the software it is part of.
     """
     import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -44,7 +44,7 @@ def require_cuda_libraries() -> None:
             "the installed ONNX Runtime has no CUDA provider; install moe-export[gpu] in place of "
             "moe-export[cpu]"
         )
-    # Libraries that came as Python packages are not where the system looks for them.
+    # The system's loader does not search the folders of Python packages.
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls(directory="")
     try:
@@ -54,10 +54,10 @@ def require_cuda_libraries() -> None:
 
 
 def require_cuda_kernels() -> None:
-    """Makes sure that the native library finds a driver that can run its kernels.
+    """Checks that the native library finds a driver that can run its kernels.
 
     Raises:
-        DependencyError: it does not, or the library is absent.
+        DependencyError: There is no such driver, or the library is absent.
     """
     problem = describe_cuda()
     if problem is not None:
@@ -65,13 +65,12 @@ def require_cuda_kernels() -> None:
 
 
 def require_cuda_model(path: Path) -> None:
-    """Makes sure that the CUDA provider runs an exported model itself.
+    """Checks that the CUDA provider has kernels for the attention and experts of an exported model.
 
-    What it has no kernel for ONNX Runtime would run on the CPU, with copies to and fro, and say
-    nothing.
+    Without this check, ONNX Runtime would silently run nodes without a CUDA kernel on the CPU.
 
     Raises:
-        DependencyError: the model's attention or its experts would run on the CPU.
+        DependencyError: The model's attention or its experts would run on the CPU.
     """
     graph = onnx.load(path, load_external_data=False).graph
     if any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.input):
@@ -87,15 +86,15 @@ def require_cuda_model(path: Path) -> None:
 
 
 def explain(message: str) -> str:
-    """The loader's words in ours.
+    """Sentence for an error message of the dynamic loader.
 
     >>> explain("libcurand.so.10: cannot open shared object file: No such file or directory")
     'libcurand.so.10 is not found; the package nvidia-curand brings it (moe-export[gpu])'
     """
-    found = re.match(r"(lib[\w.+-]+): cannot open shared object file", message)
-    if found is None:
+    missing = re.match(r"(lib[\w.+-]+): cannot open shared object file", message)
+    if missing is None:
         return message
-    name = found[1]
+    name = missing[1]
     source = next((text for start, text in _SOURCES.items() if name.startswith(start)), None)
     if source is None:
         return f"{name} is not found"

@@ -1,4 +1,4 @@
-"""Decoding token by token through the KV cache, and the ways in which the cache is held.
+"""Token-by-token decoding with a KV cache that either grows or has a fixed length.
 
 Legend: B batch, S tokens of the prompts, V vocabulary.
 """
@@ -15,28 +15,33 @@ from numpy.typing import NDArray
 from moe_export.ort.session import NUMPY_TYPES, OrtModel
 
 _GRAPHS = count(1)
-"""Numbers of CUDA graphs; 0 is the one that ONNX Runtime takes by itself."""
+"""Numbers of CUDA graphs; ONNX Runtime uses 0 by itself."""
 
 
 class KVCache(Protocol):
-    """What decoding is done through; two caches of one model give the same tokens."""
+    """Interface of a KV cache; all caches of one model give the same tokens."""
 
     def prompt(
         self, ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """Forgets everything and takes prompts, padded on the right; logits [B, S, V].
+        """Clears the cache, runs prompts padded on the right, and returns logits [B, S, V] float32.
 
         Args:
-            ids_BS: tokens.
-            lengths_B: how many of a row count; all of them if None.
+            ids_BS: Token ids, int64.
+            lengths_B: Number of real tokens in each row, int64; None if rows have no padding.
         """
 
     def token(self, ids_B: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Takes one more token of each row; logits [B, V]."""
+        """Runs one more token of each row and returns its logits [B, V] float32."""
 
 
 class GrowingCache:
-    """Every step gives a new cache that is longer by a token."""
+    """KV cache of which every step makes a new one, longer by a token.
+
+    Args:
+        model: Session that runs the steps.
+        batch_size: Number of rows B.
+    """
 
     def __init__(self, model: OrtModel, batch_size: int) -> None:
         self._model, self._batch_size = model, batch_size
@@ -63,16 +68,16 @@ class GrowingCache:
 
 
 class StaticCache:
-    """One buffer of full length for each key and value, which a step reads and writes in place.
+    """KV cache with one buffer of full length per key and value, updated in place by each step.
 
-    All shapes and addresses of a step are then the same for every token, as a CUDA graph needs:
-    where the model was opened for one, the step is captured the first time. A graph holds this
-    cache's addresses, so each cache has its own.
+    Shapes and addresses of a step are the same for every token, as a CUDA graph requires. If the
+    model was opened with CUDA graphs, the first step is captured. The graph holds the addresses of
+    this cache, so every cache has its own graph.
 
     Args:
-        model: the model.
-        batch_size: B.
-        capacity: tokens of a row, prompt and new ones.
+        model: Session that runs the steps.
+        batch_size: Number of rows B.
+        capacity: Largest number of tokens of a row, prompt and new tokens together.
     """
 
     def __init__(self, model: OrtModel, batch_size: int, capacity: int) -> None:
@@ -112,7 +117,7 @@ class StaticCache:
         self._ids.update_inplace(np.ascontiguousarray(ids_B[:, None]))
         self._mask.update_inplace(_mask(self._lengths_B, self._capacity))
         self._model.run(self._step, self._graph)
-        # On the CPU numpy() is a view of what the next step writes.
+        # On the CPU numpy() is a view of the buffer that the next step overwrites.
         logits: NDArray[np.float32] = self._logits.numpy()[:, 0].astype(np.float32)
         return logits
 
@@ -122,7 +127,7 @@ class StaticCache:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._model.provider, 0)
 
     def _bound(self, ids: Any, mask: Any) -> Any:
-        """Inputs, and each key and value both before and after the step."""
+        """Binding of the inputs, and of each key and value as both input and output."""
         binding = self._model.session.io_binding()
         binding.bind_ortvalue_input("input_ids", ids)
         binding.bind_ortvalue_input("attention_mask", mask)
@@ -133,7 +138,7 @@ class StaticCache:
 
 
 def open_cache(model: OrtModel, batch_size: int, capacity: int) -> KVCache:
-    """A cache of the kind that the model was opened with, for rows of at most `capacity` tokens."""
+    """Cache of the kind the model was opened with, for rows of at most `capacity` tokens."""
     if model.cache == "growing":
         return GrowingCache(model, batch_size)
     return StaticCache(model, batch_size, capacity)
@@ -142,8 +147,8 @@ def open_cache(model: OrtModel, batch_size: int, capacity: int) -> KVCache:
 def generate(
     model: OrtModel, prompt: list[int], new_tokens: int, eos_ids: list[int]
 ) -> Iterator[int]:
-    """Greedy tokens after a prompt, ending early with one of `eos_ids`, which is given too."""
-    # The last token is given and never taken.
+    """Yields greedy tokens after a prompt, up to and including the first of `eos_ids`."""
+    # The last token is not run, so it needs no room in the cache.
     cache = open_cache(model, 1, len(prompt) + new_tokens - 1)
     last_V = cache.prompt(np.array([prompt], np.int64))[0, -1]
     for number in range(1, new_tokens + 1):
@@ -159,5 +164,5 @@ def _lengths(ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None) -> 
 
 
 def _mask(lengths_B: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """1 for the first tokens of each row, and 0 for what is behind them."""
+    """Attention mask [B, length] int64: 1 for the real tokens of each row, 0 for padding."""
     return (np.arange(length) < lengths_B[:, None]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Memory of a GPU that is in use, as the NVIDIA driver counts it: by all processes together."""
+"""Used memory of a GPU, as counted by the NVIDIA driver for all processes together."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ DRIVER = "libcuda.so.1"
 
 
 class DeviceMemory:
-    """Asks the driver about the first visible device, where ONNX Runtime runs.
+    """Counter of memory used on the first visible device, where ONNX Runtime runs.
 
-    The process's context on the device is made here if it is not there yet, so that what it takes
-    is not counted as anyone's later.
+    The constructor creates this process's context on the device, so that the context's memory is
+    not counted later.
 
     Raises:
-        DependencyError: there is no driver, or it gives no answer.
+        DependencyError: There is no driver, or a call to it fails.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class DeviceMemory:
         self._peak_bytes = 0
 
     def taken_bytes(self) -> int:
-        """In use now, less what was in use when this object was made.
+        """Bytes used now, less the bytes used when this object was created.
 
-        Other processes that take or give back memory meanwhile change it.
+        Other processes that allocate or free memory in between change the result.
         """
         taken = self._used_bytes() - self._start_bytes
         self._peak_bytes = max(self._peak_bytes, taken)
@@ -43,9 +43,9 @@ class DeviceMemory:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that `taken_bytes` gave.
+        """Largest result of `taken_bytes` so far.
 
-        ONNX Runtime keeps what it took for a run, so asking after each run misses nothing of it.
+        ONNX Runtime keeps the memory of a run, so a call after each run sees the peak.
         """
         return self._peak_bytes
 

@@ -1,4 +1,4 @@
-"""What a running model will hold in memory, before it is run."""
+"""Predicted memory of a running model."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from moe_export.formats import GRIDS
 from moe_export.graph.weights import Dtype
 
 RUNTIME_BYTES = 23_500_000
-"""What a session of ONNX Runtime 1.32 and a short generation hold beside the weights on the CPU:
+"""Bytes that a session of ONNX Runtime 1.32 and a short generation hold on the CPU besides weights:
 22.2 to 24.7 MB over 20 exports of the demo model in four widths and three formats.
 """
 
 
 def predicted_resident(weights_bytes: int) -> int:
-    """Steady resident memory of a loaded model on the CPU, the KV cache of a long context apart.
+    """Steady resident memory of a loaded model on the CPU, without the KV cache of a long context.
 
-    Weights are held once: pages of the file that were read, or the copy that a kernel made.
+    Weights are in memory once: as pages of the file, or as the copy that a kernel made.
 
     Args:
-        weights_bytes: size of `model.onnx.data`.
+        weights_bytes: Size of `model.onnx.data` in bytes.
     """
     return RUNTIME_BYTES + weights_bytes
 
 
 def folded_bytes(spec: ModelSpec) -> int:
-    """What a session on the CPU holds besides, where the function runs formats with a codebook or
-    experts in bfloat16: their weights in float32, in a model of float16 too.
+    """Extra bytes of a session on the CPU without the native library.
+
+    ONNX Runtime then keeps weights with a codebook and experts in bfloat16 as float32, in a float16
+    model too.
     """
     names = {name for name, grid in GRIDS.items() if grid.codebook is not None}
     elements = sum(
@@ -40,12 +42,12 @@ def folded_bytes(spec: ModelSpec) -> int:
 
 
 def kv_cache_bytes(spec: ModelSpec, dtype: Dtype, context_tokens: int) -> int:
-    """Keys and values of one sequence.
+    """Bytes of the keys and values of one sequence.
 
     Args:
-        spec: of the model, pruned or not: pruning does not change it.
-        dtype: of the exported model.
-        context_tokens: its length.
+        spec: Sizes of the model; pruning does not change the result.
+        dtype: Dtype of the exported model.
+        context_tokens: Length of the sequence in tokens.
     """
     per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
     return per_token * context_tokens * np.dtype(dtype).itemsize

@@ -1,4 +1,4 @@
-"""An exported model in ONNX Runtime: a session, and single runs of it.
+"""Sessions of exported models in ONNX Runtime, and single runs of them.
 
 Legend: B batch, S new tokens, V vocabulary.
 """
@@ -20,41 +20,41 @@ from moe_export.system.memory import trim
 
 MODEL_FILE = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Recipe word of a provider to ONNX Runtime's name."""
+"""Provider's name in a recipe to its name in ONNX Runtime."""
 
 CAPTURED = "captured"
-"""The cache whose steps are captured into CUDA graphs."""
+"""Name of the cache whose steps are captured into CUDA graphs."""
 
 NO_GRAPH = -1
-"""ONNX Runtime's number for a run that is neither captured nor repeated."""
+"""Graph number in ONNX Runtime for a run without a CUDA graph."""
 
 NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def installed_runtimes() -> dict[str, str]:
-    """The ONNX Runtime packages that are installed, with their versions."""
-    found = {}
+    """Versions of the installed ONNX Runtime packages, by name."""
+    versions = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def require_runtime() -> None:
-    """Makes sure that exactly one ONNX Runtime package is installed.
+    """Checks that exactly one ONNX Runtime package is installed.
 
     Raises:
-        DependencyError: none is, or both are, which breaks each other's files.
+        DependencyError: None is installed, or both, which overwrite each other's files.
     """
-    found = installed_runtimes()
-    if not found:
+    installed = installed_runtimes()
+    if not installed:
         raise DependencyError(
             "ONNX Runtime is not installed; install moe-export[cpu], or moe-export[gpu] where "
             "there is an NVIDIA GPU"
         )
-    if len(found) == 2:
+    if len(installed) == 2:
         raise DependencyError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
             "uninstall both, then install moe-export[cpu] or moe-export[gpu]"
@@ -62,10 +62,10 @@ def require_runtime() -> None:
 
 
 def require_provider(provider: str) -> None:
-    """Makes sure that a provider can run here.
+    """Checks that a provider can run here.
 
     Raises:
-        DependencyError: this ONNX Runtime does not have it, or a library that it needs is missing.
+        DependencyError: ONNX Runtime does not have the provider, or a library it needs is missing.
     """
     require_runtime()
     import onnxruntime  # noqa: PLC0415 - an extra
@@ -83,10 +83,10 @@ def require_provider(provider: str) -> None:
 
 
 def require_native(provider: str) -> None:
-    """Makes sure that the native library has kernels for a provider.
+    """Checks that the native library can run its kernels for a provider.
 
     Raises:
-        DependencyError: it cannot run them here, or the library is absent.
+        DependencyError: The kernels cannot run here, or the library is absent.
     """
     library_path()
     if provider == "cuda":
@@ -94,14 +94,14 @@ def require_native(provider: str) -> None:
 
 
 def require_execution(providers: Iterable[str], operator: str) -> None:
-    """Makes sure that exported models can run here.
+    """Checks that exported models can run here.
 
     Args:
-        providers: on which they are to run.
-        operator: `native` or `portable`, as of the recipe's `validate.operator`.
+        providers: Providers that models will run on.
+        operator: `native` or `portable`, as in the recipe's `validate.operator`.
 
     Raises:
-        DependencyError: a provider is absent, or the native library cannot run there.
+        DependencyError: A provider is absent, or the native library cannot run on it.
     """
     for provider in providers:
         require_provider(provider)
@@ -110,21 +110,21 @@ def require_execution(providers: Iterable[str], operator: str) -> None:
 
 
 class OrtModel:
-    """A session over an exported directory.
+    """Session of an exported model.
 
     Args:
-        directory: holds `model.onnx`.
-        provider: `cpu` or `cuda`; it runs there or not at all.
-        threads: threads within an operator; 0 lets ONNX Runtime choose.
+        directory: Folder of `model.onnx`.
+        provider: `cpu` or `cuda`; there is no fallback to the other.
+        threads: Number of threads within an operator; 0 lets ONNX Runtime choose.
         operator: `native` runs the experts in the native library, `portable` as standard operators.
-        cache: how `decoding` holds the KV cache, a word of the recipe's `validate.cache`;
-            `captured` has ONNX Runtime capture steps into CUDA graphs.
+        cache: Kind of the KV cache in `decoding`, as in the recipe's `validate.cache`; with
+            `captured`, ONNX Runtime captures steps into CUDA graphs.
 
     Raises:
-        RecipeError: the cache is captured elsewhere than on CUDA with the native operator.
+        RecipeError: The cache is `captured` without CUDA or without the native operator.
         DependencyError: ONNX Runtime, the provider, or the native library for it is absent; or the
             provider cannot run the whole model.
-        ArtifactError: the model is missing or does not load.
+        ArtifactError: The model is missing or does not load.
     """
 
     def __init__(
@@ -154,13 +154,13 @@ class OrtModel:
         if operator == "native":
             require_native(provider)
             register(options)
-        of_provider = {"enable_cuda_graph": "1"} if cache == CAPTURED else {}
+        provider_options = {"enable_cuda_graph": "1"} if cache == CAPTURED else {}
         try:
             self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(PROVIDERS[provider], of_provider)]
+                str(path), options, providers=[(PROVIDERS[provider], provider_options)]
             )
         except Exception as error:
-            graph = " with a CUDA graph; set validate.cache to static" if of_provider else ""
+            graph = " with a CUDA graph; set validate.cache to static" if provider_options else ""
             raise ArtifactError(f"{path} does not load in ONNX Runtime{graph}: {error}") from error
         if PROVIDERS[provider] not in self.session.get_providers():
             raise DependencyError(
@@ -168,17 +168,17 @@ class OrtModel:
                 "run `moe-export doctor` to see why"
             )
         if operator == "portable":
-            # Of constants it computes while loading it keeps the results; glibc keeps the rest.
+            # Loading computes constants; glibc keeps the memory that this has freed.
             trim()
         self.provider, self.cache = provider, cache
         self.outputs = [output.name for output in self.session.get_outputs()]
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
 
     def logits(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
-        """Logits of every position of every sequence, padded on the right for the run.
+        """Logits at every position of every sequence; the run pads sequences on the right.
 
         Returns:
-            Per sequence, float32 [its length, V].
+            Logits without padding, float32 [length, V] per sequence.
         """
         lengths = [len(sequence) for sequence in sequences]
         ids = np.zeros((len(sequences), max(lengths)), np.int64)
@@ -192,15 +192,15 @@ class OrtModel:
     def step(
         self, ids_BS: NDArray[np.int64], mask: NDArray[np.int64], cache: dict[str, Any]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """One run of the model.
+        """Runs the model once on new tokens.
 
         Args:
-            ids_BS: new tokens.
-            mask: int64 [B, past + S], 1 for tokens that count.
-            cache: `empty_cache`, or what the step before gave back.
+            ids_BS: Ids of the new tokens, int64.
+            mask: Attention mask [B, past + S] int64, 1 for real tokens.
+            cache: Result of `empty_cache`, or the cache that the previous step returned.
 
         Returns:
-            Logits, float32 [B, S, V], and the cache with the new tokens in it.
+            Logits, float32 [B, S, V], and the cache with the new tokens.
         """
         import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -208,7 +208,7 @@ class OrtModel:
             "input_ids": onnxruntime.OrtValue.ortvalue_from_numpy(ids_BS),
             "attention_mask": onnxruntime.OrtValue.ortvalue_from_numpy(mask),
         }
-        # The cache stays where the model runs; only logits come back.
+        # The cache stays on the provider's device; only logits are copied back.
         binding = self.session.io_binding()
         for name, value in (feeds | cache).items():
             binding.bind_ortvalue_input(name, value)
@@ -224,12 +224,12 @@ class OrtModel:
         return values[0].numpy().astype(np.float32, copy=False), present
 
     def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
-        """Runs what is bound.
+        """Runs the model with bound inputs and outputs.
 
         Args:
-            binding: of inputs and outputs.
-            graph: number of the CUDA graph that the run is captured into, or repeated from; the
-                provider heeds it where the model was opened for graphs.
+            binding: Binding of all inputs and outputs.
+            graph: Number of the CUDA graph that captures the run or is replayed; ignored unless the
+                model was opened with CUDA graphs.
         """
         import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -238,7 +238,7 @@ class OrtModel:
         self.session.run_with_iobinding(binding, options)
 
     def empty_cache(self, batch_size: int) -> dict[str, Any]:
-        """A KV cache of no tokens."""
+        """KV cache without tokens, by name of the input."""
         import onnxruntime  # noqa: PLC0415 - an extra
 
         return {
@@ -247,7 +247,7 @@ class OrtModel:
         }
 
     def zeros(self, batch_size: int, tokens: int) -> dict[str, NDArray[Any]]:
-        """Keys and values of so many tokens of each sequence, all zero, by name of the input."""
+        """Keys and values of zeros, for `tokens` tokens of each sequence, by name of the input."""
         return {
             value.name: np.zeros(
                 (batch_size, value.shape[1], tokens, value.shape[3]), NUMPY_TYPES[value.type]
@@ -256,7 +256,7 @@ class OrtModel:
         }
 
     def cache_bytes(self, batch_size: int, tokens: int) -> int:
-        """Of the keys and values of so many tokens of each sequence."""
+        """Bytes of the keys and values of `tokens` tokens of each sequence."""
         return sum(
             batch_size
             * value.shape[1]

@@ -1,1 +1,1 @@
-"""Batches on their way through a model, one decoder layer at a time."""
+"""Forward and backward passes of batches through a model, one decoder layer at a time."""

@@ -1,4 +1,4 @@
-"""Sequences of unequal length in padded batches.
+"""Padded batches of sequences of unequal length.
 
 Legend: B sequences of a batch, L its longest length, T = B * L positions.
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences padded on the right, flattened where the suffix is T.
+    """Sequences padded on the right; arrays with the suffix T are flattened.
 
     Under causal attention no real token sees the padding, so that no attention mask is needed.
 
     Attributes:
-        tokens_BL: int64, 0 where padded.
-        real_T: bool, false where padded.
-        sequence_T: int64, the row each position is in.
-        target_T: bool, positions that have a next token.
-        gold_T: int64, the next token; only where `target_T`.
-        weight_T: float32, 1 / (targets of the sequence); only where `target_T`.
+        tokens_BL: Token ids, int64; 0 for padding.
+        real_T: True at real tokens, bool.
+        sequence_T: Row of each position, int64.
+        target_T: True at positions that have a next token, bool.
+        gold_T: Next token of the positions in `target_T` only, int64.
+        weight_T: 1 / (number of targets of the sequence) for the same positions, float32.
     """
 
     tokens_BL: Tensor
@@ -37,8 +37,9 @@ class Batch:
 
 
 def batches_of(sequences: list[NDArray[np.int32]], batch_tokens: int) -> list[Batch]:
-    """Batches of similar lengths, the longest first, each of at most `batch_tokens` positions,
-    padding included, or of a single sequence.
+    """Batches of sequences of similar length, the longest first.
+
+    A batch has at most `batch_tokens` positions, padding included, or a single sequence.
     """
     order = sorted(range(len(sequences)), key=lambda s: -len(sequences[s]))
     rows: list[list[NDArray[np.int32]]] = []

@@ -1,4 +1,4 @@
-"""The hidden states of a set of batches, carried through a model one decoder layer at a time.
+"""Streamed model with the hidden states of its batches, for passes layer by layer.
 
 Legend: B sequences of a batch, L its longest length, D hidden.
 """
@@ -15,26 +15,29 @@ from moe_export.passes.batches import Batch
 from moe_export.torch_model.layered import StreamedModel
 
 BATCH_TOKENS = 4096
-"""Positions of a batch, padding included."""
+"""Largest number of positions of a batch, padding included."""
 
 
 class CarriedModel(StreamedModel):
-    """A streamed model in float32, with what each batch is before the layer that is next.
+    """Streamed model in float32, and the input of its next layer for every batch.
 
     Args:
-        directory: of a checkpoint, pruned or not.
-        batches: what is run.
+        directory: Checkpoint of a known family, pruned or not.
+        batches: Batches that go through the model.
+
+    Attributes:
+        hidden_BLD: Hidden states of each batch before the next layer; the caller replaces them.
     """
 
     def __init__(self, directory: Path, batches: Sequence[Batch]) -> None:
         super().__init__(directory, torch.float32)
         self.batches = batches
-        begun = list(self.begin(batch.tokens_BL for batch in batches))
-        self.hidden_BLD = [each.hidden_BLD for each in begun]
-        self._calls = [each.calls for each in begun]
+        embedded = list(self.begin(batch.tokens_BL for batch in batches))
+        self.hidden_BLD = [each.hidden_BLD for each in embedded]
+        self._calls = [each.calls for each in embedded]
 
     def outputs(self, layer: int) -> list[Tensor]:
-        """What a layer that is in memory makes of the hidden states, batch by batch."""
+        """Outputs [B, L, D] of a layer that is in memory, one for each batch."""
         with torch.no_grad():
             return [
                 self.run(layer, hidden_BLD, calls[layer])
@@ -42,5 +45,5 @@ class CarriedModel(StreamedModel):
             ]
 
     def submodule_of(self, name: str) -> nn.Module:
-        """The module that has a parameter."""
+        """Module that owns the parameter of the given name."""
         return self.model.get_submodule(name.rpartition(".")[0])

@@ -1,4 +1,4 @@
-"""What goes forward and back through a model one layer at a time, its batches kept between layers.
+"""Forward and backward passes one layer at a time, with states stored between layers.
 
 Legend: B sequences of a batch, L positions, T = B * L or those of them that have a next token,
 D hidden.
@@ -17,18 +17,18 @@ from moe_export.passes.states import States
 from moe_export.torch_model.layered import LayerCall, LayeredModel
 
 INPUT = "input"
-"""The kind of state that a layer is given; that after the last layer is the head's."""
+"""Kind of state that is a layer's input; after the last layer it is the input of the final norm."""
 
 
 @dataclass
 class Passes:
-    """Batches, numbered, on their way through a model.
+    """Numbered batches that go through a model layer by layer.
 
     Attributes:
-        model: in memory, or streamed.
-        batches: by number.
-        states: where they are kept between layers, by kind and number.
-        calls: by number, what each layer is called with.
+        model: Model in memory, or streamed.
+        batches: Batches by number.
+        states: Store of the tensors between layers, by kind, layer and batch number.
+        calls: Arguments of each layer, by batch number.
     """
 
     model: LayeredModel
@@ -37,13 +37,13 @@ class Passes:
     calls: dict[int, tuple[LayerCall, ...]] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """Embeds all batches, unless their embeddings are there."""
-        known = self.states.finished(INPUT, 0)
+        """Embeds all batches and stores the embeddings, unless they are stored already."""
+        is_stored = self.states.finished(INPUT, 0)
         tokens = (batch.tokens_BL for batch in self.batches.values())
-        for number, begun in zip(self.batches, self.model.begin(tokens), strict=True):
-            self.calls[number] = begun.calls
-            if not known:
-                self.states.put(INPUT, 0, number, begun.hidden_BLD)
+        for number, embedded in zip(self.batches, self.model.begin(tokens), strict=True):
+            self.calls[number] = embedded.calls
+            if not is_stored:
+                self.states.put(INPUT, 0, number, embedded.hidden_BLD)
         self.states.finish(INPUT, 0)
 
     def forward(
@@ -53,13 +53,13 @@ class Passes:
         tell: Callable[[], None] = lambda: None,
         kinds: tuple[str, str] = (INPUT, INPUT),
     ) -> None:
-        """Takes batches through a layer that is in memory.
+        """Runs batches through a layer that is in memory, and stores its outputs.
 
         Args:
-            layer: which.
-            numbers: of the batches.
-            tell: called before each of them.
-            kinds: of the states that are read and of those that are made.
+            layer: Number of the layer.
+            numbers: Numbers of the batches.
+            tell: Function called before each batch.
+            kinds: Kind of the states that are read, and kind of the states that are written.
         """
         with torch.no_grad():
             for number in numbers:
@@ -68,24 +68,24 @@ class Passes:
                 self.states.put(kinds[1], layer + 1, number, self.run(layer, number, state_BLD))
 
     def run(self, layer: int, number: int, state_BLD: Tensor) -> Tensor:
-        """What a layer that is in memory makes of a batch, [B, L, D]."""
+        """Output [B, L, D] of a layer that is in memory for one batch."""
         return self.model.run(layer, state_BLD, self.calls[number][layer])
 
     def state(self, kind: str, layer: int, number: int) -> Tensor:
-        """What was kept."""
+        """Stored tensor of a kind, layer and batch, on the model's device."""
         return self.states.get(kind, layer, number, self.model.device)
 
 
 class NormedBatch:
-    """A batch behind the last layer and the final norm, and the way back.
+    """Batch after the final norm, with the backward pass through the norm.
 
     Args:
-        norm: the final norm, in memory.
-        state_BLD: what the last layer gives.
-        target_T: bool, the positions that have a next token.
+        norm: Final norm, in memory.
+        state_BLD: Output of the last layer.
+        target_T: True at positions that have a next token, bool.
 
     Attributes:
-        hidden_TD: what the head is given at these positions.
+        hidden_TD: Normalized hidden states at these positions, the input of the lm_head.
     """
 
     def __init__(self, norm: nn.Module, state_BLD: Tensor, target_T: Tensor) -> None:
@@ -96,7 +96,7 @@ class NormedBatch:
         self.hidden_TD = self._hidden_BLD.detach().flatten(0, 1)[target_T]
 
     def gradient(self, slope_TD: Tensor) -> Tensor:
-        """From the gradient at `hidden_TD` that at the last layer's output, [B, L, D]."""
+        """Gradient [B, L, D] at the last layer's output, given the one at `hidden_TD`."""
         whole_TD = torch.zeros_like(self._hidden_BLD.detach()).flatten(0, 1)
         whole_TD[self._target_T] = slope_TD
         (slope_BLD,) = torch.autograd.grad(

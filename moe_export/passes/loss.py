@@ -1,4 +1,4 @@
-"""Losses at the head, and their gradients with respect to the last hidden states, without autograd.
+"""Losses and their gradients with respect to the last hidden states, without autograd.
 
 Legend: T target positions, D hidden, V vocab.
 """
@@ -15,15 +15,15 @@ Loss = Literal["cross_entropy", "margin"]
 """Losses of a token, in nats, with logits z and the next token `gold`:
 
 cross_entropy: logsumexp over all v of z[v], less z[gold].
-margin:        logsumexp over v != gold of z[v], less z[gold]: how far the best of the others are
-               from winning. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so
-               that it does not vanish on what the model already does well.
+margin:        logsumexp over v != gold of z[v], less z[gold]: the lead of the best other tokens
+               over gold. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so
+               that it does not vanish on tokens that the model predicts well.
 The loss of a sequence is the mean over its tokens after the first, prompt and answer alike.
 """
 
 CHUNK_BYTES = 1 << 27
-"""Logits that are in memory at one time, in float32, of which there are about four copies: 220
-target positions at a vocabulary of 152 k."""
+"""Bytes of the float32 logits that are computed at a time: 220 target positions at a vocabulary of
+152 k. Memory holds about four copies of them."""
 
 
 def loss_gradients(
@@ -32,18 +32,18 @@ def loss_gradients(
     """Gradient of sum over t of weight[t] * loss[t], for each loss; see `Loss`.
 
     With p the softmax of the logits over the tokens that the loss counts (all, or all but gold),
-    the gradient of a token's loss with respect to its logits is p less 1 at gold. Written out like
-    this both losses share the logits, which are never held for more than `CHUNK_BYTES` at once.
+    the gradient of a token's loss with respect to its logits is p less 1 at gold. Computed this
+    way, both losses share the logits, of which at most `CHUNK_BYTES` are in memory at once.
 
     Args:
-        hidden_TD: last hidden states, after the final norm.
-        head: maps them to logits.
-        gold_T: int64, the token that follows each position.
-        weight_T: 1 / (targets of the sequence), float32.
-        losses: which.
+        hidden_TD: Last hidden states, after the final norm.
+        head: Linear map from hidden states to logits.
+        gold_T: Token that follows each position, int64.
+        weight_T: 1 / (number of targets of the sequence), float32.
+        losses: Names of the losses.
 
     Returns:
-        [T, D] in the dtype of `hidden_TD`, for each loss.
+        Gradient [T, D] in the dtype of `hidden_TD`, for each loss.
     """
     gradients: dict[Loss, list[Tensor]] = {loss: [] for loss in losses}
     with torch.no_grad():
@@ -64,23 +64,23 @@ def loss_gradients(
 def divergence_nats(
     hidden_TD: Tensor, teacher_TD: Tensor, head: nn.Linear, temperature: float
 ) -> tuple[float, Tensor]:
-    """How far a model's distributions are from a teacher's, and the gradient of that.
+    """Divergence of a model's distributions from a teacher's, and its gradient.
 
-    With logits z' of the teacher, z of the model and the temperature tau, it is
+    With logits z' of the teacher, z of the model and the temperature tau, the divergence is
 
         tau ** 2 * sum over t of KL(softmax(z'[t] / tau), softmax(z[t] / tau))
 
-    as in arXiv:2603.02217, there over the number of tokens; its gradient with respect to z[t] is
-    tau * (softmax(z[t] / tau) - softmax(z'[t] / tau)).
+    as in arXiv:2603.02217, where it is divided by the number of tokens. Its gradient with respect
+    to z[t] is tau * (softmax(z[t] / tau) - softmax(z'[t] / tau)).
 
     Args:
-        hidden_TD: last hidden states of the model, after the final norm.
-        teacher_TD: of the teacher.
-        head: maps either to logits, of which at most `CHUNK_BYTES` are held at once.
-        temperature: see above.
+        hidden_TD: Last hidden states of the model, after the final norm.
+        teacher_TD: Last hidden states of the teacher, after the final norm.
+        head: Linear map from either to logits, of which at most `CHUNK_BYTES` are in memory.
+        temperature: Divisor tau of the logits.
 
     Returns:
-        The divergence, and its gradient with respect to `hidden_TD`, [T, D] in its dtype.
+        Divergence in nats, and its gradient [T, D] at `hidden_TD`, in the dtype of `hidden_TD`.
     """
     total_nats = 0.0
     slopes = [torch.zeros_like(hidden_TD[:0])]
@@ -88,21 +88,21 @@ def divergence_nats(
         for part in _chunks(len(hidden_TD), head, CHUNK_BYTES // 2):
             q_TV = torch.log_softmax(_logits(head, teacher_TD[part]) / temperature, dim=-1)
             p_TV = torch.log_softmax(_logits(head, hidden_TD[part]) / temperature, dim=-1)
-            found_T = torch.nn.functional.kl_div(p_TV, q_TV, reduction="none", log_target=True)
-            total_nats += temperature**2 * float(found_T.sum(dtype=torch.float64))
+            kl_TV = torch.nn.functional.kl_div(p_TV, q_TV, reduction="none", log_target=True)
+            total_nats += temperature**2 * float(kl_TV.sum(dtype=torch.float64))
             slope_TV = p_TV.exp_().sub_(q_TV.exp_()).mul_(temperature)
             slopes.append(slope_TV.to(hidden_TD.dtype) @ head.weight)
     return total_nats, torch.cat(slopes)
 
 
 def _chunks(rows: int, head: nn.Linear, chunk_bytes: int) -> Iterator[slice]:
-    """Positions in parts whose logits take at most so many bytes."""
+    """Slices of the positions whose float32 logits take at most `chunk_bytes` each."""
     chunk = max(1, chunk_bytes // (4 * head.weight.shape[0]))
     for start in range(0, rows, chunk):
         yield slice(start, start + chunk)
 
 
 def _logits(head: nn.Linear, hidden_TD: Tensor) -> Tensor:
-    """In at least float32."""
+    """Logits [T, V] in at least float32."""
     logits_TV = head(hidden_TD)
     return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))

@@ -1,7 +1,7 @@
-"""Hidden states and gradients between layers, in files.
+"""Store of hidden states and gradients between layers, in files.
 
-What fits stays in the page cache of the operating system; what does not costs disk instead of
-memory; and what a run had reached when it was interrupted is still there.
+Files that fit stay in the page cache of the operating system; the others take disk instead of
+memory. An interrupted run resumes from the files that it finished.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _DONE = "done"
 
 
 class States:
-    """Tensors by kind (`input`, or the loss of a gradient), layer and batch.
+    """Store of tensors by kind (`input`, or the loss of a gradient), layer and batch.
 
     Args:
-        folder: is created; what a former run left there is found again.
+        folder: Folder of the files; created if absent. Files of a former run are used again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,10 +30,10 @@ class States:
         folder.mkdir(parents=True, exist_ok=True)
 
     def check_space(self, needed_bytes: int) -> None:
-        """Makes sure that so much can be written.
+        """Checks that the disk has room for `needed_bytes`.
 
         Raises:
-            ResourceError: it cannot.
+            ResourceError: The disk has less.
         """
         require_space(self._folder, needed_bytes, "what is kept between layers")
 
@@ -41,7 +41,7 @@ class States:
         """Writes one tensor.
 
         Raises:
-            ResourceError: the disk is full.
+            ResourceError: The disk is full.
         """
         path = self._path(kind, layer) / str(batch)
         try:
@@ -55,12 +55,12 @@ class States:
         return load_file(self._path(kind, layer) / str(batch))["value"].to(device)
 
     def finish(self, kind: str, layer: int) -> None:
-        """Marks that all batches of a layer are there."""
+        """Marks that all batches of a layer are stored."""
         self._path(kind, layer).mkdir(exist_ok=True)
         (self._path(kind, layer) / _DONE).touch()
 
     def finished(self, kind: str, layer: int) -> bool:
-        """Whether they are."""
+        """True if all batches of a layer are stored."""
         return (self._path(kind, layer) / _DONE).exists()
 
     def drop(self, kind: str, layer: int) -> None:

@@ -5,6 +5,8 @@ nearest right one.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,12 +39,28 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path}:{line}: {problem}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}:1: expected sections such as 'model:' and 'plan:'")
+    return _validated(content, overrides, str(path), node)
+
+
+def parse_recipe(content: Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Recipe:
+    """Checks a recipe given as a mapping and applies `a.b=c` overrides.
+
+    Raises:
+        RecipeError: a key or value is wrong.
+    """
+    return _validated(deepcopy(dict(content)), overrides, "recipe", None)
+
+
+def _validated(
+    content: dict[str, Any], overrides: tuple[str, ...], name: str, node: yaml.Node | None
+) -> Recipe:
+    """The recipe of some content; errors begin with its name, and the line if it has lines."""
     for override in overrides:
         _apply(content, override)
     try:
         return Recipe.model_validate(_tuples(content))
     except ValidationError as error:
-        raise RecipeError(_sentence(path, node, error.errors()[0])) from error
+        raise RecipeError(_sentence(name, node, error.errors()[0])) from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -79,11 +97,10 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _sentence(path: Path, node: yaml.Node | None, error: ErrorDetails) -> str:
+def _sentence(name: str, node: yaml.Node | None, error: ErrorDetails) -> str:
     location = error["loc"]
-    line = _line(node, location)
     key = ".".join(str(part) for part in location)
-    where = f"{path}:{line}: "
+    where = f"{name}: " if node is None else f"{name}:{_line(node, location)}: "
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)

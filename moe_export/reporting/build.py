@@ -9,7 +9,7 @@ from typing import Any
 
 from moe_export import __version__
 from moe_export.artifacts.base import load_json
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build_compensation import compensation_facts
 from moe_export.reporting.build_plan import (
@@ -48,7 +48,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> dict[
         ArtifactError: a file is missing, damaged or of another version.
     """
     plan = load_json(folders["plan"] / "plan.json")
-    importance = load_importance(folders["importance"])
+    importance = Importance.load(folders["importance"])
     export = load_json(folders["export"] / "export.json")
     validation = load_json(folders["validate"] / "validation.json")
     measurements = load_json(folders["validate"] / "measurements.json")

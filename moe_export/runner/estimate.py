@@ -15,15 +15,17 @@ import numpy as np
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.planned import require_shared_expert
+from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
+from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Recipe
 from moe_export.runner.steps import steps_of
-from moe_export.system.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
+from moe_export.system.onednn import ROWS_AT_ONCE
 
 FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
 """Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""
@@ -44,7 +46,7 @@ ACTIVATIONS = 8
 """Activations of an expert that a backward pass and the scores need, each of the expert's width."""
 
 LOGIT_BYTES = 4 * 128 << 20
-"""Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
+"""Logits of a chunk of tokens, and what the loss makes of them; see `passes.loss`."""
 
 PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
 """oneDNN, by which torch multiplies in bfloat16, makes code for every shape it meets. It keeps that
@@ -83,13 +85,13 @@ class StageEstimate:
     seconds: float
     partial_bytes: int = 0
 
-    def as_dict(self) -> dict[str, float]:
-        """What can be compared with what is measured of a stage, under the same names."""
-        return {
-            "wall_s": round(self.seconds, 1),
-            "peak_resident_bytes": self.peak_bytes,
-            "output_bytes": self.disk_bytes,
-        }
+    def cost(self) -> PredictedCost:
+        """Returns the predictions that the mark of the stage states beside its measurements."""
+        return PredictedCost(
+            wall_s=round(self.seconds, 1),
+            peak_resident_bytes=self.peak_bytes,
+            output_bytes=self.disk_bytes,
+        )
 
 
 def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:

@@ -1,4 +1,4 @@
-"""Fingerprints of what the steps of a run read outside its directory."""
+"""Fingerprints of the files outside a run directory that its steps read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from moe_export.runner.steps import Step
 
 
 def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
-    """By step folder: the checkpoint (config, headers and sizes), its tokenizer, and local files
-    that the step's sources name.
+    """Fingerprints by step folder: of the checkpoint, its tokenizer, and the step's local files.
+
+    The checkpoint's covers its config, and the headers and sizes of its shards.
+
+    Args:
+        steps: steps of the run.
+        model: directory of the source checkpoint.
+
+    Returns:
+        Name of each source to its fingerprint, by step folder.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged or quantized already.

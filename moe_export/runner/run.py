@@ -1,8 +1,9 @@
-"""A run directory: which stages are fresh, and carrying out the others.
+"""A run directory: finds the stages that are fresh, and carries out the others.
 
-A stage's folder is complete when `stage.json` is in it, which is written last and atomically. It
-holds a key over the stage's version, settings, outside files and the keys of what it read. Fresh
-means that the mark is there and the key is the one wanted now; nothing else is ever skipped.
+A stage's folder is complete when its mark (`artifacts.stage_mark`) is in it. The mark is written
+last and atomically. It holds a key over the stage's version, its settings, the files it reads from
+outside, and the keys of the stages it reads. A stage is fresh if its mark has the key that is
+wanted now. Nothing else is ever skipped.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from moe_export import __version__
-from moe_export.artifacts.base import load_json, save_json
+from moe_export.artifacts.run_info import PartialKey, ResolvedRecipe, RunInfo
+from moe_export.artifacts.stage_mark import (
+    FileFacts,
+    MeasuredCost,
+    PredictedCost,
+    StageIdentity,
+    StageMark,
+)
 from moe_export.errors import ArtifactError
 from moe_export.recipe import Section
 from moe_export.runner.steps import Step
@@ -35,15 +42,16 @@ from moe_export.system.workers import ALONE, Workers
 
 logger = logging.getLogger(__name__)
 
-STAGE_FILE = "stage.json"
-RUN_FILE = "run.json"
-RECIPE_FILE = "recipe.json"
-KEY_FILE = "key"
-
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a step before it runs; `reason` is empty exactly when it is fresh."""
+    """The state of a step before it runs.
+
+    Attributes:
+        step: the step.
+        key: key that its mark must have.
+        reason: reason why it must run; empty if it is fresh.
+    """
 
     step: Step
     key: str
@@ -51,7 +59,7 @@ class State:
 
     @property
     def fresh(self) -> bool:
-        """Whether it need not run."""
+        """True if the step need not run."""
         return not self.reason
 
 
@@ -59,17 +67,14 @@ class Run:
     """A run directory with the steps of a recipe.
 
     Args:
-        directory: created when first needed.
-        steps: in order.
-        model: the source checkpoint.
-        outside: fingerprints of what the stages read outside the run, by step folder.
+        directory: folder of the run; it is created when first needed.
+        steps: the steps in order.
+        model: folder of the source checkpoint.
+        outside: fingerprints of what the stages read outside the run, by folder of the step.
         workers: this process, which is the first, and those that it shares stages with.
-
-    Attributes:
-        predicted: by step folder, what is written down beside what is measured.
+        predict: function that returns predictions by folder of the step; called when
+            a stage is marked.
     """
-
-    predicted: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -78,7 +83,9 @@ class Run:
         model: Path,
         outside: Mapping[str, Mapping[str, str]],
         workers: Workers = ALONE,
+        predict: Callable[[], Mapping[str, PredictedCost]] = dict,
     ) -> None:
+        self._predict = predict
         self.directory = directory
         self.steps = steps
         self.model = model
@@ -86,7 +93,7 @@ class Run:
         self.workers = workers
 
     def states(self) -> list[State]:
-        """Freshness of every step, in order.
+        """Returns the state of every step, in order.
 
         Raises:
             ArtifactError: the directory is not a run, or was written by another version.
@@ -96,7 +103,7 @@ class Run:
         states = []
         for step in self.steps:
             identity = self._identity(step, keys)
-            key = hashlib.sha256(_canonical(identity)).hexdigest()
+            key = hashlib.sha256(_canonical(identity.plain())).hexdigest()
             keys[step.folder] = key
             states.append(State(step, key, self._why_stale(step, identity, key)))
         return states
@@ -111,21 +118,21 @@ class Run:
         """Carries out every step that is not fresh or is forced.
 
         Args:
-            recipe: the resolved recipe, kept beside the results.
-            forced: folders to run anew.
-            progress_of: makes what a step reports its progress to.
-            on_step: told of each step: before it (seconds None), and after it. A fresh one is told
-                of once, with 0 seconds.
+            recipe: the recipe with every default, as plain values; it is kept in the run.
+            forced: folders of steps that run even if they are fresh.
+            progress_of: function that returns the progress display of a step.
+            on_step: function that is called before each step with seconds None, and after it with
+                its duration. For a fresh step it is called once, with 0 seconds.
 
         Raises:
-            MoeExportError: whatever a stage raises; finished stages stay finished.
+            MoeExportError: any error of a stage; finished stages stay finished.
         """
         self._check_directory()
         with self._locked():
-            save_json(self.directory / RUN_FILE, {"moe_export": __version__})
-            save_json(self.directory / RECIPE_FILE, {"recipe": recipe})
+            RunInfo(moe_export=__version__).save(self.directory)
+            ResolvedRecipe(recipe=recipe).save(self.directory)
             for position in range(len(self.steps)):
-                # Asked anew each time, because a stage that has run changes what follows.
+                # A stage that has run changes the state of those after it.
                 state = self.states()[position]
                 if state.fresh and state.step.folder not in forced:
                     on_step(state, 0.0)
@@ -152,8 +159,8 @@ class Run:
             _prepare(job.partial, state.key, anew)
         except OSError as error:
             raise disk_error(error, out) from error
-        shared = STAGES[step.stage].shared
-        if shared:
+        is_shared = STAGES[step.stage].is_shared
+        if is_shared:
             self.workers.tell(_as_message(step, job))
         stage = importlib.import_module(f"moe_export.stages.{step.stage}")
         with PeakMemory() as memory:
@@ -161,69 +168,65 @@ class Run:
                 stage.run(job)
             except OSError as error:
                 raise disk_error(error, out) from error
-        if shared:
-            self.workers.meet()  # the others may still write to the partial folder
+        if is_shared:
+            self.workers.meet()  # other workers may still write to the partial folder
         shutil.rmtree(job.partial)
         self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
         return time.monotonic() - started
 
     def _mark(self, state: State, out: Path, wall_s: float, peak_bytes: int) -> None:
         files = {
-            path.relative_to(out).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": file_sha256(path),
-            }
+            path.relative_to(out).as_posix(): FileFacts(
+                bytes=path.stat().st_size, sha256=file_sha256(path)
+            )
             for path in sorted(out.rglob("*"))
             if path.is_file()
         }
-        identity = self._identity(state.step, self._keys_of(state.step))
-        measured = {"wall_s": round(wall_s, 3), "peak_resident_bytes": peak_bytes}
-        content = {
-            "key": state.key,
-            "identity": identity,
-            "files": files,
-            "predicted": dict(self.predicted.get(state.step.folder, {})),
-            "measured": measured,
-            "moe_export": __version__,
-        }
-        save_json(out / STAGE_FILE, content)
+        StageMark(
+            key=state.key,
+            identity=self._identity(state.step, self._keys_of(state.step)),
+            files=files,
+            predicted=self._predict().get(state.step.folder, PredictedCost()),
+            measured=MeasuredCost(wall_s=round(wall_s, 3), peak_resident_bytes=peak_bytes),
+            moe_export=__version__,
+        ).save(out)
 
     def _keys_of(self, step: Step) -> dict[str, str]:
         return {
-            folder: load_json(self.directory / folder / STAGE_FILE)["key"]
-            for folder in step.reads.values()
+            folder: StageMark.load(self.directory / folder).key for folder in step.reads.values()
         }
 
-    def _identity(self, step: Step, keys: Mapping[str, str]) -> dict[str, Any]:
-        """Everything that decides what a step's output is."""
-        return {
-            "stage": step.stage,
-            "version": STAGES[step.stage].version,
-            "settings": step.settings.model_dump(mode="json", exclude_none=True),
-            "outside": dict(self._outside.get(step.folder, {})),
-            "inputs": {name: keys[folder] for name, folder in step.reads.items()},
-        }
+    def _identity(self, step: Step, keys: Mapping[str, str]) -> StageIdentity:
+        """Everything that decides the output of a step."""
+        return StageIdentity(
+            stage=step.stage,
+            version=STAGES[step.stage].version,
+            settings=step.settings.model_dump(mode="json", exclude_none=True),
+            outside=dict(self._outside.get(step.folder, {})),
+            inputs={name: keys[folder] for name, folder in step.reads.items()},
+        )
 
-    def _why_stale(self, step: Step, identity: dict[str, Any], key: str) -> str:
-        mark = self.directory / step.folder / STAGE_FILE
-        if not mark.exists():
+    def _why_stale(self, step: Step, identity: StageIdentity, key: str) -> str:
+        folder = self.directory / step.folder
+        if not (folder / StageMark.FILE).exists():
             return "missing"
-        found = load_json(mark)
-        if found.get("key") == key:
+        mark = StageMark.load(folder)
+        if mark.key == key:
             return ""
-        return next(_differences(found.get("identity", {}), identity), "its key differs")
+        differences = _differences(mark.identity.plain(), identity.plain())
+        return next(differences, "its key differs")
 
     def _check_directory(self) -> None:
         if not self.directory.exists():
             return
         if not self.directory.is_dir():
             raise ArtifactError(f"{self.directory} is a file; give a directory for the run")
-        if (self.directory / RUN_FILE).exists():
-            load_json(self.directory / RUN_FILE)
+        if (self.directory / RunInfo.FILE).exists():
+            RunInfo.load(self.directory)
         elif any(path.name != ".lock" for path in self.directory.iterdir()):
             raise ArtifactError(
-                f"{self.directory} holds files but no {RUN_FILE}, so it is not a run directory; "
-                "give another one with --run"
+                f"{self.directory} holds files but no {RunInfo.FILE}, so it is not a run "
+                "directory; give another one with --run"
             )
 
     @contextmanager
@@ -245,14 +248,14 @@ class Run:
 
 
 def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
-    """Takes part in the shared stages of a run until the first of the workers has ended it.
+    """Takes part in the shared stages of a run until the first worker ends it.
 
     Args:
-        workers: this process, which is not the first.
-        settings_of: makes the settings of a stage from their JSON.
+        workers: this process, which is not the first, and the others.
+        settings_of: function that returns the settings of a stage, given its name and their JSON.
 
     Raises:
-        MoeExportError: whatever a stage raises.
+        MoeExportError: any error of a stage.
     """
     while message := workers.tell(None):
         job = Job(
@@ -267,26 +270,26 @@ def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Returns the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clear(folder: Path) -> None:
-    """Empties a folder, its completion mark first."""
-    (folder / STAGE_FILE).unlink(missing_ok=True)
+    """Empties a folder; its mark goes first, so that it never looks complete."""
+    (folder / StageMark.FILE).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
 
 def _prepare(partial: Path, key: str, anew: bool) -> None:
-    """Leaves in a stage's partial folder what an execution with the same key left there."""
-    mark = partial / KEY_FILE
-    if anew or not mark.exists() or mark.read_text(encoding="utf-8") != key:
+    """Empties a partial folder unless an interrupted execution with the same key left it."""
+    wanted = PartialKey(key)
+    if anew or PartialKey.load(partial) != wanted:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        mark.write_text(key, encoding="utf-8")
+        wanted.save(partial)
 
 
 def _as_message(step: Step, job: Job[Section]) -> dict[str, Any]:
@@ -304,7 +307,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
-    """`settings.keep 0.6 → 0.5` for every leaf that differs; a changed input is named as such."""
+    """Yields one text per difference, like `settings.keep 0.6 → 0.5` or `plan has changed`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted(found.keys() | wanted.keys()):
             if found.get(key) == wanted.get(key):

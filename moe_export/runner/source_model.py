@@ -1,4 +1,4 @@
-"""From a recipe's `model.source` to a checkpoint directory."""
+"""Directory of the checkpoint that a recipe's `model.source` names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from moe_export.errors import CheckpointError, DependencyError
 from moe_export.recipe import ModelSettings
 
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""What is fetched from the hub: never a pickle, never code."""
+"""Patterns of the files downloaded from the hub: never a pickle, never code."""
 
 
 def locate(settings: ModelSettings) -> Path:
-    """The directory of the source model.
+    """Finds the directory of the source model; downloads a hub id that is not in the local cache.
 
     Raises:
-        CheckpointError: it is neither `demo`, nor a directory, nor a hub id.
-        DependencyError: a hub id that is neither in the local cache nor to be fetched.
+        CheckpointError: the source is neither `demo`, nor a directory, nor a hub id.
+        DependencyError: a hub id is not in the local cache and cannot be downloaded.
     """
     if settings.source == "demo":
         return checkpoint_dir()

@@ -1,4 +1,4 @@
-"""From a recipe to the steps of a run."""
+"""Steps of a run, made from a recipe."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from moe_export.stages import MAIN_JOB, STAGES
 
 @dataclass(frozen=True)
 class Step:
-    """One stage to be executed in one folder of the run.
+    """Execution of one stage in one folder of the run.
 
     Attributes:
-        stage: its module under `moe_export.stages`.
-        folder: relative to the run directory.
-        settings: the section it is executed with.
-        reads: name under which the stage knows a folder, to that folder.
+        stage: name of the stage's module under `moe_export.stages`.
+        folder: the step's folder, relative to the run directory.
+        settings: section of the recipe that the stage is run with.
+        reads: folders that the stage reads, by the name under which it asks for them.
     """
 
     stage: str
@@ -29,7 +29,7 @@ class Step:
 
 
 def steps_of(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe, each after all that it reads."""
+    """Steps of a recipe, each after the steps that it reads."""
     if recipe.bakeoff is not None:
         return _bakeoff_steps(recipe)
     settings = {
@@ -42,7 +42,7 @@ def steps_of(recipe: Recipe) -> list[Step]:
         formats = Formats(**recipe.quantize.model_dump(include=set(Formats.model_fields)))
         exported["formats"] = formats
         if formats.experts == "auto":
-            # What rounding costs is weighed against what dropping does.
+            # The plan weighs the cost of rounding against that of dropping.
             scores = tuple(dict.fromkeys((*recipe.importance.scores, ROUNDING_SCORE)))
             settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
     if recipe.plan.prunes_shared:
@@ -59,7 +59,7 @@ def steps_of(recipe: Recipe) -> list[Step]:
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:
-    """One calibration and its scores per seed, then the comparison of all of them."""
+    """Calibration and importance once per seed, then the comparison of all of them."""
     assert recipe.bakeoff is not None
     steps = []
     draws = {}
@@ -87,7 +87,15 @@ def _all_scores(scores: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
 
 
 def between(steps: list[Step], first: str | None, last: str | None) -> tuple[list[Step], set[str]]:
-    """The steps up to `last`, and the folders of those from `first` on, which are to run anew.
+    """Steps up to a last stage, and folders of the steps that run again in any case.
+
+    Args:
+        steps: steps of a recipe, in order.
+        first: stage from which on every step runs again; None for no step.
+        last: last stage to run; None for all.
+
+    Returns:
+        The steps up to `last`, and the folders of those from `first` on.
 
     Raises:
         RecipeError: a name is not a stage of this recipe.

@@ -1,4 +1,4 @@
-"""The steps of a sweep: one calibration, then a plan, a model and its measurements per point."""
+"""Steps of a sweep: one calibration, then a plan, a model and its measurements per point."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Point:
     """One model of a sweep.
 
     Attributes:
-        name: of its folder.
-        keep: share of expert dimensions; None where a budget decides.
-        target_bytes: of the exported weights; None where `keep` decides.
+        name: name of the point's folder.
+        keep: share of expert dimensions to keep, 0 to 1; None if a budget decides.
+        target_bytes: budget for the exported weights in bytes; None if `keep` decides.
         experts: format of the experts, or `auto`.
     """
 
@@ -31,11 +31,11 @@ class Point:
 
 
 def points_of(recipe: Recipe, baseline_bytes: int) -> list[Point]:
-    """The models that a recipe's sweep section asks for.
+    """Models that a recipe's sweep section asks for.
 
     Args:
-        recipe: of the main job.
-        baseline_bytes: weights of the unpruned model exported, which budgets are shares of.
+        recipe: recipe of the main job.
+        baseline_bytes: bytes of the unpruned model's exported weights; budgets are shares of it.
     """
     sweep = recipe.sweep
     points = [
@@ -51,7 +51,11 @@ def points_of(recipe: Recipe, baseline_bytes: int) -> list[Point]:
 
 
 def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
-    """All steps, each after what it reads; calibration and importance are shared.
+    """All steps, each after the steps that it reads; points share calibration and importance.
+
+    Args:
+        recipe: recipe of the main job.
+        points: models to export and measure.
 
     Raises:
         RecipeError: the recipe is a comparison of rankings.
@@ -78,7 +82,7 @@ def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
 
 
 def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
-    """The main job of one point."""
+    """Recipe of the main job of one point."""
     assert recipe.plan is not None
     plan = recipe.plan.model_copy(
         update={
@@ -95,7 +99,7 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
 
 
 def _with_all_scores(first: Step, second: Step) -> Step:
-    """The importance step that computes what both do."""
+    """Importance step that computes the scores of both."""
     names = [name for step in (first, second) for name in step.settings.scores]  # type: ignore[attr-defined]
     settings = first.settings.model_copy(update={"scores": tuple(dict.fromkeys(names))})
     return Step(first.stage, first.folder, settings, first.reads)

@@ -1,47 +1,49 @@
-"""The files of a run against what its stages wrote down of them."""
+"""Checking the files of a run against the digests in the marks of its stages."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.run_info import RunInfo
+from moe_export.artifacts.stage_mark import FileFacts, StageMark
 from moe_export.errors import ArtifactError
-from moe_export.runner.run import RUN_FILE, STAGE_FILE, file_sha256
+from moe_export.runner.run import file_sha256
 
 
 def verify(directory: Path) -> int:
-    """Holds every file of a run against the SHA-256 that its stage wrote down.
+    """Checks every file of a run against the SHA-256 in the mark of its stage.
 
     Returns:
         The number of files that were checked.
 
     Raises:
-        ArtifactError: a file is missing, changed, or was never written down.
+        ArtifactError: a file is missing, has changed, or is in no mark.
     """
-    marks = sorted(directory.rglob(STAGE_FILE))
-    if not (directory / RUN_FILE).exists() or not marks:
+    folders = sorted(path.parent for path in directory.rglob(StageMark.FILE))
+    if not (directory / RunInfo.FILE).exists() or not folders:
         raise ArtifactError(f"{directory} holds no finished stage of a run; give a run directory")
     checked = 0
-    for mark in marks:
-        expected = load_json(mark)["files"]
-        for name, facts in expected.items():
-            path = mark.parent / name
-            if not path.is_file():
-                raise ArtifactError(f"{path} is missing; run its stage again")
-            if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
-                raise ArtifactError(
-                    f"{path} is not the file that its stage wrote (SHA-256 differs); run its "
-                    "stage again with --from"
-                )
-            checked += 1
-        present = {
-            path.relative_to(mark.parent).as_posix()
-            for path in mark.parent.rglob("*")
-            if path.is_file()
-        }
-        strangers = sorted(present - expected.keys() - {STAGE_FILE})
-        if strangers:
-            raise ArtifactError(
-                f"{mark.parent / strangers[0]} was not written by its stage; remove it"
-            )
+    for folder in folders:
+        mark = StageMark.load(folder)
+        for name, facts in mark.files.items():
+            _check_file(folder / name, facts)
+        _check_strangers(folder, mark)
+        checked += len(mark.files)
     return checked
+
+
+def _check_file(path: Path, facts: FileFacts) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; run its stage again")
+    if path.stat().st_size != facts.bytes or file_sha256(path) != facts.sha256:
+        raise ArtifactError(
+            f"{path} is not the file that its stage wrote (SHA-256 differs); run its stage again "
+            "with --from"
+        )
+
+
+def _check_strangers(folder: Path, mark: StageMark) -> None:
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    strangers = sorted(present - mark.files.keys() - {StageMark.FILE})
+    if strangers:
+        raise ArtifactError(f"{folder / strangers[0]} was not written by its stage; remove it")

@@ -17,6 +17,21 @@ SCORES: dict[str, Score] = {
 }
 
 
+def register_score(score: Score) -> None:
+    """Adds a score, whose name can then stand in recipes of this process.
+
+    A run identifies a score by its name alone: give a changed formula another name.
+
+    Args:
+        score: a `DataScore` or `WeightScore`.
+
+    Raises:
+        RecipeError: another score has the name.
+    """
+    if SCORES.setdefault(score.name, score) is not score:
+        raise RecipeError(f"a score {score.name!r} is registered already; give another name")
+
+
 def scores_named(names: Iterable[str]) -> list[Score]:
     """The scores of the given names, in that order.
 
@@ -35,4 +50,4 @@ def scores_named(names: Iterable[str]) -> list[Score]:
     return found
 
 
-__all__ = ["SCORES", "DataScore", "Score", "WeightScore", "scores_named"]
+__all__ = ["SCORES", "DataScore", "Score", "WeightScore", "register_score", "scores_named"]

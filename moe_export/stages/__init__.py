@@ -1,7 +1,7 @@
 """The stages: each a module with `run(job)`, files in and files out; no stage imports another.
 
-This table is all that the runner knows of them, so that a run's state can be told without loading
-what the stages load.
+This table is all that the runner knows of them. So the state of a run is found without loading the
+libraries that the stages need.
 """
 
 from __future__ import annotations
@@ -11,41 +11,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What the runner must know of a stage.
+    """Facts about a stage that the runner needs.
 
     Attributes:
-        version: raised when the same settings would give other output.
-        reads: the stages whose folders it is given, as far as the recipe has them.
-        purpose: one line for `--dry-run` and `status`.
-        shared: whether several workers carry it out together; all others the first does alone. So
-            prune, whose distilling is one step after another of few batches each.
+        version: version of the stage; it is raised when the same settings give other output.
+        reads: names of the stages whose folders it is given, if the recipe has them.
+        is_shared: True if all workers carry the stage out together; the first carries out the
+            others alone.
     """
 
     version: int
     reads: tuple[str, ...]
-    purpose: str
-    shared: bool = False
+    is_shared: bool = False
 
 
 STAGES: dict[str, StageFacts] = {
-    "calibrate": StageFacts(1, (), "token sequences from the sources"),
-    "importance": StageFacts(4, ("calibrate",), "a score for every expert dimension", shared=True),
-    "plan": StageFacts(4, ("importance",), "a width for every expert"),
-    "prune": StageFacts(2, ("calibrate", "importance", "plan"), "the checkpoint without the rest"),
-    "quantize": StageFacts(3, ("calibrate", "plan", "prune"), "the checkpoint in fewer bits"),
-    "export": StageFacts(2, ("prune", "plan", "quantize"), "ONNX models"),
-    "validate": StageFacts(
-        3,
-        ("calibrate", "prune", "quantize", "export"),
-        "accuracy, memory and speed in ONNX Runtime",
-    ),
+    "calibrate": StageFacts(1, ()),
+    "importance": StageFacts(4, ("calibrate",), is_shared=True),
+    "plan": StageFacts(4, ("importance",)),
+    # Distilling takes many steps of few batches each, so prune is not shared.
+    "prune": StageFacts(2, ("calibrate", "importance", "plan")),
+    "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
+    "export": StageFacts(2, ("prune", "plan", "quantize")),
+    "validate": StageFacts(3, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
-        3,
-        ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate"),
-        "tables and pictures",
+        3, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
     ),
-    "sweep": StageFacts(2, (), "shares kept and formats compared, exported and measured"),
-    "bakeoff": StageFacts(1, (), "rankings compared on the masked model"),
+    "sweep": StageFacts(2, ()),
+    "bakeoff": StageFacts(1, ()),
 }
 
 MAIN_JOB = (
@@ -58,4 +51,4 @@ MAIN_JOB = (
     "validate",
     "report",
 )
-"""In order; a stage whose section a recipe may leave out is carried out where it does not."""
+"""The stages of `run` in order; one whose section the recipe leaves out is skipped."""

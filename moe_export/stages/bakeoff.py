@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.artifacts.base import save_json
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.documents.sources import draw, has_answers, task_names
 from moe_export.evaluation.masking import ScoredTask, TaskScores, masked, score_tasks
@@ -58,7 +58,7 @@ def run(job: Job[BakeoffSettings]) -> None:
     # Some rankings are the same in every draw; what is masked the same way is scored once.
     known: dict[str, TaskScores] = {}
     for seed, folder in zip(settings.seeds, job.folders.values(), strict=True):
-        scores = load_importance(folder).scores
+        scores = Importance.load(folder).scores
         for unit, score in rankings:
             for keep in settings.keeps:
                 job.progress(len(results), total, f"{score} at {keep:.0%}, draw {seed}")

@@ -1,4 +1,4 @@
-"""Token sequences from the recipe's sources, in the shares that their weights give them."""
+"""The calibrate stage: token sequences from the recipe's sources, shared out by weight."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import hashlib
 
 import numpy as np
 
-from moe_export.artifacts.base import save_json
-from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.artifacts.calibration import (
+    Calibration,
+    CalibrationSource,
+    CalibrationSummary,
+)
 from moe_export.documents.sources import draw
 from moe_export.errors import CalibrationError
 from moe_export.recipe import CalibrateSettings
 from moe_export.stages.job import Job
 
-CALIBRATION_JSON = "calibration.json"
-
 
 def run(job: Job[CalibrateSettings]) -> None:
-    """Writes `calibration.safetensors`, and what it was made from in `calibration.json`.
+    """Writes the token sequences, and their counts and digests.
 
     Raises:
-        CalibrationError: a source is empty, too short or unreadable, or its share is no sequence.
+        CalibrationError: a source is empty, too short or unreadable, or its weight gives it no
+            sequence.
     """
     settings = job.settings
     counts = shares([source.weight for source in settings.sources], settings.sequences)
@@ -32,38 +34,39 @@ def run(job: Job[CalibrateSettings]) -> None:
                 f"calibrate.sources.{number} ({source.name}): its weight {source.weight} gives it "
                 f"none of {settings.sequences} sequences; raise the weight or calibrate.sequences"
             )
-        # A seed of its own per source, or two sources of one kind would draw the same documents.
+        # Each source has its own seed; else two sources of one kind would draw the same documents.
         seed = settings.seed * 1000 + number
         drawn = draw(source, job.model, count, settings.sequence_length, seed, "train")
         sequences += drawn.sequences
         source_of += [number] * count
         tokens = np.concatenate([np.array(s.tokens, np.int32) for s in drawn.sequences])
         facts.append(
-            {
-                "name": source.name,
-                "sequences": count,
-                "tokens": int(tokens.size),
-                "truncated_sequences": drawn.truncated,
-                "tokens_sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
-            }
+            CalibrationSource(
+                name=source.name,
+                sequences=count,
+                tokens=int(tokens.size),
+                truncated_sequences=drawn.truncated,
+                tokens_sha256=hashlib.sha256(tokens.tobytes()).hexdigest(),
+            )
         )
     lengths = [len(sequence.tokens) for sequence in sequences]
-    save_calibration(
-        job.out,
-        Calibration(
-            tokens_N=np.concatenate([np.array(s.tokens, np.int32) for s in sequences]),
-            offsets_S1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            prompt_S=np.array([s.prompt_tokens for s in sequences], np.int32),
-            source_S=np.array(source_of, np.int32),
-        ),
-    )
-    total = {"sequences": len(sequences), "tokens": sum(lengths), "seed": settings.seed}
-    save_json(job.out / CALIBRATION_JSON, total | {"sources": facts})
+    Calibration(
+        tokens_N=np.concatenate([np.array(s.tokens, np.int32) for s in sequences]),
+        offsets_S1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        prompt_S=np.array([s.prompt_tokens for s in sequences], np.int32),
+        source_S=np.array(source_of, np.int32),
+    ).save(job.out)
+    CalibrationSummary(
+        sequences=len(sequences),
+        tokens=sum(lengths),
+        seed=settings.seed,
+        sources=tuple(facts),
+    ).save(job.out)
     job.progress(len(counts), len(counts), "done")
 
 
 def shares(weights: list[float], total: int) -> list[int]:
-    """Shares out a total by weight, by largest remainder; ties go to the earlier one."""
+    """Divides a total by weight with the largest-remainder method; ties go to the earlier."""
     exact = [total * weight / sum(weights) for weight in weights]
     counts = [int(share) for share in exact]
     by_remainder = sorted(range(len(weights)), key=lambda i: (counts[i] - exact[i], i))

@@ -1,5 +1,6 @@
-"""The pruned checkpoint, the quantized one, and the source where asked for, as ONNX models that run
-on their own.
+"""The export stage: the pruned, the quantized and the source checkpoint as ONNX models.
+
+Each model stands alone, with its tokenizer and `genai_config.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts.base import load_json, save_json
+from moe_export.artifacts.export import Export, ExportedModel
+from moe_export.artifacts.formats import TensorFormats
+from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.weight_bytes import WeightBytes
 from moe_export.checkpoint import write_json
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
@@ -31,17 +35,16 @@ from moe_export.op.library import library_path
 from moe_export.recipe import ExportSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import disk_error, require_space
-from moe_export.variants import BASELINE, PLANNED, PRUNED, QUANTIZED
+from moe_export.variants import BASELINE, PRUNED, QUANTIZED
 
 logger = logging.getLogger(__name__)
 
-EXPORT_FILE = "export.json"
 BESIDE_WEIGHTS_BYTES = 64 << 20
-"""Free space asked for beside the weights: the graph and the tokenizer."""
+"""Free space for the graph and the tokenizer, beside the weights."""
 
 
 def run(job: Job[ExportSettings]) -> None:
-    """Writes `pruned/`, `quantized/` and `baseline/` where asked for, and `export.json` over all.
+    """Writes the models that the recipe asks for, one folder each, and their sizes.
 
     Raises:
         CheckpointError: a checkpoint is incomplete, unknown or has no tokenizer.json.
@@ -54,10 +57,10 @@ def run(job: Job[ExportSettings]) -> None:
         variants[QUANTIZED] = job.folders["quantize"]
     if job.settings.baseline:
         variants[BASELINE] = job.model
-    planned = load_json(job.folders["plan"] / "plan.json")["export_bytes"][dtype]
-    facts = {}
+    plan = Plan.load(job.folders["plan"])
+    models = {}
     for variant, checkpoint in variants.items():
-        facts[variant] = export_model(
+        models[variant] = export_model(
             checkpoint,
             job.out / variant,
             dtype,
@@ -65,14 +68,14 @@ def run(job: Job[ExportSettings]) -> None:
             library=job.settings.library,
             layout=job.settings.layout,
         )
-        found = facts[variant]["data_bytes"]
-        expected = planned[PLANNED[variant]]["total_bytes"]
-        if found != expected:
+        planned = plan.bytes_of(variant, dtype)
+        if planned is None or models[variant].data_bytes != planned.total_bytes:
+            expected = "none of it" if planned is None else planned.total_bytes
             raise ArtifactError(
-                f"{job.out / variant / DATA_FILE}: {found} bytes, the plan predicted {expected}; "
-                "run again from the plan stage"
+                f"{job.out / variant / DATA_FILE}: {models[variant].data_bytes} bytes, the plan "
+                f"predicted {expected}; run again from the plan stage"
             )
-    save_json(job.out / EXPORT_FILE, {"dtype": dtype, "variants": facts})
+    Export(dtype=dtype, variants=models).save(job.out)
 
 
 def export_model(
@@ -83,24 +86,24 @@ def export_model(
     *,
     library: bool = False,
     layout: Layout = "portable",
-) -> dict[str, Any]:
+) -> ExportedModel:
     """Writes one checkpoint as an ONNX model with its tokenizer and `genai_config.json`.
 
     Args:
-        checkpoint_dir: pruned and quantized or not.
-        out_dir: created; must not hold anything yet.
-        dtype: of the exported model, but for what is quantized.
-        progress: called with weights written and weights in all.
-        library: whether the native operator library is copied beside it.
-        layout: of the experts' weights.
+        checkpoint_dir: folder of the source, pruned or quantized checkpoint.
+        out_dir: folder of the model; it is created and must be empty.
+        dtype: dtype of everything that is not quantized.
+        progress: function that is called with the weights written and all weights, in tensors.
+        library: True if the native operator library is copied beside the model.
+        layout: layout of the experts' weights.
 
     Returns:
-        Sizes and counts, as in `export.json`.
+        Sizes and counts of the model.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, unknown or has no tokenizer.json.
         ResourceError: the disk is too small.
-        DependencyError: the library is asked for, or has to pack, and is not installed.
+        DependencyError: the library is to be copied or to pack weights, and is not installed.
     """
     source = library_path() if library else None
     checkpoint, spec = open_checkpoint(checkpoint_dir)
@@ -124,13 +127,17 @@ def export_model(
     )
     data_bytes = (out_dir / DATA_FILE).stat().st_size
     logger.info("%s: %d bytes of weights, %d nodes", out_dir, data_bytes, len(model.graph))
-    return {
-        "nodes": len(model.graph),
-        "quantization": None if spec.quantization.is_float else spec.quantization.as_config(),
-        "weights": predicted.as_dict(),
-        "data_bytes": data_bytes,
-        "graph_bytes": (out_dir / MODEL_FILE).stat().st_size,
-    }
+    return ExportedModel(
+        nodes=len(model.graph),
+        quantization=None if spec.quantization.is_float else TensorFormats.of(spec.quantization),
+        weights=WeightBytes(
+            total_bytes=predicted.total_bytes,
+            by_class=predicted.by_class,
+            experts_by_layer=predicted.experts_by_layer,
+        ),
+        data_bytes=data_bytes,
+        graph_bytes=(out_dir / MODEL_FILE).stat().st_size,
+    )
 
 
 def _copy_library(source: Path, out_dir: Path) -> None:

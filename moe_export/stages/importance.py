@@ -1,8 +1,8 @@
-"""Importance: a score for every dimension of every routed expert, from the calibration set, and of
-the shared expert where the plan prunes it.
+"""The importance stage: a score for every expert dimension, from the calibration set.
 
-The formulas are with the scores, in `moe_export.scores`. With `rounding_margin` among them, what
-rounding costs beside dropping is measured too, see `moe_export.artifacts.exchange`.
+The shared expert is scored too if the plan prunes it. The formulas are in `moe_export.scores`. If
+formats are to be chosen, the exchange rate between rounding and dropping is measured as well; see
+`moe_export.artifacts.exchange`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import logging
 
 import torch
 
-from moe_export.artifacts.calibration import evenly_chosen, load_calibration
-from moe_export.artifacts.exchange import EXCHANGE_TOKENS, save_exchange
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.exchange import EXCHANGE_TOKENS
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.planned import require_shared_expert
 from moe_export.fitting.measure_exchange import measure_exchange
 from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings
@@ -26,18 +26,20 @@ logger = logging.getLogger(__name__)
 
 
 def run(job: Job[ImportanceSettings]) -> None:
-    """Writes `importance.safetensors`, and `exchange.json` where formats are to be chosen; of
-    several workers the first does.
+    """Writes the scores, and the exchange rate if formats are to be chosen.
+
+    Of several workers the first writes the files.
 
     Raises:
-        RecipeError: a score is unknown, or a shared expert that the model has not is to be scored.
+        RecipeError: a score is unknown, or the shared expert is to be scored and the model has
+            none.
         CheckpointError: the model cannot be loaded.
-        CalibrationError: the calibration set does not suit the model.
+        CalibrationError: the calibration set does not fit the model.
         ResourceError: the disk is too small for the states between layers.
     """
     settings = job.settings
     scores = scores_named(settings.scores)
-    calibration = load_calibration(job.folders["calibrate"])
+    calibration = Calibration.load(job.folders["calibrate"])
     model = StreamedModel(job.model, getattr(torch, settings.dtype))
     shared = settings.shared_expert is True
     if shared:
@@ -54,17 +56,17 @@ def run(job: Job[ImportanceSettings]) -> None:
     )
     if importance is not None:
         _warn_of_unreached(importance)
-        save_importance(job.out, importance)
+        importance.save(job.out)
         if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
             exchange = measure_exchange(
                 job.model,
-                evenly_chosen(calibration.sequences(), EXCHANGE_TOKENS),
+                calibration.sample(EXCHANGE_TOKENS),
                 importance.scores[DROPPING_SCORE],
                 importance.scores[ROUNDING_SCORE],
                 job.partial / "exchange",
                 job.progress,
             )
-            save_exchange(job.out, exchange)
+            exchange.save(job.out)
 
 
 def _warn_of_unreached(importance: Importance) -> None:

@@ -1,4 +1,4 @@
-"""A width for every expert, and what the exported model will weigh."""
+"""The plan stage: a width for every expert, and the bytes of the exported models."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts.base import save_json
-from moe_export.artifacts.exchange import load_exchange
-from moe_export.artifacts.importance import load_importance
-from moe_export.artifacts.planned import SHARED_EXPERT, require_shared_expert
+from moe_export.artifacts.exchange import Exchange
+from moe_export.artifacts.formats import TensorFormats
+from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.plan import Plan, PlanLayer, PlannedModels
+from moe_export.artifacts.planned import require_shared_expert
+from moe_export.artifacts.weight_bytes import PlannedBytes
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
 from moe_export.experts import ExpertTable, kept_rows
@@ -23,26 +24,25 @@ from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
 from moe_export.planning.widths import WidthRule, solve_widths
-from moe_export.quantization import QUANTIZATION_KEY, UNQUANTIZED, Quantization
+from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
 from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
 
-PLAN_FILE = "plan.json"
 DTYPES: tuple[Dtype, ...] = ("float32", "float16")
 
 
 def run(job: Job[PlanSettings]) -> None:
-    """Writes `plan.json`.
+    """Writes the plan.
 
     Raises:
         PlanError: the budget cannot be met.
-        RecipeError: a shared expert that the model has not is to be pruned.
+        RecipeError: the shared expert is to be pruned and the model has none.
     """
     settings = job.settings
     checkpoint, spec = open_checkpoint(job.model)
-    found = load_importance(job.folders["importance"])
+    found = Importance.load(job.folders["importance"])
     for key in ("embedding", "lm_head") if settings.formats and spec.tied_embeddings else ():
         word = getattr(settings.formats, key)
         if word not in (None, "float"):
@@ -96,23 +96,29 @@ def run(job: Job[PlanSettings]) -> None:
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
-    outcome = _outcome(spec, after, checkpoint, scores, unknown, settings)
-    outcome |= {
-        "export_bytes": _sizes(models, shares, layout_of(settings)),
-        "predicted_loss": loss,
-    }
-    for layer in outcome["layers"]:
-        layer["expert_bytes"] = {
-            dtype: sizes["after"]["experts_by_layer"][layer["layer"]]
-            for dtype, sizes in outcome["export_bytes"].items()
-        }
-    if settings.formats is not None:
-        outcome |= {QUANTIZATION_KEY: quantization.as_config()}
-    save_json(job.out / PLAN_FILE, outcome)
+    export_bytes = _export_bytes(models, shares, layout_of(settings))
+    layers = _layers(spec, after, scores, unknown, export_bytes, shared=shared)
+    rows_before = sum(layer.rows_before for layer in layers)
+    rows_after = sum(layer.rows_after for layer in layers)
+    Plan(
+        shared_expert="prune" if shared else None,
+        score=settings.score,
+        scope=settings.scope,
+        unit=settings.unit,
+        rows_before=rows_before,
+        rows_after=rows_after,
+        kept=rows_after / rows_before,
+        widths_before=spec.widths,
+        layers=layers,
+        checkpoint_tensor_bytes=_tensor_bytes(checkpoint, after),
+        export_bytes=export_bytes,
+        predicted_loss=loss,
+        quantization=TensorFormats.of(quantization) if settings.formats is not None else None,
+    ).save(job.out)
 
 
 def _check_rows(scores: list[NDArray[np.float64]], tables: list[ExpertTable]) -> None:
-    """Whether importance is known of just what is to be ranked."""
+    """Checks that every layer has one score for each row that is ranked."""
     for layer, (layer_R, table) in enumerate(zip(scores, tables, strict=True)):
         if layer_R.shape != (table.rows,):
             raise PlanError(
@@ -124,7 +130,7 @@ def _check_rows(scores: list[NDArray[np.float64]], tables: list[ExpertTable]) ->
 def _rounding(
     scores: dict[str, list[NDArray[np.float64]]], folder: Path, settings: PlanSettings
 ) -> list[NDArray[np.float64]] | None:
-    """What rounding costs in the currency of dropping, where formats are to be chosen by it."""
+    """Cost of rounding each row in the unit of dropping; None unless formats are to be chosen."""
     if settings.formats is None or settings.formats.experts != "auto":
         return None
     if ROUNDING_SCORE not in scores:
@@ -132,7 +138,7 @@ def _rounding(
             f"quantize.experts: auto needs the score {ROUNDING_SCORE}, which the importance stage "
             "has not computed; run from the importance stage"
         )
-    rates = load_exchange(folder).rates
+    rates = Exchange.load(folder).rates
     return [rate * layer_R for rate, layer_R in zip(rates, scores[ROUNDING_SCORE], strict=True)]
 
 
@@ -144,7 +150,7 @@ def _solve(
     shares: list[NDArray[np.float64]],
     settings: PlanSettings,
 ) -> Allocation:
-    """The widths, and the formats where they are left open, that lose least."""
+    """Widths, and formats if the recipe leaves them open, of the least predicted loss."""
     assert settings.dtype is not None
     formats = settings.formats or Formats(experts="float")
     names = formats.choices if formats.experts == "auto" else (formats.experts,)
@@ -173,18 +179,30 @@ def _solve(
     )
 
 
-def _sizes(
+def _export_bytes(
     models: dict[str, ModelSpec], shares: list[NDArray[np.float64]], layout: Layout
-) -> dict[Dtype, dict[str, dict[str, Any]]]:
-    """By dtype and model: bytes in all, by class and layer, and those that a token reads."""
-    sizes: dict[Dtype, dict[str, dict[str, Any]]] = {}
-    for dtype in DTYPES:
-        sizes[dtype] = {}
-        for when, model in models.items():
-            found = predicted_bytes(model, dtype, layout)
-            active = found.active_bytes(model, shares)
-            sizes[dtype][when] = found.as_dict() | {"active_bytes_per_token": active}
-    return sizes
+) -> dict[Dtype, PlannedModels]:
+    """Bytes of the exported models, by dtype.
+
+    Args:
+        models: the models by the field of `PlannedModels` that they are for.
+        shares: share of all tokens that each expert gets, one [E] per layer.
+        layout: layout of the experts' weights.
+    """
+
+    def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
+        predicted = predicted_bytes(model, dtype, layout)
+        return PlannedBytes(
+            total_bytes=predicted.total_bytes,
+            by_class=predicted.by_class,
+            experts_by_layer=predicted.experts_by_layer,
+            active_bytes_per_token=predicted.active_bytes(model, shares),
+        )
+
+    return {
+        dtype: PlannedModels(**{field: planned(model, dtype) for field, model in models.items()})
+        for dtype in DTYPES
+    }
 
 
 def rank_unknown(
@@ -193,7 +211,7 @@ def rank_unknown(
     unknown: list[list[int]],
     rule: str,
 ) -> list[NDArray[np.float64]]:
-    """The scores with experts that no token reached ranked first (`keep`) or last (`prune`)."""
+    """Returns the scores with unreached experts ranked first (`keep`) or last (`prune`)."""
     ranked = [layer.copy() for layer in scores]
     for layer_R, table, experts in zip(ranked, tables, unknown, strict=True):
         for expert in experts:
@@ -208,7 +226,7 @@ def _fit_bytes(
     settings: PlanSettings,
     rule: WidthRule,
 ) -> list[list[int]]:
-    """The widest plan whose exported weights fit in the byte budget."""
+    """The widths that keep most rows of all whose exported weights fit in the byte budget."""
     assert settings.target_bytes is not None
     assert settings.dtype is not None
     target = settings.target_bytes
@@ -223,8 +241,8 @@ def _fit_bytes(
             f"plan.target_bytes is {target}, but {fixed} bytes lie outside the experts that are "
             f"pruned, in {settings.dtype}; raise it above that"
         )
-    # The floor is left to the final plan. Alignment makes bytes not quite linear in rows, so the
-    # most rows that fit are searched for.
+    # The least width is left to the final plan. Alignment makes bytes not quite linear in rows, so
+    # a binary search finds the most rows that fit.
     while least < most:
         rows = (least + most + 1) // 2
         widths = solve_widths(ranked, tables, rows, replace(rule, min_width=0))
@@ -235,63 +253,63 @@ def _fit_bytes(
 
 
 def layout_of(settings: PlanSettings) -> Layout:
-    """How the exported weights will be laid out."""
+    """Returns the layout of the exported experts' weights."""
     return settings.layout or "portable"
 
 
 def formats_of(settings: PlanSettings) -> Quantization:
-    """What the exported weights will be stored in."""
+    """Returns the formats of the exported weights, all float while they are still open."""
     formats = settings.formats
     if formats is None or formats.experts == "auto":
         return UNQUANTIZED
     return formats.quantization()
 
 
-def _outcome(
+def _layers(
     spec: ModelSpec,
     after: ModelSpec,
-    checkpoint: Checkpoint,
     scores: list[NDArray[np.float64]],
     unknown: list[list[int]],
-    settings: PlanSettings,
-) -> dict[str, Any]:
-    shared = settings.prunes_shared
-    layers: list[dict[str, Any]] = []
+    export_bytes: dict[Dtype, PlannedModels],
+    *,
+    shared: bool,
+) -> tuple[PlanLayer, ...]:
+    """The plan of each layer.
+
+    Args:
+        spec: the unpruned model.
+        after: the pruned model.
+        scores: importance as measured, one [R] per layer.
+        unknown: experts that no token reached, one list per layer.
+        export_bytes: bytes of the exported models, by dtype.
+        shared: True if the shared expert is pruned.
+    """
+    layers = []
     for layer in range(spec.num_layers):
         table, new = (model.table(layer, shared=shared) for model in (spec, after))
         layers.append(
-            {
-                "layer": layer,
-                "widths": list(after.widths[layer]),
-                "rows_before": table.rows,
-                "rows_after": new.rows,
-                "importance_kept": _share_kept(scores[layer], table, new.widths),
-                "unknown_experts": unknown[layer],
-            }
+            PlanLayer(
+                layer=layer,
+                widths=after.widths[layer],
+                rows_before=table.rows,
+                rows_after=new.rows,
+                importance_kept=_share_kept(scores[layer], table, new.widths),
+                unknown_experts=tuple(unknown[layer]),
+                shared_width=after.shared_widths[layer] if shared else None,
+                shared_width_before=spec.shared_widths[layer] if shared else None,
+                expert_bytes={
+                    dtype: models.after.experts_by_layer[layer]
+                    for dtype, models in export_bytes.items()
+                },
+            )
         )
-        if shared:
-            layers[-1]["shared_width"] = after.shared_widths[layer]
-            layers[-1]["shared_width_before"] = spec.shared_widths[layer]
-    before_rows = sum(layer["rows_before"] for layer in layers)
-    after_rows = sum(layer["rows_after"] for layer in layers)
-    return {
-        **({SHARED_EXPERT: settings.shared_expert} if shared else {}),
-        "score": settings.score,
-        "scope": settings.scope,
-        "unit": settings.unit,
-        "rows_before": before_rows,
-        "rows_after": after_rows,
-        "kept": after_rows / before_rows,
-        "widths_before": [list(layer) for layer in spec.widths],
-        "layers": layers,
-        "checkpoint_tensor_bytes": _tensor_bytes(checkpoint, after),
-    }
+    return tuple(layers)
 
 
 def _share_kept(
     scores_R: NDArray[np.float64], table: ExpertTable, widths: Sequence[int]
 ) -> float | None:
-    """The share of a layer's known importance that its kept dimensions hold; None if all is 0."""
+    """The fraction of a layer's known importance that is kept; None if all of it is 0."""
     known = np.where(np.isfinite(scores_R), scores_R, 0.0)
     kept = kept_rows(scores_R, table, widths)
     held = sum(float(known[table.slice_of(e)][rows].sum()) for e, rows in enumerate(kept))
@@ -299,7 +317,7 @@ def _share_kept(
 
 
 def _tensor_bytes(checkpoint: Checkpoint, after: ModelSpec) -> int:
-    """Bytes of all tensors of the pruned checkpoint, each in the dtype it is stored in."""
+    """Bytes of all tensors of the pruned checkpoint, each in the dtype of the source."""
     return sum(
         tensor.elements * checkpoint.tensors[name].dtype.itemsize
         for name, tensor in after.tensors.items()

@@ -1,4 +1,4 @@
-"""The checkpoint without the dimensions that the plan removes, layer by layer.
+"""The prune stage: the checkpoint without the dimensions that the plan removes.
 
 Legend: D hidden, R rows.
 """
@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts.base import load_json, save_json
-from moe_export.artifacts.calibration import evenly_chosen, load_calibration
-from moe_export.artifacts.importance import load_importance
-from moe_export.artifacts.planned import prunes_shared, widths_after
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.ledger import (
+    Distill,
+    HeldOutKl,
+    Ledger,
+    LeftTensor,
+    PrunedCounts,
+    PrunedTensor,
+    Refit,
+)
+from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError
@@ -32,37 +40,38 @@ from moe_export.families.base import (
 from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 if TYPE_CHECKING:
     from moe_export.fitting.refit import Refitted
 
 logger = logging.getLogger(__name__)
 
-LEDGER_FILE = "ledger.json"
 PADDED_FOLDER = "padded"
 EXPERT_AXIS = {"gate": 0, "up": 0, "down": 1}
 EXPERT_AXIS |= {f"shared_{role}": axis for role, axis in EXPERT_AXIS.items()}
 """The axis of an expert's tensor along which its intermediate dimensions lie, by role."""
 
 AHEAD_BYTES = 128 << 20
-"""Tensors that are read before it is their turn to be written."""
+"""Most bytes of tensors that are read before they are written."""
 
 Kept = dict[tuple[int, int], NDArray[np.int64]]
-"""By layer and expert, the shared one last where it is pruned: ascending positions that stay."""
+"""Ascending positions of the kept rows, by layer and expert; a pruned shared expert has the number
+after the last routed one.
+"""
 
 
 def run(job: Job[PruneSettings]) -> None:
-    """Writes a checkpoint directory with `ledger.json`, and its padded twin where asked for.
+    """Writes the pruned checkpoint with its ledger, and a padded twin if the recipe asks for it.
 
     Raises:
         CheckpointError: the source does not hold exactly the tensors of its family.
         ResourceError: the disk is too small.
     """
     source, spec = open_checkpoint(job.model)
-    plan = load_json(job.folders["plan"] / "plan.json")
-    importance = load_importance(job.folders["importance"]).scores[plan["score"]]
-    widths, shared = widths_after(plan), prunes_shared(plan)
+    plan = Plan.load(job.folders["plan"])
+    importance = Importance.load(job.folders["importance"]).scores[plan.score]
+    widths, shared = plan.axis_widths_after, plan.prunes_shared
     pruned = spec.resized(widths, shared=shared)
     kept: Kept = {
         (layer, expert): rows
@@ -71,15 +80,14 @@ def run(job: Job[PruneSettings]) -> None:
             kept_rows(importance[layer], spec.table(layer, shared=shared), widths[layer])
         )
     }
-    _check_space(job.out, plan["checkpoint_tensor_bytes"], source, job.settings.save_padded)
+    _check_space(job.out, plan.checkpoint_tensor_bytes, source, job.settings.save_padded)
     config = pruned_config(source.config, pruned, shared=shared)
     refits = _refits(job, kept) if job.settings.refit_down else None
     refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
-    fitted = {"refit": refit}
-    if job.settings.distill_router is not None:
-        fitted["distill"] = _distill(job, job.settings.distill_router)
-    _write_ledger(job.out, spec, pruned, plan, fitted)
+    rule = job.settings.distill_router
+    distill = _distill(job, rule) if rule is not None else None
+    _ledger(job.out, spec, pruned, plan, refit, distill).save(job.out)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
@@ -88,21 +96,17 @@ def run(job: Job[PruneSettings]) -> None:
 
 
 def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
-    """The experts' new `down`, layer by layer."""
+    """Yields the refitted `down` matrices of each layer."""
     from moe_export.fitting.refit import refit_by_layer  # noqa: PLC0415 - imports torch
 
     return refit_by_layer(job.model, kept, _sequences(job), job.settings.ridge)
 
 
-def _distill(job: Job[PruneSettings], settings: DistillSettings) -> dict[str, Any]:
-    """Fits the routers of the checkpoint that is written, and puts them in where that helps.
-
-    Returns:
-        What was done, for the ledger.
-    """
+def _distill(job: Job[PruneSettings], settings: DistillSettings) -> Distill:
+    """Distils the routers of the written checkpoint, and replaces them if that lowers the KL."""
     from moe_export.fitting.distill import Rule, distill_routers  # noqa: PLC0415 - imports torch
 
-    found = distill_routers(
+    distilled = distill_routers(
         job.model,
         job.out,
         _sequences(job),
@@ -110,34 +114,37 @@ def _distill(job: Job[PruneSettings], settings: DistillSettings) -> dict[str, An
         job.partial / "distill",
         job.progress,
     )
-    if found.is_better:
-        overwrite(job.out, found.routers)
+    if distilled.is_better:
+        overwrite(job.out, distilled.routers)
     else:
         logger.warning(
             "prune.distill_router: on %d held-out tokens the KL from the unpruned model was %.6f "
             "nats with the routers as they were and %.6f nats with the distilled ones, so they "
             "stay as they were",
-            found.held_out_tokens,
-            found.before_nats,
-            found.after_nats,
+            distilled.held_out_tokens,
+            distilled.before_nats,
+            distilled.after_nats,
         )
-    return {
-        "tensors": sorted(found.routers) if found.is_better else [],
-        "tokens": found.tokens,
-        "held_out_tokens": found.held_out_tokens,
-        "held_out_kl_nats": {"before": found.before_nats, "after": found.after_nats},
-    }
+    return Distill(
+        tensors=tuple(sorted(distilled.routers)) if distilled.is_better else (),
+        tokens=distilled.tokens,
+        held_out_tokens=distilled.held_out_tokens,
+        held_out_kl_nats=HeldOutKl(before=distilled.before_nats, after=distilled.after_nats),
+    )
 
 
 def _sequences(job: Job[PruneSettings]) -> list[NDArray[np.int32]]:
-    """What is kept is fitted on these."""
-    sequences = load_calibration(job.folders["calibrate"]).sequences()
-    return evenly_chosen(sequences, job.settings.calibration_tokens)
+    """The calibration sequences that kept weights are fitted on."""
+    return Calibration.load(job.folders["calibrate"]).sample(job.settings.calibration_tokens)
 
 
 def pruned_config(config: dict[str, Any], pruned: ModelSpec, *, shared: bool) -> dict[str, Any]:
-    """The source's config under our own model_type, with the widths in it; the shared expert's
-    where it is pruned.
+    """Returns the source's config with our own model_type and the widths of the experts.
+
+    Args:
+        config: content of the source's `config.json`.
+        pruned: the pruned model.
+        shared: True if the shared expert is pruned; its widths are stated then.
     """
     family = pruned.family
     return config | {
@@ -156,13 +163,14 @@ def _write(
     kept: Kept,
     refits: Iterator[Refitted] | None,
     progress: Callable[[int, int, str], None],
-) -> dict[str, Any]:
-    """One shard per layer and one for the rest.
+) -> Refit:
+    """Writes one shard per layer and one for the rest.
 
     Returns:
-        Which tensors were refitted, and the experts that too few tokens reached.
+        The matrices that were refitted, and those that were not.
     """
-    refit: dict[str, Any] = {"tensors": [], "left": []}
+    refitted: list[str] = []
+    left: list[LeftTensor] = []
     down: dict[str, NDArray[np.float32]] = {}
 
     def values_of(name: str) -> NDArray[Any]:
@@ -182,34 +190,32 @@ def _write(
             progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
             names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
             if refits is not None and layer is not None:
-                found = next(refits)
-                down = found.down
-                refit["tensors"] += [name for name in names if name in down]
-                refit["left"] += _left(names, spec, written, found)
+                fit = next(refits)
+                down = fit.down
+                refitted += [name for name in names if name in down]
+                left += _left(names, spec, written, fit)
             _stream(writer, names, source, written, values_of)
     progress(len(layers), len(layers), "done")
-    return refit
+    return Refit(tensors=tuple(refitted), left=tuple(left))
 
 
 def _place(spec: ModelSpec, tensor: TensorSpec) -> tuple[int, int] | None:
-    """The key that the expert of a tensor has in `Kept`; None if it is no expert's matrix."""
+    """The key of a tensor's expert in `Kept`; None if the tensor belongs to no expert."""
     if tensor.layer is None or tensor.role not in EXPERT_AXIS:
         return None
     return (tensor.layer, spec.num_experts if tensor.expert is None else tensor.expert)
 
 
-def _left(
-    names: list[str], spec: ModelSpec, written: ModelSpec, found: Refitted
-) -> list[dict[str, Any]]:
-    """The pruned experts of a layer that too few tokens reached to refit them."""
+def _left(names: list[str], spec: ModelSpec, written: ModelSpec, fit: Refitted) -> list[LeftTensor]:
+    """The pruned `down` matrices of a layer that too few tokens reached for a fit."""
     left = []
     for name in names:
         tensor = spec.tensors[name]
         is_pruned = written.tensors[name].shape != tensor.shape
         place = _place(spec, tensor)
-        if place is None or EXPERT_AXIS[tensor.role] == 0 or not is_pruned or name in found.down:
+        if place is None or EXPERT_AXIS[tensor.role] == 0 or not is_pruned or name in fit.down:
             continue
-        left.append({"tensor": name, "tokens": found.tokens[place[1]]})
+        left.append(LeftTensor(tensor=name, tokens=fit.tokens[place[1]]))
     return left
 
 
@@ -220,15 +226,13 @@ def _write_padded(
     spec: ModelSpec,
     progress: Callable[[int, int, str], None],
 ) -> None:
-    """What is in the pruned checkpoint, then explicit zeros up to the width that stock loaders
-    expect.
-    """
+    """Writes the pruned checkpoint with zeros up to the widths that stock loaders expect."""
 
     def values_of(name: str) -> NDArray[Any]:
         values = pruned.read(name)
         shape = spec.tensors[name].shape
-        missing = [(0, to - of) for to, of in zip(shape, values.shape, strict=True)]
-        return np.pad(values, missing)
+        zeros = [(0, full - kept) for full, kept in zip(shape, values.shape, strict=True)]
+        return np.pad(values, zeros)
 
     layers: list[int | None] = [None, *range(spec.num_layers)]
     with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
@@ -246,44 +250,46 @@ def _stream(
     written: ModelSpec,
     values_of: Callable[[str], NDArray[Any]],
 ) -> None:
-    """Writes a shard, reading ahead."""
+    """Writes a shard while the next tensors are read."""
     writer.stream_shard(
         {name: (source.tensors[name].dtype, written.tensors[name].shape) for name in names},
-        ahead(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
+        prefetched(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
     )
 
 
-def _write_ledger(
-    out: Path, spec: ModelSpec, pruned: ModelSpec, plan: dict[str, Any], fitted: dict[str, Any]
-) -> None:
-    """Accounts for every tensor of the source, and holds what was written against the plan.
+def _ledger(
+    out: Path,
+    spec: ModelSpec,
+    pruned: ModelSpec,
+    plan: Plan,
+    refit: Refit,
+    distill: Distill | None,
+) -> Ledger:
+    """Accounts for every tensor of the source, and checks the written bytes against the plan.
 
     Raises:
-        ArtifactError: a written tensor is not what the plan says.
+        ArtifactError: the written tensors have other bytes than the plan predicted.
     """
     written = Checkpoint(out)
     check_ledger(written, pruned)
     entries = {
-        name: {
-            "action": "kept" if pruned.tensors[name].shape == before.shape else "sliced",
-            "from": list(before.shape),
-            "to": list(written.tensors[name].shape),
-            "bytes": written.tensors[name].size_bytes,
-        }
+        name: PrunedTensor(
+            action="kept" if pruned.tensors[name].shape == before.shape else "sliced",
+            shape_before=before.shape,
+            shape_after=written.tensors[name].shape,
+            bytes=written.tensors[name].size_bytes,
+        )
         for name, before in spec.tensors.items()
     }
     total = sum(info.size_bytes for info in written.tensors.values())
-    if total != plan["checkpoint_tensor_bytes"]:
+    if total != plan.checkpoint_tensor_bytes:
         raise ArtifactError(
             f"{out}: {total} bytes of tensors were written, the plan predicted "
-            f"{plan['checkpoint_tensor_bytes']}; this is a fault of moe-export, please report it"
+            f"{plan.checkpoint_tensor_bytes}; this is a fault of moe-export, please report it"
         )
-    actions = [entry["action"] for entry in entries.values()]
-    counts = {"kept": actions.count("kept"), "sliced": actions.count("sliced"), "dropped": 0}
-    save_json(
-        out / LEDGER_FILE,
-        {"tensor_bytes": total, "counts": counts, **fitted, "tensors": entries},
-    )
+    actions = [entry.action for entry in entries.values()]
+    counts = PrunedCounts(kept=actions.count("kept"), sliced=actions.count("sliced"), dropped=0)
+    return Ledger(tensor_bytes=total, counts=counts, refit=refit, distill=distill, tensors=entries)
 
 
 def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:

@@ -1,4 +1,4 @@
-"""The pruned checkpoint with its large matrices in fewer bits, layer by layer.
+"""The quantize stage: the pruned checkpoint with its large matrices in fewer bits.
 
 Legend: K inputs, N outputs.
 """
@@ -14,120 +14,177 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.artifacts.base import load_json, save_json
-from moe_export.artifacts.calibration import evenly_chosen, load_calibration
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.quantization import (
+    Fallback,
+    KeptTensor,
+    QuantizationRecord,
+    QuantizedClass,
+    QuantizedCounts,
+    QuantizedTensor,
+    StoredTensor,
+)
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
-from moe_export.errors import CheckpointError
+from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import check_ledger, open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in, part_names, stored_tensors
 from moe_export.formats.storage import to_storage
 from moe_export.op import rounding as native
-from moe_export.quantization import QUANTIZATION_KEY, Made, Method, Quantization, read_quantization
+from moe_export.quantization import QUANTIZATION_KEY, Method, Quantization, QuantizeResult
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 logger = logging.getLogger(__name__)
 
-QUANTIZATION_FILE = "quantization.json"
-
 AHEAD_BYTES = 128 << 20
-"""Of tensors that are read and rounded before it is their turn to be written."""
+"""Most bytes of tensors that are read and rounded before they are written."""
 
 
 @dataclass
 class _Sums:
-    """Of one class of tensors."""
+    """Sums over the quantized tensors of one class.
+
+    Attributes:
+        tensors: number of tensors.
+        elements: number of their values.
+        code_bytes: bytes of codes.
+        scale_bytes: bytes of scales and zero points.
+        squared_error: sum of the squared errors.
+        squared_values: sum of the squared values.
+    """
 
     tensors: int = 0
     elements: int = 0
     code_bytes: int = 0
     scale_bytes: int = 0
-    """Of zero points too."""
     squared_error: float = 0.0
     squared_values: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "tensors": self.tensors,
-            "elements": self.elements,
-            "code_bytes": self.code_bytes,
-            "scale_bytes": self.scale_bytes,
-            "relative_error": _relative(self.squared_error, self.squared_values),
-        }
+    def add(self, written: _Written) -> None:
+        """Adds one tensor."""
+        codes, *others = (part.nbytes for part in written.parts)
+        self.tensors += 1
+        self.elements += math.prod(written.values_shape)
+        self.code_bytes += codes
+        self.scale_bytes += sum(others)
+        self.squared_error += written.squared_error
+        self.squared_values += written.squared_values
+
+    def record(self) -> QuantizedClass:
+        """Returns the sums as they are stored."""
+        return QuantizedClass(
+            tensors=self.tensors,
+            elements=self.elements,
+            code_bytes=self.code_bytes,
+            scale_bytes=self.scale_bytes,
+            relative_error=_relative(self.squared_error, self.squared_values),
+        )
 
 
 @dataclass(frozen=True)
 class _Written:
-    """One tensor.
+    """One tensor as it is written.
 
     Attributes:
-        parts: what is written, in order.
-        values_shape: of the tensor as it was.
-        made: how its codes came about; None if it has none.
-        is_kept: whether it is as it was.
-        squared_error: of the codes.
-        squared_values: of what they were made from.
+        parts: arrays that are written, in order.
+        values_shape: shape of the tensor as it was.
+        made: codes and the method that made them; None for a float format.
+        is_kept: True if the tensor is written as it was.
+        squared_error: sum of the squared errors of the values.
+        squared_values: sum of the squared values.
     """
 
     parts: tuple[NDArray[Any], ...]
     values_shape: tuple[int, ...]
-    made: Made | None = None
+    made: QuantizeResult | None = None
     is_kept: bool = False
     squared_error: float = 0.0
     squared_values: float = 0.0
 
 
 @dataclass
-class _Ledger:
-    """What became of every tensor."""
+class _Outcome:
+    """The outcome of the tensors that have been written so far.
 
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    Attributes:
+        tensors: outcome of each tensor, by name.
+        sums: sums by class of tensors.
+        fallbacks: matrices that another method rounded than the recipe asks for.
+    """
+
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
-    fallbacks: list[dict[str, Any]] = field(default_factory=list)
+    fallbacks: list[Fallback] = field(default_factory=list)
 
-    def enter(self, name: str, written: _Written, spec: ModelSpec) -> None:
-        """Adds a tensor."""
-        tensor, made = spec.tensors[name], written.made
+    def add(self, name: str, written: _Written, spec: ModelSpec) -> None:
+        """Adds one tensor."""
         part_bytes = sum(part.nbytes for part in written.parts)
         if written.is_kept:
-            self.entries[name] = {"action": "kept", "bytes": part_bytes}
+            self.tensors[name] = KeptTensor(action="kept", bytes=part_bytes)
             return
-        format_name = format_in(spec, name)
-        self.entries[name] = {
-            "action": "quantized",
-            "format": format_name or spec.quantization.float_of(tensor.role, tensor.layer),
-            "group_size": spec.quantization.group_size if format_name else None,
-            "method": made.method if made else None,
-            "tokens": made.tokens if made else None,
-            "bytes": part_bytes,
-            "relative_error": _relative(written.squared_error, written.squared_values),
-        }
+        tensor, made = spec.tensors[name], written.made
+        self.tensors[name] = _quantized(name, written, spec, part_bytes)
+        self.sums.setdefault(tensor.tensor_class, _Sums()).add(written)
         if made and made.fell_back:
             self.fallbacks.append(
-                {
-                    "tensor": name,
-                    "layer": tensor.layer,
-                    "expert": tensor.expert,
-                    "method": made.method,
-                    "tokens": made.tokens,
-                    "inputs": written.values_shape[1],
-                }
+                Fallback(
+                    tensor=name,
+                    layer=tensor.layer,
+                    expert=tensor.expert,
+                    method=made.method,
+                    tokens=made.tokens,
+                    inputs=written.values_shape[1],
+                )
             )
-        sums = self.sums.setdefault(tensor.tensor_class, _Sums())
-        sums.tensors += 1
-        sums.elements += math.prod(written.values_shape)
-        sums.code_bytes += written.parts[0].nbytes
-        sums.scale_bytes += part_bytes - written.parts[0].nbytes
-        sums.squared_error += written.squared_error
-        sums.squared_values += written.squared_values
+
+    def count(self, action: str) -> int:
+        """Returns the number of tensors with an action, `kept` or `quantized`."""
+        return sum(tensor.action == action for tensor in self.tensors.values())
+
+    def record(
+        self, quantization: Quantization, method: Method, tensor_bytes: int
+    ) -> QuantizationRecord:
+        """Returns the outcome as it is stored.
+
+        Args:
+            quantization: formats of the checkpoint.
+            method: rounding method of the recipe.
+            tensor_bytes: bytes of all tensors of the written checkpoint.
+        """
+        return QuantizationRecord(
+            **vars(quantization),
+            method=method,
+            tensor_bytes=tensor_bytes,
+            counts=QuantizedCounts(kept=self.count("kept"), quantized=self.count("quantized")),
+            fallbacks=tuple(self.fallbacks),
+            classes={name: sums.record() for name, sums in self.sums.items()},
+            tensors=self.tensors,
+        )
+
+
+def _quantized(name: str, written: _Written, spec: ModelSpec, part_bytes: int) -> QuantizedTensor:
+    tensor, made = spec.tensors[name], written.made
+    codes = format_in(spec, name)
+    stored = codes or spec.quantization.float_of(tensor.role, tensor.layer)
+    assert stored is not None, name
+    return QuantizedTensor(
+        action="quantized",
+        format=stored,
+        group_size=spec.quantization.group_size if codes else None,
+        method=made.method if made else None,
+        tokens=made.tokens if made else None,
+        bytes=part_bytes,
+        relative_error=_relative(written.squared_error, written.squared_values),
+    )
 
 
 def run(job: Job[QuantizeSettings]) -> None:
-    """Writes a checkpoint directory with `quantization.json`.
+    """Writes the quantized checkpoint and the record of its errors.
 
     Raises:
         CheckpointError: the pruned checkpoint is damaged, or a weight is too large for a scale.
@@ -140,9 +197,9 @@ def run(job: Job[QuantizeSettings]) -> None:
     _check_space(job, source, quantized)
     config = source.config | {QUANTIZATION_KEY: quantization.as_config()}
     entries = stored_tensors(quantized)
-    ledger = _Ledger()
+    outcome = _Outcome()
     with CheckpointWriter(job.out, config, num_shards=spec.num_layers + 1) as writer:
-        for number, (layer, found) in enumerate(_layers(job, spec, quantization)):
+        for number, (layer, calibrated) in enumerate(_layers(job, spec, quantization)):
             what = "outside the layers" if layer is None else f"layer {layer}"
             job.progress(number, spec.num_layers + 1, what)
             names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
@@ -151,51 +208,55 @@ def run(job: Job[QuantizeSettings]) -> None:
                 for name in names
                 for entry in part_names(quantized, name)
             }
-            parts = _parts(names, source, quantized, found, settings.method, ledger)
+            parts = _parts(names, source, quantized, calibrated, settings.method, outcome)
             writer.stream_shard(layout, parts)
     job.progress(spec.num_layers + 1, spec.num_layers + 1, "done")
     copy_tokenizer_files(job.folders["prune"], job.out)
     written = Checkpoint(job.out)
     check_ledger(written, quantized)
-    actions = [entry["action"] for entry in ledger.entries.values()]
-    save_json(
-        job.out / QUANTIZATION_FILE,
-        {
-            **quantization.as_config(),
-            "method": settings.method,
-            "tensor_bytes": sum(info.size_bytes for info in written.tensors.values()),
-            "counts": {word: actions.count(word) for word in ("kept", "quantized")},
-            "fallbacks": ledger.fallbacks,
-            "classes": {name: sums.as_dict() for name, sums in ledger.sums.items()},
-            "tensors": ledger.entries,
-        },
-    )
-    for name, sums in ledger.sums.items():
-        lost = _relative(sums.squared_error, sums.squared_values)
-        logger.info("%s: relative error %.4g", name, lost)
-    if ledger.fallbacks:
+    tensor_bytes = sum(info.size_bytes for info in written.tensors.values())
+    record = outcome.record(quantization, settings.method, tensor_bytes)
+    record.save(job.out)
+    _log(record)
+
+
+def _log(record: QuantizationRecord) -> None:
+    for name, sums in record.classes.items():
+        logger.info("%s: relative error %.4g", name, sums.relative_error)
+    if record.fallbacks:
         logger.warning(
             "%d of %d matrices were reached by fewer tokens than they have inputs and were rounded "
-            "with a search for scales instead of %s; quantization.json names them",
-            len(ledger.fallbacks),
-            actions.count("quantized"),
-            settings.method,
+            "with a search for scales instead of %s; %s names them",
+            len(record.fallbacks),
+            record.counts.quantized,
+            record.method,
+            record.FILE,
         )
 
 
 def _formats(job: Job[QuantizeSettings], spec: ModelSpec) -> Quantization:
-    """The recipe's formats, or the plan's where the recipe leaves the choice to it."""
+    """Returns the recipe's formats, or the plan's if the recipe leaves the choice to it.
+
+    Raises:
+        ArtifactError: the plan has no formats, or not one for each layer.
+    """
     settings = job.settings
     if settings.experts != "auto":
         return settings.quantization()
-    planned = load_json(job.folders["plan"] / "plan.json")
-    return read_quantization(planned, spec.num_layers)
+    formats = Plan.load(job.folders["plan"]).quantization
+    experts = None if formats is None else formats.experts
+    if formats is None or (isinstance(experts, tuple) and len(experts) != spec.num_layers):
+        raise ArtifactError(
+            f"{job.folders['plan'] / Plan.FILE}: the plan has not chosen a format for each of "
+            f"{spec.num_layers} layers; run again from the plan stage"
+        )
+    return formats.quantization
 
 
 def _layers(
     job: Job[QuantizeSettings], spec: ModelSpec, quantization: Quantization
-) -> Iterator[tuple[int | None, Mapping[str, Made]]]:
-    """The layers in order and None last, with those matrices that calibration makes."""
+) -> Iterator[tuple[int | None, Mapping[str, QuantizeResult]]]:
+    """Yields each layer and then None, with the matrices that calibration has made for it."""
     settings = job.settings
     if settings.method != "gptq":
         for layer in (*range(spec.num_layers), None):
@@ -203,11 +264,11 @@ def _layers(
         return
     from moe_export.fitting.gptq_layers import quantize_by_layer  # noqa: PLC0415 - torch
 
-    calibration = load_calibration(job.folders["calibrate"])
+    calibration = Calibration.load(job.folders["calibrate"])
     yield from quantize_by_layer(
         job.folders["prune"],
         quantization,
-        evenly_chosen(calibration.sequences(), settings.calibration_tokens),
+        calibration.sample(settings.calibration_tokens),
         settings.damping,
     )
 
@@ -216,18 +277,27 @@ def _parts(
     names: Sequence[str],
     source: Checkpoint,
     spec: ModelSpec,
-    found: Mapping[str, Made],
+    calibrated: Mapping[str, QuantizeResult],
     method: Method,
-    ledger: _Ledger,
+    outcome: _Outcome,
 ) -> Iterator[NDArray[Any]]:
-    """What is written for some tensors, which several threads read and round."""
+    """Yields the arrays to write for some tensors, which several threads read and round.
+
+    Args:
+        names: names of the tensors.
+        source: the pruned checkpoint.
+        spec: the quantized model.
+        calibrated: matrices that calibration has made, by name.
+        method: rounding method of the recipe.
+        outcome: outcome that the tensors are added to.
+    """
 
     def work(name: str) -> _Written:
         values = source.read(name)
         format_name = format_in(spec, name)
         if format_name is None:
             return _in_float(name, values, spec)
-        made = found.get(name) or _rounded(name, values, spec, format_name, method)
+        made = calibrated.get(name) or _rounded(name, values, spec, format_name, method)
         lost, norm = native.squared_error(format_name, made.matrix, values)
         parts = tuple(to_storage(made.matrix).values())
         return _Written(
@@ -236,14 +306,14 @@ def _parts(
 
     sizes = {name: source.tensors[name].size_bytes for name in names}
     for name, written in zip(
-        names, ahead(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
+        names, prefetched(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
     ):
-        ledger.enter(name, written, spec)
+        outcome.add(name, written, spec)
         yield from written.parts
 
 
 def _in_float(name: str, values: NDArray[Any], spec: ModelSpec) -> _Written:
-    """As it is, or in the dtype that its class has of its own."""
+    """A tensor as it is, or cast to the dtype of its class if that has one."""
     tensor = spec.tensors[name]
     own = spec.quantization.float_of(tensor.role, tensor.layer)
     if own is None:
@@ -258,20 +328,20 @@ def _in_float(name: str, values: NDArray[Any], spec: ModelSpec) -> _Written:
 
 def _rounded(
     name: str, values: NDArray[Any], spec: ModelSpec, format_name: str, method: Method
-) -> Made:
-    """A matrix in the nearest codes."""
-    # Nothing is multiplied with embeddings, so that there is nothing to calibrate them by.
+) -> QuantizeResult:
+    """A matrix rounded without calibration."""
+    # Embeddings are looked up, not multiplied, so there are no inputs to calibrate them with.
     method = "mse" if method == "gptq" else method
     group_size = spec.quantization.group_size
     try:
         matrix = native.quantize(format_name, values, group_size, search=method == "mse")
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    return Made(matrix, method)
+    return QuantizeResult(matrix, method)
 
 
 def _relative(squared_error: float, squared_values: float) -> float:
-    """Root of the squared error over that of the squared values; 0 where there are no values."""
+    """Root of squared error over squared values; 0 if all values are 0."""
     return math.sqrt(squared_error / squared_values) if squared_values else 0.0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from moe_export.artifacts.base import save_json
 from moe_export.documents.sources import draw, has_answers, task_names
-from moe_export.documents.tokens import Sequence
+from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.evaluation.tally import Tally, batches, mean_exact_match, tally_document
@@ -108,7 +108,7 @@ def _parity(
     job: Job[ValidateSettings],
     variants: dict[str, Path],
     provider: str,
-    tasks: dict[str, list[Sequence]],
+    tasks: dict[str, list[TokenSequence]],
 ) -> dict[str, Any]:
     """The exported models against torch on the first documents of the tasks.
 
@@ -155,7 +155,7 @@ def within(sequences: list[list[int]], tokens: int) -> list[list[int]]:
 
 
 def _tallies(
-    models: dict[str, OrtModel], settings: tuple[Task, ...], tasks: dict[str, list[Sequence]]
+    models: dict[str, OrtModel], settings: tuple[Task, ...], tasks: dict[str, list[TokenSequence]]
 ) -> dict[str, dict[str, Tally]]:
     """Every variant on every task, with its divergence from the baseline where there is one."""
     vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]

@@ -1,1 +1,1 @@
-"""The machine: memory, disk, processes and progress."""
+"""Access to the machine: memory, disk, threads and processes, and reports of progress."""

@@ -1,4 +1,4 @@
-"""What is said where the disk is too small or full."""
+"""Check of free disk space, and errors for failed writes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from moe_export.errors import ResourceError
 
 
 def require_space(directory: Path, needed_bytes: int, what: str) -> None:
-    """Makes sure, before work begins, that what it writes has room.
+    """Checks before work begins that the disk has room for its files.
 
     Args:
-        directory: to be written to; it exists.
-        needed_bytes: that are written.
-        what: needs them, for the message.
+        directory: Existing directory that will be written to.
+        needed_bytes: Bytes that will be written.
+        what: Name of the files in the error message.
 
     Raises:
-        ResourceError: the disk has less.
+        ResourceError: The disk has less space.
     """
     free_bytes = shutil.disk_usage(directory).free
     if needed_bytes > free_bytes:
@@ -29,7 +29,7 @@ def require_space(directory: Path, needed_bytes: int, what: str) -> None:
 
 
 def disk_error(error: Exception, path: Path) -> ResourceError:
-    """The sentence for a failed write."""
+    """Error with a sentence for a failed write to `path`."""
     code = getattr(error, "errno", None)
     if code == errno.ENOSPC or "os error 28" in str(error):
         return ResourceError(

@@ -1,4 +1,4 @@
-"""What machine and which versions a measurement was made with."""
+"""Machine and package versions that a measurement was made with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, operating system and GPU (by the NVIDIA driver's files)."""
+    """Processor, usable cores, memory, operating system and GPU (by the NVIDIA driver)."""
     return {
         "cpu": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -34,14 +34,14 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that affect results; absent packages are left out."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Resident memory of this process, as the kernel counts it."""
+"""Resident memory of this process, as counted by the kernel."""
 
 from __future__ import annotations
 
@@ -10,42 +10,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-SMALL_MODEL_BYTES = 2 << 30
-"""A model of so many bytes in float32 stays in memory where it is run over and over."""
-
-ROWS_AT_ONCE = 32
-"""Matrices of experts take multiples of so many tokens in bfloat16 on a CPU. For every number of
-them oneDNN, by which torch multiplies, makes code, which takes as long as to use it several times,
-and keeps it.
-"""
-
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
 def resident_bytes() -> int:
-    """Resident memory now."""
+    """Resident memory of this process now."""
     return _field("VmRSS")
 
 
 def release() -> None:
-    """Gives freed memory back to the system, which glibc otherwise keeps for later."""
+    """Collects garbage and returns freed memory to the system."""
     gc.collect()
     trim()
 
 
 def trim() -> None:
-    """The same where nothing waits for the garbage collector."""
+    """Returns freed memory to the system, which glibc would otherwise keep; collects no garbage."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:  # other C libraries give back by themselves
+    if malloc_trim is not None:  # other C libraries return memory by themselves
         malloc_trim(0)
 
 
 class PeakMemory:
-    """The highest resident memory within a `with` block; memory freed before does not count.
+    """Peak resident memory within a `with` block; memory freed before does not count.
 
-    Where the kernel does not allow its peak to be reset, the peak of the whole process is given,
-    which is never lower.
+    If the kernel does not allow the peak to be reset, the peak of the whole process is used, which
+    is never lower.
     """
 
     peak_bytes = 0

@@ -1,4 +1,4 @@
-"""Work done ahead of who needs its results, in their order, within a bound of memory."""
+"""Results computed ahead by threads, in order and within a limit of memory."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ Result = TypeVar("Result")
 
 
 def threads() -> int:
-    """How many this process is to use: as torch, what OMP_NUM_THREADS says, or all cores."""
+    """Number of threads for this process: OMP_NUM_THREADS as in torch, or the number of cores."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
 
 
-def ahead(
+def prefetched(
     items: Iterable[Item],
     work: Callable[[Item], Result],
     size: Callable[[Item], int],
     most: int,
 ) -> Iterator[Result]:
-    """What `work` gives for every item, in order.
+    """Yields the result of `work` for every item, in order, computed ahead by threads.
 
-    Reading files and numpy leave the interpreter free, so that threads are enough.
+    File reads and numpy release the interpreter lock, so that threads suffice.
 
     Args:
-        items: are taken as room allows.
-        work: called in other threads.
-        size: of an item's result, in the unit of `most`.
-        most: size of all results that are being made or wait; a single one may be larger.
+        items: Items, taken as the limit allows.
+        work: Function of an item, called in other threads.
+        size: Function that gives the size of an item's result, in the unit of `most`.
+        most: Limit of the summed sizes of unfinished and waiting results; one may be larger.
     """
     waiting: deque[tuple[Future[Result], int]] = deque()
     held = 0

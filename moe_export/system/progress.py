@@ -1,4 +1,4 @@
-"""How far a stage is."""
+"""Progress reports of a stage."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told how far a stage is: so much done of a total, and what it is about to do."""
+    """Function that a stage reports to: steps done, steps in total, and the next step's name."""
 
     def __call__(self, done: int, total: int, what: str) -> None:  # noqa: D102
         ...
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody watches."""
+    """Ignores the progress."""

@@ -1,4 +1,4 @@
-"""Several processes that share the work of one stage, as `torchrun` starts them.
+"""Processes started by `torchrun` that share the work of a stage.
 
 Legend: M values of an array.
 """
@@ -17,39 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 PATIENCE = timedelta(days=7)
-"""How long a worker waits for others: stages that only the first carries out may take long."""
+"""Longest time that a worker waits for others; stages that only the first one runs may be long."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those of a run; by default the only one.
+    """Group of the processes of a run, seen from this one; by default a group of one.
 
     Attributes:
-        rank: its number; 0 writes all files.
-        size: how many there are.
+        rank: Number of this process; process 0 writes all files.
+        size: Number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def share(self, count: int) -> range:
-        """Which of `count` pieces of work are this process's."""
+        """Numbers of the pieces of work that this process does, of `count` pieces."""
         return range(self.rank, count, self.size)
 
     def gather(self, values_M: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Everyone's values in the order of ranks, on the first; nothing on the others."""
+        """Values of all processes in the order of ranks, on process 0; empty on the others."""
         if self.size == 1:
             return [values_M]
         import torch  # noqa: PLC0415 - heavy
         from torch import distributed  # noqa: PLC0415 - heavy
 
         own = torch.from_numpy(values_M)
-        found = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
-        distributed.gather(own, found)
-        return [] if found is None else [part.numpy() for part in found]
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
+        distributed.gather(own, parts)
+        return [] if parts is None else [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
-        """The smallest of everyone's values."""
+        """Smallest of the values of all processes."""
         if self.size == 1:
             return value
         import torch  # noqa: PLC0415 - heavy
@@ -60,7 +60,10 @@ class Workers:
         return int(shared)
 
     def tell(self, message: dict[str, Any] | None) -> dict[str, Any]:
-        """What the first has to say, to everyone; the others give None, which is heard as {}."""
+        """Sends a message from process 0 to all and returns it; the others pass None.
+
+        A message of None is received as {}.
+        """
         message = message or {}
         if self.size == 1:
             return message
@@ -77,7 +80,7 @@ class Workers:
         return result
 
     def meet(self) -> None:
-        """Waits until everyone is here."""
+        """Waits until all processes have called this."""
         if self.size > 1:
             from torch import distributed  # noqa: PLC0415 - heavy
 
@@ -89,24 +92,24 @@ ALONE = Workers()
 
 @contextmanager
 def joined() -> Iterator[Workers]:
-    """The group that `torchrun` has started this process in, or it alone without one."""
+    """Joins the group of processes that `torchrun` has started; without one, a group of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
         return
     from torch import distributed  # noqa: PLC0415 - heavy
 
-    # Sums of a few megabytes are all that is passed on, so that NCCL would gain nothing.
+    # Only sums of a few megabytes are sent, so that NCCL would not be faster.
     distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
         workers = Workers(distributed.get_rank(), size)
         yield workers
-        # One that leaves while another still hears from it takes that one down.
+        # A process that leaves while another still receives from it makes the other fail.
         workers.meet()
     finally:
         distributed.destroy_process_group()
 
 
 def is_first() -> bool:
-    """Whether this process writes files and says what there is to say."""
+    """True if this process writes the files and messages."""
     return os.environ.get("RANK", "0") == "0"

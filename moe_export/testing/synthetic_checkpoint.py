@@ -33,7 +33,7 @@ from moe_export.checkpoint import CheckpointWriter, write_json
 from moe_export.errors import MoeExportError, RecipeError, ResourceError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec, TensorSpec
-from moe_export.system.prefetch import ahead
+from moe_export.system.prefetch import prefetched
 
 SHARD_BYTES = 4_000_000_000
 """Shards end before this, as those of the released model do."""
@@ -149,7 +149,7 @@ def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> i
         for shard in shards:
             writer.stream_shard(
                 {name: (DTYPE, spec.tensors[name].shape) for name in shard},
-                ahead(
+                prefetched(
                     shard,
                     lambda name: _values(spec, name, table),
                     lambda name: _size(spec.tensors[name]),
@@ -161,7 +161,8 @@ def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> i
 
 
 def _size(tensor: TensorSpec) -> int:
-    return tensor.elements * DTYPE.itemsize
+    size_bytes: int = tensor.elements * DTYPE.itemsize
+    return size_bytes
 
 
 def _shards(spec: ModelSpec, most_bytes: int) -> Iterator[list[str]]:
@@ -193,7 +194,8 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
     raw = random.integers(0, 2**64, -(-tensor.elements // 4), dtype=np.uint64)
     bits = table[raw.view(np.uint16)[: tensor.elements]].reshape(tensor.shape)
     if tensor.tensor_class == "norms":
-        return (1 + bits.view(DTYPE).astype(np.float32) / 8).astype(DTYPE)
+        norms: NDArray[Any] = (1 + bits.view(DTYPE).astype(np.float32) / 8).astype(DTYPE)
+        return norms
     if tensor.tensor_class == "embeddings":
         exponent = -5
     elif len(tensor.shape) == 1:
@@ -224,7 +226,7 @@ def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
     # In the alphabet of byte-level BPE, the space is written like this.
     letters = "\u0120etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPVBGKJQXZ0123456789.,:;!?'\"()-"
     tokens = list(alphabet)
-    merges = []
+    merges: list[tuple[str, str]] = []
     for length in (2, 3):
         heads = letters if length == 2 else [head + tail for head, tail in merges]
         for head in heads:

@@ -1,6 +1,7 @@
-"""Models of the known families in torch, with experts of unequal widths: the oracle.
+"""Models of the known families in torch, with experts of unequal widths.
 
-Attention, norms and embeddings are the classes of transformers; only the MoE blocks are our own.
+They are the reference that exported models are compared with. Attention, norms and embeddings are
+classes of transformers; only the MoE blocks are ours.
 """
 
 from __future__ import annotations

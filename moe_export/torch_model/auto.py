@@ -1,4 +1,4 @@
-"""The classes of transformers with our MoE blocks in them, one per family, made from its facts."""
+"""Model classes of transformers with our MoE blocks in them, one per family."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from moe_export.families.transformers_config import pruned_config_class
 from moe_export.torch_model.block import RaggedMoEBlock
 
 RENAMED = "mlp"
-"""What transformers 5 calls the MoE block of families that had another name for it."""
+"""Name of the MoE block in transformers 5, also in families whose checkpoints name it otherwise."""
 
 
 @cache
 def model_class(model_type: str) -> type[Any]:
-    """The causal language model of a family's pruned checkpoints.
+    """Causal language model class for a family's pruned checkpoints.
 
     Args:
-        model_type: of the family, without the prefix.
+        model_type: Model type of the family, without the prefix of pruned checkpoints.
     """
     family = FAMILIES[model_type]
     base: Any = getattr(transformers, family.architecture)
@@ -36,7 +36,7 @@ def model_class(model_type: str) -> type[Any]:
         base.__init__(self, config)
         logits = family.moe_returns_logits and transformers.__version__.startswith("4.")
         for layer, decoder_layer in enumerate(self.base_model.layers):
-            # transformers 4 forgets what YaRN does to the scores of DeepSeek's attention.
+            # transformers 4 does not scale DeepSeek's attention scores by YaRN's factor.
             decoder_layer.self_attn.scaling = spec.attention_scale
             if spec.has_experts(layer):
                 block = RaggedMoEBlock(spec, layer, returns_logits=logits)
@@ -55,10 +55,10 @@ def model_class(model_type: str) -> type[Any]:
 
 
 def _replace(decoder_layer: Any, name: str, block: RaggedMoEBlock) -> None:
-    """Puts a block in place of the MoE block of transformers, under its name in checkpoints.
+    """Replaces the MoE block of transformers by ours, registered under its name in checkpoints.
 
-    Where transformers 5 has renamed the block, it is registered by the name that checkpoints have,
-    and found by the layer under the new one, which for torch is no module.
+    If transformers 5 has renamed the block, the new name is a plain attribute of the layer, so that
+    torch does not register the block twice.
     """
     if not hasattr(decoder_layer, name):
         delattr(decoder_layer, RENAMED)

@@ -1,4 +1,4 @@
-"""One MoE layer with experts of their own widths.
+"""MoE block of one layer, whose experts may have different widths.
 
 Legend: T tokens, D hidden, E experts, K top-k, N = T * K pairs of a token and an expert, W width.
 """
@@ -13,30 +13,31 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
-from moe_export.system.memory import ROWS_AT_ONCE
+from moe_export.system.onednn import ROWS_AT_ONCE
 from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
 from moe_export.torch_model.routing import route
 
-Note = Callable[[Quantity, Tensor], Tensor]
+Observer = Callable[[Quantity, Tensor], Tensor]
+"""Function called with each quantity of an expert; the expert goes on with the returned tensor."""
 
 
 class Matrix(nn.Linear):  # type: ignore[misc]
-    """A linear map without bias, of any size: torch warns when it initialises an empty one."""
+    """Linear map without bias, which may be empty; torch would warn about initialising that."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape[1], shape[0], bias=False)
 
     def reset_parameters(self) -> None:
-        """Draws the weights unless there are none."""
+        """Draws random weights, if there are any."""
         if self.weight.numel():
             super().reset_parameters()
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        """[N, K] for weights [K, D].
+        """Product [N, K] of x with the weights [K, D].
 
-        In bfloat16 on a CPU the tokens are filled up with rows of zeros, see `ROWS_AT_ONCE`. What
-        comes of them is cut off here, and so is their gradient on the way back, so that nobody else
-        sees them, and nothing infinite in the weights reaches what is real.
+        In bfloat16 on a CPU, x is padded with rows of zeros to a multiple of `ROWS_AT_ONCE`. The
+        padding rows are sliced off again, in the backward pass too, so that an infinite weight
+        cannot leak into real rows.
         """
         missing = -len(x_ND) % ROWS_AT_ONCE
         if not missing or x_ND.dtype != torch.bfloat16 or x_ND.device.type != "cpu":
@@ -45,32 +46,32 @@ class Matrix(nn.Linear):  # type: ignore[misc]
 
 
 class SwiGlu(NamedTuple):
-    """The three matrices of an expert, routed or shared."""
+    """Matrices gate, up and down of an expert, routed or shared."""
 
     gate: Matrix
     up: Matrix
     down: Matrix
 
-    def forward(self, x_ND: Tensor, note: Note) -> Tensor:
-        """[N, D], before any routing weight."""
-        x_ND = note("x", x_ND)
-        gate_NW = note("gate", self.gate(x_ND))
-        up_NW = note("up", self.up(x_ND))
-        h_NW = note("h", F.silu(gate_NW) * up_NW)
-        return note("output", self.down(h_NW))
+    def forward(self, x_ND: Tensor, observe: Observer) -> Tensor:
+        """Output [N, D] of the expert, before the routing weight."""
+        x_ND = observe("x", x_ND)
+        gate_NW = observe("gate", self.gate(x_ND))
+        up_NW = observe("up", self.up(x_ND))
+        h_NW = observe("h", F.silu(gate_NW) * up_NW)
+        return observe("output", self.down(h_NW))
 
 
 class RaggedMoEBlock(Recordable):
-    """Router, experts and, where the family has one, the shared expert of one layer.
+    """Router, routed experts and, if the family has one, shared expert of one layer.
 
-    Its parameters bear the names of the checkpoint. Tokens are sorted by expert, each expert runs
-    once over its tokens, and the outputs are added in expert order, so that the result does not
-    depend on timing.
+    Parameters have the names of the checkpoint. Tokens are sorted by expert, each expert runs once
+    over its tokens, and the outputs are added in expert order, so that results do not depend on
+    timing.
 
     Args:
-        spec: the model.
-        layer: which of its layers; one with experts.
-        returns_logits: whether the decoder layer that the block is for wants router logits too.
+        spec: Sizes of the model and names of its tensors.
+        layer: Number of the layer, which must have experts.
+        returns_logits: True if `forward` also returns the router's logits.
     """
 
     def __init__(self, spec: ModelSpec, layer: int, *, returns_logits: bool = False) -> None:
@@ -81,9 +82,9 @@ class RaggedMoEBlock(Recordable):
 
         def matrix(role: str, expert: int | None = None) -> Matrix:
             name = spec.name(role, layer, expert)
-            made = Matrix(spec.tensors[name].shape)
-            _attach(self, name.split(f".{spec.family.moe_module}.", 1)[1], made)
-            return made
+            weight = Matrix(spec.tensors[name].shape)
+            _attach(self, name.split(f".{spec.family.moe_module}.", 1)[1], weight)
+            return weight
 
         # Named tuples are not modules: each matrix is registered once, under its checkpoint name.
         self._router = (matrix("router"),)
@@ -97,8 +98,9 @@ class RaggedMoEBlock(Recordable):
             self.shared = (shared, matrix("shared_router") if spec.family.shared_gate else None)
 
     def forward(self, hidden_states: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Same shape and dtype as `hidden_states` [..., D]; with it the router's logits [T, E] if
-        the block was made to return them.
+        """Output of the block, with the shape and dtype of `hidden_states` [..., D].
+
+        The router's logits [T, E] are returned too if `returns_logits` was set.
         """
         x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
         y_TD = self._routed_output(x_TD)
@@ -109,11 +111,14 @@ class RaggedMoEBlock(Recordable):
 
     @property
     def all_experts(self) -> tuple[SwiGlu, ...]:
-        """Those of the layer in the order of R: the routed ones, and the shared one if any."""
+        """Experts of the layer in the order of R: the routed ones, then the shared one if any."""
         return self.routed if self.shared is None else (*self.routed, self.shared[0])
 
     def shared_weight(self, x_TD: Tensor) -> Tensor:
-        """The weight [T, 1] of the shared expert, which there must be: its gate's, or 1."""
+        """Weight [T, 1] of the shared expert: the sigmoid of its gate, or 1 without a gate.
+
+        The layer must have a shared expert.
+        """
         assert self.shared is not None
         _, router = self.shared
         return x_TD.new_ones(len(x_TD), 1) if router is None else torch.sigmoid(router(x_TD))
@@ -125,11 +130,11 @@ class RaggedMoEBlock(Recordable):
 
     @property
     def router(self) -> Matrix:
-        """What scores the experts, [E, D]."""
+        """Linear map [E, D] that gives the logit of each expert."""
         return self._router[0]
 
     def router_logits(self, x_TD: Tensor) -> Tensor:
-        """What the router thinks of every expert, [T, E]."""
+        """Logit of every expert for every token, [T, E]."""
         matrix = self.router
         if not self.spec.family.router_float32:
             return matrix(x_TD)
@@ -153,7 +158,7 @@ class RaggedMoEBlock(Recordable):
             trace = ExpertTrace(expert, token, weight)
             traces.append(trace)
             outputs.append(
-                self.routed[expert].forward(x_TD[token], self._note(trace)) * weight[:, None]
+                self.routed[expert].forward(x_TD[token], self._observer(trace)) * weight[:, None]
             )
         if self.recording is not None:
             self.recording.layers[self.layer] = traces
@@ -162,14 +167,14 @@ class RaggedMoEBlock(Recordable):
         return torch.zeros_like(x_TD).index_add(0, token_N, torch.cat(outputs))
 
     def _shared_output(self, x_TD: Tensor, shared: SwiGlu, router: Matrix | None) -> Tensor:
-        note: Note = _pass
+        observe: Observer = _pass
         trace = None
         if self.recording is not None and self.recording.shared:
             token_T = torch.arange(len(x_TD), device=x_TD.device)
             trace = ExpertTrace(len(self.routed), token_T, x_TD.new_ones(len(x_TD)))
             self.recording.layers[self.layer].append(trace)
-            note = self._note(trace)
-        y_TD = shared.forward(x_TD, note)
+            observe = self._observer(trace)
+        y_TD = shared.forward(x_TD, observe)
         if router is None:
             return y_TD
         weight_T1 = self.shared_weight(x_TD)
@@ -177,11 +182,11 @@ class RaggedMoEBlock(Recordable):
             trace.routing_N = weight_T1[:, 0]
         return weight_T1 * y_TD
 
-    def _note(self, trace: ExpertTrace) -> Note:
+    def _observer(self, trace: ExpertTrace) -> Observer:
         recording = self.recording
         if recording is None:
             return _pass
-        return lambda quantity, value: recording.note(trace, quantity, value)
+        return lambda quantity, value: recording.record(trace, quantity, value)
 
 
 def _pass(_quantity: Quantity, value: Tensor) -> Tensor:
@@ -189,7 +194,7 @@ def _pass(_quantity: Quantity, value: Tensor) -> Tensor:
 
 
 def _attach(module: nn.Module, name: str, matrix: Matrix) -> None:
-    """Registers a matrix so that its weight has the given dotted name within the module."""
+    """Registers a matrix so that its weight has the given dotted name in the module."""
     *path, last = name.removesuffix(".weight").split(".")
     for part in path:
         if not hasattr(module, part):

@@ -1,4 +1,4 @@
-"""The same bytes each time."""
+"""Deterministic algorithms of torch, for results that are equal in every run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Deterministic algorithms within, the caller's choice after."""
+    """Turns deterministic algorithms on in a `with` block, and restores the setting afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""A model run one decoder layer at a time, so that only one needs to be in memory.
+"""Model that is run one decoder layer at a time, so that only one layer needs to be in memory.
 
 Legend: B sequences of a batch, L positions, D hidden.
 """
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What the model hands to a layer beside the hidden states: masks, positions."""
+    """Arguments that the model passes to a layer besides the hidden states: masks, positions."""
 
     positional: tuple[Any, ...]
     named: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A batch before its first layer.
+class EmbeddedBatch:
+    """Batch before its first layer.
 
     Attributes:
-        hidden_BLD: the embeddings.
-        calls: per layer.
+        hidden_BLD: Embeddings of the tokens.
+        calls: Arguments of each layer, one entry per layer.
     """
 
     hidden_BLD: Tensor
@@ -46,10 +46,10 @@ class Begun:
 
 
 class LayeredModel:
-    """The parts of a model that is in memory, for those who go through it layer by layer.
+    """Model in memory, with access to its parts layer by layer.
 
     Args:
-        model: as `load_torch_model` gives it, on any device.
+        model: Result of `load_torch_model`, on any device.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -57,56 +57,56 @@ class LayeredModel:
 
     @property
     def config(self) -> Any:
-        """That of transformers."""
+        """Config of transformers."""
         return self.model.config
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the model computes on."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it computes."""
+        """Dtype of the parameters in memory."""
         return self.model.dtype
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers."""
+        """Decoder layers in order."""
         return self.model.base_model.layers
 
     def block(self, layer: int) -> RaggedMoEBlock | None:
-        """The experts of a layer, if it has any."""
-        found = [m for m in self.layers[layer].modules() if isinstance(m, RaggedMoEBlock)]
-        return found[0] if found else None
+        """MoE block of a layer; None if the layer has no experts."""
+        blocks = (m for m in self.layers[layer].modules() if isinstance(m, RaggedMoEBlock))
+        return next(blocks, None)
 
-    def begin(self, batches: Iterable[Tensor]) -> Iterator[Begun]:
+    def begin(self, batches: Iterable[Tensor]) -> Iterator[EmbeddedBatch]:
         """Embeds batches of token ids [B, L], without an attention mask.
 
-        The model itself is run, with layers that do nothing but remember what they were called
-        with, so that nothing here needs to know how a family makes its masks and positions.
+        The model itself runs, with layers that only store their arguments. So this code does not
+        depend on how a family computes its masks and positions.
         """
-        made: list[LayerCall] = []
+        calls: list[LayerCall] = []
         embedded: list[Tensor] = []
 
         def remember(hidden: Tensor, *positional: Any, **named: Any) -> Tensor:
-            if not made:
+            if not calls:
                 embedded[:] = [hidden]
-            made.append(LayerCall(positional, named))
-            # Some models of transformers 4 take the first of what a layer returns.
+            calls.append(LayerCall(positional, named))
+            # Some models of transformers 4 take the first element of a layer's result.
             return embedded[0][None]
 
         base = self.model.base_model
         norm = base.norm
-        with self._loaded(self._outside_layers("embedding")), torch.no_grad():
+        with self._loaded(self._outside_names("embedding")), torch.no_grad():
             try:
                 base.norm = nn.Identity()
                 for layer in self.layers:
                     layer.forward = remember
                 for ids_BL in batches:
-                    made.clear()
+                    calls.clear()
                     base(input_ids=ids_BL.to(self.device), use_cache=False)
-                    yield Begun(embedded[0], tuple(made))
+                    yield EmbeddedBatch(embedded[0], tuple(calls))
             finally:
                 base.norm = norm
                 for layer in self.layers:
@@ -114,36 +114,36 @@ class LayeredModel:
 
     @contextmanager
     def layer(self, number: int) -> Iterator[nn.Module]:
-        """A decoder layer whose weights are in memory meanwhile."""
-        with self._loaded(self._of_layer(number)):
+        """Loads the weights of a decoder layer for the duration of a `with` block."""
+        with self._loaded(self._layer_names(number)):
             yield self.layers[number]
 
     @contextmanager
     def head(self) -> Iterator[tuple[nn.Module, nn.Linear]]:
-        """The final norm, and what maps its output to logits, in memory meanwhile."""
-        with self._loaded(self._outside_layers("final_norm", "lm_head")):
+        """Loads the final norm and the lm_head for the duration of a `with` block."""
+        with self._loaded(self._outside_names("final_norm", "lm_head")):
             yield self.model.base_model.norm, self.model.get_output_embeddings()
 
     def run(self, number: int, hidden_BLD: Tensor, call: LayerCall) -> Tensor:
-        """The output of a layer that is in memory, [B, L, D]."""
+        """Output [B, L, D] of a layer that is in memory."""
         output: Tensor | tuple[Tensor, ...] = self.layers[number](
             hidden_BLD, *call.positional, **call.named
         )
         return output[0] if isinstance(output, tuple) else output  # transformers 4
 
     def states(self, batches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Hidden states [B, L, D] of batches of token ids: embedded, and after each layer.
+        """Hidden states [B, L, D] of batches of token ids: the embeddings, then after each layer.
 
-        Every batch goes through a layer before the next layer is loaded.
+        All batches go through a layer before the next layer is loaded.
         """
-        begun = list(self.begin(batches))
-        states = [each.hidden_BLD for each in begun]
+        embedded = list(self.begin(batches))
+        states = [each.hidden_BLD for each in embedded]
         yield states
         for number in range(len(self.layers)):
             with self.layer(number), torch.no_grad():
                 states = [
                     self.run(number, state, each.calls[number])
-                    for state, each in zip(states, begun, strict=True)
+                    for state, each in zip(states, embedded, strict=True)
                 ]
             yield states
 
@@ -151,24 +151,22 @@ class LayeredModel:
     def _loaded(self, _names: dict[str, str]) -> Iterator[None]:
         yield
 
-    def _of_layer(self, _number: int) -> dict[str, str]:
+    def _layer_names(self, _number: int) -> dict[str, str]:
         return {}
 
-    def _outside_layers(self, *_roles: str) -> dict[str, str]:
+    def _outside_names(self, *_roles: str) -> dict[str, str]:
         return {}
 
 
 class StreamedModel(LayeredModel):
-    """A model whose weights stay in the checkpoint until they are needed, and leave memory after.
-
-    It computes on the CPU.
+    """Model on the CPU whose weights are read from the checkpoint when needed, and freed after.
 
     Args:
-        directory: a checkpoint of a known family, pruned and quantized or not.
-        dtype: of the parameters in memory; what is stored is converted.
+        directory: Checkpoint of a known family, pruned and quantized or not.
+        dtype: Dtype of the parameters in memory; stored values are converted.
 
     Raises:
-        CheckpointError: whatever is missing, damaged, unknown or left over.
+        CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
 
     def __init__(self, directory: Path, dtype: torch.dtype) -> None:
@@ -178,17 +176,21 @@ class StreamedModel(LayeredModel):
 
     @property
     def device(self) -> torch.device:
-        """The CPU."""
+        """CPU device."""
         return torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it computes."""
+        """Dtype of the parameters in memory."""
         return self._dtype
 
     @contextmanager
     def _loaded(self, names: dict[str, str]) -> Iterator[None]:
-        """Parameters of the model, by name, with the values of tensors of the checkpoint."""
+        """Fills parameters with tensors of the checkpoint, and empties them again afterwards.
+
+        Args:
+            names: Name of the stored tensor for each parameter's name.
+        """
         empty = {}
         try:
             for name, stored in names.items():
@@ -205,10 +207,10 @@ class StreamedModel(LayeredModel):
                 setattr(self.model.get_submodule(path), last, parameter)
             trim()
 
-    def _of_layer(self, number: int) -> dict[str, str]:
+    def _layer_names(self, number: int) -> dict[str, str]:
         return {name: name for name, t in self.spec.tensors.items() if t.layer == number}
 
-    def _outside_layers(self, *roles: str) -> dict[str, str]:
+    def _outside_names(self, *roles: str) -> dict[str, str]:
         wanted = {*roles, *(f"{role}_bias" for role in roles)}
         names = {
             name: name

@@ -1,4 +1,4 @@
-"""Loading a checkpoint into torch, tensor by tensor."""
+"""Loader of a checkpoint into torch, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from moe_export.torch_model.auto import model_class
 
 
 def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a checkpoint, pruned or not, on the CPU, for evaluation.
+    """Loads the model of a checkpoint, pruned or not, on the CPU in evaluation mode.
 
-    Its class is the family's own with a `RaggedMoEBlock` in place of each MoE block; a checkpoint
-    that is not pruned is taken as one in which all widths are equal, and quantized weights are
-    dequantized.
+    Its class is the family's class of transformers with a `RaggedMoEBlock` for each MoE block. In
+    an unpruned checkpoint all experts have one width. Quantized weights are dequantized.
 
     Args:
-        directory: a checkpoint of a known family.
-        dtype: of the parameters in memory; what is stored is converted.
+        directory: Checkpoint of a known family.
+        dtype: Dtype of the parameters in memory; stored values are converted.
 
     Raises:
-        CheckpointError: whatever is missing, damaged, unknown or left over.
+        CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
     checkpoint, spec = open_checkpoint(directory)
     model = empty_model(checkpoint, spec, dtype)
@@ -49,19 +48,19 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a checkpoint without its weights, which are on the meta device, for evaluation.
+    """Builds the model of a checkpoint in evaluation mode, with weights on the meta device.
 
     Args:
-        checkpoint: of a known family.
-        spec: what its config says.
-        dtype: that the weights will have.
+        checkpoint: Checkpoint of a known family.
+        spec: Sizes of the model, read from the checkpoint's config.
+        dtype: Dtype that the weights will have.
 
     Raises:
-        CheckpointError: transformers and the family disagree on the tensors.
+        CheckpointError: transformers and the family disagree on the names of the tensors.
     """
     family = spec.family
     directory = checkpoint.directory
-    # In memory the model is a float one.
+    # In memory all weights are floats.
     floats = {key: value for key, value in checkpoint.config.items() if key != QUANTIZATION_KEY}
     config = pruned_config_class(family.model_type).from_dict(
         floats
@@ -70,7 +69,7 @@ def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> 
             WIDTHS_KEY: [list(widths) for widths in spec.widths],
         }
     )
-    # On the meta device nothing is allocated or drawn at random that would be overwritten anyway.
+    # The meta device allocates no memory and draws no random weights.
     with torch.device("meta"):
         model: PreTrainedModel = model_class(family.model_type)(config)
     tied = {spec.name("lm_head")} if spec.tied_embeddings else set()
@@ -89,7 +88,7 @@ def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> 
 
 
 def to_torch(array: NDArray[Any]) -> Tensor:
-    """The same values in the same dtype; torch does not know numpy's bfloat16."""
+    """Tensor with the values and dtype of an array; torch does not accept numpy's bfloat16."""
     array = np.require(array, requirements=["C", "W"])
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -97,8 +96,9 @@ def to_torch(array: NDArray[Any]) -> Tensor:
 
 
 def _compute_buffers(model: nn.Module, config: Any) -> None:
-    """Makes anew each module whose buffers are not in the checkpoint but computed from the config
-    (rotary frequencies), because on the meta device they were not computed.
+    """Recreates the modules whose buffers are computed from the config (rotary frequencies).
+
+    On the meta device these buffers were not computed, and the checkpoint does not hold them.
     """
     for name, module in list(model.named_modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):

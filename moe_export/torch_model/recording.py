@@ -1,4 +1,4 @@
-"""Watching the experts of a model while it runs, and their gradients after.
+"""Recording of experts' inputs, intermediate values and outputs during a forward pass.
 
 Legend: N pairs of a token and one expert it is routed to, D hidden, W width of the expert.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 Quantity = Literal["x", "gate", "up", "h", "output"]
-"""What can be recorded of an expert: its input x_ND, gate_NW before the activation, up_NW,
+"""Quantity of an expert that can be recorded: its input x_ND, gate_NW before the activation, up_NW,
 h_NW = silu(gate) * up, and output_ND = h · downᵀ before the routing weight."""
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -22,13 +22,13 @@ QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 @dataclass
 class ExpertTrace:
-    """One expert in one forward pass.
+    """Recorded values of one expert in one forward pass.
 
     Attributes:
-        expert: its number within the layer; the shared one has that after the last.
-        token_N: int64, ascending positions on the flattened batch.
-        routing_N: the routing weight of each.
-        values: what was asked for.
+        expert: Number of the expert in its layer; the shared one follows the last routed one.
+        token_N: Ascending positions of its tokens in the flattened batch, int64.
+        routing_N: Routing weight of each token.
+        values: Recorded tensors by quantity.
     """
 
     expert: int
@@ -39,15 +39,14 @@ class ExpertTrace:
 
 @dataclass
 class Recording:
-    """What one forward pass leaves behind.
+    """Recorded values of all experts in one forward pass.
 
     Attributes:
-        kept: quantities to record.
-        differentiated: those of them that gradients will be asked for. The first layers of a model
-            without trainable parameters need no gradient themselves, so that these are made the
-            leaves where autograd starts.
-        shared: whether the shared expert is recorded too.
-        layers: per layer, the experts that tokens reached, in expert order.
+        kept: Quantities to record.
+        differentiated: Recorded quantities whose gradients are needed. The model has no trainable
+            parameters, so the first of them on a path becomes a leaf of autograd.
+        shared: True if the shared expert is recorded too.
+        layers: Traces by layer of the experts that got tokens, in expert order.
     """
 
     kept: frozenset[Quantity]
@@ -55,8 +54,8 @@ class Recording:
     shared: bool = False
     layers: dict[int, list[ExpertTrace]] = field(default_factory=dict)
 
-    def note(self, trace: ExpertTrace, quantity: Quantity, value: Tensor) -> Tensor:
-        """Records a value if it is asked for, and hands it back."""
+    def record(self, trace: ExpertTrace, quantity: Quantity, value: Tensor) -> Tensor:
+        """Stores a value in the trace if its quantity is in `kept`, and returns the value."""
         if quantity in self.differentiated and not value.requires_grad:
             value.requires_grad_()
         if quantity in self.kept:
@@ -65,7 +64,7 @@ class Recording:
 
 
 class Recordable(nn.Module):  # type: ignore[misc]
-    """Base of the blocks that write to a recording while one is set."""
+    """Base class of blocks that write to a recording while one is set."""
 
     recording: Recording | None = None
 
@@ -81,19 +80,20 @@ def recording(
     """Records the experts of every MoE block of a model during one forward pass.
 
     Args:
-        model: holds any number of `RaggedMoEBlock`.
-        kept: quantities to record.
-        differentiated: a part of `kept`, see `Recording`; gradients are enabled if there is any.
-        shared: see `Recording`.
+        model: Model with any number of `RaggedMoEBlock`.
+        kept: Quantities to record.
+        differentiated: Subset of `kept` whose gradients are needed; if it is not empty, gradients
+            are enabled.
+        shared: True if the shared expert is recorded too.
     """
     assert differentiated <= kept
-    made = Recording(kept, differentiated, shared)
+    current = Recording(kept, differentiated, shared)
     blocks = [module for module in model.modules() if isinstance(module, Recordable)]
     for block in blocks:
-        block.recording = made
+        block.recording = current
     try:
         with torch.set_grad_enabled(bool(differentiated)):
-            yield made
+            yield current
     finally:
         for block in blocks:
             block.recording = None

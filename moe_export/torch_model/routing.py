@@ -1,4 +1,4 @@
-"""How tokens choose their experts, in evaluation.
+"""Routing: the choice of experts for each token and their weights, in evaluation mode.
 
 Legend: T tokens, E experts, K top-k, G groups, N experts of a group.
 """
@@ -13,7 +13,7 @@ from moe_export.families.choices import ExpertGroups
 
 
 def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
-    """Routing weights and experts of each token, both [T, K], by the rule of the family."""
+    """Routing weights and numbers of each token's experts, both [T, K], by the family's rule."""
     if spec.family.routing == "sparsemixer":
         weight_TK, expert_TK = sparse_mixer(logits_TE, spec.router_jitter)
     else:
@@ -28,7 +28,7 @@ def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
 def softmax_top_k(
     logits_TE: Tensor, top_k: int, groups: ExpertGroups | None
 ) -> tuple[Tensor, Tensor]:
-    """Softmax over all experts in at least float32, then the K largest of the groups chosen."""
+    """Softmax over all experts in at least float32, then the K largest in the chosen groups."""
     dtype = torch.promote_types(logits_TE.dtype, torch.float32)
     scores_TE = torch.softmax(logits_TE, dim=-1, dtype=dtype)
     if groups is not None:
@@ -41,7 +41,7 @@ def softmax_top_k(
 
 
 def sparse_mixer(logits_TE: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
-    """The two largest logits, each weighed against those that come close to it.
+    """Weights and numbers of the two largest logits; each weight counts only logits close to it.
 
     With s the logits, e1 the largest and e2 the next:
         weight[i] = exp(s[ei]) / sum of exp(s[e]) over e with (s[ei] - s[e]) / max(|s[e]|, s[ei])

@@ -24,10 +24,10 @@ from moe_export.testing.cuda_kinds import CUDA_KINDS, PACKAGED_KINDS
 from moe_export.testing.cuda_library import CudaLayer
 from moe_export.testing.executors import run_reference
 from moe_export.testing.tolerance import error_bound
-from tests.cuda.kernels import layout_of
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
 from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
+from tests.helpers.triton_kernels import layout_of
 
 GOOD = inputs_of(Case("good", (33, 0, 7), tokens=3, top_k=2), "float16")
 STREAM = 0x5EED

@@ -13,7 +13,7 @@ from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
 from moe_export.testing.cuda_kinds import CUDA_KINDS
 from moe_export.testing.executors import run_reference
 from moe_export.testing.tolerance import error_bound
-from tests.cuda.kernels import large_shape, run_kernels
+from tests.helpers.triton_kernels import large_shape, run_kernels
 
 SWIGLU = tuple(case for case in CASES if case.activation == "swiglu")
 OTHERS = tuple(case for case in CASES if case.activation != "swiglu")

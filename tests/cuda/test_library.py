@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.checks import ALONE, TOGETHER
-from tests.native.build import TESTS, build
+from tests.helpers.cmake import TESTS, build
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from moe_export.cli import main
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.end_to_end.common import recipe, write_recipe
+from tests.helpers.small_runs import recipe, write_recipe
 
 SHARD = "model-00001-of-00002.safetensors"
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"

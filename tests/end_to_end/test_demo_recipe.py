@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import moe_export  # noqa: F401 - makes transformers know pruned checkpoints
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.cli import main
 from moe_export.demo import checkpoint_dir
 from moe_export.documents.tokens import TextTokenizer
@@ -60,7 +60,7 @@ def test_half_of_the_dimensions_keep_the_skills(run: Path) -> None:
 
 
 def test_masked_equals_removed(run: Path, prompts: list[list[int]]) -> None:
-    importance = load_importance(run / "importance").scores["fisher_margin"]
+    importance = Importance.load(run / "importance").scores["fisher_margin"]
     spec = spec_of(json.loads((checkpoint_dir() / "config.json").read_text()))
     after = spec_of(json.loads((run / "prune" / "config.json").read_text()))
     kept = [

@@ -14,7 +14,7 @@ from moe_export.cli import main
 from moe_export.stages import MAIN_JOB
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.variants import PLANNED
-from tests.end_to_end.common import artifacts, write_recipe
+from tests.helpers.small_runs import artifacts, write_recipe
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from moe_export.runner.steps import steps_of
 from moe_export.testing.families import MIXTRAL
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.variants import PLANNED
-from tests.end_to_end.common import artifacts, write_recipe
 from tests.end_to_end.test_workers import torchrun
+from tests.helpers.small_runs import artifacts, write_recipe
 
 PLAN = {"target_active_bytes": 95_000, "shared_expert": "prune"}
 SECTIONS: dict[str, Any] = {

@@ -12,7 +12,7 @@ import torch
 
 from moe_export.cli import main
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.end_to_end.common import artifacts, write_recipe
+from tests.helpers.small_runs import artifacts, write_recipe
 
 LAST_IS_LATE = """
 import os, sys, time

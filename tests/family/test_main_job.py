@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.cli import main
 from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.end_to_end.common import write_recipe
+from tests.helpers.small_runs import write_recipe
 
 
 @pytest.mark.parametrize("row", [DEEPSEEK_V2, MIXTRAL], ids=lambda row: row.model_type)
@@ -29,7 +29,7 @@ def test_the_main_job_runs_and_its_report_names_layers_with_experts(
     )
     run = tmp_path / "run"
     assert main(["run", str(recipe), "--run", str(run), "--until", "export"]) == 0
-    importance = load_importance(run / "importance")
+    importance = Importance.load(run / "importance")
     plan = json.loads((run / "plan" / "plan.json").read_text())
     for layer, scores_R in enumerate(importance.scores["fisher_margin"]):
         dense = layer in row.dense_layers

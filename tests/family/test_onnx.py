@@ -22,7 +22,7 @@ from moe_export.testing.families import ROWS, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
 from tests.family.conftest import Subject, stock_model
-from tests.graph.decoding import Decoder, exported
+from tests.helpers.decoding import Decoder, exported
 
 LIMIT = 1e-4
 """For float32, absolute, on logits of up to about 15; the product's own promise."""

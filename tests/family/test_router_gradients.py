@@ -19,7 +19,7 @@ from moe_export.passes.states import States
 from moe_export.testing.tiny import pruned_checkpoint
 from moe_export.torch_model import LayeredModel, StreamedModel, load_torch_model
 from tests.family.conftest import Subject
-from tests.torch_model.common import relative_error, some_tokens
+from tests.helpers.torch_models import relative_error, some_tokens
 
 TEMPERATURE = 1.7
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.artifacts.calibration import Calibration
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.recipe import QuantizeSettings
@@ -16,7 +16,7 @@ from moe_export.stages import quantize
 from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel, load_torch_model
 from tests.family.conftest import Subject
-from tests.torch_model.common import ROUNDING, relative_error, some_tokens
+from tests.helpers.torch_models import ROUNDING, relative_error, some_tokens
 
 
 def test_a_streamed_model_gives_the_logits_of_the_model_in_memory(subject: Subject) -> None:
@@ -43,7 +43,7 @@ def test_gptq_quantizes_every_matrix_of_the_family(subject: Subject, tmp_path: P
         source_S=np.zeros(40, np.int32),
     )
     (tmp_path / "calibrate").mkdir()
-    save_calibration(tmp_path / "calibrate", calibration)
+    calibration.save(tmp_path / "calibrate")
     out = tmp_path / "out"
     out.mkdir()
     folders = {"prune": subject.pruned, "calibrate": tmp_path / "calibrate"}

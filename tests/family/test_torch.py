@@ -17,7 +17,7 @@ from moe_export.testing.families import ROWS, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import RaggedMoEBlock, load_torch_model
 from tests.family.conftest import Subject, stock_model
-from tests.torch_model.common import ROUNDING, relative_error, some_tokens
+from tests.helpers.torch_models import ROUNDING, relative_error, some_tokens
 
 VARIANTS = [
     pytest.param(row, variant, id=f"{row.model_type}-{variant}")

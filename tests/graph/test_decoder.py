@@ -16,7 +16,7 @@ from moe_export.graph.attention import rotary_tables
 from moe_export.graph.weights import Dtype
 from moe_export.op import spec as op_spec
 from moe_export.testing.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import exported
+from tests.helpers.decoding import exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 

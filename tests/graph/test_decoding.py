@@ -16,7 +16,7 @@ from moe_export.ort import session as runtime
 from moe_export.ort.decoding import KVCache, StaticCache, generate, open_cache
 from moe_export.ort.session import NO_GRAPH, OrtModel
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.graph.decoding import exported
+from tests.helpers.decoding import exported
 
 NEW_TOKENS = 20
 LENGTHS = np.array([9, 4, 7])

@@ -21,7 +21,7 @@ from moe_export.graph import build_decoder, predicted_bytes, save_model, weights
 from moe_export.graph.external_data import layout
 from moe_export.graph.weights import Dtype, join_names
 from moe_export.testing.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import exported
+from tests.helpers.decoding import exported
 
 ODD = ((24, 0, 1, 7, 16, 23), (3, 24, 0, 0, 11, 1), (0, 0, 0, 0, 0, 0))
 OVERRIDES: tuple[dict[str, Any], ...] = (

@@ -22,7 +22,7 @@ from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.stages.quantize import run as quantize
 from moe_export.testing.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import exported
+from tests.helpers.decoding import exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 23), (3, 24, 0, 0, 11, 1), (0, 0, 0, 0, 0, 0))
 SEQUENCES = [list(range(40)), [7, 7, 7], [200]]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from moe_export.graph import with_layer_outputs
 from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import Decoder, exported
+from tests.helpers.decoding import Decoder, exported
 
 LIMIT = 1e-4
 """For float32, absolute, on logits of up to about 15; the product's own promise."""

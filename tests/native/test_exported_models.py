@@ -14,7 +14,7 @@ from moe_export.graph.weights import Dtype
 from moe_export.op import spec
 from moe_export.op.library import register
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import Decoder, exported
+from tests.helpers.decoding import Decoder, exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 IDS = np.random.default_rng(7).integers(0, 264, (2, 40))

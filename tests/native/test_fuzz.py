@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.build import TESTS, build
+from tests.helpers.cmake import TESTS, build
 from tests.native.executors import KERNELS
 
 CASES = 1000

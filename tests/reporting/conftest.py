@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reporting.synthetic import write_report
+from tests.helpers.synthetic_runs import write_report
 
 
 @pytest.fixture(scope="session")

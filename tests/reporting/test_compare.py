@@ -8,8 +8,8 @@ import pytest
 
 from moe_export.errors import ArtifactError
 from moe_export.reporting.compare import compare, text_rows, to_html, to_markdown
-from tests.reporting.paths import documented, paths_of
-from tests.reporting.synthetic import write_report
+from tests.helpers.report_keys import documented, paths_of
+from tests.helpers.synthetic_runs import write_report
 
 
 @pytest.fixture(scope="module")

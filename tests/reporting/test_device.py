@@ -11,8 +11,8 @@ from moe_export.recipe import ReportSettings
 from moe_export.reporting.compare import compare, text_rows
 from moe_export.stages import report
 from moe_export.stages.job import Job
-from tests.reporting.paths import documented, paths_of
-from tests.reporting.synthetic import write_run
+from tests.helpers.report_keys import documented, paths_of
+from tests.helpers.synthetic_runs import write_run
 
 MIB = 1 << 20
 

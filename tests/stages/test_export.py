@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts.base import load_json, save_json
+from moe_export.artifacts.export import Export
+from moe_export.artifacts.plan import Plan, PlannedModels
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import ArtifactError, CheckpointError, ResourceError
 from moe_export.families import spec_of
@@ -22,7 +23,8 @@ from moe_export.recipe import ExportSettings
 from moe_export.stages.export import export_model, run
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
-from tests.graph.decoding import Decoder
+from tests.artifacts.examples import plan_with, planned_bytes
+from tests.helpers.decoding import Decoder
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 
@@ -33,14 +35,11 @@ def job_of(tmp_path: Path, settings: ExportSettings) -> Job[ExportSettings]:
     pruned = pruned_checkpoint(source, tmp_path / "prune", WIDTHS)
     before, after = (spec_of(Checkpoint(folder).config) for folder in (source, pruned))
     sizes = {
-        dtype: {
-            "before": predicted_bytes(before, dtype).as_dict(),
-            "after": predicted_bytes(after, dtype).as_dict(),
-        }
+        dtype: PlannedModels(before=planned_bytes(before, dtype), after=planned_bytes(after, dtype))
         for dtype in ("float32", "float16")
     }
     (tmp_path / "plan").mkdir()
-    save_json(tmp_path / "plan" / "plan.json", {"export_bytes": sizes})
+    plan_with(export_bytes=sizes).save(tmp_path / "plan")
     (tmp_path / "export").mkdir()
     folders = {"prune": pruned, "plan": tmp_path / "plan"}
     return Job(settings=settings, model=source, folders=folders, out=tmp_path / "export")
@@ -50,23 +49,23 @@ def test_both_models_are_written_and_run(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     job = job_of(tmp_path, ExportSettings())
     run(replace(job, progress=lambda done, total, what: seen.append((done, total, what))))
-    facts = load_json(job.out / "export.json")
-    assert facts["dtype"] == "float32"
-    assert list(facts["variants"]) == ["pruned", "baseline"]
+    export = Export.load(job.out)
+    assert export.dtype == "float32"
+    assert list(export.variants) == ["pruned", "baseline"]
     ids = np.arange(6, dtype=np.int64)[None]
     logits = {}
-    for variant, found in facts["variants"].items():
+    for variant, model in export.variants.items():
         folder = job.out / variant
-        assert found["data_bytes"] == (folder / "model.onnx.data").stat().st_size
-        assert found["data_bytes"] == found["weights"]["total_bytes"]
-        assert found["graph_bytes"] == (folder / "model.onnx").stat().st_size
+        assert model.data_bytes == (folder / "model.onnx.data").stat().st_size
+        assert model.data_bytes == model.weights.total_bytes
+        assert model.graph_bytes == (folder / "model.onnx").stat().st_size
         logits[variant] = Decoder(folder).start(ids)
         done = [d for d, _, what in seen if what == variant]
         assert done == list(range(1, len(done) + 1))
         assert done[-1] == next(total for _, total, what in seen if what == variant)
     assert logits["pruned"].shape == (1, 6, 264)
     assert np.abs(logits["pruned"] - logits["baseline"]).max() > 0.01
-    sizes = [facts["variants"][v]["weights"]["by_class"]["experts"] for v in ("pruned", "baseline")]
+    sizes = [export.variants[v].weights.by_class["experts"] for v in ("pruned", "baseline")]
     assert sizes == [3 * 3 * 64 * 72 * 4, 3 * 3 * 64 * 144 * 4]
 
 
@@ -74,15 +73,16 @@ def test_the_baseline_is_left_out_where_the_recipe_says_so(tmp_path: Path) -> No
     job = job_of(tmp_path, ExportSettings(dtype="float16", baseline=False))
     run(job)
     assert sorted(path.name for path in job.out.iterdir()) == ["export.json", "pruned"]
-    assert load_json(job.out / "export.json")["dtype"] == "float16"
+    assert Export.load(job.out).dtype == "float16"
     assert Decoder(job.out / "pruned").start(np.zeros((1, 2), np.int64)).dtype == np.float16
 
 
 def test_a_size_other_than_planned_stops_the_run(tmp_path: Path) -> None:
     job = job_of(tmp_path, ExportSettings())
-    plan = load_json(tmp_path / "plan" / "plan.json")
-    plan["export_bytes"]["float32"]["after"]["total_bytes"] += 64
-    save_json(tmp_path / "plan" / "plan.json", plan)
+    path = tmp_path / "plan" / Plan.FILE
+    content = json.loads(path.read_text())
+    content["export_bytes"]["float32"]["after"]["total_bytes"] += 64
+    path.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=r"model.onnx.data.*the plan predicted"):
         run(job)
 

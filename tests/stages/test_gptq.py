@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe_export.artifacts.calibration import Calibration, save_calibration
+from moe_export.artifacts.calibration import Calibration
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import check_ledger, spec_of
 from moe_export.passes.batches import batches_of
@@ -38,7 +38,7 @@ def calibration(folder: Path, lengths: tuple[int, ...]) -> Path:
     tokens = random.integers(0, 256, sum(lengths)).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     zeros = np.zeros(len(lengths), np.int32)
-    save_calibration(folder, Calibration(tokens, offsets, zeros, zeros))
+    Calibration(tokens, offsets, zeros, zeros).save(folder)
     return folder
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from moe_export.artifacts.calibration import Calibration, save_calibration
-from moe_export.artifacts.exchange import EXCHANGE_FILE, load_exchange
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.exchange import Exchange
+from moe_export.artifacts.importance import Importance
 from moe_export.errors import ResourceError
 from moe_export.experts import ExpertTable, kept_rows
 from moe_export.recipe import ImportanceSettings
@@ -35,7 +35,7 @@ def job_for(
     tokens_N = np.random.default_rng(0).integers(0, 256, sum(lengths)).astype(np.int32)
     zeros_S = np.zeros(len(lengths), np.int32)
     offsets_S1 = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    save_calibration(folder / "calibrate", Calibration(tokens_N, offsets_S1, zeros_S, zeros_S))
+    Calibration(tokens_N, offsets_S1, zeros_S, zeros_S).save(folder / "calibrate")
     model = tiny_checkpoint(folder / "model")
     folders = {"calibrate": folder / "calibrate"}
     return Job(settings, model, folders, folder / "importance")
@@ -60,9 +60,9 @@ def test_where_formats_are_to_be_chosen_what_rounding_costs_is_measured(tmp_path
     for name in ("first", "second"):
         job = job_for(tmp_path / name, settings, (20, 30, 7, 9, 40, 2))
         importance.run(job)
-        written.append((job.out / EXCHANGE_FILE).read_bytes())
+        written.append((job.out / Exchange.FILE).read_bytes())
     assert written[0] == written[1]
-    found = load_exchange(job.out)
+    found = Exchange.load(job.out)
     assert found.tokens == 108 - 6
     assert len(found.rates) == 3
     assert min(found.rates) > 0
@@ -73,7 +73,7 @@ def test_the_file_holds_every_score_and_the_tokens_of_each_expert(tmp_path: Path
     settings = ImportanceSettings(scores=("activation", "fisher_margin"))
     job = job_for(tmp_path, settings, (50, 50))
     importance.run(job)
-    found = load_importance(job.out)
+    found = Importance.load(job.out)
     assert set(found.scores) == {"activation", "fisher_margin"}
     for layers in found.scores.values():
         assert [layer_R.shape for layer_R in layers] == [(6 * 24,)] * 3
@@ -87,7 +87,7 @@ def test_experts_that_no_token_reached_are_told_of_and_kept_first(
     job = job_for(tmp_path, ImportanceSettings(), (2,))
     with caplog.at_level(logging.WARNING):
         importance.run(job)
-    found = load_importance(job.out)
+    found = Importance.load(job.out)
     unreached = np.flatnonzero(found.tokens_per_expert[0] == 0)
     assert len(unreached) >= 2
     names = ", ".join(map(str, unreached))

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export.artifacts.base import save_json
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.importance import Importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
@@ -19,6 +18,7 @@ from moe_export.stages import prune, quantize
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import tiny_checkpoint
+from tests.artifacts.examples import PLAN, plan_with
 
 SIZES = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16}
 
@@ -58,20 +58,18 @@ def test_prune_holds_a_few_tensors(
     folders = {name: tmp_path / name for name in ("plan", "importance")}
     for folder in (*folders.values(), tmp_path / "prune"):
         folder.mkdir()
-    save_importance(folders["importance"], Importance({"fisher_margin": scores}, tokens))
-    widths = [128] * spec.num_experts
+    Importance({"fisher_margin": scores}, tokens).save(folders["importance"])
+    widths = (128,) * spec.num_experts
     pruned_bytes = sum(
         2 * tensor.elements // (2 if tensor.expert is not None else 1)
         for tensor in spec.tensors.values()
     )
-    save_json(
-        folders["plan"] / "plan.json",
-        {
-            "score": "fisher_margin",
-            "layers": [{"widths": widths}] * spec.num_layers,
-            "checkpoint_tensor_bytes": pruned_bytes,
-        },
-    )
+    layer = PLAN.layers[0].model_copy(update={"widths": widths, "shared_width": None})
+    plan_with(
+        shared_expert=None,
+        layers=(layer,) * spec.num_layers,
+        checkpoint_tensor_bytes=pruned_bytes,
+    ).save(folders["plan"])
     job = Job(PruneSettings(), source, folders, tmp_path / "prune")
     found = peak_bytes(lambda: prune.run(job))
     # One that is read, its kept part, and one that is written; then headers and the ledger.

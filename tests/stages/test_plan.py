@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts.exchange import EXCHANGE_FILE, Exchange, Measured, save_exchange
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.exchange import Exchange, Measured
+from moe_export.artifacts.importance import Importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
 from moe_export.families import spec_of
@@ -38,17 +38,22 @@ def importance(model: Path) -> Path:
     folder.mkdir()
     random = np.random.default_rng(5)
     scores = [random.lognormal(0, 2, (6, 24)).reshape(-1) for _ in range(3)]
-    save_importance(
-        folder, Importance({"fisher_margin": scores, "rounding_margin": scores}, [TOKENS] * 3)
-    )
-    save_exchange(folder, exchange_of(1.0))
+    named = {"fisher_margin": scores, "rounding_margin": scores}
+    Importance(named, [TOKENS] * 3).save(folder)
+    exchange_of(1.0).save(folder)
     return folder
 
 
 def exchange_of(rate: float) -> Exchange:
     """Rounding costs so much of what it is predicted to, dropping all of it."""
-    layer, everything = Measured(1.0, rate), Measured(3.0, 3 * rate)
-    return Exchange((layer,) * 3, everything, (Measured(1.0, 1.0),), 99, "int4", 32)
+    return Exchange(
+        rounded=(Measured(predicted=1.0, kl_nats=rate),) * 3,
+        all_rounded=Measured(predicted=3.0, kl_nats=3 * rate),
+        dropped=(Measured(predicted=1.0, kl_nats=1.0),),
+        tokens=99,
+        format="int4",
+        group_size=32,
+    )
 
 
 def planned(model: Path, importance: Path, out: Path, **settings: Any) -> dict[str, Any]:
@@ -197,7 +202,7 @@ def test_what_rounding_was_measured_to_cost_decides_between_it_and_dropping(
     for rate in (1e-4, 1e4):
         folder = tmp_path / str(rate)
         shutil.copytree(importance, folder)
-        save_exchange(folder, exchange_of(rate))
+        exchange_of(rate).save(folder)
         found = planned(
             model,
             folder,
@@ -215,7 +220,7 @@ def test_formats_are_not_chosen_without_the_measurement(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(importance, tmp_path / "importance")
-    (tmp_path / "importance" / EXCHANGE_FILE).unlink()
+    (tmp_path / "importance" / Exchange.FILE).unlink()
     with pytest.raises(ArtifactError, match=r"exchange\.json is missing; run the stage"):
         planned(
             model,

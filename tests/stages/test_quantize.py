@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts.base import save_json
+from moe_export.artifacts.formats import TensorFormats
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
@@ -28,7 +28,8 @@ from moe_export.stages.job import Job
 from moe_export.stages.quantize import run
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.graph.decoding import Decoder, exported
+from tests.artifacts.examples import plan_with
+from tests.helpers.decoding import Decoder, exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 IDS = np.random.default_rng(3).integers(0, 256, (2, 12))
@@ -62,9 +63,9 @@ def pruned(source: Path) -> Path:
 def median_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
     """How far logits are off, over their size.
 
-    Rounding activations to int8 costs a product about 1.2 % (docs/reference/operator.md), and some ten
-    products follow each other. The median of tokens, because one that just chooses another expert
-    is far off and right.
+    Rounding activations to int8 costs a product about 1.2 % (docs/reference/operator.md), and some
+    ten products follow each other. The median of tokens, because one that just chooses another
+    expert is far off and right.
     """
     lost = np.linalg.norm(found.astype(np.float64) - expected, axis=-1)
     return float(np.median(lost / np.linalg.norm(expected.astype(np.float64), axis=-1)))
@@ -232,7 +233,7 @@ def test_layers_of_different_formats_run_side_by_side(
 ) -> None:
     monkeypatch.setenv("MOE_EXPORT_ACTIVATIONS", "exact")
     mixed = Quantization(experts=experts, group_size=64)
-    save_json(tmp_path / "plan.json", {"quantization": mixed.as_config()})
+    plan_with(quantization=TensorFormats.of(mixed)).save(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
     settings = QuantizeSettings(experts="auto", group_size=64)

@@ -11,8 +11,8 @@ from moe_export.errors import ArtifactError
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build import build_report
 from moe_export.reporting.sentences import compensation_sentence
-from tests.reporting.paths import documented, paths_of
-from tests.reporting.synthetic import write_report, write_run
+from tests.helpers.report_keys import documented, paths_of
+from tests.helpers.synthetic_runs import write_report, write_run
 
 FILES = ("report.json", "report.md", "report.html")
 

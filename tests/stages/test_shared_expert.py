@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from moe_export.artifacts.calibration import Calibration, load_calibration, save_calibration
-from moe_export.artifacts.importance import Importance, load_importance, save_importance
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.planned import widths_after
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, RecipeError
@@ -29,7 +29,7 @@ from moe_export.stages.job import Job
 from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, QWEN2_MOE
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.torch_model.common import some_tokens
+from tests.helpers.torch_models import some_tokens
 
 LIMIT = 1e-4
 SCORES = ("fisher_margin", "rounding_margin")
@@ -47,7 +47,7 @@ def folders(
     tokens = np.random.default_rng(3).integers(0, 256, 24 * 32).astype(np.int32)
     zeros = np.zeros(24, np.int32)
     offsets = np.arange(25, dtype=np.int64) * 32
-    save_calibration(found["calibrate"], Calibration(tokens, offsets, zeros, zeros))
+    Calibration(tokens, offsets, zeros, zeros).save(found["calibrate"])
     found["importance"].mkdir()
     importance.run(Job(SETTINGS, found["model"], found, found["importance"]))
     return found
@@ -105,7 +105,7 @@ def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
     target = int(0.75 * whole["active_bytes_per_token"])
     found = planned(folders, tmp_path / "plan", target_active_bytes=target)
     out = pruned(folders, tmp_path / "plan", tmp_path / "out", save_padded=True)
-    spec, scores = spec_at(folders["model"]), load_importance(folders["importance"]).scores
+    spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     kept = [
         kept_rows(scores["fisher_margin"][layer], spec.table(layer, shared=True), widths)
         for layer, widths in enumerate(widths_after(found))
@@ -168,7 +168,7 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     found = planned(folders, tmp_path / "plan", keep=0.5, scope="expert")
     refit = pruned(folders, tmp_path / "plan", tmp_path / "refit", refit_down=True)
     plain = pruned(folders, tmp_path / "plan", tmp_path / "plain")
-    spec, scores = spec_at(folders["model"]), load_importance(folders["importance"]).scores
+    spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     layer = next(number for number, width in enumerate(spec.shared_widths) if width is not None)
     table, widths = spec.table(layer, shared=True), widths_after(found)[layer]
     kept_P = torch.from_numpy(kept_rows(scores["fisher_margin"][layer], table, widths)[-1])
@@ -176,7 +176,7 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     block = next(m for m in model.modules() if getattr(m, "layer", None) == layer)
     seen: list[torch.Tensor] = []
     block.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, 1)))
-    for tokens in load_calibration(folders["calibrate"]).sequences():
+    for tokens in Calibration.load(folders["calibrate"]).sequences():
         model(torch.from_numpy(tokens.astype(np.int64))[None], use_cache=False)
     x_TD = torch.cat(seen)
     gate, up, down = (matrix.weight for matrix in block.all_experts[-1])
@@ -199,12 +199,10 @@ def test_a_family_without_a_shared_expert_is_refused(tmp_path: Path) -> None:
         (plan, PlanSettings(keep=0.5, shared_expert="prune")),
     ):
         folders = dict.fromkeys(("calibrate", "importance"), tmp_path)
-        save_calibration(
-            tmp_path,
-            Calibration(np.zeros(2, np.int32), np.array([0, 2]), *[np.zeros(1, np.int32)] * 2),
+        Calibration(np.zeros(2, np.int32), np.array([0, 2]), *[np.zeros(1, np.int32)] * 2).save(
+            tmp_path
         )
-        save_importance(
-            tmp_path, Importance({"fisher_margin": [np.ones(144)] * 3}, [np.ones(6, np.int64)] * 3)
-        )
+        scores = {"fisher_margin": [np.ones(144)] * 3}
+        Importance(scores, [np.ones(6, np.int64)] * 3).save(tmp_path)
         with pytest.raises(RecipeError, match="this mixtral has no shared expert; leave it out"):
             stage.run(Job(settings, model, folders, tmp_path / "out"))

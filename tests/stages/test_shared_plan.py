@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_export.artifacts.exchange import Exchange, Measured, save_exchange
-from moe_export.artifacts.importance import Importance, save_importance
+from moe_export.artifacts.exchange import Exchange, Measured
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.planned import widths_after
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
@@ -47,10 +47,17 @@ def importance_of(folder: Path, spec: ModelSpec, scores: list[Any]) -> Path:
     folder.mkdir()
     tokens = [np.full(len(widths), 100) for widths in spec.widths]
     named = dict.fromkeys(("fisher_margin", "rounding_margin"), scores)
-    save_importance(folder, Importance(named, tokens))
+    Importance(named, tokens).save(folder)
     # Rounding costs what its score says.
-    one = Measured(1.0, 1.0)
-    save_exchange(folder, Exchange((one,) * spec.num_layers, one, (one,), 1, "int4", 32))
+    one = Measured(predicted=1.0, kl_nats=1.0)
+    Exchange(
+        rounded=(one,) * spec.num_layers,
+        all_rounded=one,
+        dropped=(one,),
+        tokens=1,
+        format="int4",
+        group_size=32,
+    ).save(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from moe_export.ort.benchmark import execution_path, probe
 from moe_export.ort.session import OrtModel
 from moe_export.stages.validate import within
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.graph.decoding import exported
+from tests.helpers.decoding import exported
 
 
 def test_whole_sequences_are_taken_within_a_number_of_tokens_and_at_least_one() -> None:

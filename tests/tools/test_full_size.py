@@ -11,14 +11,14 @@ from moe_export.families import spec_of
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.quantization import Quantization
-from tools.pages.full_size import QUANTIZED_KEYS, carry_out, per_token, prepare
-from tools.pages.sizes import QWEN15_MOE
+from moe_export.testing.synthetic_checkpoint import config_of
+from tools.pages.full_size_run import QUANTIZED_KEYS, carry_out, per_token, prepare
 
 GIB = 2**30
 
 
 def test_bytes_read_for_a_token_are_those_of_the_experts_it_goes_to() -> None:
-    spec = spec_of(QWEN15_MOE)
+    spec = spec_of(config_of("qwen2_moe", "qwen1.5-moe-a2.7b"))
     assert per_token(spec) / GIB == pytest.approx(4.43, abs=0.01)
     settings = {"experts": "int4", "dense": "int8", "embedding": "float", "group_size": 32}
     assert settings.keys() | {"lm_head"} == QUANTIZED_KEYS

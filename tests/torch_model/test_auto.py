@@ -17,7 +17,7 @@ from moe_export.errors import CheckpointError
 from moe_export.families import FAMILIES
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.torch_model.common import ROUNDING, UNEQUAL, relative_error, some_tokens
+from tests.helpers.torch_models import ROUNDING, UNEQUAL, relative_error, some_tokens
 
 TOKENS = some_tokens(2, 12)
 

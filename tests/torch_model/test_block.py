@@ -17,7 +17,7 @@ from moe_export.errors import CheckpointError
 from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model, recording
 from moe_export.torch_model.load import to_torch
-from tests.torch_model.common import ROUNDING, UNEQUAL, relative_error, some_tokens, stock_model
+from tests.helpers.torch_models import ROUNDING, UNEQUAL, relative_error, some_tokens, stock_model
 
 VARIANTS: list[dict[str, Any]] = [
     {},

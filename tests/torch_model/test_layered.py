@@ -14,8 +14,8 @@ from moe_export.scores import SCORES, scores_named
 from moe_export.scores.collect import collect_importance
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, StreamedModel, load_torch_model
-from tests.torch_model.common import UNEQUAL, some_tokens
-from tests.torch_model.test_scores import LENGTHS, calibration_of
+from tests.helpers.torch_models import UNEQUAL, some_tokens
+from tests.scores.test_scores import LENGTHS, calibration_of
 
 
 @pytest.fixture(scope="module", params=["stock", "tied", "pruned"])

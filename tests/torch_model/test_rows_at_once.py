@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe_export.scores import SCORES
-from moe_export.system.memory import ROWS_AT_ONCE
+from moe_export.system.onednn import ROWS_AT_ONCE
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import block, load_torch_model, recording
 from moe_export.torch_model.block import Matrix
 from moe_export.torch_model.recording import QUANTITIES
-from tests.torch_model.test_scores import collect
+from tests.scores.test_scores import collect
 
 LENGTHS = (70, 33, 41, 5)
 

@@ -1,7 +1,4 @@
-"""What refitting `down` and distilling routers are worth: docs/results/compensation.md and its data.
-
-python -m tools.pages.compensation [--run DIR] [--items N] [--add]
-"""
+"""The effect of refitting `down` and of distilling routers, on the demo model."""
 
 from __future__ import annotations
 
@@ -16,39 +13,36 @@ import torch
 
 from moe_export.recipe import DistillSettings, PruneSettings, QuantizeSettings
 from moe_export.recipe.load import load_recipe
-from moe_export.runner.fingerprints import fingerprints
-from moe_export.runner.run import Run
-from moe_export.runner.source_model import locate
-from moe_export.runner.steps import between, steps_of
 from moe_export.stages import quantize
 from moe_export.stages.job import Job
-from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
-from tools.pages.demo_compare import rounded
-from tools.pages.quantization import RECIPE, scored_tasks, scores_of
+from tools.pages.demo_runs import carried_out, scored_tasks, scores_of
+from tools.pages.page import read_data, rounded, write_page
+
+RECIPE = Path("recipes/demo_50pct_int4.yaml")
 
 KEEPS = (0.5, 0.25)
 WAYS = {
     "fisher_margin": ((False, False), (True, False), (False, True), (True, True)),
     "activation": ((False, False), (True, False)),
 }
-"""By ranking: whether `down` is refitted, and whether routers are distilled."""
+"""Ranking to pairs: True if `down` is refitted, True if routers are distilled."""
 
 
-PAGE = Path("docs/results/compensation.md")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="where to calibrate and prune (default: nowhere)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the page."""
+    parser.add_argument("--run", type=Path, help="run directory to keep (default: a temporary one)")
     parser.add_argument("--items", type=int, default=100, help="documents of each task")
     parser.add_argument(
-        "--add", action="store_true", help="measures only what the page does not have yet"
+        "--add", action="store_true", help="measure only what the page does not have yet"
     )
-    arguments = parser.parse_args()
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Measures every way and writes the page after each, as all of them take long."""
     known: list[dict[str, Any]] = []
     if arguments.add:
-        before = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+        before = read_data("compensation")
         known = before["results"] if before["items"] == arguments.items else []
     with tempfile.TemporaryDirectory() as scratch:
         directory = arguments.run or Path(scratch) / "run"
@@ -57,25 +51,22 @@ def main() -> None:
                 if any(_way(row) == (score, keep, *way) for row in known):
                     continue
                 known += measure(directory, Path(scratch), arguments.items, (score, keep, *way))
-                # After each, for the whole takes long.
                 write({"items": arguments.items, "results": known})
 
 
-def write(found: dict[str, Any]) -> None:
-    """The page and its data."""
+def write(figures: dict[str, Any]) -> None:
+    """Writes the page with the rows in order."""
     order = [(score, keep, *way) for score in WAYS for keep in KEEPS for way in WAYS[score]]
-    found["results"].sort(key=lambda row: order.index(_way(row)))
-    content = rounded(
-        {"ridge": PruneSettings().ridge, "distill_router": DistillSettings().model_dump()} | found
-    )
-    PAGE.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(markdown(content), encoding="utf-8")
+    figures["results"].sort(key=lambda row: order.index(_way(row)))
+    settings = {"ridge": PruneSettings().ridge, "distill_router": DistillSettings().model_dump()}
+    content = rounded(settings | figures)
+    write_page("compensation", content, markdown(content))
 
 
 def measure(
     directory: Path, scratch: Path, items: int, way: tuple[str, float, bool, bool]
 ) -> list[dict[str, Any]]:
-    """A row for each format, of a ranking, a share kept, and what is fitted."""
+    """Rows of one ranking, share kept and way, one for each format."""
     score, keep, refit, distill = way
     recipe = load_recipe(
         RECIPE,
@@ -87,10 +78,7 @@ def measure(
             f"prune.distill_router={distill}",
         ),
     )
-    model = locate(recipe.model)
-    steps, _ = between(steps_of(recipe), None, "prune")
-    run = Run(directory, steps, model, fingerprints(steps, model))
-    run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
+    model = carried_out(recipe, directory, "prune")
     pruned = directory / "prune"
     dense, tasks = load_torch_model(model, torch.float32), scored_tasks(recipe, model, items)
     ledger = json.loads((pruned / "ledger.json").read_text(encoding="utf-8"))
@@ -115,15 +103,15 @@ def _way(row: dict[str, Any]) -> tuple[str, float, bool, bool]:
     return row["score"], row["keep"], row["refit"] is not None, row["distill"] is not None
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The page."""
-    words = ", ".join(f"{key} {value:g}" for key, value in found["distill_router"].items())
+def markdown(data: dict[str, Any]) -> str:
+    """The page from its data."""
+    words = ", ".join(f"{key} {value:g}" for key, value in data["distill_router"].items())
     introduction = (
-        "Made by `python -m tools.pages.compensation`. The demo model pruned with "
-        f"`prune.refit_down` off and on (ridge {found['ridge']:g}), and with "
+        "Made by `python -m tools.pages compensation`. The demo model pruned with "
+        f"`prune.refit_down` off and on (ridge {data['ridge']:g}), and with "
         f"`prune.distill_router` off and on ({words}), then quantized in groups of 32; scored in "
         "torch. KL is from the unpruned model, and it and the loss are means per token of held-out "
-        f"text; exact match is the mean over four tasks of {found['items']} documents. The last "
+        f"text; exact match is the mean over four tasks of {data['items']} documents. The last "
         "column is what distilling itself saw: the KL on calibration sequences that it was not "
         "trained on."
     )
@@ -132,7 +120,7 @@ def markdown(found: dict[str, Any]) -> str:
         "| kept | format | refit | routers | text KL, nats | text loss, nats | facts | "
         "exact match | held-out KL, nats |"
     )
-    for score in dict.fromkeys(row["score"] for row in found["results"]):
+    for score in dict.fromkeys(row["score"] for row in data["results"]):
         lines += [
             "",
             f"## Ranked by {score}",
@@ -143,7 +131,7 @@ def markdown(found: dict[str, Any]) -> str:
         for keep, form in product(KEEPS, ("float", "int4, gptq")):
             lines += [
                 _line(row)
-                for row in found["results"]
+                for row in data["results"]
                 if (row["score"], row["keep"], row["format"]) == (score, keep, form)
             ]
     return "\n".join([*lines, ""])
@@ -165,7 +153,3 @@ def _line(row: dict[str, Any]) -> str:
         f"| {row['text_loss_nats']:.4f} | {row['tasks']['facts']:.1%} | "
         f"{row['mean_exact_match']:.2%} | {seen} |"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,6 @@
-"""What the compiler made of the CUDA kernels, from the manifest of the packages.
+"""The CUDA kernels as compiled: registers, spills and blocks, from the manifest of the build.
 
-python -m tools.pages.cuda_kernels                   writes docs/results/cuda_kernels.md
-
-No GPU is needed, nor anything compiled: it reads `manifest.json`, which the build writes.
+Needs no GPU and compiles nothing.
 """
 
 from __future__ import annotations
@@ -10,19 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from moe_export.op.triton.build import ARCHITECTURES, CUBINS, variants
 from moe_export.op.triton.device_layout import codes_per_byte
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
+from tools.pages.page import write_page
 
-PAGE = Path("docs/results/cuda_kernels.md")
 SHOWN = (80, 90, 120)
 REGISTERS = 65536
 RESERVED_KIB = 1
-"""Of shared memory, for each block."""
+"""Shared memory that each block takes besides its own."""
 MULTIPROCESSOR = {
     80: (2048, 164),
     86: (1536, 100),
@@ -34,10 +31,10 @@ MULTIPROCESSOR = {
 """Threads and KiB of shared memory (CUDA C++ Programming Guide, technical specifications)."""
 
 INTRODUCTION = """\
-Made by `python -m tools.pages.cuda_kernels` from the
-[manifest](../moe_export/op/native/cuda/cubins/manifest.json) that the build writes; **none of it was
-measured on a GPU**. It is what bounds the speed of a kernel before it has run: registers spilled to
-memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks fit on a
+Made by `python -m tools.pages cuda_kernels` from the
+[manifest](../../moe_export/op/native/cuda/cubins/manifest.json) that the build writes; **none of it
+was measured on a GPU**. It is what bounds the speed of a kernel before it has run: registers
+spilled to memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks fit on a
 multiprocessor, and how many KiB of weights these ask for before they wait. An H200 reads 4.8 TB/s
 with 132 multiprocessors (NVIDIA's data sheet): 36 KiB for each in a microsecond, and memory takes
 somewhat less than one to answer.
@@ -48,7 +45,7 @@ there; those of rows load to registers."""
 
 
 def blocks_per_multiprocessor(architecture: int, kernel: Mapping[str, Any]) -> int:
-    """As many as registers, shared memory and threads allow."""
+    """Blocks of a kernel that registers, shared memory and threads of a multiprocessor allow."""
     threads, shared_kib = MULTIPROCESSOR[architecture]
     by_registers = REGISTERS // (-(-kernel["registers"] // 8) * 8 * kernel["threads"])
     by_shared = int(shared_kib // (kernel["shared_bytes"] / 1024 + RESERVED_KIB))
@@ -56,7 +53,7 @@ def blocks_per_multiprocessor(architecture: int, kernel: Mapping[str, Any]) -> i
 
 
 def rows_of(manifest: Mapping[str, Any], architecture: int) -> list[list[str]]:
-    """A line for each kernel of a product."""
+    """Cells of the table, a row for each kernel that multiplies."""
     kernels = manifest["architectures"][f"sm_{architecture}"]["kernels"]
     rows = []
     for variant in variants(architecture):
@@ -88,8 +85,8 @@ def _value_bytes(format_name: str) -> int:
     return 4 if format_name == "float32" else 2
 
 
-def page(manifest: Mapping[str, Any]) -> str:
-    """Title, introduction and a table for each architecture that is shown."""
+def markdown(manifest: Mapping[str, Any]) -> str:
+    """The page from the manifest, with a table for each of `SHOWN`."""
     heads = ["kernel", "block", "threads", "registers", "spilled bytes", "shared KiB"]
     heads += ["blocks", "KiB under way"]
     parts = ["# The CUDA kernels as compiled", INTRODUCTION]
@@ -100,13 +97,11 @@ def page(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds nothing: the page has no options."""
+
+
+def make(arguments: argparse.Namespace) -> None:  # noqa: ARG001 - as every page
+    """Writes the page of the manifest."""
     manifest = json.loads((CUBINS / "manifest.json").read_text(encoding="utf-8"))
-    PAGE.write_text(page(manifest), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    write_page("cuda_kernels", None, markdown(manifest))

@@ -1,54 +1,109 @@
-"""Writes the bake-off into the documents: docs/results/data/demo_compare.json, docs/results/demo_compare.md, README.md.
-
-python -m tools.pages.demo_compare runs/demo_compare
-"""
+"""The rankings compared on the demo model, in docs/results and as a small table in README.md."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moe_export.artifacts.base import load_json
-from moe_export.reporting.bakeoff_table import bakeoff_markdown
+from moe_export.reporting.bakeoff_table import bakeoff_markdown as markdown
+from moe_export.reporting.bakeoff_table import keep_table, rankings
+from moe_export.reporting.markdown import table
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import percent
+from tools.pages.page import read_data, rounded, write_page
 
-BEGIN, END = "<!-- demo_compare -->\n", "<!-- /demo_compare -->"
-README_KEEPS = (0.5, 0.25)
+__all__ = ["add_options", "make", "markdown", "small_table", "with_table"]
+
+README = Path(__file__).parents[2] / "README.md"
+MARKS = re.compile(r"(<!-- *demo_compare *-->).*?(<!-- */demo_compare *-->)", re.DOTALL)
+"""The two marks in the README and the lines between them."""
+
+KEEPS = (0.5, 0.25)
+MOST_RANKINGS = 5
+COLUMNS = ("arithmetic, %", "facts, %", "text, nats", "mean, %")
+UNPRUNED = "unpruned"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a finished run of recipes/demo_compare.yaml")
-    bakeoff = load_json(parser.parse_args().run / "bakeoff" / "bakeoff.json")
-    text = json.dumps(rounded(bakeoff), indent=1) + "\n"
-    Path("docs/results/data/demo_compare.json").write_text(text, encoding="utf-8")
-    Path("docs/results/demo_compare.md").write_text(
-        bakeoff_markdown(rounded(bakeoff)), encoding="utf-8"
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the page."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        help="finished run of recipes/demo_compare.yaml (default: the committed figures)",
     )
-    readme = Path("README.md")
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), rounded(bakeoff)), "utf-8")
 
 
-def with_tables(readme: str, bakeoff: dict[str, Any]) -> str:
-    """The README with the tables of `README_KEEPS` between its two marks."""
-    results = [r for r in bakeoff["results"] if r["keep"] in README_KEEPS]
-    page = bakeoff_markdown(bakeoff | {"results": results})
-    tables = page[page.index("## ") :].replace("## ", "### ")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}{tables}{END}{rest.split(END)[1]}"
+def make(arguments: argparse.Namespace) -> None:
+    """Writes the page and the table of the README."""
+    if arguments.run is None:
+        bakeoff = read_data("demo_compare")
+    else:
+        bakeoff = rounded(load_json(arguments.run / "bakeoff" / "bakeoff.json"))
+    write_page("demo_compare", bakeoff, markdown(bakeoff))
+    README.write_text(with_table(README.read_text(encoding="utf-8"), bakeoff), encoding="utf-8")
 
 
-def rounded(value: Any) -> Any:
-    """Floats to six decimals: more is noise, and makes the committed file long."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return value
+def with_table(readme: str, bakeoff: Mapping[str, Any]) -> str:
+    """The README with `small_table` between its two marks.
+
+    Args:
+        readme: Text of the README, with the marks `<!-- demo_compare -->` and
+            `<!-- /demo_compare -->` once each.
+        bakeoff: Content of `bakeoff.json`.
+
+    Raises:
+        ValueError: The marks are not there exactly once.
+    """
+    content = table(small_table(bakeoff))
+    filled, count = MARKS.subn(lambda marks: f"{marks[1]}\n{content}\n{marks[2]}", readme)
+    if count != 1:
+        raise ValueError(
+            f"README.md: found the marks <!-- demo_compare --> and <!-- /demo_compare --> {count} "
+            "times, expected them once; put both around the place of the table"
+        )
+    return filled
 
 
-if __name__ == "__main__":
-    main()
+def small_table(bakeoff: Mapping[str, Any]) -> Table:
+    """Means over the calibration draws of the best rankings at the shares in `KEEPS`.
+
+    Args:
+        bakeoff: Content of `bakeoff.json`.
+    """
+    rows: list[list[str]] = []
+    strong: set[tuple[int, int]] = set()
+    best = _best_rankings(bakeoff)
+    for keep in KEEPS:
+        whole = keep_table(bakeoff, keep)
+        columns = [list(whole.head).index(name) for name in COLUMNS]
+        for number, cells in enumerate(whole.rows):
+            if cells[0] in best:
+                strong |= {
+                    (len(rows), 2 + place)
+                    for place, column in enumerate(columns)
+                    if (number, column) in whole.strong
+                }
+                rows.append([percent(keep), cells[0], *(_mean(cells[c]) for c in columns)])
+    unpruned = next(cells for cells in whole.rows if cells[0] == UNPRUNED)
+    rows.append([percent(1.0), UNPRUNED, *(unpruned[column] for column in columns)])
+    return Table(["kept", "ranking", *COLUMNS], rows, words=2, strong=frozenset(strong))
+
+
+def _best_rankings(bakeoff: Mapping[str, Any]) -> set[str]:
+    """Names of the rankings with the best mean exact match over `KEEPS`."""
+    sums: dict[str, float] = {}
+    for keep in KEEPS:
+        for ranking in rankings(bakeoff, keep):
+            mean = ranking.mean.mean if ranking.mean else 0.0
+            sums[ranking.name] = sums.get(ranking.name, 0.0) + mean
+    return set(sorted(sums, key=lambda name: -sums[name])[:MOST_RANKINGS])
+
+
+def _mean(cell: str) -> str:
+    """The mean of a cell that also gives the least and the greatest value."""
+    return cell.partition("\n")[0]

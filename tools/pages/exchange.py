@@ -1,6 +1,4 @@
-"""What measuring the exchange rate of rounding and dropping is worth: docs/results/exchange.md and its data.
-
-python -m tools.pages.exchange [--run DIR] [--items N]
+"""The effect of measuring the exchange rate of rounding and dropping, on the demo model.
 
 The demo model at many budgets: the plan's choice by the scores as they are, its choice by the rates
 that were measured, and each format filled up to the budget; scored in torch with masked dimensions
@@ -10,7 +8,6 @@ and dequantized weights.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts.exchange import load_exchange
-from moe_export.artifacts.importance import load_importance
+from moe_export.artifacts.exchange import Exchange
+from moe_export.artifacts.importance import Importance
 from moe_export.evaluation.differences import kl_difference
 from moe_export.evaluation.masking import tally_tasks
 from moe_export.evaluation.tally import mean_exact_match
@@ -33,14 +30,9 @@ from moe_export.graph import predicted_bytes
 from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
 from moe_export.quantization import Format, Quantization
 from moe_export.recipe.load import load_recipe
-from moe_export.runner.fingerprints import fingerprints
-from moe_export.runner.run import Run
-from moe_export.runner.source_model import locate
-from moe_export.runner.steps import between, steps_of
-from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
-from tools.pages.demo_compare import rounded
-from tools.pages.quantization import scored_tasks
+from tools.pages.demo_runs import carried_out, scored_tasks
+from tools.pages.page import rounded, write_page
 
 RECIPE = Path("recipes/demo_sweep.yaml")
 BUDGETS = (
@@ -51,25 +43,22 @@ BUDGETS = (
 
 NAMES: tuple[Format, ...] = ("float", "int8", "int4")
 UNIFORM: tuple[Format, ...] = ("int8", "int4")
-"""Float alone is far behind at these budgets (docs/results/sweep.md), and does not fit the least."""
+"""Float alone is far behind at these budgets, see docs/results/sweep.md."""
 
 GROUP_SIZE = 32
 
 
 class Measuring:
-    """The demo model, calibrated, and what becomes of it at an allocation."""
+    """The calibrated demo model, which is changed to an allocation and scored."""
 
     def __init__(self, directory: Path, items: int) -> None:
         recipe = load_recipe(RECIPE)
-        model = locate(recipe.model)
-        steps, _ = between(steps_of(recipe), None, "importance")
-        run = Run(directory, steps, model, fingerprints(steps, model))
-        run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
+        model = carried_out(recipe, directory, "importance")
         self.checkpoint, self.spec = open_checkpoint(model)
-        found = load_importance(directory / "importance")
+        found = Importance.load(directory / "importance")
         self.ranked, self.rounding = found.scores["fisher_margin"], found.scores["rounding_margin"]
         self.shares = token_shares(found.tokens_per_expert, self.spec.top_k)
-        self.exchange = load_exchange(directory / "importance")
+        self.exchange = Exchange.load(directory / "importance")
         self.errors = [
             format_errors(self.checkpoint, self.spec, layer, NAMES, GROUP_SIZE)
             for layer in range(self.spec.num_layers)
@@ -81,7 +70,7 @@ class Measuring:
         self._known: dict[Any, dict[str, Any]] = {}
 
     def choice(self, share: float, names: Sequence[Format], rates: Sequence[float]) -> Allocation:
-        """What the plan does at a share of the bytes."""
+        """Allocation of the plan at a share of the bytes."""
         return allocate(
             self.spec,
             self.ranked,
@@ -93,19 +82,19 @@ class Measuring:
         )
 
     def scores(self, chosen: Allocation) -> dict[str, Any]:
-        """KL and exact match, and the documents they are from."""
+        """KL and exact match, and the figures of each document behind them."""
         formats = chosen.quantization.experts
         by_layer = (formats,) * self.spec.num_layers if isinstance(formats, str) else formats
         key = (chosen.widths, by_layer)
         if key not in self._known:
             self._change(chosen.widths, by_layer)
             tallies = tally_tasks(self.changed, self.tasks, self.dense)
-            found = {name: tally.as_dict() for name, tally in tallies.items()}
+            scores = {name: tally.as_dict() for name, tally in tallies.items()}
             self._known[key] = {
                 "kept": sum(map(sum, chosen.widths)) / sum(map(sum, self.spec.widths)),
                 "formats": list(by_layer),
-                "kl_nats": float(np.mean([score["kl_nats"] for score in found.values()])),
-                "exact_match": mean_exact_match(found),
+                "kl_nats": float(np.mean([score["kl_nats"] for score in scores.values()])),
+                "exact_match": mean_exact_match(scores),
                 "documents": {name: asdict(t.documents) for name, t in tallies.items()},
             }
         return self._known[key]
@@ -132,20 +121,22 @@ class Measuring:
         return np.ascontiguousarray(made.T)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="where to calibrate (default: nowhere)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the page."""
+    parser.add_argument("--run", type=Path, help="run directory to keep (default: a temporary one)")
     parser.add_argument("--items", type=int, default=100, help="documents of each task")
-    arguments = parser.parse_args()
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Measures every budget and writes the page."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(Measuring(arguments.run or Path(scratch) / "run", arguments.items))
-    content = rounded(found | {"items": arguments.items})
-    page = Path("docs/results/exchange.md")
-    page.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    page.write_text(markdown(content), encoding="utf-8")
+        rows = measure(Measuring(arguments.run or Path(scratch) / "run", arguments.items))
+    content = rounded(rows | {"items": arguments.items})
+    write_page("exchange", content, markdown(content))
 
 
 def measure(model: Measuring) -> dict[str, Any]:
+    """Rows of every budget, and the exchange rates that the importance stage measured."""
     rows = []
     rates = model.exchange.rates
     for share in BUDGETS:
@@ -166,18 +157,18 @@ def measure(model: Measuring) -> dict[str, Any]:
     return {"exchange": asdict(model.exchange) | {"rates": rates}, "rows": rows}
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The page."""
-    exchange = found["exchange"]
+def markdown(data: dict[str, Any]) -> str:
+    """The page from its data."""
+    exchange = data["exchange"]
     rates = ", ".join(f"{rate:.2f}" for rate in exchange["rates"])
     introduction = (
-        "Made by `python -m tools.pages.exchange`. The demo model at shares of its unpruned bytes, "
+        "Made by `python -m tools.pages exchange`. The demo model at shares of its unpruned bytes, "
         "as the plan fills them with `quantize.experts: auto`: with rounding and dropping weighed "
         "by their scores alone, as it was before, and with what rounding costs multiplied by the "
         "rates that the importance stage has measured (`moe_export/artifacts/exchange.py`); beside "
         "them the better of int8 and int4 in all layers alike. Masked and dequantized in torch, "
         f"formats rounded to nearest; KL from the unpruned model in nats, mean over five tasks of "
-        f"{found['items']} documents. A verdict is that of the measured rates, by two standard "
+        f"{data['items']} documents. A verdict is that of the measured rates, by two standard "
         "errors of the difference on the same documents."
     )
     head = (
@@ -194,13 +185,13 @@ def markdown(found: dict[str, Any]) -> str:
         head,
         "| ---: | --- | ---: | --- | ---: | --- | ---: | --- | --- |",
     ]
-    for row in found["rows"]:
+    for row in data["rows"]:
         cells = [f"{row['budget']:.0%}"]
         for way in ("scored", "measured", "uniform"):
             cells += [_words(row[way]), f"{row[way]['kl_nats']:.3g}"]
         cells += [_verdict(row[f"against_{other}"]) for other in ("scored", "uniform")]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(_sum(found["rows"], other) for other in ("scored", "uniform"))]
+    lines += ["", *(_sum(data["rows"], other) for other in ("scored", "uniform"))]
     return "\n".join(lines) + "\n"
 
 
@@ -219,14 +210,10 @@ def _verdict(gap: dict[str, Any]) -> str:
 
 
 def _sum(rows: Sequence[dict[str, Any]], other: str) -> str:
-    found = [_verdict(row[f"against_{other}"]) for row in rows]
+    verdicts = [_verdict(row[f"against_{other}"]) for row in rows]
     counts = ", ".join(
-        f"{word} at {found.count(word)}"
+        f"{word} at {verdicts.count(word)}"
         for word in ("better", "the same", "equal within error", "worse")
     )
     against = "the choice by the scores" if other == "scored" else "the best uniform format"
     return f"Against {against}, of {len(rows)} budgets: {counts}.\n"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,4 @@
-"""What the methods of quantization are worth on the demo model: docs/results/quantization.md and its data.
-
-python -m tools.pages.quantization [--run DIR] [--items N]
+"""The formats and methods of quantization, compared on the demo model.
 
 The demo model is pruned once per share kept; each copy is quantized by every method, and scored in
 torch with its weights dequantized, so that nothing but the weights differs. Where bitsandbytes is
@@ -23,22 +21,16 @@ from typing import Any
 import torch
 
 from moe_export.artifacts.base import load_json
-from moe_export.documents.sources import draw, has_answers, task_names
-from moe_export.evaluation.masking import ScoredTask, score_tasks
-from moe_export.evaluation.tally import mean_exact_match
+from moe_export.evaluation.masking import ScoredTask
 from moe_export.formats import GROUP_SIZES
-from moe_export.recipe import QuantizeSettings, Recipe
+from moe_export.recipe import QuantizeSettings
 from moe_export.recipe.load import load_recipe
-from moe_export.runner.fingerprints import fingerprints
-from moe_export.runner.run import Run
-from moe_export.runner.source_model import locate
-from moe_export.runner.steps import between, steps_of
 from moe_export.stages import quantize
 from moe_export.stages.job import Job
-from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
 from tools.pages import bitsandbytes_peer
-from tools.pages.demo_compare import rounded
+from tools.pages.demo_runs import carried_out, scored_tasks, scores_of
+from tools.pages.page import rounded, write_page
 
 RECIPE = Path("recipes/demo_50pct_int4.yaml")
 KEEPS = (1.0, 0.5, 0.25)
@@ -49,54 +41,50 @@ FORMATS = {
     "uint4": GROUP_SIZES,
     "nf4": GROUP_SIZES,
 }
-"""To the sizes of groups that are compared; of 8 bits all lose next to nothing."""
+"""Format to the group sizes compared; formats of 8 bits lose next to nothing at any size."""
 
 METHODS = ("rtn", "mse", "gptq")
 PEER = "bitsandbytes"
-TEST_SEED = 1234
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the page."""
     parser.add_argument(
         "--run",
         type=Path,
-        help="where to calibrate, prune and keep finished rows, so that it can be gone on from",
+        help="run directory to keep; finished rows in it are not measured again",
     )
     parser.add_argument("--items", type=int, default=100, help="documents of each task")
-    arguments = parser.parse_args()
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Measures all rows and writes the page."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(arguments.run or Path(scratch) / "run", Path(scratch), arguments.items)
-    content = rounded(found)
-    text = json.dumps(content, indent=1) + "\n"
-    Path("docs/results/data/quantization.json").write_text(text, encoding="utf-8")
-    page = Path("docs/results/quantization.md")
-    page.write_text(markdown(content), encoding="utf-8")
+        directory = arguments.run or Path(scratch) / "run"
+        content = rounded(measure(directory, Path(scratch), arguments.items))
+    write_page("quantization", content, markdown(content))
 
 
 def measure(directory: Path, scratch: Path, items: int) -> dict[str, Any]:
-    """All rows. Those that `directory` holds already are not made again."""
+    """All rows; those that `directory` already holds are read from there."""
     results: list[dict[str, Any]] = []
     baseline: dict[str, Any] = {}
     for keep in KEEPS:
         recipe = load_recipe(RECIPE, (f"plan.keep={keep}",))
-        model = locate(recipe.model)
-        steps, _ = between(steps_of(recipe), None, "prune")
-        run = Run(directory, steps, model, fingerprints(steps, model))
-        run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
+        model = carried_out(recipe, directory, "prune")
         tasks = scored_tasks(recipe, model, items)
         dense = load_torch_model(model, torch.float32)
         if not baseline:
             baseline = {"keep": 1.0, "format": "float", **scores_of(dense, tasks, None)}
         kept = load_torch_model(directory / "prune", torch.float32)
-        found = [{"format": "float", "method": None, **scores_of(kept, tasks, dense)}]
+        of_keep = [{"format": "float", "method": None, **scores_of(kept, tasks, dense)}]
         for number, make in enumerate(points(directory, scratch, kept, tasks)):
             file = directory / f"row-{keep}-{number}.json"
             if not file.exists():
                 file.write_text(json.dumps({"items": items} | make()), encoding="utf-8")
-            found.append(json.loads(file.read_text(encoding="utf-8")))
-            assert found[-1].pop("items") == items, f"{file} is of another number of items"
-        results += [{"keep": keep} | row for row in found]
+            of_keep.append(json.loads(file.read_text(encoding="utf-8")))
+            assert of_keep[-1].pop("items") == items, f"{file} is of another number of items"
+        results += [{"keep": keep} | row for row in of_keep]
     peer_version = version(PEER) if bitsandbytes_peer.is_installed() else None
     return {"items": items, PEER: peer_version, "baseline": baseline, "results": results}
 
@@ -104,13 +92,13 @@ def measure(directory: Path, scratch: Path, items: int) -> dict[str, Any]:
 def points(
     directory: Path, scratch: Path, kept: Any, tasks: dict[str, ScoredTask]
 ) -> list[Callable[[], dict[str, Any]]]:
-    """What makes each row of one share kept.
+    """Functions that measure the rows of one share kept.
 
     Args:
-        directory: of the run.
-        scratch: for quantized checkpoints.
-        kept: the pruned model.
-        tasks: that are scored.
+        directory: Run directory.
+        scratch: Folder for quantized checkpoints.
+        kept: Pruned model in torch.
+        tasks: Documents to score.
     """
 
     def ours(name: str, group_size: int, method: str) -> dict[str, Any]:
@@ -154,30 +142,9 @@ def points(
     ]
 
 
-def scored_tasks(recipe: Recipe, model: Path, items: int) -> dict[str, ScoredTask]:
-    """Held-out documents of each of a recipe's tasks."""
-    return {
-        name: ScoredTask(
-            has_answers(task), draw(task, model, items, 512, TEST_SEED, "test").sequences
-        )
-        for name, task in task_names(recipe.validate_.tasks).items()
-    }
-
-
-def scores_of(model: Any, tasks: dict[str, ScoredTask], reference: Any) -> dict[str, Any]:
-    """Exact match, and loss and divergence on text."""
-    scores = score_tasks(model, tasks, reference)
-    return {
-        "mean_exact_match": mean_exact_match(scores),
-        "text_loss_nats": scores["text"]["loss_nats"],
-        "text_kl_nats": scores["text"].get("kl_nats"),
-        "tasks": {name: score["exact_match"] for name, score in scores.items()},
-    }
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """The page."""
-    results, peer = found["results"], found[PEER]
+def markdown(data: dict[str, Any]) -> str:
+    """The page from its data."""
+    results, peer = data["results"], data[PEER]
     peer_words = (
         f"Below our formats stand the layers of {PEER} {peer} for the same experts, as they are by "
         "default: Linear4bit quantizes its scales too, Linear8bitLt rounds activations to int8, "
@@ -189,17 +156,17 @@ def markdown(found: dict[str, Any]) -> str:
         "# Formats and methods of quantization",
         "",
         (
-            "Made by `python -m tools.pages.quantization`. The demo model, its experts pruned by "
+            "Made by `python -m tools.pages quantization`. The demo model, its experts pruned by "
             "`fisher_margin` and then quantized; scored in torch with the dequantized weights. KL "
             "is from the same model unquantized, per token of held-out text, in thousandths of a "
-            f"nat; exact match is the mean over four tasks of {found['items']} documents. Bits are "
+            f"nat; exact match is the mean over four tasks of {data['items']} documents. Bits are "
             "those of a weight of a routed expert with its share of scales and zero points. "
             + peer_words
         ),
         "",
         (
-            f"Unpruned and unquantized: {found['baseline']['mean_exact_match']:.2%} exact match, "
-            f"{found['baseline']['text_loss_nats']:.4f} nats of text loss."
+            f"Unpruned and unquantized: {data['baseline']['mean_exact_match']:.2%} exact match, "
+            f"{data['baseline']['text_loss_nats']:.4f} nats of text loss."
         ),
     ]
     for keep in KEEPS:
@@ -221,8 +188,8 @@ def _table(rows: list[dict[str, Any]]) -> Iterable[str]:
     yield f"| experts | groups | bits | {' | '.join(heads)} |"
     yield f"| --- | {' | '.join(['---:'] * (2 + len(heads)))} |"
     for name, group_size in ((name, size) for name, sizes in FORMATS.items() for size in sizes):
-        found = [r for r in rows if (r["format"], r.get("group_size")) == (name, group_size)]
-        yield f"| {name} | {group_size} | {found[0]['bits']:.2f} | {_cells(found)} |"
+        of_name = [r for r in rows if (r["format"], r.get("group_size")) == (name, group_size)]
+        yield f"| {name} | {group_size} | {of_name[0]['bits']:.2f} | {_cells(of_name)} |"
     for row in rows:
         if row["method"] == PEER:
             cells = _cells([row]).replace(" | ", " | | | ")
@@ -232,7 +199,3 @@ def _table(rows: list[dict[str, Any]]) -> Iterable[str]:
 def _cells(rows: list[dict[str, Any]]) -> str:
     kl = [f"{1000 * row['text_kl_nats']:.2f}" for row in rows]
     return " | ".join([*kl, *(f"{row['mean_exact_match']:.2%}" for row in rows)])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,4 @@
-"""What pruning the shared expert too is worth on the demo model: docs/results/shared_expert.md and its data.
-
-python -m tools.pages.shared_expert [--run DIR] [--items N]
+"""The effect of pruning the shared expert too, on the demo model.
 
 The demo model is planned to the same bytes with `plan.shared_expert: keep` and `prune`, and each
 copy is scored in torch.
@@ -9,7 +7,6 @@ copy is scored in torch.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -18,45 +15,40 @@ from typing import Any
 import torch
 
 from moe_export.artifacts.base import load_json
-from moe_export.recipe import Recipe
 from moe_export.recipe.load import load_recipe
-from moe_export.runner.fingerprints import fingerprints
-from moe_export.runner.run import Run
-from moe_export.runner.source_model import locate
-from moe_export.runner.steps import between, steps_of
-from moe_export.system.progress import silent
 from moe_export.torch_model import load_torch_model
-from tools.pages.demo_compare import rounded
-from tools.pages.quantization import scored_tasks, scores_of
+from tools.pages.demo_runs import carried_out, scored_tasks, scores_of
+from tools.pages.page import rounded, write_page
 
 RECIPE = Path("recipes/demo_50pct.yaml")
 BUDGETS = {
     "target_active_bytes": ("active_bytes_per_token", (0.9, 0.8, 0.7, 0.6)),
     "target_bytes": ("total_bytes", (0.6, 0.4, 0.3)),
 }
-"""Key of the plan, to the key of what it holds and to shares of the unpruned model's."""
+"""Budget of the plan to the bytes that it limits, and to shares of the unpruned model's bytes."""
 
 WORDS = ("keep", "prune")
 DTYPE = "float32"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="where to calibrate and prune (default: nowhere)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the page."""
+    parser.add_argument("--run", type=Path, help="run directory to keep (default: a temporary one)")
     parser.add_argument("--items", type=int, default=150, help="documents of each task")
-    arguments = parser.parse_args()
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Measures every budget and writes the page."""
     with tempfile.TemporaryDirectory() as scratch:
         content = rounded(measure(arguments.run or Path(scratch), arguments.items))
-    text = json.dumps(content, indent=1) + "\n"
-    Path("docs/results/data/shared_expert.json").write_text(text, encoding="utf-8")
-    Path("docs/results/shared_expert.md").write_text(markdown(content), encoding="utf-8")
+    write_page("shared_expert", content, markdown(content))
 
 
 def measure(directory: Path, items: int) -> dict[str, Any]:
-    """Every budget with both words; each word has a run of its own, so that it scores once."""
+    """Rows of every budget with both words; a run for each word, so that it is scored once."""
     whole = load_recipe(RECIPE, ("plan.keep=1.0",))
-    model = locate(whole.model)
-    plan = carried_out(whole, directory / "keep", "plan")
+    model = carried_out(whole, directory / "keep", "plan")
+    plan = load_json(directory / "keep" / "plan" / "plan.json")
     before = plan["export_bytes"][DTYPE]["before"]
     dense, tasks = load_torch_model(model, torch.float32), scored_tasks(whole, model, items)
     results = []
@@ -65,7 +57,8 @@ def measure(directory: Path, items: int) -> dict[str, Any]:
         target = round(share * before[BUDGETS[key][0]])
         words = ("plan.keep=null", f"plan.{key}={target}")
         recipe = load_recipe(RECIPE, (*words, f"plan.shared_expert={word}"))
-        plan = carried_out(recipe, directory / word, "prune")
+        carried_out(recipe, directory / word, "prune")
+        plan = load_json(directory / word / "plan" / "plan.json")
         pruned = load_torch_model(directory / word / "prune", torch.float32)
         after = plan["export_bytes"][DTYPE]["after"]
         results.append(
@@ -89,27 +82,18 @@ def measure(directory: Path, items: int) -> dict[str, Any]:
     }
 
 
-def carried_out(recipe: Recipe, directory: Path, last: str) -> dict[str, Any]:
-    """The plan of a recipe that is carried out as far as a stage."""
-    model = locate(recipe.model)
-    steps, _ = between(steps_of(recipe), None, last)
-    run = Run(directory, steps, model, fingerprints(steps, model))
-    run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
-    return load_json(directory / "plan" / "plan.json")
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """The page."""
-    baseline, before = found["baseline"], found["before"]
+def markdown(data: dict[str, Any]) -> str:
+    """The page from its data."""
+    baseline, before = data["baseline"], data["before"]
     lines = [
         "# Pruning the shared expert too",
         "",
         (
-            "Made by `python -m tools.pages.shared_expert`. The demo model planned by "
+            "Made by `python -m tools.pages shared_expert`. The demo model planned by "
             "`fisher_margin` to the same bytes with `plan.shared_expert` keep and prune; scored in "
             "torch. KL is from the unpruned model, and it and the loss are means per token of "
             "held-out text; exact match is the mean over four tasks of "
-            f"{found['items']} documents. A token reads two of sixteen routed experts and the "
+            f"{data['items']} documents. A token reads two of sixteen routed experts and the "
             "shared one, all of 128 dimensions."
         ),
         "",
@@ -123,7 +107,7 @@ def markdown(found: dict[str, Any]) -> str:
         ("target_active_bytes", "The same bytes read per token"),
         ("target_bytes", "The same bytes stored"),
     ):
-        rows = [row for row in found["results"] if row["budget"] == key]
+        rows = [row for row in data["results"] if row["budget"] == key]
         lines += ["", f"## {title}", "", _verdict(rows), "", *_table(rows)]
     return "\n".join([*lines, ""])
 
@@ -149,7 +133,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:
-    """How the two compare over the budgets, in words."""
+    """Comparison of the two words over the budgets, in a sentence."""
     pairs = list(zip(rows[::2], rows[1::2], strict=True))
     ratios = [prune["text_kl_nats"] / keep["text_kl_nats"] for keep, prune in pairs]
     gains = [prune["mean_exact_match"] - keep["mean_exact_match"] for keep, prune in pairs]
@@ -161,7 +145,3 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
 
 def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:.2f} MiB"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,43 +1,37 @@
-"""Writes a sweep into the documents: docs/results/data/sweep.json and docs/results/sweep.md.
-
-python -m tools.pages.sweep runs/demo_sweep_sweep [--without-speed]
-"""
+"""A finished sweep: `moe-export sweep recipes/demo_sweep.yaml`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from moe_export.artifacts.base import load_json
-from moe_export.reporting.sweep_table import sweep_markdown
-from tools.pages.demo_compare import rounded
+from moe_export.reporting.sweep_table import sweep_markdown as markdown
+from tools.pages.page import rounded, write_page
 
 SPEEDS = ("decode_tokens_per_s", "decode_ratio", "speed_setting")
 
+__all__ = ["add_options", "make", "markdown"]
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="of `moe-export sweep recipes/demo_sweep.yaml`")
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the page."""
+    parser.add_argument("run", type=Path, help="run directory of the sweep")
     parser.add_argument(
-        "--without-speed", action="store_true", help="where the machine had other work to do"
+        "--without-speed", action="store_true", help="leave speeds out, if the machine was busy"
     )
-    arguments = parser.parse_args()
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Writes the page of a finished sweep."""
     sweep = load_json(arguments.run / "sweep" / "sweep.json")
     content = rounded(timeless(sweep) if arguments.without_speed else sweep)
-    Path("docs/results/data/sweep.json").write_text(
-        json.dumps(content, indent=1) + "\n", encoding="utf-8"
-    )
-    Path("docs/results/sweep.md").write_text(sweep_markdown(content), encoding="utf-8")
+    write_page("sweep", content, markdown(content))
 
 
 def timeless(value: Any) -> Any:
-    """The same without any speed."""
+    """Plain values with None for every speed."""
     if isinstance(value, dict):
         return {k: None if k in SPEEDS else timeless(v) for k, v in value.items()}
     return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-if __name__ == "__main__":
-    main()

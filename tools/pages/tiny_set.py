@@ -1,18 +1,14 @@
-"""How few dimensions, chosen on arithmetic, collapse arithmetic while facts stay.
-
-`python -m tools.pages.tiny_set` from the repository root writes docs/results/tiny_set.md and docs/results/data/tiny_set.json.
+"""A few dimensions, chosen on arithmetic, whose loss collapses arithmetic while facts stay.
 
 Dimensions are ranked by their `fisher_margin` on arithmetic over that on facts, each calibrated
-alone. They are masked either all at once, or in rounds: after each dozen, arithmetic is scored anew
-on the model without it, because the gradient at the whole model does not see what takes over. The
-control masks as many at random.
+alone. They are masked either all at once, or in rounds: after each dozen, arithmetic is scored
+again on the model without it, because the gradient at the whole model does not see which dimensions
+take over. The control masks as many at random.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -29,6 +25,7 @@ from moe_export.recipe import Source
 from moe_export.scores import scores_named
 from moe_export.scores.collect import collect_importance
 from moe_export.torch_model import RaggedMoEBlock, load_torch_model
+from tools.pages.page import write_page
 
 COUNTS = (0, 12, 48, 96, 144, 192)
 ROUND = 12
@@ -41,10 +38,12 @@ RANDOM = "random"
 LENGTH = 512
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.pages.tiny_set", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="default: docs")
-    out = parser.parse_args().out
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds nothing: the page has no options."""
+
+
+def make(arguments: argparse.Namespace) -> None:  # noqa: ARG001 - as every page
+    """Masks, scores, and writes the page."""
     model = load_torch_model(checkpoint_dir(), torch.float32)
     tasks = {
         kind: ScoredTask(
@@ -93,14 +92,13 @@ def main() -> None:
         "items": ITEMS,
         "rows": rows,
     }
-    (out / "tiny_set.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (out / "tiny_set.md").write_text(page(result), encoding="utf-8")
+    write_page("tiny_set", result, markdown(result))
 
 
 def chosen_on(
     model: torch.nn.Module, kind: str, other: NDArray[np.float64], step: int
 ) -> NDArray[np.int64]:
-    """The dimensions that one kind needs and the other does not, `step` at a time."""
+    """Dimensions that one kind of documents needs and the other does not, `step` at a time."""
     chosen = np.array([], np.int64)
     # Dimensions that neither needs have a ratio of noise; the offset keeps them out of the top.
     divisor = other + 0.1 * other.mean()
@@ -122,15 +120,15 @@ def importance_of(model: torch.nn.Module, kind: str) -> NDArray[np.float64]:
         np.array([s.prompt_tokens for s in drawn.sequences], np.int32),
         np.zeros(len(lengths), np.int32),
     )
-    found = collect_importance(model, calibration, scores_named(["fisher_margin"]), 4096)
-    scores = np.concatenate(found.scores["fisher_margin"])
+    importance = collect_importance(model, calibration, scores_named(["fisher_margin"]), 4096)
+    scores = np.concatenate(importance.scores["fisher_margin"])
     return np.where(np.isfinite(scores), scores, 0.0)
 
 
 def kept_without(
     model: torch.nn.Module, dropped: NDArray[np.int64]
 ) -> list[list[NDArray[np.int64]]]:
-    """Per layer and expert, what is kept when some dimensions of the whole model are dropped."""
+    """Dimensions kept of each layer and expert when some of the whole model are dropped."""
     blocks = [module for module in model.modules() if isinstance(module, RaggedMoEBlock)]
     widths = [expert.up.weight.shape[0] for block in blocks for expert in block.routed]
     keep = np.ones(sum(widths), bool)
@@ -147,9 +145,9 @@ def score_without(
         return score_tasks(model, tasks)
 
 
-def page(result: dict[str, Any]) -> str:
-    """The result as a page of Markdown; every figure in it is computed."""
-    tasks, rows, total = list(result["items"]), result["rows"], result["dimensions"]
+def markdown(data: dict[str, Any]) -> str:
+    """The page from its data."""
+    tasks, rows, total = list(data["items"]), data["rows"], data["dimensions"]
     table = [
         "| chosen by | masked | " + " | ".join(tasks) + " |",
         "|---|--:|" + "--:|" * len(tasks),
@@ -179,7 +177,7 @@ PAGE = Template("""\
 
 Of the demo model's $total expert dimensions, some are masked; the table shows what is left. Exact
 match in percent on held-out items, text as loss in nats per token. Written by
-`python -m tools.pages.tiny_set`.
+`python -m tools.pages tiny_set`.
 
 $table
 
@@ -192,7 +190,3 @@ this one was picked among a few (6, 12, 18, 25, 33, 50) on the same test items, 
 flatters; that arithmetic falls and facts stay held for several of them. One small model and one
 training run: the page shows that the effect exists here, not how large it is in a large model.
 """)
-
-
-if __name__ == "__main__":
-    main()

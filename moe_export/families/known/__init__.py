@@ -1,1 +1,1 @@
-"""One module per family, called by its model_type, with its facts in `FAMILY`."""
+"""Families, one module each, named by model_type, with the family's facts in `FAMILY`."""

@@ -34,7 +34,7 @@ FAMILY = Family(
         "moe_layer_freq": (1,),
         "scoring_func": ("softmax",),
         "topk_method": ("greedy", "group_limited_greedy"),
-        # transformers ignores it, the code that DeepSeek published does not.
+        # transformers ignores this key, but DeepSeek's own code does not.
         "norm_topk_prob": (False,),
     },
     moe_module="mlp",

@@ -22,7 +22,7 @@ FAMILY = Family(
         "rms_norm_eps": 1e-5,
         "router_jitter_noise": 0.01,
     },
-    # transformers chooses two experts whatever the config says.
+    # transformers always chooses two experts.
     refused={"num_experts_per_tok": (2,)},
     moe_module="block_sparse_moe",
     tensors=(

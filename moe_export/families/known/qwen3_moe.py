@@ -12,7 +12,7 @@ FAMILY = Family(
     architecture="Qwen3MoeForCausalLM",
     config_keys=common.CONFIG_KEYS
     | {
-        # transformers 5 writes the second.
+        # transformers 5 writes the second name.
         "num_experts": ("num_experts", "num_local_experts"),
         "width": "moe_intermediate_size",
         "dense_width": "intermediate_size",

@@ -58,7 +58,7 @@ def shape_of(
 ) -> Shape:
     """Shape that a kernel is compiled for.
 
-    Chosen by compiling the alternatives (`python -m tools.pages.cuda_kernels`): next to no
+    Chosen by compiling the alternatives (`python -m tools.pages cuda_kernels`): next to no
     registers are spilled, loads are 16 bytes wide, and enough of them are in flight.
 
     >>> shape_of("gate_up_tiles", "float16", "float16", 128, 90).pairs

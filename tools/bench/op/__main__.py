@@ -38,8 +38,9 @@ import numpy as np
 import onnxruntime
 
 from moe_export.op import library
+from moe_export.testing import layer_models as models
 from moe_export.testing import layer_sizes as sizes
-from tools.bench.op import ggml_peer, models
+from tools.bench.op import ggml_peer
 
 READ_SOURCE = Path(__file__).with_name("read.cc")
 

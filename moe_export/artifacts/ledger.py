@@ -1,0 +1,105 @@
+"""The ledger of pruning: what became of every tensor of the checkpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from moe_export.artifacts.base import JsonArtifact, Record
+
+
+class PrunedTensor(Record):
+    """One tensor of the pruned checkpoint.
+
+    Attributes:
+        action: `sliced` if dimensions were removed, else `kept`.
+        shape_before: shape in the source; `from` in the file.
+        shape_after: shape as written; `to` in the file.
+        bytes: size as written.
+    """
+
+    action: Literal["kept", "sliced"]
+    shape_before: tuple[int, ...] = Field(validation_alias="from", serialization_alias="from")
+    shape_after: tuple[int, ...] = Field(validation_alias="to", serialization_alias="to")
+    bytes: int
+
+
+class PrunedCounts(Record):
+    """Numbers of tensors by what became of them; `dropped` is always 0."""
+
+    kept: int
+    sliced: int
+    dropped: int
+
+
+class LeftTensor(Record):
+    """A pruned `down` matrix that was not refitted.
+
+    Attributes:
+        tensor: name in the checkpoint.
+        tokens: calibration tokens that reached its expert, too few for a fit.
+    """
+
+    tensor: str
+    tokens: int
+
+
+class Refit(Record):
+    """Refitting of the experts' `down` matrices.
+
+    Attributes:
+        tensors: names of the matrices that were refitted.
+        left: pruned matrices that were not.
+    """
+
+    tensors: tuple[str, ...]
+    left: tuple[LeftTensor, ...]
+
+
+class HeldOutKl(Record):
+    """Mean KL divergence from the unpruned model on held-out tokens, in nats per token.
+
+    Attributes:
+        before: KL with the routers as they were.
+        after: KL with the distilled routers.
+    """
+
+    before: float
+    after: float
+
+
+class Distill(Record):
+    """Distilling of the routers.
+
+    Attributes:
+        tensors: names of the routers that were replaced; empty if the new ones were no better.
+        tokens: calibration tokens that the routers were trained on.
+        held_out_tokens: calibration tokens that they were judged on.
+        held_out_kl_nats: KL on the held-out tokens.
+    """
+
+    tensors: tuple[str, ...]
+    tokens: int
+    held_out_tokens: int
+    held_out_kl_nats: HeldOutKl
+
+
+class Ledger(JsonArtifact):
+    """The account of every tensor, made by the prune stage.
+
+    Attributes:
+        tensor_bytes: bytes of all tensors of the pruned checkpoint.
+        counts: numbers of tensors by action.
+        refit: refitting of `down` matrices; both lists are empty if it was not asked for.
+        distill: distilling of routers; None if it was not asked for.
+        tensors: every tensor by its name in the checkpoint.
+    """
+
+    FILE = "ledger.json"
+
+    tensor_bytes: int
+    counts: PrunedCounts
+    refit: Refit
+    distill: Distill | None = None
+    tensors: dict[str, PrunedTensor]

@@ -1,0 +1,154 @@
+"""Models that take turns, so that ratios of their medians hold on a machine with other work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from moe_export.bench.models import Model
+from moe_export.bench.process import ModelProcess, Sizes
+from moe_export.op.library import describe
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import figures, ratio, seconds, size
+from moe_export.system.machine import machine, versions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a benchmark.
+
+    Attributes:
+        threads: Numbers of threads within an operator, measured one after the other.
+        batches: Batch sizes, measured one after the other.
+        prompt_tokens: Tokens of each prompt.
+        new_tokens: Tokens decoded after it.
+        repeats: Measurements of each model that count; one more before them does not.
+    """
+
+    threads: Sequence[int] = (1, 2)
+    batches: Sequence[int] = (1, 8)
+    prompt_tokens: int = 128
+    new_tokens: int = 32
+    repeats: int = 5
+
+
+def bench(models: Sequence[Model], settings: Settings) -> dict[str, Any]:
+    """Times every model; each is loaded once for each number of threads.
+
+    Returns:
+        Plain values: `machine`, `versions`, `kernel` (the native library's choice), `settings`,
+        `loaded` (by name, what loading took with the last number of threads) and `results`, a row
+        for each model, number of threads and batch size with the least, median and greatest
+        `prefill_tokens_per_s` and `decode_tokens_per_s`.
+
+    Raises:
+        MoeExportError: A model does not load, or its process ended.
+    """
+    results, loaded = [], {}
+    for threads in settings.threads:
+        with _processes(models, threads) as processes:
+            loaded = {model.name: _loaded(model, processes[model.name]) for model in models}
+            for batch in settings.batches:
+                sizes = Sizes(batch, settings.prompt_tokens, settings.new_tokens)
+                times = _take_turns(processes, sizes, settings.repeats)
+                results += [
+                    {"variant": name, "threads": threads, "batch": batch, **_speeds(sizes, runs)}
+                    for name, runs in times.items()
+                ]
+    library = describe()
+    return {
+        "machine": machine() | {"load_average": os.getloadavg()},
+        "versions": versions(),
+        "kernel": f"{library.kernel}: {library.reason}",
+        "settings": asdict(settings),
+        "loaded": loaded,
+        "results": results,
+    }
+
+
+def speed_table(result: Mapping[str, Any]) -> Table:
+    """Medians of `bench`; ratios are to the first model with as many threads and as large a batch.
+
+    Args:
+        result: What `bench` returned.
+    """
+    first: dict[tuple[int, int], float] = {}
+    rows = []
+    for row in result["results"]:
+        prefill, decode = (row[f"{phase}_tokens_per_s"]["median"] for phase in PHASES)
+        of_first = decode / first.setdefault((row["threads"], row["batch"]), decode)
+        setting = [str(row["threads"]), str(row["batch"])]
+        speeds = [figures(prefill), figures(decode), ratio(of_first)]
+        rows.append([row["variant"], *setting, *speeds])
+    head = ["model", "threads", "batch", "prefill, tok/s", "decode, tok/s", "decode, of the first"]
+    return Table(head, rows)
+
+
+def memory_table(result: Mapping[str, Any]) -> Table:
+    """File size, time of loading and memory of each model of `bench`.
+
+    Args:
+        result: What `bench` returned.
+    """
+    rows = [
+        [
+            name,
+            size(facts["file_bytes"]),
+            seconds(facts["load_s"]),
+            size(facts["resident"]),
+            size(facts["proportional"]),
+            ratio(facts["resident_over_file"]),
+        ]
+        for name, facts in result["loaded"].items()
+    ]
+    head = ["model", "file", "loads in", "resident", "proportional", "resident / file"]
+    return Table(head, rows)
+
+
+PHASES = ("prefill", "decode")
+
+
+@contextmanager
+def _processes(models: Sequence[Model], threads: int) -> Iterator[dict[str, ModelProcess]]:
+    processes: dict[str, ModelProcess] = {}
+    try:
+        for model in models:
+            processes[model.name] = ModelProcess(model, threads)
+        yield processes
+    finally:
+        for process in processes.values():
+            process.close()
+
+
+def _loaded(model: Model, process: ModelProcess) -> dict[str, float]:
+    file_bytes = model.file_bytes
+    ratio_of_file = process.loaded["resident"] / file_bytes
+    return process.loaded | {"file_bytes": file_bytes, "resident_over_file": ratio_of_file}
+
+
+def _take_turns(
+    processes: Mapping[str, ModelProcess], sizes: Sizes, repeats: int
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds of every model in turn; the first turn, which warms up, is left out."""
+    turns = [
+        {name: process.run(sizes) for name, process in processes.items()}
+        for _ in range(repeats + 1)
+    ]
+    return {name: [turn[name] for turn in turns[1:]] for name in processes}
+
+
+def _speeds(sizes: Sizes, runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    prompt_tokens = sizes.batch * sizes.prompt_tokens
+    return {
+        "prefill_tokens_per_s": _spread([prompt_tokens / run["prefill_s"] for run in runs]),
+        "decode_tokens_per_s": _spread([sizes.batch / run["step_s"] for run in runs]),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}

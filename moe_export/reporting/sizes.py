@@ -1,0 +1,147 @@
+"""Parameters and bytes of a model that is pruned and quantized, by arithmetic on its config.
+
+The graph is built without weights, so nothing but the config is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.graph import predicted_bytes
+from moe_export.graph.weights import Dtype
+from moe_export.ort.predicted_memory import kv_cache_bytes
+from moe_export.quantization import DenseFormat, Quantization, QuantizedFormat
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import percent, size
+
+SizeFormat = Literal["float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"]
+"""Dtype of a float model, or format of the experts of a quantized model."""
+
+KEEPS = (1.0, 0.75, 0.5)
+SIZE_FORMATS: tuple[SizeFormat, ...] = ("float16", "int8", "int4")
+GROUP_SIZE = 32
+CONTEXTS = (4096, 8192)
+"""Lengths of context, in tokens, whose KV cache is given."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of one model.
+
+    Attributes:
+        keep: Share of every expert's width that is kept.
+        format: Format of the experts.
+        parameters: Number of parameters.
+        file_bytes: Bytes of `model.onnx.data`.
+        active_bytes: Bytes of weights that a token reads, every expert chosen equally often.
+    """
+
+    keep: float
+    format: SizeFormat
+    parameters: int
+    file_bytes: int
+    active_bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model at several shares and formats.
+
+    Attributes:
+        whole: Size of the unpruned model in float16, to which the others are compared.
+        models: One entry for each share kept and format.
+        cache_bytes: Bytes of the KV cache for each token of context, in float16.
+    """
+
+    whole: ModelSize
+    models: tuple[ModelSize, ...]
+    cache_bytes: int
+
+
+def sizes_of(
+    config: dict[str, Any],
+    keeps: Sequence[float] = KEEPS,
+    formats: Sequence[SizeFormat] = SIZE_FORMATS,
+) -> Sizes:
+    """Computes the sizes of the model of a config.
+
+    Args:
+        config: Content of a checkpoint's `config.json`.
+        keeps: Shares of every expert's width to keep, each above 0 and at most 1.
+        formats: Formats of the experts.
+
+    Raises:
+        CheckpointError: The config is of an unsupported family, or lacks a key.
+    """
+    spec = spec_of(config)
+    models = tuple(_size_of(spec, keep, name) for keep in keeps for name in formats)
+    return Sizes(_size_of(spec, 1.0, "float16"), models, kv_cache_bytes(spec, "float16", 1))
+
+
+def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
+    """The model with every routed expert at a share of its width.
+
+    Args:
+        spec: Model before.
+        keep: Share of the width, from 0 to 1.
+    """
+    widths = tuple(tuple(round(width * keep) for width in layer) for layer in spec.widths)
+    return replace(spec, widths=widths)
+
+
+def parameters(spec: ModelSpec) -> int:
+    """Number of parameters of a model."""
+    return sum(tensor.elements for tensor in spec.tensors.values())
+
+
+def size_table(sizes: Sizes) -> Table:
+    """Sizes as text, one row for each model."""
+    head = ["removed", "parameters", "saved", "format", "bytes", "GiB", "of float16 whole"]
+    return Table([*head, "per token"], [_cells(model, sizes.whole) for model in sizes.models])
+
+
+def cache_sentence(sizes: Sizes) -> str:
+    """Size of the KV cache in a sentence."""
+    caches = ", ".join(
+        f"{sizes.cache_bytes * tokens / 2**30:.2f} GiB at {tokens:,} tokens" for tokens in CONTEXTS
+    )
+    return (
+        f"The KV cache comes on top, in float16 {sizes.cache_bytes:,} bytes per token of context: "
+        f"{caches}. Pruning and quantizing do not change it."
+    )
+
+
+def _size_of(spec: ModelSpec, keep: float, name: SizeFormat) -> ModelSize:
+    model = replace(narrowed(spec, keep), quantization=_quantization(name))
+    dtype: Dtype = "float32" if name == "float32" else "float16"
+    size_bytes = predicted_bytes(model, dtype)
+    equally_E = np.full(spec.num_experts, spec.top_k / spec.num_experts)
+    active_bytes = size_bytes.active_bytes(model, [equally_E] * spec.num_layers)
+    return ModelSize(keep, name, parameters(model), size_bytes.total_bytes, active_bytes)
+
+
+def _quantization(name: SizeFormat) -> Quantization:
+    if name not in get_args(QuantizedFormat):
+        return Quantization()
+    # Attention and lm_head have no nf4, see `DenseFormat`; int4 takes as many bits.
+    dense = name if name in get_args(DenseFormat) else "int4"
+    return Quantization(experts=name, dense=dense, group_size=GROUP_SIZE)  # type: ignore[arg-type]
+
+
+def _cells(model: ModelSize, whole: ModelSize) -> list[str]:
+    return [
+        percent(1 - model.keep),
+        f"{model.parameters / 1e9:.4f} B",
+        f"{1 - model.parameters / whole.parameters:.1%}",
+        model.format,
+        f"{model.file_bytes:,}",
+        f"{model.file_bytes / 2**30:.2f}",
+        f"{model.file_bytes / whole.file_bytes:.1%}",
+        size(model.active_bytes),
+    ]

@@ -1,0 +1,114 @@
+"""From a recipe and a directory to a run, and its execution in one or several processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from moe_export.artifacts.planned import require_shared_expert
+from moe_export.artifacts.stage_mark import PredictedCost
+from moe_export.checkpoint import Checkpoint
+from moe_export.families import spec_of
+from moe_export.ort.session import require_execution
+from moe_export.recipe import Recipe, ValidateSettings, settings_of
+from moe_export.runner.fingerprints import fingerprints
+from moe_export.runner.layer_log import LayerLog
+from moe_export.runner.run import Run, serve
+from moe_export.runner.source_model import locate
+from moe_export.runner.steps import Step
+from moe_export.runner.watcher import Watcher
+from moe_export.system.workers import ALONE, Workers, joined
+
+
+def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:
+    """A run of some steps of a recipe; nothing is written yet.
+
+    Args:
+        recipe: source of the model and of the predictions.
+        steps: steps of the run, in order.
+        directory: run directory; it need not exist.
+        workers: this process among those that share stages.
+
+    Raises:
+        CheckpointError: the model is not there, incomplete or damaged.
+        CalibrationError: a source file cannot be read.
+    """
+    model = locate(recipe.model)
+    outside = fingerprints(steps, model)
+    return Run(directory, steps, model, outside, workers, predict=_predictions(recipe, model))
+
+
+def execute(
+    recipe: Recipe,
+    steps: list[Step],
+    directory: Path,
+    *,
+    forced: frozenset[str] = frozenset(),
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+) -> None:
+    """Runs the steps that are not fresh; under `torchrun`, together with the other processes.
+
+    Args:
+        recipe: the recipe of the steps.
+        steps: steps of the run, in order.
+        directory: run directory; created if absent.
+        forced: folders of steps that run although they are fresh.
+        threads: number of torch's threads in this process from now on; all cores if None.
+        watcher: observer of the run; none if None.
+
+    Raises:
+        MoeExportError: an error of a stage; finished stages stay finished.
+    """
+    _configure_torch(threads)
+    watcher = LayerLog(watcher or Watcher(), directory)
+    with joined() as workers:
+        if workers.rank > 0:
+            serve(workers, settings_of)
+            return
+        run = open_run(recipe, steps, directory, workers)
+        _require_model(recipe, run.model)
+        _require_machine(run, forced)
+        run.execute(recipe.plain(), set(forced), watcher.progress_of, watcher.on_step)
+
+
+def _predictions(recipe: Recipe, model: Path) -> Callable[[], Mapping[str, PredictedCost]]:
+    """Predictions by step folder, computed on the first call."""
+
+    @cache
+    def predict() -> Mapping[str, PredictedCost]:
+        from moe_export.runner.estimate import estimate  # noqa: PLC0415 - loads the graph builder
+
+        return {each.stage: each.cost() for each in estimate(recipe, model)}
+
+    return predict
+
+
+def _configure_torch(threads: int | None) -> None:
+    # torch reads these when it is first loaded. Its threads spin while they wait otherwise; beside
+    # other work that made importance ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is None:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _require_model(recipe: Recipe, model: Path) -> None:
+    """Stops before the first stage if the family is unknown or lacks what the plan prunes."""
+    spec = spec_of(Checkpoint(model).config)
+    if recipe.plan is not None and recipe.plan.prunes_shared:
+        require_shared_expert(spec)
+
+
+def _require_machine(run: Run, forced: frozenset[str]) -> None:
+    """Stops before the first stage if the machine lacks what validation needs."""
+    for state in run.states():
+        settings = state.step.settings
+        runs = not state.fresh or state.step.folder in forced
+        if runs and isinstance(settings, ValidateSettings):
+            require_execution(settings.providers, settings.operator)

@@ -1,0 +1,61 @@
+"""Paths and content of what a run has left in its directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_export.artifacts.base import load_json
+from moe_export.artifacts.plan import Plan
+from moe_export.evaluation.gates import raise_for_gates
+from moe_export.variants import exported
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Results in a run directory, as far as its stages have come.
+
+    Attributes:
+        directory: the run directory, one folder per stage.
+    """
+
+    directory: Path
+
+    @property
+    def report(self) -> Path | None:
+        """The report's page, `report/report.html`; None before the report stage."""
+        return _existing(self.directory / "report" / "report.html")
+
+    @property
+    def comparison(self) -> Path | None:
+        """Table of a bakeoff (`bakeoff.md`) or a sweep (`sweep.md`); None for other runs."""
+        names = ("bakeoff", "sweep")
+        tables = (_existing(self.directory / name / f"{name}.md") for name in names)
+        return next(filter(None, tables), None)
+
+    @property
+    def exports(self) -> dict[str, Path]:
+        """Folders of the exported models by variant; the last one is the product."""
+        return exported(self.directory / "export")
+
+    @property
+    def plan(self) -> Plan:
+        """The plan: a width for every expert, and predicted bytes.
+
+        Raises:
+            ArtifactError: the plan stage has not run, or the file is damaged.
+        """
+        return Plan.load(self.directory / "plan")
+
+    def require_gates(self) -> None:
+        """Checks that validation met every limit of the recipe.
+
+        Raises:
+            GateError: a limit was not met.
+            ArtifactError: the validate stage has not run.
+        """
+        raise_for_gates(load_json(self.directory / "validate" / "validation.json"))
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None

@@ -1,0 +1,47 @@
+"""A tiny model on its way to the prune stage, for the tests of what is fitted there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.importance import Importance
+from moe_export.recipe import PlanSettings, PruneSettings
+from moe_export.stages import plan, prune
+from moe_export.stages.job import Job
+from moe_export.testing.tiny import tiny_checkpoint
+
+
+def planned(root: Path) -> dict[str, Path]:
+    """The folders of a run up to its plan, of half of a tiny model's dimensions; in `few` is a
+    calibration set of a single sequence.
+    """
+    found = {n: root / n for n in ("model", "calibrate", "few", "importance", "plan")}
+    tiny_checkpoint(found["model"])
+    for name in ("calibrate", "few", "importance", "plan"):
+        found[name].mkdir()
+    random = np.random.default_rng(3)
+    for name, sequences in (("calibrate", 60), ("few", 1)):
+        offsets = np.arange(sequences + 1, dtype=np.int64) * 40
+        tokens = random.integers(0, 256, sequences * 40).astype(np.int32)
+        zeros = np.zeros(sequences, np.int32)
+        Calibration(tokens, offsets, zeros, zeros).save(found[name])
+    scores = [random.random(6 * 24) for _ in range(3)]
+    scores[0][:24] = 0.0  # an expert that is emptied
+    scores[1][24:48] = 9.0  # and one that is kept whole
+    tokens = [np.full(6, 100)] * 3
+    Importance({"fisher_margin": scores}, tokens).save(found["importance"])
+    settings = PlanSettings(keep=0.5, dtype="float32")
+    plan.run(Job(settings, found["model"], found, found["plan"]))
+    return found
+
+
+def pruned(folders: dict[str, Path], out: Path, calibrate: str, **settings: Any) -> Path:
+    """The prune stage's folder."""
+    out.mkdir()
+    of = folders | {"calibrate": folders[calibrate]}
+    prune.run(Job(PruneSettings(**settings), folders["model"], of, out))
+    return out

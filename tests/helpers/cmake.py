@@ -1,0 +1,42 @@
+"""Builds what the tests run, by CMake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1] / "native"
+LIBRARY = Path(__file__).parents[2] / "moe_export" / "op" / "native"
+
+
+def build(source: Path, target: str, folder: Path) -> Path:
+    """Compiles a target of a CMake project.
+
+    Args:
+        source: of its CMakeLists.txt.
+        target: its name.
+        folder: for all that is made; used again, only what changed is compiled.
+
+    Returns:
+        `folder`.
+    """
+    cmake, ninja = _tool("cmake"), _tool("ninja")
+    for command in (
+        [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", source, "-B", folder],
+        [cmake, "--build", folder, "--target", target, "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _tool(name: str) -> str:
+    """A program of this environment, which need not be activated, or else of the system."""
+    found = shutil.which(
+        name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    assert found is not None, f"{name} is not installed; the extra [test] brings it"
+    return found

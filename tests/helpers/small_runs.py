@@ -1,0 +1,68 @@
+"""A recipe of a few seconds over a tiny random checkpoint, and ways to run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moe_export.artifacts.stage_mark import StageMark
+
+MEASURED = ("measurements.json", "report.json", "report.md", "report.html", "run.json")
+"""Files that hold times, memory or versions, and so differ between runs."""
+
+
+def recipe(model: Path, /, **sections: Any) -> dict[str, Any]:
+    """The main job on a checkpoint, small in every way."""
+    base: dict[str, Any] = {
+        "model": {"source": str(model)},
+        "calibrate": {
+            "sources": [{"demo": "sums"}, {"demo": "strings"}],
+            "sequences": 8,
+            "sequence_length": 64,
+        },
+        "plan": {"keep": 0.5},
+        "quantize": {"experts": "int4", "dense": "int8"},
+        "validate": {
+            "tasks": [{"demo": "sums", "items": 4}, {"demo": "strings", "items": 3}],
+            "sequence_length": 64,
+            "greedy_tokens": 6,
+            "greedy_prompts": 2,
+            "speed": {
+                "batch_sizes": [1],
+                "threads": [1],
+                "prompt_tokens": 8,
+                "new_tokens": 2,
+                "repeats": 1,
+            },
+            # A random model is less sure of its next token than a trained one, so the rounding of
+            # activations moves it further; tests/stages/test_quantize.py compares without rounding.
+            "gates": {"max_quantized_kl_nats": 0.05, "min_quantized_top1_agreement": 0.9},
+        },
+    }
+    return base | sections
+
+
+def write_recipe(directory: Path, model: Path, /, **sections: Any) -> Path:
+    path = directory / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe(model, **sections)))
+    return path
+
+
+def artifacts(run: Path) -> dict[str, bytes]:
+    """Every file of a run that must be the same in every run, by its path in it."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        if not path.is_file() or path.name in MEASURED or path.name == ".lock":
+            continue
+        if path.name == StageMark.FILE:
+            mark = json.loads(path.read_text())
+            mark.pop("measured")
+            mark["files"] = {n: f for n, f in mark["files"].items() if n not in MEASURED}
+            found[name] = json.dumps(mark).encode()
+        else:
+            found[name] = path.read_bytes()
+    return found

@@ -1,0 +1,67 @@
+"""Sizes by arithmetic, at the size of Qwen1.5-MoE-A2.7B, and `moe-export sizes`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moe_export.cli import _parser, main
+from moe_export.demo import checkpoint_dir
+from moe_export.errors import CheckpointError
+from moe_export.families import spec_of
+from moe_export.reporting.sizes import KEEPS, SIZE_FORMATS, narrowed, parameters, sizes_of
+from moe_export.testing.synthetic_checkpoint import config_of
+
+QWEN15_MOE = config_of("qwen2_moe", "qwen1.5-moe-a2.7b")
+
+
+@pytest.mark.parametrize(("keep", "billions"), [(1.0, 14.3158), (0.5, 8.0872)])
+def test_parameters_before_and_after_half_of_the_dimensions(keep: float, billions: float) -> None:
+    assert round(parameters(narrowed(spec_of(QWEN15_MOE), keep)) / 1e9, 4) == billions
+
+
+def test_half_of_the_dimensions_are_43_and_a_half_percent_of_the_parameters() -> None:
+    before, after = (
+        model.parameters for model in sizes_of(QWEN15_MOE, (1.0, 0.5), ["int4"]).models
+    )
+    assert round(100 * (before - after) / before, 1) == 43.5
+
+
+def test_bytes_of_each_format_are_those_of_its_bits() -> None:
+    models = sizes_of(QWEN15_MOE, (1.0,), ("float32", "float16", "uint4", "nf4", "int4")).models
+    float32, float16, uint4, nf4, int4 = (model.file_bytes for model in models)
+    assert float32 / float16 == pytest.approx(2, abs=1e-4)
+    assert nf4 == int4 < uint4
+    assert int4 / float16 == pytest.approx(0.297, abs=0.001)
+
+
+def test_sizes_of_a_folder_are_printed_with_the_defaults_of_the_module(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parsed = _parser().parse_args(["sizes", "config.json"])
+    assert (tuple(parsed.keep), tuple(parsed.formats)) == (KEEPS, SIZE_FORMATS)
+    assert main(["sizes", str(checkpoint_dir()), "--keep", "0.5", "--formats", "int8"]) == 0
+    printed = capsys.readouterr().out
+    row = next(line.split() for line in printed.splitlines() if line.startswith("50 %"))
+    config = json.loads((checkpoint_dir() / "config.json").read_text())
+    (model,) = sizes_of(config, (0.5,), ("int8",)).models
+    assert f"{model.file_bytes:,}" in row
+    assert "KV cache" in printed
+
+
+def test_a_config_that_is_missing_or_of_no_family_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sizes", str(tmp_path)]) == CheckpointError.exit_code
+    assert f"{tmp_path / 'config.json'} is missing" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert main(["sizes", str(tmp_path / "config.json")]) == CheckpointError.exit_code
+    assert "bert" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "half"])
+def test_a_share_that_is_none_is_refused(share: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sizes", "config.json", "--keep", share])

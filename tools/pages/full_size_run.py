@@ -1,0 +1,240 @@
+"""The measurements of the page full_size: a checkpoint, its runs, and what they took."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from string import Template
+from typing import Any
+
+from moe_export.artifacts.base import load_json
+from moe_export.checkpoint import Checkpoint
+from moe_export.families import spec_of
+from moe_export.families.base import ModelSpec
+from moe_export.families.stored import format_in
+from moe_export.formats import GRIDS
+from moe_export.quantization import KEYS as QUANTIZED_KEYS
+from moe_export.quantization import Quantization
+from moe_export.recipe.load import load_recipe
+from moe_export.runner.estimate import estimate
+from moe_export.runner.run import file_sha256
+from moe_export.stages import MAIN_JOB
+from moe_export.system.machine import machine, versions
+from moe_export.testing.synthetic_checkpoint import config_of, make
+
+FAMILY, SIZE = "qwen2_moe", "qwen1.5-moe-a2.7b"
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/reference/report.md",
+    "docs/reference/operator.md",
+)
+COPIED_STAGES = ("prune", "quantize", "export")
+
+RECIPE = Template("""\
+model: {source: $checkpoint}
+calibrate:
+  sources: [{text: $text}]
+  sequences: 16
+  sequence_length: 512
+importance: {scores: [fisher_margin], batch_tokens: 2048, dtype: bfloat16}
+plan: {keep: 0.5, multiple_of: 32}
+quantize: {experts: int4, dense: int8}
+export: {dtype: float16, baseline: false, pruned: false}
+validate:
+  tasks: [{text: $text, items: 2}]
+  sequence_length: 64
+  greedy_tokens: 8
+  greedy_prompts: 1
+  speed: {threads: [2], prompt_tokens: 32, new_tokens: 16, repeats: 2}
+""")
+
+WORKERS_LAYERS, WORKERS_SEQUENCES, WORKERS_TURNS = 3, 32, 2
+
+UNPRUNED = {
+    "calibrate.sequences": 1,
+    "importance.scores": "[magnitude]",
+    "plan": "{keep: 1.0, score: magnitude}",
+}
+"""Changes to the recipe that remove nothing and compute no gradient."""
+
+
+def carry_out(
+    recipe: Path, run: Path, stage: str, changes: Mapping[str, Any] | None = None
+) -> None:
+    """Runs the main job up to a stage, in a process of its own."""
+    command = ["run", str(recipe), "--run", str(run), "--until", stage]
+    for key, value in (changes or {}).items():
+        command += ["--set", f"{key}={value}"]
+    done = subprocess.run([sys.executable, "-m", "moe_export", *command], check=False)
+    # 5 is a gate that was not met: the default gates are for trained weights.
+    if done.returncode not in (0, 5):
+        sys.exit(f"full_size: the stage {stage} failed; run the same command again to resume")
+
+
+def against_dense(home: Path) -> dict[str, Any]:
+    """Result of `moe-export bench` on the pruned and the unpruned model."""
+    carry_out(home / "recipe.yaml", home / "dense", "export", UNPRUNED)
+    variants = [
+        f"{name}={home / run / 'export' / 'quantized'}"
+        for name, run in (("pruned", "run"), ("dense", "dense"))
+    ]
+    out = home / "turns.json"
+    options = ["--threads", "2", "--batch", "1", "--repeats", "5", "--json", str(out)]
+    command = [sys.executable, "-m", "moe_export", "bench", *variants, *options]
+    subprocess.run(command, check=True)
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return result
+
+
+def shared_out(home: Path) -> dict[str, Any]:
+    """Median seconds of scoring three layers with one process and with two, one thread each.
+
+    The two take turns; `same_bytes` is True if all of them wrote the same bytes.
+    """
+    home = home / "workers"
+    prepare(home, WORKERS_LAYERS)
+    times: dict[int, list[float]] = {1: [], 2: []}
+    digests = set()
+    for turn in range(WORKERS_TURNS):
+        for processes, walls_s in times.items():
+            run = home / f"{processes}-{turn}"
+            launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command = [sys.executable, "-m", *launcher, "-m", "moe_export", "run"]
+            command += [str(home / "recipe.yaml"), "--directory", str(run), "--until", "plan"]
+            command += ["--set", f"calibrate.sequences={WORKERS_SEQUENCES}"]
+            subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            mark = load_json(run / "importance" / "stage.json")
+            walls_s.append(mark["measured"]["wall_s"])
+            files = ("importance/importance.safetensors", "plan/plan.json")
+            digests.add(tuple(file_sha256(run / name) for name in files))
+    return {
+        "layers": WORKERS_LAYERS,
+        "tokens": load_json(run / "calibrate" / "calibration.json")["tokens"],
+        "wall_s": {str(processes): median(walls_s) for processes, walls_s in times.items()},
+        "same_bytes": len(digests) == 1,
+    }
+
+
+def prepare(home: Path, layers: int | None) -> None:
+    """Writes the checkpoint, the text and the recipe; files that are there are kept."""
+    home.mkdir(parents=True, exist_ok=True)
+    checkpoint, text = home / "checkpoint", home / "text.txt"
+    if not checkpoint.exists():
+        make(config_of(FAMILY, SIZE, layers), checkpoint)
+    if not text.exists():
+        pages = [(ROOT / name).read_text(encoding="utf-8") for name in PAGES]
+        text.write_text("".join(pages), encoding="utf-8")
+    recipe = RECIPE.substitute(checkpoint=checkpoint, text=text)
+    (home / "recipe.yaml").write_text(recipe, encoding="utf-8")
+
+
+def collect(home: Path) -> dict[str, Any]:
+    """Figures of a finished run."""
+    run = home / "run"
+    marks = {stage: load_json(run / stage / "stage.json") for stage in MAIN_JOB}
+    recipe = load_recipe(home / "recipe.yaml")
+    predicted = {e.stage: e.as_dict() for e in estimate(recipe, home / "checkpoint")}
+    stages = {
+        stage: {
+            "predicted": predicted[stage],
+            "wall_s": mark["measured"]["wall_s"],
+            "peak_resident_bytes": mark["measured"]["peak_resident_bytes"],
+            "output_bytes": sum(file["bytes"] for file in mark["files"].values()),
+        }
+        for stage, mark in marks.items()
+    }
+    checkpoint = Checkpoint(home / "checkpoint")
+    spec = spec_of(checkpoint.config)
+    measurements = load_json(run / "validate" / "measurements.json")
+    validation = load_json(run / "validate" / "validation.json")
+    copied = copy_rate(home)
+    checkpoint_bytes = sum(info.size_bytes for info in checkpoint.tensors.values())
+    read = checkpoint_bytes + sum(stages[s]["output_bytes"] for s in COPIED_STAGES[:-1])
+    moved = read + sum(stages[s]["output_bytes"] for s in COPIED_STAGES)
+    plan = load_json(run / "plan" / "plan.json")
+    kept = replace(spec, widths=tuple(tuple(layer["widths"]) for layer in plan["layers"]))
+    settings = marks["quantize"]["identity"]["settings"]
+    formats = Quantization(**{key: settings[key] for key in QUANTIZED_KEYS if key in settings})
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "layers": spec.num_layers,
+        "checkpoint_bytes": checkpoint_bytes,
+        "calibration_tokens": load_json(run / "calibrate" / "calibration.json")["tokens"],
+        "kept": plan["kept"],
+        "stages": stages,
+        "copy": {
+            "bytes_per_s": copied,
+            "moved_bytes": moved,
+            # A copied byte is read and written.
+            "cp_s": moved / 2 / copied,
+            "stages_s": sum(stages[s]["wall_s"] for s in COPIED_STAGES),
+        },
+        "model": measurements["memory"][-1] | {"speed": measurements["speed"]},
+        "parity": validation["providers"]["cpu"]["parity"]["quantized"],
+        "greedy": validation["providers"]["cpu"]["greedy"]["quantized"],
+        "read_per_token_bytes": {
+            "float16": {"dense": per_token(spec), "pruned": per_token(kept)},
+            "quantized": {
+                "dense": per_token(replace(spec, quantization=formats)),
+                "pruned": per_token(replace(kept, quantization=formats)),
+            },
+            "quantized, experts as in calibration": as_chosen(plan),
+        },
+    }
+
+
+def as_chosen(plan: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes read for a token, dense and pruned, with experts chosen as often as in calibration."""
+    export_bytes = plan["export_bytes"]["float16"]
+    names = {"dense": "before_quantized", "pruned": "quantized"}
+    return {key: export_bytes[name]["active_bytes_per_token"] for key, name in names.items()}
+
+
+def per_token(spec: ModelSpec) -> float:
+    """Bytes of weights that decoding one token reads, every expert chosen equally often."""
+    total = 0.0
+    for name, tensor in spec.tensors.items():
+        share = spec.top_k / spec.num_experts if tensor.expert is not None else 1
+        if tensor.role != "embedding" or spec.tied_embeddings:
+            bits = bits_of(format_in(spec, name), spec.quantization.group_size)
+            total += tensor.elements * bits / 8 * share
+    return total
+
+
+def bits_of(format_name: str | None, group_size: int) -> float:
+    """Bits of one weight, with its share of a group's scale and zero point.
+
+    Args:
+        format_name: Format; None for float16.
+        group_size: Weights that share a scale.
+    """
+    if format_name is None:
+        return 16
+    grid = GRIDS[format_name]
+    return grid.bits + (16 + grid.bits * grid.has_zero_point) / group_size
+
+
+def copy_rate(home: Path) -> float:
+    """Bytes per second of `cp` from disk to disk, with a shard that is not in the page cache."""
+    source = min((home / "checkpoint").glob("*.safetensors"))
+    target = home / "copy"
+    with source.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    started = time.monotonic()
+    subprocess.run(["cp", source.resolve(), target], check=True)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    rate = source.stat().st_size / (time.monotonic() - started)
+    target.unlink()
+    return rate
