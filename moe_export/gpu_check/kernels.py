@@ -15,8 +15,8 @@ from moe_export.gpu_check.fused_moe import FEW, MANY, FusedMoe
 from moe_export.gpu_check.random_layers import expert_bytes, random_layer
 from moe_export.gpu_check.timing import copy_rate, device_name, graph_seconds, matrix_rate
 from moe_export.op.spec import Format
+from moe_export.op.triton.device_layout import device_format
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import device_format
 from moe_export.testing import layer_sizes as sizes
 
 TOKENS = (1, 4, 16, 64, 512, 4096)
@@ -98,7 +98,7 @@ def _row(
     x = torch.randn(tokens, sizes.HIDDEN, dtype=torch.float16, device=device)
     touched = flops = 0.0
     for layer, (chosen, _) in zip(made, routed, strict=True):
-        widths = layer.packed.widths
+        widths = layer.layout.widths
         touched += sum(
             expert_bytes(widths[e], kind.format_name, kind.group_size) for e in np.unique(chosen)
         )

@@ -13,8 +13,8 @@ import torch
 
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
+from moe_export.op.triton.device_layout import DeviceLayout, codes_per_byte, padded_depth
 from moe_export.op.triton.driver import DeviceLayer
-from moe_export.op.triton.packed import PackedLayer, codes_per_byte, padded_depth
 from moe_export.testing import layer_sizes as sizes
 
 ROLES = ("gate", "up", "down")
@@ -39,7 +39,7 @@ def random_layer(
     hidden_size: int,
     device: str,
 ) -> DeviceLayer:
-    """A layer in the layout of `pack`; packing would take longer than the timing.
+    """A layer as `lay_out` would give it, which would take longer than the timing.
 
     Args:
         widths: w of each expert.
@@ -81,7 +81,7 @@ def random_layer(
         **dict.fromkeys([f"{role}_scale" for role in ROLES], np.zeros(0, np.float16)),
         **dict.fromkeys([f"{role}_zero" for role in ROLES], np.zeros(0, np.uint8)),
     }
-    packed = PackedLayer(
+    layout = DeviceLayout(
         format_name=format_name,
         group_size=0 if grid is None else group_size,
         hidden_size=hidden_size,
@@ -95,7 +95,7 @@ def random_layer(
         codebook = np.asarray(grid.codebook, np.float32)
     tensors = {
         "codebook": torch.from_numpy(codebook).to(device),
-        "table": torch.from_numpy(packed.table).to(device),
+        "table": torch.from_numpy(layout.table).to(device),
     }
     of_row = 0 if grid is None else -(-hidden_size // group_size)
     for role in ROLES:
@@ -103,7 +103,7 @@ def random_layer(
         of_groups = sum(groups) * hidden_size if role == "down" else rows * of_row
         tensors[role] = values(size)
         tensors[f"{role}_scale"], tensors[f"{role}_zero"] = scales(of_groups), zeros(of_groups)
-    return DeviceLayer(packed, tensors)
+    return DeviceLayer(layout, tensors)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

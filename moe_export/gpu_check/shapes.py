@@ -19,8 +19,8 @@ from moe_export.gpu_check.random_layers import random_layer
 from moe_export.gpu_check.timing import graph_seconds
 from moe_export.op.spec import Format
 from moe_export.op.triton import plan
+from moe_export.op.triton.device_layout import codes_per_byte
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import codes_per_byte
 from moe_export.op.triton.plan import Shape
 from moe_export.testing import layer_sizes as sizes
 
@@ -112,7 +112,7 @@ def shapes(device: str = "cuda") -> list[dict[str, Any]]:
 def _rows_of(
     kind: Kind, kernel: str, made: Sequence[DeviceLayer], device: str, end: float
 ) -> list[dict[str, Any]]:
-    packed = made[0].packed
+    layout = made[0].layout
     x = torch.randn(kind.tokens, sizes.HIDDEN, dtype=torch.float16, device=device)
     routed = [
         [torch.from_numpy(array).to(device) for array in routing(kind.tokens, draw)]
@@ -121,13 +121,13 @@ def _rows_of(
     packaged = Call(made[0], x, *routed[0]).shapes[kernel]
     others = []
     for shape in kind.shapes:
-        if kind.tokens > sizes.EXPERTS and codes_per_byte(packed.format_name) == 2:
+        if kind.tokens > sizes.EXPERTS and codes_per_byte(layout.format_name) == 2:
             shape = replace(shape, columns=shape.columns // 2)
         if shape != packaged:
             others.append(shape)
     rows: list[dict[str, Any]] = []
     for shape in (packaged, *others):
-        row: dict[str, Any] = {"kernel": kernel, "format": packed.format_name}
+        row: dict[str, Any] = {"kernel": kernel, "format": layout.format_name}
         row |= {"tokens": kind.tokens, **vars(shape)}
         if time.monotonic() > end:
             rows.append(row | {"failed": "no time was left"})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
 from moe_export.formats import GRIDS
-from moe_export.graph.packed import PackedTensor
+from moe_export.graph.packed_tensor import PackedTensor
 from moe_export.graph.quantized import lookup_weight, matmul_nbits_weight, ragged_moe_weight
 from moe_export.graph.weights import (
     CheckpointTensor,
