@@ -1,10 +1,10 @@
-"""What the CUDA kernels run, and what of it is packaged."""
+"""Kinds of inputs that the CUDA kernels run, and those of the packaged kernels."""
 
 from __future__ import annotations
 
 from moe_export.op import spec
 from moe_export.op.triton.build import FORMATS_OF
-from moe_export.op.triton.packed import device_format
+from moe_export.op.triton.device_layout import device_format
 from moe_export.testing.cases import KINDS, kinds_of
 
 CUDA_FORMATS: tuple[spec.Format, ...] = spec.FORMATS
