@@ -106,15 +106,17 @@ def _refuse(path: Path, fault: str) -> NoReturn:
 def _first_fault(error: ValidationError, content: Any) -> str:
     """Returns the first fault of a validation in plain words, with the field's path."""
     first = error.errors(include_url=False)[0]
-    is_missing = first["type"] == "missing"
-    *parents, last = first["loc"] or ("",)
+    is_missing = first["type"] in ("missing", "union_tag_not_found")
+    location = first["loc"]
+    if first["type"].startswith("union_tag"):
+        location = (*location, first["ctx"]["discriminator"].strip("'"))
     path: list[str | int] = []
-    for part in (*parents, last):
+    for part in location:
         if isinstance(content, dict) and part in content:
             content = content[str(part)]
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):
             content = content[part]
-        elif not (is_missing and part == last):
+        elif not (is_missing and part == location[-1]):
             continue  # pydantic names the alternative of a union here
         path.append(part)
     field = ".".join(map(str, path))
@@ -124,7 +126,10 @@ def _first_fault(error: ValidationError, content: Any) -> str:
         return f"field {field!r} is unknown"
     value = json.dumps(content, ensure_ascii=False)
     shown = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"field {field!r} is {shown}; {first['msg'].replace('Input', 'it', 1)}"
+    wanted = first["msg"].replace("Input", "it", 1)
+    if first["type"] == "union_tag_invalid":
+        wanted = f"it should be one of {first['ctx']['expected_tags']}"
+    return f"field {field!r} is {shown}; {wanted}"
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:

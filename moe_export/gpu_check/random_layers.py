@@ -1,4 +1,4 @@
-"""Layers of random weights in the kernels' layout, made on the device.
+"""Layers with random weights in the kernels' layout, made on the device.
 
 Legend: w width of an expert, D hidden.
 """
@@ -19,11 +19,11 @@ from moe_export.testing import layer_sizes as sizes
 
 ROLES = ("gate", "up", "down")
 UNUSED = 16
-"""Values of an array that a format has no use for; a kernel is never given a null pointer."""
+"""Length of an array that a format does not use; a kernel never gets a null pointer."""
 
 
 def expert_bytes(width: int, format_name: Format, group_size: int) -> float:
-    """What an expert's weights take, with scales and zero points, without padding."""
+    """Bytes of an expert's weights with scales and zero points, without padding."""
     grid = GRIDS.get(format_name)
     bits = 16.0
     if grid is not None:
@@ -39,15 +39,15 @@ def random_layer(
     hidden_size: int,
     device: str,
 ) -> DeviceLayer:
-    """A layer as `lay_out` would give it, which would take longer than the timing.
+    """A layer in the layout of `lay_out`, which would take longer than the timing.
 
     Args:
         widths: w of each expert.
-        format_name: float16, bfloat16 or a quantized one.
-        group_size: of a quantized format.
-        seed: of the weights.
+        format_name: float16, bfloat16 or a quantized format.
+        group_size: Weights that share a scale in a quantized format.
+        seed: Seed of the weights.
         hidden_size: D.
-        device: where it is made.
+        device: Device of torch.
     """
     rows = sum(widths)
     generator = torch.Generator(device).manual_seed(seed)

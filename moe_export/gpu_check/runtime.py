@@ -43,7 +43,7 @@ def _session(model: bytes | str) -> onnxruntime.InferenceSession:
 
 
 def cases() -> list[dict[str, Any]]:
-    """A few cases: every session costs most of a second, and the library has seen all of them."""
+    """Checks a few cases in every packaged kind; `conformance` covers all without ONNX Runtime."""
     rows = []
     for kind in PACKAGED_KINDS:
         failures = []
@@ -65,7 +65,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def demo() -> list[dict[str, Any]]:
-    """The demo recipe on the device with steps in a CUDA graph; then the other caches."""
+    """Runs the demo recipe on the device with captured steps, then decodes with each cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "moe_export", "run", str(DEMO_RECIPE), "--run", folder]
         for word in DEMO_WORDS:
@@ -83,8 +83,8 @@ def demo() -> list[dict[str, Any]]:
         for cache in ("growing", "static"):
             settings = {"batch_sizes": [1], "threads": [1], "repeats": 3}
             settings |= {"prompt_tokens": 128, "new_tokens": 64}
-            found = probe(pruned, "cuda", "native", cache, settings)["speed"]
-            speed += [{"variant": "pruned", **row} for row in found]
+            measured_speed = probe(pruned, "cuda", "native", cache, settings)["speed"]
+            speed += [{"variant": "pruned", **row} for row in measured_speed]
     rows: list[dict[str, Any]] = [
         {
             "what": f"demo {row['variant']}",

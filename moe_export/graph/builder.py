@@ -138,7 +138,7 @@ class GraphBuilder:
         return self._register(ir.Tensor(values, name=name), {})
 
     def ints(self, *values: int) -> ir.Value:
-        """One-dimensional int64 constant, named after its values."""
+        """Constant vector of int64, named after its values."""
         name = "ints_" + "_".join(map(str, values))
         return self.constant(name, np.array(values, dtype=np.int64))
 

@@ -1,4 +1,4 @@
-"""What the CUDA kernels run, and what of it is packaged."""
+"""Kinds of inputs that the CUDA kernels run, and those of the packaged kernels."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Distilling routers: the loss at the head, and the prune stage with it."""
+"""Tests of router distillation: its loss, and the prune stage with it."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from moe_export.artifacts.ledger import Distill, Ledger
 from moe_export.checkpoint import Checkpoint, overwrite
 from moe_export.errors import CalibrationError, RecipeError
 from moe_export.fitting import distill
@@ -22,7 +22,7 @@ from moe_export.torch_model import load_torch_model
 from tests.fitting.pruned_runs import planned, pruned
 
 RATE = 0.002
-"""Few tokens of a random model say little of its routers: with larger steps they fit noise."""
+"""Learning rate; with few tokens of a random model, larger steps fit noise."""
 
 ROUTERS = {f"model.layers.{layer}.mlp.gate.weight" for layer in range(3)}
 
@@ -43,8 +43,9 @@ def changed(before: Path, after: Path) -> set[str]:
     return {n for n in first.tensors if not np.array_equal(first.read(n), second.read(n))}
 
 
-def ledger(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "ledger.json").read_text())
+def distilled(folder: Path) -> Distill:
+    found = Ledger.load(folder).distill
+    assert found is not None
     return found
 
 
@@ -60,9 +61,9 @@ def test_the_divergence_and_its_gradient_are_those_of_autograd(
     (gradient_TD,) = torch.autograd.grad(expected, hidden_TD)
     for chunk_bytes in (loss.CHUNK_BYTES, 4 * 11 * 2 * 3):  # at once, and three positions each
         monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
-        nats, found_TD = loss.divergence_nats(hidden_TD.detach(), teacher_TD, head, 1.7)
+        nats, actual_TD = loss.divergence_nats(hidden_TD.detach(), teacher_TD, head, 1.7)
         assert nats == pytest.approx(float(expected.detach()), rel=1e-12)
-        torch.testing.assert_close(found_TD, gradient_TD, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(actual_TD, gradient_TD, rtol=1e-12, atol=1e-14)
 
 
 def test_distilled_routers_bring_held_out_tokens_nearer_and_nothing_else_changes(
@@ -71,12 +72,12 @@ def test_distilled_routers_bring_held_out_tokens_nearer_and_nothing_else_changes
     words = {"distill_router": {"steps": 30, "learning_rate": RATE}, "save_padded": True}
     out = pruned(folders, tmp_path / "out", "calibrate", **words)
     assert changed(plain, out) == ROUTERS
-    found = ledger(out)["distill"]
-    assert set(found["tensors"]) == ROUTERS
-    assert found["held_out_kl_nats"]["after"] < found["held_out_kl_nats"]["before"]
+    found = distilled(out)
+    assert set(found.tensors) == ROUTERS
+    assert found.held_out_kl_nats.after < found.held_out_kl_nats.before
     # 60 sequences of 40 tokens, of which the last has no next: 7 are held out.
-    assert (found["tokens"], found["held_out_tokens"]) == (53 * 39, 7 * 39)
-    assert {k: v for k, v in ledger(out).items() if k != "distill"} == ledger(plain)
+    assert (found.tokens, found.held_out_tokens) == (53 * 39, 7 * 39)
+    assert Ledger.load(out).model_copy(update={"distill": None}) == Ledger.load(plain)
     ids = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         padded, small = (
@@ -103,8 +104,9 @@ def test_refitting_comes_first_where_both_are_asked_for(
     words = {"refit_down": True, "distill_router": {"steps": 10, "learning_rate": RATE}}
     both = pruned(folders, tmp_path / "both", "calibrate", **words)
     assert changed(refit, both) == ROUTERS
-    assert ledger(both)["refit"] == ledger(refit)["refit"]
-    assert changed(plain, both) == ROUTERS | set(ledger(refit)["refit"]["tensors"])
+    refitted = Ledger.load(refit).refit
+    assert Ledger.load(both).refit == refitted
+    assert changed(plain, both) == ROUTERS | set(refitted.tensors)
 
 
 def test_what_is_no_better_on_held_out_tokens_is_not_taken_and_that_is_said(
@@ -115,13 +117,14 @@ def test_what_is_no_better_on_held_out_tokens_is_not_taken_and_that_is_said(
         out = pruned(folders, tmp_path / "out", "calibrate", **words)
     assert "they stay as they were" in " ".join(caplog.text.split())
     assert changed(plain, out) == set()
-    found = ledger(out)["distill"]
-    assert found["tensors"] == []
-    assert found["held_out_kl_nats"]["after"] >= found["held_out_kl_nats"]["before"]
+    found = distilled(out)
+    assert found.tensors == ()
+    assert found.held_out_kl_nats.after >= found.held_out_kl_nats.before
 
 
 def test_without_the_word_the_ledger_has_none(plain: Path) -> None:
-    assert "distill" not in ledger(plain)
+    assert Ledger.load(plain).distill is None
+    assert "distill" not in json.loads((plain / Ledger.FILE).read_text())
 
 
 def test_a_single_sequence_is_too_few(folders: dict[str, Path], tmp_path: Path) -> None:

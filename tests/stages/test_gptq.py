@@ -1,8 +1,7 @@
-"""The quantize stage with GPTQ, on the tiny model and random tokens."""
+"""Tests of the quantize stage with GPTQ, on the tiny model and random tokens."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import check_ledger, spec_of
 from moe_export.passes.batches import batches_of
@@ -44,11 +44,11 @@ def calibration(folder: Path, lengths: tuple[int, ...]) -> Path:
 
 def quantized(
     pruned: Path, out: Path, lengths: tuple[int, ...], **settings: Any
-) -> tuple[Path, Any]:
+) -> tuple[Path, QuantizationRecord]:
     out.mkdir()
     folders = {"prune": pruned, "calibrate": calibration(out.parent / f"{out.name}-c", lengths)}
     run(Job(QuantizeSettings(**settings), pruned, folders, out))
-    return out, json.loads((out / "quantization.json").read_text())
+    return out, QuantizationRecord.load(out)
 
 
 def test_running_layer_by_layer_gives_the_hidden_states_of_the_model(pruned: Path) -> None:
@@ -91,31 +91,32 @@ def test_logits_on_other_tokens_lose_less_than_by_rounding(
             )
             for method, (folder, _) in made.items()
         }
-    # Seen: 0.87; inputs of random weights are hardly alike, so there is little to gain.
+    # Observed: 0.87; inputs of random weights are hardly correlated, so there is little to gain.
     assert lost["gptq"] < 0.95 * lost["mse"]
-    folder, ledger = made["gptq"]
+    folder, record = made["gptq"]
     after = Checkpoint(folder)
     check_ledger(after, spec_of(after.config))
-    used = {entry.get("method") for entry in ledger["tensors"].values()}
-    assert used == {None, "gptq"}, ledger["fallbacks"]
+    used = {entry.method for entry in record.tensors.values() if entry.action == "quantized"}
+    assert used == {"gptq"}, record.fallbacks
+    assert record.counts.kept > 0
 
 
 def test_experts_that_too_few_tokens_reach_are_rounded_and_named(
     pruned: Path, tmp_path: Path
 ) -> None:
-    out, ledger = quantized(pruned, tmp_path / "out", (30, 20), method="gptq")
+    out, record = quantized(pruned, tmp_path / "out", (30, 20), method="gptq")
     plain, _ = quantized(pruned, tmp_path / "plain", (30, 20), method="mse")
-    assert ledger["fallbacks"]
-    for entry in ledger["fallbacks"]:
-        assert entry["tokens"] < entry["inputs"]
-        assert entry["method"] == "mse"
-        found, expected = (Checkpoint(folder).read(entry["tensor"]) for folder in (out, plain))
+    assert record.fallbacks
+    for fallback in record.fallbacks:
+        assert fallback.tokens < fallback.inputs
+        assert fallback.method == "mse"
+        found, expected = (Checkpoint(folder).read(fallback.tensor) for folder in (out, plain))
         np.testing.assert_array_equal(found, expected)
-    named = {entry["tensor"] for entry in ledger["fallbacks"]}
-    for name, entry in ledger["tensors"].items():
-        if entry["action"] == "quantized" and name not in named:
+    named = {fallback.tensor for fallback in record.fallbacks}
+    for name, entry in record.tensors.items():
+        if entry.action == "quantized" and name not in named:
             inputs = spec_of(Checkpoint(out).config).tensors[name].shape[1]
-            assert entry["method"] == "gptq" or entry["tokens"] < inputs
+            assert entry.method == "gptq" or entry.tokens < inputs
 
 
 def test_it_is_the_same_bytes_again(pruned: Path, tmp_path: Path) -> None:

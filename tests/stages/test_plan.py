@@ -1,8 +1,7 @@
-"""Plans that a byte budget decides, on the tiny model with made-up importance."""
+"""Tests of plans with a byte budget, on the tiny model with invented importance."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
 from moe_export.families import spec_of
@@ -45,7 +45,7 @@ def importance(model: Path) -> Path:
 
 
 def exchange_of(rate: float) -> Exchange:
-    """Rounding costs so much of what it is predicted to, dropping all of it."""
+    """Measurements in which rounding costs `rate` times its prediction, and dropping once."""
     return Exchange(
         rounded=(Measured(predicted=1.0, kl_nats=rate),) * 3,
         all_rounded=Measured(predicted=3.0, kl_nats=3 * rate),
@@ -56,12 +56,11 @@ def exchange_of(rate: float) -> Exchange:
     )
 
 
-def planned(model: Path, importance: Path, out: Path, **settings: Any) -> dict[str, Any]:
+def planned(model: Path, importance: Path, out: Path, **settings: Any) -> Plan:
     out.mkdir()
     plan = PlanSettings(dtype="float32", **settings)
     run(Job(plan, model, {"importance": importance}, out))
-    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
-    return content
+    return Plan.load(out)
 
 
 def whole_bytes(model: Path) -> int:
@@ -83,9 +82,9 @@ def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
         )
         for experts in ("auto", "int8", "int4")
     }
-    bytes_ = found["auto"]["export_bytes"]["float32"]["quantized"]["total_bytes"]
+    bytes_ = found["auto"].export_bytes["float32"].quantized.total_bytes
     assert 0.95 * target < bytes_ <= target
-    assert found["auto"]["predicted_loss"] > 0
+    assert found["auto"].predicted_loss > 0
     alone = planned(
         model,
         importance,
@@ -93,9 +92,9 @@ def test_a_budget_with_formats_left_open_is_kept_and_loses_less_than_one_format(
         target_bytes=target,
         formats=Formats(experts="auto", choices=("int8",)),
     )
-    assert found["auto"]["predicted_loss"] <= alone["predicted_loss"]
+    assert found["auto"].predicted_loss <= alone.predicted_loss
     # With one choice the solver keeps as much as the plan of that format does.
-    assert abs(alone["rows_after"] - found["int8"]["rows_after"]) <= 2
+    assert abs(alone.rows_after - found["int8"].rows_after) <= 2
 
 
 def test_formats_with_zero_points_and_with_a_codebook_may_be_chosen(
@@ -108,32 +107,32 @@ def test_formats_with_zero_points_and_with_a_codebook_may_be_chosen(
         out = tmp_path / name
         found[name] = planned(model, importance, out, target_bytes=target, formats=formats)
     # The solver is not exact, but a choice more costs no more than a block of rows.
-    assert found["all"]["predicted_loss"] <= 1.01 * found["three"]["predicted_loss"]
+    assert found["all"].predicted_loss <= 1.01 * found["three"].predicted_loss
     for name in ("uint8", "uint4", "nf4"):
         formats = Formats(experts="auto", choices=(name,))
         plan = planned(model, importance, tmp_path / name, target_bytes=target, formats=formats)
-        size = plan["export_bytes"]["float32"]["quantized"]["total_bytes"]
+        size = plan.export_bytes["float32"].quantized.total_bytes
         assert 0.95 * target < size <= target
-        assert plan["quantization"]["experts"] == name
+        assert plan.quantization.experts == name
         fixed = Formats(experts=name)
         plain = planned(
             model, importance, tmp_path / f"{name}-", target_bytes=target, formats=fixed
         )
-        assert abs(plan["rows_after"] - plain["rows_after"]) <= 2
+        assert abs(plan.rows_after - plain.rows_after) <= 2
 
 
 def test_a_budget_of_active_bytes_is_kept_and_spares_rare_experts(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:
     whole = planned(model, importance, tmp_path / "whole", keep=1.0)
-    before = whole["export_bytes"]["float32"]["before"]["active_bytes_per_token"]
+    before = whole.export_bytes["float32"].before.active_bytes_per_token
     target = int(0.9 * before)
     found = planned(model, importance, tmp_path / "active", target_active_bytes=target)
-    active = found["export_bytes"]["float32"]["after"]["active_bytes_per_token"]
+    active = found.export_bytes["float32"].after.active_bytes_per_token
     assert 0.98 * target < active <= target
-    stored = planned(model, importance, tmp_path / "stored", keep=found["kept"])
-    assert active < stored["export_bytes"]["float32"]["after"]["active_bytes_per_token"]
-    widths = np.sum([layer["widths"] for layer in found["layers"]], axis=0)
+    stored = planned(model, importance, tmp_path / "stored", keep=found.kept)
+    assert active < stored.export_bytes["float32"].after.active_bytes_per_token
+    widths = np.sum([layer.widths for layer in found.layers], axis=0)
     assert widths[5] == 3 * 24, "an expert that no token reads costs nothing"
     assert widths[0] < widths[4]
 
@@ -167,8 +166,8 @@ def test_a_budget_below_the_floats_of_what_is_quantized_elsewhere_is_kept(
         )
     target = sum(ends) // 2
     found = planned(model, importance, tmp_path / "plan", **{key: target}, formats=formats)
-    found_bytes = found["export_bytes"]["float32"]["quantized"]
-    spent = found_bytes["total_bytes" if key == "target_bytes" else "active_bytes_per_token"]
+    found_bytes = found.export_bytes["float32"].quantized
+    spent = found_bytes.total_bytes if key == "target_bytes" else found_bytes.active_bytes_per_token
     assert 0.98 * target < spent <= target
 
 
@@ -210,8 +209,8 @@ def test_what_rounding_was_measured_to_cost_decides_between_it_and_dropping(
             target_bytes=int(0.53 * whole_bytes(model)),
             formats=Formats(experts="auto"),
         )
-        kept[rate] = found["kept"]
-        formats = found["quantization"]["experts"]
+        kept[rate] = found.kept
+        formats = found.quantization.experts
         assert ("int4" in formats) == (rate < 1), formats
     assert kept[1e-4] > kept[1e4]
 

@@ -1,4 +1,4 @@
-"""The quantize stage, and its models in torch and in ONNX Runtime."""
+"""Tests of the quantize stage, and of its models in torch and in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.artifacts.formats import TensorFormats
+from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 from moe_export.families import check_ledger, spec_of
@@ -28,7 +29,7 @@ from moe_export.stages.job import Job
 from moe_export.stages.quantize import run
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
-from tests.artifacts.examples import plan_with
+from tests.helpers.artifacts import plan_with
 from tests.helpers.decoding import Decoder, exported
 
 WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
@@ -41,7 +42,7 @@ NF4 = QuantizeSettings(experts="nf4", dense="uint4", lm_head="int8", method="mse
 ALL_SETTINGS = pytest.mark.parametrize("settings", [INT4, EVERYTHING, ASYMMETRIC, NF4])
 
 LIMITS = {8: 0.01, 4: 0.2}
-"""Of the error of a matrix over its norm, by bits of a code."""
+"""Largest error of a matrix relative to its norm, by bits of a code."""
 
 
 def quantized(pruned: Path, out: Path, settings: QuantizeSettings) -> Path:
@@ -60,14 +61,14 @@ def pruned(source: Path) -> Path:
     return pruned_checkpoint(source, source.parent / "pruned", WIDTHS)
 
 
-def median_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """How far logits are off, over their size.
+def median_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Median over tokens of the logits' relative error.
 
-    Rounding activations to int8 costs a product about 1.2 % (docs/reference/operator.md), and some
-    ten products follow each other. The median of tokens, because one that just chooses another
-    expert is far off and right.
+    Rounding activations to int8 adds an error of about 1.2 % per product
+    (docs/reference/operator.md), and about ten products follow each other. The median ignores
+    tokens that choose another expert, whose logits differ much and are right.
     """
-    lost = np.linalg.norm(found.astype(np.float64) - expected, axis=-1)
+    lost = np.linalg.norm(actual.astype(np.float64) - expected, axis=-1)
     return float(np.median(lost / np.linalg.norm(expected.astype(np.float64), axis=-1)))
 
 
@@ -79,28 +80,28 @@ def torch_logits(checkpoint: Path) -> NDArray[np.float32]:
 
 
 @ALL_SETTINGS
-def test_the_ledger_holds_every_tensor_and_the_error_of_the_quantized(
+def test_the_record_holds_every_tensor_and_the_error_of_the_quantized(
     pruned: Path, tmp_path: Path, settings: QuantizeSettings
 ) -> None:
     out = quantized(pruned, tmp_path / "out", settings)
     before, after = Checkpoint(pruned), Checkpoint(out)
     spec = spec_of(after.config)
     check_ledger(after, spec)
-    ledger = json.loads((out / "quantization.json").read_text())
-    assert ledger["tensors"].keys() == before.tensors.keys()
-    assert ledger["counts"]["kept"] + ledger["counts"]["quantized"] == len(before.tensors)
-    assert ledger["tensor_bytes"] == sum(info.size_bytes for info in after.tensors.values())
-    for name, entry in ledger["tensors"].items():
+    record = QuantizationRecord.load(out)
+    assert record.tensors.keys() == before.tensors.keys()
+    assert record.counts.kept + record.counts.quantized == len(before.tensors)
+    assert record.tensor_bytes == sum(info.size_bytes for info in after.tensors.values())
+    for name, entry in record.tensors.items():
         values, found = before.read(name), read_values(after, spec, name)
         lost = float(np.linalg.norm((found - values).astype(np.float64)))
-        if entry["action"] == "kept":
+        if entry.action == "kept":
             assert lost == 0.0
             continue
         norm = float(np.linalg.norm(values.astype(np.float64)))
-        assert entry["relative_error"] == pytest.approx(lost / norm if norm else 0.0)
-        assert lost <= norm * LIMITS[GRIDS[entry["format"]].bits]
+        assert entry.relative_error == pytest.approx(lost / norm if norm else 0.0)
+        assert lost <= norm * LIMITS[GRIDS[entry.format].bits]
         parts = [after.tensors[part] for part in part_names(spec, name)]
-        assert entry["bytes"] == sum(part.size_bytes for part in parts)
+        assert entry.bytes == sum(part.size_bytes for part in parts)
     assert (out / "tokenizer.json").read_bytes() == (pruned / "tokenizer.json").read_bytes()
 
 
@@ -114,8 +115,8 @@ def test_searching_scales_loses_less(
     for method in ("rtn", "mse"):
         settings = QuantizeSettings(experts=experts, dense=dense, method=method)
         out = quantized(pruned, tmp_path / method, settings)
-        classes = json.loads((out / "quantization.json").read_text())["classes"]
-        errors[method] = {name: sums["relative_error"] for name, sums in classes.items()}
+        classes = QuantizationRecord.load(out).classes
+        errors[method] = {name: sums.relative_error for name, sums in classes.items()}
     assert errors["mse"].keys() == {"experts", "shared_expert", "attention", "embeddings"}
     for name, lost in errors["mse"].items():
         assert lost < errors["rtn"][name], name
@@ -182,8 +183,8 @@ def test_stock_onnx_runtime_runs_formats_with_zero_points_and_with_a_codebook(
 def test_the_lm_head_may_have_a_format_of_its_own(pruned: Path, tmp_path: Path) -> None:
     settings = QuantizeSettings(experts="float", dense="float", lm_head="uint8")
     checkpoint = quantized(pruned, tmp_path / "out", settings)
-    ledger = json.loads((checkpoint / "quantization.json").read_text())
-    found = {n: e["format"] for n, e in ledger["tensors"].items() if e["action"] == "quantized"}
+    tensors = QuantizationRecord.load(checkpoint).tensors
+    found = {name: e.format for name, e in tensors.items() if e.action == "quantized"}
     assert found == {"lm_head.weight": "uint8"}
     decoder = Decoder(exported(checkpoint, tmp_path / "onnx"))
     # One product by rounded activations, of which 1.2 % is usual.
@@ -198,12 +199,11 @@ def test_experts_may_be_in_bfloat16_whatever_the_rest_is(
     checkpoint = quantized(pruned, tmp_path / "out", QuantizeSettings(experts="bfloat16"))
     after = Checkpoint(checkpoint)
     spec = spec_of(after.config)
-    ledger = json.loads((checkpoint / "quantization.json").read_text())
-    for name, entry in ledger["tensors"].items():
+    for name, entry in QuantizationRecord.load(checkpoint).tensors.items():
         values, found = Checkpoint(pruned).read(name), after.read(name)
         is_expert = spec.tensors[name].tensor_class in ("experts", "shared_expert")
         is_expert &= spec.tensors[name].role != "shared_router"
-        assert entry["action"] == ("quantized" if is_expert else "kept")
+        assert entry.action == ("quantized" if is_expert else "kept")
         assert found.dtype == (ml_dtypes.bfloat16 if is_expert else values.dtype)
         # Eight bits of a bfloat16 are of the number.
         wide = values.astype(np.float64)

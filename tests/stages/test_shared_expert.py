@@ -1,4 +1,4 @@
-"""`plan.shared_expert: prune` from importance to the pruned checkpoint, with and without a gate."""
+"""Tests of `plan.shared_expert: prune` from importance to pruning, with and without a gate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.importance import Importance
-from moe_export.artifacts.planned import widths_after
+from moe_export.artifacts.ledger import Ledger
+from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, RecipeError
 from moe_export.evaluation.masking import masked
@@ -57,12 +58,11 @@ def spec_at(folder: Path) -> ModelSpec:
     return spec_of(Checkpoint(folder).config)
 
 
-def planned(folders: dict[str, Path], out: Path, **settings: Any) -> dict[str, Any]:
+def planned(folders: dict[str, Path], out: Path, **settings: Any) -> Plan:
     out.mkdir()
     of = PlanSettings(dtype="float32", **{"shared_expert": "prune"} | settings)
     plan.run(Job(of, folders["model"], folders, out))
-    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
-    return content
+    return Plan.load(out)
 
 
 def pruned(folders: dict[str, Path], of_plan: Path, out: Path, **settings: Any) -> Path:
@@ -101,14 +101,14 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(
 def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    whole = planned(folders, tmp_path / "whole", keep=1.0)["export_bytes"]["float32"]["before"]
-    target = int(0.75 * whole["active_bytes_per_token"])
+    whole = planned(folders, tmp_path / "whole", keep=1.0).export_bytes["float32"].before
+    target = int(0.75 * whole.active_bytes_per_token)
     found = planned(folders, tmp_path / "plan", target_active_bytes=target)
     out = pruned(folders, tmp_path / "plan", tmp_path / "out", save_padded=True)
     spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     kept = [
         kept_rows(scores["fisher_margin"][layer], spec.table(layer, shared=True), widths)
-        for layer, widths in enumerate(widths_after(found))
+        for layer, widths in enumerate(found.axis_widths_after)
     ]
     model = load_torch_model(folders["model"], torch.float32)
     before = logits_of(model)
@@ -124,13 +124,13 @@ def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
         lambda: AutoModelForCausalLM.from_pretrained(out / "padded", dtype=torch.float32).eval(),
     ):
         np.testing.assert_allclose(logits_of(load()), expected, rtol=0, atol=LIMIT)
-    ledger = json.loads((out / "ledger.json").read_text())
+    tensors = Ledger.load(out).tensors
     for layer, width in enumerate(spec_at(out).shared_widths):
         for role in ("shared_gate", "shared_up", "shared_down") if width is not None else ():
-            entry = ledger["tensors"][spec.name(role, layer)]
-            assert entry["action"] == "sliced"
-            assert width in entry["to"]
-    assert sum(e["bytes"] for e in ledger["tensors"].values()) == found["checkpoint_tensor_bytes"]
+            entry = tensors[spec.name(role, layer)]
+            assert entry.action == "sliced"
+            assert width in entry.shape_after
+    assert sum(entry.bytes for entry in tensors.values()) == found.checkpoint_tensor_bytes
 
 
 def test_widths_that_the_tensors_do_not_have_are_refused(
@@ -170,7 +170,7 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     plain = pruned(folders, tmp_path / "plan", tmp_path / "plain")
     spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     layer = next(number for number, width in enumerate(spec.shared_widths) if width is not None)
-    table, widths = spec.table(layer, shared=True), widths_after(found)[layer]
+    table, widths = spec.table(layer, shared=True), found.axis_widths_after[layer]
     kept_P = torch.from_numpy(kept_rows(scores["fisher_margin"][layer], table, widths)[-1])
     model = load_torch_model(folders["model"], torch.float32)
     block = next(m for m in model.modules() if getattr(m, "layer", None) == layer)
@@ -184,12 +184,12 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     expected = refitted(down, h_TW * block.shared_weight(x_TD), kept_P, 0.01)
     name = spec.name("shared_down", layer)
     made = Checkpoint(refit).read(name)
-    # Sums of some hundred terms in another order, through a matrix of condition 1 / ridge.
+    # Sums of about a hundred terms in another order, in a system of condition 1 / ridge.
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert np.abs(made - Checkpoint(plain).read(name)).max() > 0.01
-    ledger = json.loads((refit / "ledger.json").read_text())["refit"]
-    assert name in ledger["tensors"]
-    assert not [entry for entry in ledger["left"] if "shared" in entry["tensor"]]
+    outcome = Ledger.load(refit).refit
+    assert name in outcome.tensors
+    assert not [entry for entry in outcome.left if "shared" in entry.tensor]
 
 
 def test_a_family_without_a_shared_expert_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Plans that prune the shared expert, with made-up importance, with and without a gate."""
+"""Tests of plans that prune the shared expert, with invented importance."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.artifacts.importance import Importance
-from moe_export.artifacts.planned import widths_after
+from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
 from moe_export.families import spec_of
@@ -61,16 +60,15 @@ def importance_of(folder: Path, spec: ModelSpec, scores: list[Any]) -> Path:
     return folder
 
 
-def planned(folders: dict[str, Path], out: Path, **settings: Any) -> dict[str, Any]:
+def planned(folders: dict[str, Path], out: Path, **settings: Any) -> Plan:
     out.mkdir()
     plan = PlanSettings(dtype="float32", **{"shared_expert": "prune"} | settings)
     run(Job(plan, folders["model"], folders, out))
-    content: dict[str, Any] = json.loads((out / "plan.json").read_text())
-    return content
+    return Plan.load(out)
 
 
 def halfway(spec: ModelSpec, key: str) -> int:
-    """Bytes in the midst between none and all of the dimensions that may go."""
+    """Bytes halfway between removing none and all of the prunable dimensions."""
     tables = [spec.table(layer, shared=True) for layer in range(spec.num_layers)]
     ends = []
     for keep in (0, 1):
@@ -102,21 +100,21 @@ def test_every_budget_is_kept_with_a_width_of_its_own_for_every_layer(
     whole = replace(spec, quantization=Quantization("float" if experts == "float" else "int4"))
     limit = 0.5 if budget == "keep" else halfway(whole, budget)
     found = planned(folders, tmp_path / "plan", **{budget: limit}, **formats)
-    widths = widths_after(found)
+    widths = found.axis_widths_after
     shared = [layer[-1] for layer in widths if layer]
     full = max(width or 0 for width in spec.shared_widths)
     assert all(0 <= width <= full for width in shared)
     assert any(0 < width < full for width in shared)
-    assert found["rows_after"] == sum(map(sum, widths))
-    assert found["rows_before"] == 2 * (6 * 24 + full)
-    sizes = found["export_bytes"]["float32"]
-    last = sizes["after" if experts == "float" else "quantized"]
+    assert found.rows_after == sum(map(sum, widths))
+    assert found.rows_before == 2 * (6 * 24 + full)
+    sizes = found.export_bytes["float32"]
+    last = sizes.after if experts == "float" else sizes.quantized
     if budget == "keep":
-        assert found["kept"] == 0.5
+        assert found.kept == 0.5
     elif budget == "target_bytes":
-        assert 0.98 * limit < last["total_bytes"] <= limit
+        assert 0.98 * limit < last.total_bytes <= limit
     else:
-        assert 0.98 * limit < last["active_bytes_per_token"] <= limit
+        assert 0.98 * limit < last.active_bytes_per_token <= limit
 
 
 def test_at_equal_importance_the_expert_that_every_token_reads_goes_first(
@@ -126,13 +124,13 @@ def test_at_equal_importance_the_expert_that_every_token_reads_goes_first(
     tables = [spec.table(layer, shared=True) for layer in range(3)]
     equal = [np.ones(table.rows) for table in tables]
     of = folders | {"importance": importance_of(tmp_path / "importance", spec, equal)}
-    whole = planned(of, tmp_path / "whole", keep=1.0)["export_bytes"]["float32"]["before"]
-    target = int(0.9 * whole["active_bytes_per_token"])
+    whole = planned(of, tmp_path / "whole", keep=1.0).export_bytes["float32"].before
+    target = int(0.9 * whole.active_bytes_per_token)
     found = planned(of, tmp_path / "plan", target_active_bytes=target)
-    assert all(set(layer["widths"]) <= {24} for layer in found["layers"])
-    assert any(layer["shared_width"] == 0 for layer in found["layers"])
+    assert all(set(layer.widths) <= {24} for layer in found.layers)
+    assert any(layer.shared_width == 0 for layer in found.layers)
     floor = planned(of, tmp_path / "floor", target_active_bytes=target, min_width=3)
-    assert min(layer["shared_width"] for layer in floor["layers"] if layer["widths"]) == 3
+    assert min(layer.shared_width for layer in floor.layers if layer.widths) == 3
 
 
 def test_importance_of_other_dimensions_than_are_ranked_is_refused(

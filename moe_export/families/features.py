@@ -1,4 +1,4 @@
-"""Optional features of a model that need several numbers: latent attention, expert groups."""
+"""Features of a model that only some families have: latent attention, expert groups."""
 
 from __future__ import annotations
 
