@@ -14,7 +14,7 @@ from moe_export.stages import STAGES
 PACKAGE = Path(__file__).parents[1] / "moe_export"
 SHELL = {"cli", "runner", "__main__", "testing", "gpu_check"}
 TORCH_MODULES = (
-    *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
+    *("torch_model", "passes", "fitting", "scoring"),
     *("evaluation.expected", "evaluation.masking"),
     *("op.triton.driver", "stages.importance", "stages.bakeoff"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,14 +11,8 @@ from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
 
-Dtype = Literal["float32", "float16"]
-
-FloatDtype = Literal["float32", "float16", "bfloat16"]
-"""Of weights that are not quantized; those of experts may be in bfloat16 in either model."""
-
-Layout = Literal["portable", "packed"]
-"""`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
-`packed`: a weight per layer in the native kernels' own layout, which only they can read."""
+FloatDtype = str
+"""Dtype of weights that are not quantized; experts may be in bfloat16 in a model of any dtype."""
 
 Read = Callable[[str], NDArray[Any]]
 """Gives a tensor of the checkpoint by its name, in its stored dtype."""

@@ -1,7 +1,7 @@
-"""What a recipe will need, from the config of its model alone.
+"""Disk space, memory and time of a recipe, predicted from the config of its model alone.
 
 Bytes on disk follow from the budget. Memory and time are estimates from the constants below, which
-stand for two idle cores of a server: they are meant to say whether a run takes seconds or hours.
+stand for two idle cores of a server: they tell whether a run takes seconds or hours.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
-from moe_export.artifacts.planned import require_shared_expert
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.graph.predict import predicted_bytes
+from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import Recipe
+from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings, Recipe
 from moe_export.runner.steps import steps_of
+from moe_export.scores import scores_named
+from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
 
 FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
@@ -35,31 +36,28 @@ EXPORTED_PER_S = 200e6
 """Bytes of weights converted, transposed and written."""
 
 LIBRARY_BYTES = 6 << 20
-"""Of the operator library, which is copied beside every exported model."""
+"""Size of the operator library, which is copied beside every exported model."""
 
 PYTHON_BYTES = 100 << 20
-"""An interpreter with numpy, onnx_ir and safetensors loaded."""
+"""Memory of an interpreter with numpy, onnx_ir and safetensors loaded."""
 
 ACTIVATIONS = 8
 """Activations of an expert that a backward pass and the scores need, each of the expert's width."""
 
 LOGIT_BYTES = 4 * 128 << 20
-"""Logits of a chunk of tokens, and what the loss makes of them; see `scores.loss`."""
+"""Memory of the logits of a chunk of tokens and of their gradients; see `passes.loss`."""
 
 PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
-"""oneDNN, by which torch multiplies in bfloat16, makes code for every shape it meets. It keeps that
-of so many shapes, with so many bytes each; and so many bytes of every shape there ever was. The
-bytes are those of AMX, of other processors they are fewer; in float32 torch multiplies without it.
+"""Code that oneDNN makes for every shape of a product in bfloat16: the number of shapes whose code
+it keeps, the bytes of each, and the bytes that every shape ever seen leaves behind. These are bytes
+of AMX; other processors need fewer. In float32, torch multiplies without oneDNN.
 """
 
 QUANTIZED_PER_S = {"rtn": 200e6, "mse": 100e6, "gptq": 2e6}
 """Parameters quantized in a second, by method."""
 
 TORCH_BYTES = 450 << 20
-"""The same with torch and transformers."""
-
-SCORE_LOSSES = {"fisher_margin": 1, "fisher": 1, "absgrad": 1}
-"""Scores that need a backward pass."""
+"""Memory of an interpreter with torch and transformers loaded."""
 
 STORED_BYTES = 2
 """Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""
@@ -70,11 +68,11 @@ class StageEstimate:
     """Prediction for one step.
 
     Attributes:
-        stage: its folder.
-        disk_bytes: that it leaves.
-        peak_bytes: resident memory.
-        seconds: that it takes.
-        partial_bytes: on the disk as well, until it ends.
+        stage: Folder of the step.
+        disk_bytes: Bytes that it writes.
+        peak_bytes: Peak resident memory.
+        seconds: Duration.
+        partial_bytes: Further bytes on the disk until it ends.
     """
 
     stage: str
@@ -84,7 +82,7 @@ class StageEstimate:
     partial_bytes: int = 0
 
     def as_dict(self) -> dict[str, float]:
-        """What can be compared with what is measured of a stage, under the same names."""
+        """The values that are measured of a stage too, under the names of the measurements."""
         return {
             "wall_s": round(self.seconds, 1),
             "peak_resident_bytes": self.peak_bytes,
@@ -93,20 +91,21 @@ class StageEstimate:
 
 
 def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
-    """Predictions for every step of a recipe.
+    """Predicts every step of a recipe.
 
     Raises:
         CheckpointError: the model has no readable config, or one of an unknown family.
-        RecipeError: a shared expert that the model has not is to be pruned.
+        RecipeError: the plan prunes a shared expert that the model does not have, or a format is
+            not known to what runs it.
     """
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{model / 'config.json'} cannot be read ({error})") from error
     spec = spec_of(config)
-    dense = _parameters(spec)
+    dense = spec.parameters
     kept = _budgeted(recipe, spec)
-    pruned = _parameters(kept)
+    pruned = kept.parameters
     quantized = replace(kept, quantization=_quantization(recipe))
     dtype, layout = recipe.export.dtype, recipe.export.layout
     exported = [kept] if recipe.export.pruned else []
@@ -126,12 +125,9 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         + 4 * _held_at_once(spec)
         + 4 * 4 * spec.hidden_size * used_tokens
     )
-    scores, states = _importance(recipe, spec, tokens)
     distilling = _distilling(recipe, spec, kept, used_tokens)
-    partial = {"importance": states, "prune": distilling.partial_bytes}
     by_stage: dict[str, tuple[int, int, float]] = {
         "calibrate": (4 * tokens, PYTHON_BYTES, 1.0),
-        "importance": scores,
         "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
         "prune": (
             STORED_BYTES * pruned,
@@ -156,54 +152,59 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         "sweep": (1 << 20, 2 * PYTHON_BYTES, 5.0),
         "bakeoff": (1 << 20, TORCH_BYTES + 4 * dense, 0.0),
     }
-    return [
-        StageEstimate(step.folder, *by_stage[step.stage], partial.get(step.stage, 0))
-        for step in steps_of(recipe)
-    ]
+    partial = {"prune": distilling.partial_bytes}
+    predictions = []
+    for step in steps_of(recipe):
+        if isinstance(step.settings, ImportanceSettings):
+            predictions.append(_importance(step.folder, step.settings, spec, tokens))
+        else:
+            needs = by_stage[step.stage]
+            predictions.append(StageEstimate(step.folder, *needs, partial.get(step.stage, 0)))
+    return predictions
 
 
-def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int, int, float], int]:
-    """As the other stages, and the bytes of states between layers.
+def _importance(
+    folder: str, settings: ImportanceSettings, spec: ModelSpec, tokens: int
+) -> StageEstimate:
+    """The importance stage with the settings of its step, which may have more scores than the
+    recipe.
 
-    A layer goes forward over all tokens, and later forward again and back.
+    A layer runs forward over all tokens; with a loss it runs forward again, and back.
     """
-    settings = recipe.importance
     element_bytes = 4 if settings.dtype == "float32" else 2
-    losses = min(2, sum(SCORE_LOSSES.get(score, 0) for score in settings.scores))
+    scores = scores_named(settings.scores)
+    losses = len(losses_of(scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
-    if recipe.quantize is not None and recipe.quantize.experts == "auto":
-        # Each layer rounded alone goes on from it, beside the model as it is, all layers rounded,
-        # and some shares dropped.
-        flops += (
-            2.0
-            * _active_parameters(spec)
-            * min(tokens, EXCHANGE_TOKENS)
-            * (spec.num_layers / 2 + 6)
-        )
+    if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
+        # The exchange runs the model from each layer on with that layer rounded, and whole: as it
+        # is, with all layers rounded, and with some shares of the rows dropped.
+        exchange_passes = spec.num_layers / 2 + 6
+        exchange_tokens = min(tokens, EXCHANGE_TOKENS)
+        flops += 2.0 * _active_parameters(spec) * exchange_tokens * exchange_passes
     batch_tokens = min(settings.batch_tokens, tokens)
     activations = _activations(spec)
     peak = TORCH_BYTES + element_bytes * (
         _held_at_once(spec) + batch_tokens * activations * (1 if losses else 0)
     )
-    shared = recipe.plan is not None and recipe.plan.prunes_shared
     if settings.dtype == "bfloat16":
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
-    rows = sum(spec.table(layer, shared=shared).rows for layer in range(spec.num_layers))
-    states = spec.num_layers + 1 + 3 * losses if losses else 2
-    needs = (
+    rows = Axis(spec, settings.shared_expert is True).rows
+    states = states_at_once(scores, spec.num_layers)
+    return StageEstimate(
+        folder,
         8 * rows * len(settings.scores),
         peak + (LOGIT_BYTES if losses else 0),
         5 + flops / FLOPS_PER_S[settings.dtype],
+        tokens * spec.hidden_size * element_bytes * states,
     )
-    return needs, tokens * spec.hidden_size * element_bytes * states
 
 
 def _kernels(spec: ModelSpec, tokens: int, batch_tokens: int, products: int) -> int:
-    """Bytes of code for experts, whose shapes are as many as the numbers of tokens sent to them,
-    each filled up to a multiple of `ROWS_AT_ONCE`.
+    """Bytes of oneDNN's code for experts: one shape for each number of tokens sent to an expert,
+    rounded up to a multiple of `ROWS_AT_ONCE`.
 
-    Of the numbers that come up with random weights a third are new, until all have come up.
+    With random weights, a third of these numbers are new, until all have occurred.
     """
     batches = math.ceil(tokens / batch_tokens)
     possible = math.ceil(batch_tokens / ROWS_AT_ONCE)
@@ -213,10 +214,10 @@ def _kernels(spec: ModelSpec, tokens: int, batch_tokens: int, products: int) -> 
 
 
 def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -> StageEstimate:
-    """What distilling routers adds to the prune stage.
+    """Addition of distilling routers to the prune stage.
 
-    The unpruned model goes forward once; a step goes forward, forward again, and back to inputs
-    alone; and each time reads the layers, unless the pruned model stays in memory.
+    The unpruned model runs forward once. A step runs the pruned model forward twice, and back to
+    its inputs, and reads the layers each time unless the model stays in memory.
     """
     settings = recipe.prune.distill_router
     if settings is None:
@@ -224,9 +225,9 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
     step_tokens = min(settings.tokens_per_step, tokens)
     passes = 2 * tokens * _active_parameters(spec)
     passes += settings.steps * 6 * step_tokens * _active_parameters(kept)
-    held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * _parameters(kept)
-    if 4 * _parameters(kept) <= SMALL_MODEL_BYTES:
-        held, read = max(held, _parameters(kept)), 0
+    held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * kept.parameters
+    if 4 * kept.parameters <= SMALL_MODEL_BYTES:
+        held, read = max(held, kept.parameters), 0
     activations = _activations(kept)
     state_bytes = 4 * spec.hidden_size
     return StageEstimate(
@@ -239,7 +240,7 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
 
 
 def _activations(spec: ModelSpec) -> int:
-    """Values of a token that a layer keeps for the way back."""
+    """Values of a token that a layer keeps for its backward pass."""
     shared_width = max(width or 0 for width in spec.shared_widths)
     return ACTIVATIONS * (spec.top_k * _width(spec) + shared_width) + 16 * spec.hidden_size
 
@@ -254,26 +255,22 @@ def _held_at_once(spec: ModelSpec) -> int:
 
 
 def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
-    """The model with its experts at the widths that a uniform plan would give them."""
+    """The model with its experts at the widths of a uniform plan."""
     plan = recipe.plan
     if plan is None:
         return spec
-    shared = plan.prunes_shared
-    if shared:
-        require_shared_expert(spec)
+    axis = Axis(spec, plan.prunes_shared)
 
     def at(keep: float) -> ModelSpec:
-        tables = (spec.table(layer, shared=shared) for layer in range(spec.num_layers))
-        widths = [[round(width * keep) for width in table.widths] for table in tables]
-        return spec.resized(widths, shared=shared)
+        widths = [[round(width * keep) for width in layer] for layer in axis.widths]
+        return axis.resized(widths).spec
 
     def size(model: ModelSpec) -> int:
         model = replace(model, quantization=_quantization(recipe))
-        found = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
+        sizes = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
         if plan.target_active_bytes is None:
-            return found.total_bytes
-        share = spec.top_k / spec.num_experts
-        return found.active_bytes(model, [np.full(len(w), share) for w in spec.widths])
+            return sizes.total_bytes
+        return sizes.active_bytes(model, uniform_shares(spec))
 
     if plan.keep is not None:
         return at(plan.keep)
@@ -291,8 +288,8 @@ def _quantization(recipe: Recipe) -> Quantization:
     section = recipe.quantize
     if section is None:
         return UNQUANTIZED
-    # What the plan will choose is not known; the last choice is the smallest as a rule.
-    experts = section.choices[-1] if section.experts == "auto" else section.experts
+    # The plan's choice is not known yet; the last choice is usually the smallest.
+    experts = section.choices[-1] if section.is_auto else section.experts
     return section.quantization(experts)
 
 
@@ -303,14 +300,11 @@ def _quantized_bytes(spec: ModelSpec) -> int:
     )
 
 
-def _parameters(spec: ModelSpec) -> int:
-    return sum(tensor.elements for tensor in spec.tensors.values())
-
-
-def _active_parameters(spec: ModelSpec) -> int:
-    """Parameters that one token is multiplied with."""
-    experts = sum(t.elements for t in spec.tensors.values() if t.tensor_class == "experts")
-    return _parameters(spec) - experts + experts * spec.top_k // spec.num_experts
+def _active_parameters(spec: ModelSpec) -> float:
+    """Parameters that one token is multiplied with, if experts are chosen alike."""
+    active = active_parameters(spec, uniform_shares(spec))
+    assert active is not None
+    return active
 
 
 def _width(spec: ModelSpec) -> int:

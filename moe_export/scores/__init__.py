@@ -1,6 +1,6 @@
 """The scores that dimensions can be ranked by, as data.
 
-Importing this loads neither torch nor transformers; `moe_export.scores.collect` computes them.
+Importing this loads neither torch nor transformers; `moe_export.scoring.collect` computes them.
 """
 
 from __future__ import annotations

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from moe_export.artifacts.base import load_json, save_json
 from moe_export.artifacts.calibration import evenly_chosen, load_calibration
 from moe_export.artifacts.importance import load_importance
-from moe_export.artifacts.planned import prunes_shared, widths_after
+from moe_export.artifacts.planned import axis_of, widths_after
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError
 from moe_export.experts import kept_rows
 from moe_export.families import check_ledger, open_checkpoint, spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import (
     PRUNED_PREFIX,
     SHARED_WIDTHS_KEY,
@@ -62,24 +63,24 @@ def run(job: Job[PruneSettings]) -> None:
     source, spec = open_checkpoint(job.model)
     plan = load_json(job.folders["plan"] / "plan.json")
     importance = load_importance(job.folders["importance"]).scores[plan["score"]]
-    widths, shared = widths_after(plan), prunes_shared(plan)
-    pruned = spec.resized(widths, shared=shared)
+    widths, axis = widths_after(plan), axis_of(spec, plan)
+    pruned = axis.resized(widths)
     kept: Kept = {
         (layer, expert): rows
         for layer in range(spec.num_layers)
         for expert, rows in enumerate(
-            kept_rows(importance[layer], spec.table(layer, shared=shared), widths[layer])
+            kept_rows(importance[layer], axis.tables[layer], widths[layer])
         )
     }
     _check_space(job.out, plan["checkpoint_tensor_bytes"], source, job.settings.save_padded)
-    config = pruned_config(source.config, pruned, shared=shared)
+    config = pruned_config(source.config, pruned)
     refits = _refits(job, kept) if job.settings.refit_down else None
     refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
     fitted = {"refit": refit}
     if job.settings.distill_router is not None:
         fitted["distill"] = _distill(job, job.settings.distill_router)
-    _write_ledger(job.out, spec, pruned, plan, fitted)
+    _write_ledger(job.out, spec, pruned.spec, plan, fitted)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
@@ -135,16 +136,14 @@ def _sequences(job: Job[PruneSettings]) -> list[NDArray[np.int32]]:
     return evenly_chosen(sequences, job.settings.calibration_tokens)
 
 
-def pruned_config(config: dict[str, Any], pruned: ModelSpec, *, shared: bool) -> dict[str, Any]:
-    """The source's config under our own model_type, with the widths in it; the shared expert's
-    where it is pruned.
-    """
-    family = pruned.family
+def pruned_config(config: dict[str, Any], pruned: Axis) -> dict[str, Any]:
+    """The source's config under our own model_type, with the widths of the experts on the axis."""
+    spec, family = pruned.spec, pruned.spec.family
     return config | {
-        **({SHARED_WIDTHS_KEY: list(pruned.shared_widths)} if shared else {}),
+        **({SHARED_WIDTHS_KEY: list(spec.shared_widths)} if pruned.has_shared else {}),
         "model_type": PRUNED_PREFIX + family.model_type,
         "architectures": ["Ragged" + family.architecture],
-        WIDTHS_KEY: [list(layer) for layer in pruned.widths],
+        WIDTHS_KEY: [list(layer) for layer in spec.widths],
     }
 
 
