@@ -156,14 +156,14 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     predictions = []
     for step in steps_of(recipe):
         if isinstance(step.settings, ImportanceSettings):
-            predictions.append(_importance(step.folder, step.settings, spec, tokens))
+            predictions.append(importance_estimate(step.folder, step.settings, spec, tokens))
         else:
             needs = by_stage[step.stage]
             predictions.append(StageEstimate(step.folder, *needs, partial.get(step.stage, 0)))
     return predictions
 
 
-def _importance(
+def importance_estimate(
     folder: str, settings: ImportanceSettings, spec: ModelSpec, tokens: int
 ) -> StageEstimate:
     """The importance stage with the settings of its step, which may have more scores than the

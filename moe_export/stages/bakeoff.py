@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moe_export.artifacts.base import save_json
 from moe_export.artifacts.importance import load_importance
 from moe_export.checkpoint import Checkpoint
-from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.evaluation.masking import ScoredTask, TaskScores, masked, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.experts import kept_rows
@@ -33,7 +33,6 @@ BAKEOFF_FILE = "bakeoff.json"
 BAKEOFF_TABLE = "bakeoff.md"
 BAKEOFF_PAGE = "bakeoff.html"
 
-TEST_SEED = 1234
 LENGTH = 512
 
 Masks = list[list[NDArray[np.int64]]]

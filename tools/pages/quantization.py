@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from moe_export.artifacts.base import load_json
-from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.evaluation.masking import ScoredTask, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.formats import GROUP_SIZES
@@ -53,7 +53,6 @@ FORMATS = {
 
 METHODS = ("rtn", "mse", "gptq")
 PEER = "bitsandbytes"
-TEST_SEED = 1234
 
 
 def main() -> None:
