@@ -1,4 +1,4 @@
-"""From importance to widths: which dimensions a budget of rows keeps.
+"""Widths that keep the most important dimensions within a budget of rows.
 
 Legend: E experts, R rows of a layer.
 

@@ -1,14 +1,16 @@
 """Disk space, memory and time of a recipe, predicted from the config of its model alone.
 
-Bytes on disk follow from the budget. Memory and time are estimates from the constants below, which
-stand for two idle cores of a server: they tell whether a run takes seconds or hours.
+Bytes on disk follow from the budget. Memory and time follow from `runner.rates`; they tell whether
+a run takes seconds or hours.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
@@ -21,46 +23,25 @@ from moe_export.graph.predict import predicted_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings, Recipe
-from moe_export.runner.steps import steps_of
+from moe_export.runner.rates import (
+    ACTIVATIONS,
+    COPIED_PER_S,
+    EXPORTED_PER_S,
+    FLOPS_PER_S,
+    KERNEL_BYTES,
+    LIBRARY_BYTES,
+    LOGIT_BYTES,
+    PRIMITIVE_BYTES,
+    PRIMITIVES,
+    PYTHON_BYTES,
+    QUANTIZED_PER_S,
+    STORED_BYTES,
+    TORCH_BYTES,
+)
+from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.memory import ROWS_AT_ONCE, SMALL_MODEL_BYTES
-
-FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
-"""Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""
-
-COPIED_PER_S = 400e6
-"""Bytes of weights read or written."""
-
-EXPORTED_PER_S = 200e6
-"""Bytes of weights converted, transposed and written."""
-
-LIBRARY_BYTES = 6 << 20
-"""Size of the operator library, which is copied beside every exported model."""
-
-PYTHON_BYTES = 100 << 20
-"""Memory of an interpreter with numpy, onnx_ir and safetensors loaded."""
-
-ACTIVATIONS = 8
-"""Activations of an expert that a backward pass and the scores need, each of the expert's width."""
-
-LOGIT_BYTES = 4 * 128 << 20
-"""Memory of the logits of a chunk of tokens and of their gradients; see `passes.loss`."""
-
-PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
-"""Code that oneDNN makes for every shape of a product in bfloat16: the number of shapes whose code
-it keeps, the bytes of each, and the bytes that every shape ever seen leaves behind. These are bytes
-of AMX; other processors need fewer. In float32, torch multiplies without oneDNN.
-"""
-
-QUANTIZED_PER_S = {"rtn": 200e6, "mse": 100e6, "gptq": 2e6}
-"""Parameters quantized in a second, by method."""
-
-TORCH_BYTES = 450 << 20
-"""Memory of an interpreter with torch and transformers loaded."""
-
-STORED_BYTES = 2
-"""Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""
 
 
 @dataclass(frozen=True)
@@ -103,64 +84,152 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{model / 'config.json'} cannot be read ({error})") from error
     spec = spec_of(config)
-    dense = spec.parameters
-    kept = _budgeted(recipe, spec)
-    pruned = kept.parameters
-    quantized = replace(kept, quantization=_quantization(recipe))
-    dtype, layout = recipe.export.dtype, recipe.export.layout
-    exported = [kept] if recipe.export.pruned else []
-    exported += [quantized] if recipe.quantize is not None else []
-    exported += [spec] if recipe.export.baseline else []
-    export = sum(predicted_bytes(model, dtype, layout).total_bytes for model in exported)
-    libraries = LIBRARY_BYTES * len(exported) if recipe.export.library else 0
-    largest = STORED_BYTES * max(tensor.elements for tensor in spec.tensors.values())
-    tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
-    scored = sum(task.items for task in recipe.validate_.tasks) * tokens
-    scored //= recipe.calibrate.sequences
-    # Hidden states and inputs of all calibration tokens, beside one layer in torch.
-    used_tokens = min(tokens, recipe.prune.calibration_tokens)
-    layerwise = (
-        TORCH_BYTES
-        - PYTHON_BYTES
-        + 4 * _held_at_once(spec)
-        + 4 * 4 * spec.hidden_size * used_tokens
+    models = _Models(recipe, spec, _budgeted(recipe, spec))
+    return [_predicted(step, models) for step in steps_of(recipe)]
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The models of a recipe, and sizes of them that several stages need.
+
+    Attributes:
+        recipe: The recipe.
+        spec: Sizes of the source model.
+        kept: Sizes of the pruned model.
+    """
+
+    recipe: Recipe
+    spec: ModelSpec
+    kept: ModelSpec
+
+    @property
+    def quantized(self) -> ModelSpec:
+        """Sizes of the quantized model."""
+        return replace(self.kept, quantization=_quantization(self.recipe))
+
+    @property
+    def exported(self) -> list[ModelSpec]:
+        """Models that are exported."""
+        models = [self.kept] if self.recipe.export.pruned else []
+        models += [self.quantized] if self.recipe.quantize is not None else []
+        return models + ([self.spec] if self.recipe.export.baseline else [])
+
+    @cached_property
+    def export_bytes(self) -> int:
+        """Bytes of the exported weights."""
+        dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
+        return sum(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+
+    @property
+    def tokens(self) -> int:
+        """Number of calibration tokens."""
+        return self.recipe.calibrate.sequences * self.recipe.calibrate.sequence_length
+
+    @property
+    def fitting_tokens(self) -> int:
+        """Number of calibration tokens that fitting uses."""
+        return min(self.tokens, self.recipe.prune.calibration_tokens)
+
+    @property
+    def method(self) -> str:
+        """Method that rounds the weights."""
+        return self.recipe.quantize.method if self.recipe.quantize else "rtn"
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor of the source checkpoint."""
+        return STORED_BYTES * max(tensor.elements for tensor in self.spec.tensors.values())
+
+    @property
+    def layerwise_bytes(self) -> int:
+        """Memory of one layer in torch beside hidden states and inputs of the fitting tokens."""
+        states = 4 * 4 * self.spec.hidden_size * self.fitting_tokens
+        return TORCH_BYTES - PYTHON_BYTES + 4 * _held_at_once(self.spec) + states
+
+
+def _predicted(step: Step, models: _Models) -> StageEstimate:
+    """The prediction for one step."""
+    settings = step.settings
+    if isinstance(settings, ImportanceSettings):
+        return importance_estimate(step.folder, settings, models.spec, models.tokens)
+    return replace(STAGE_ESTIMATES[step.stage](models), stage=step.folder)
+
+
+def _calibrate(models: _Models) -> StageEstimate:
+    return StageEstimate("calibrate", 4 * models.tokens, PYTHON_BYTES, 1.0)
+
+
+def _plan(models: _Models) -> StageEstimate:
+    spec = models.spec
+    return StageEstimate("plan", 100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0)
+
+
+def _prune(models: _Models) -> StageEstimate:
+    distilling = _distilling(models.recipe, models.spec, models.kept, models.fitting_tokens)
+    pruned = models.kept.parameters
+    refit_bytes = models.layerwise_bytes if models.recipe.prune.refit_down else 0
+    return StageEstimate(
+        "prune",
+        STORED_BYTES * pruned,
+        PYTHON_BYTES + 2 * models.largest_bytes + max(refit_bytes, distilling.peak_bytes),
+        1 + STORED_BYTES * (models.spec.parameters + pruned) / COPIED_PER_S + distilling.seconds,
+        distilling.partial_bytes,
     )
-    distilling = _distilling(recipe, spec, kept, used_tokens)
-    by_stage: dict[str, tuple[int, int, float]] = {
-        "calibrate": (4 * tokens, PYTHON_BYTES, 1.0),
-        "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
-        "prune": (
-            STORED_BYTES * pruned,
-            PYTHON_BYTES
-            + 2 * largest
-            + max(layerwise if recipe.prune.refit_down else 0, distilling.peak_bytes),
-            1 + STORED_BYTES * (dense + pruned) / COPIED_PER_S + distilling.seconds,
-        ),
-        "quantize": (
-            _quantized_bytes(quantized),
-            PYTHON_BYTES + 2 * largest + (layerwise if _method(recipe) == "gptq" else 0),
-            1 + pruned / QUANTIZED_PER_S[_method(recipe)],
-        ),
-        "export": (export + libraries, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
-        "validate": (
-            1 << 16,
-            # Torch with a matrix twice while it is read, then the exported models.
-            TORCH_BYTES + LOGIT_BYTES + max(8 * _held_at_once(kept), export),
-            20 + 6.0 * _active_parameters(spec) * scored / FLOPS_PER_S["float32"],
-        ),
-        "report": (1 << 20, 2 * PYTHON_BYTES, 5.0),
-        "sweep": (1 << 20, 2 * PYTHON_BYTES, 5.0),
-        "bakeoff": (1 << 20, TORCH_BYTES + 4 * dense, 0.0),
-    }
-    partial = {"prune": distilling.partial_bytes}
-    predictions = []
-    for step in steps_of(recipe):
-        if isinstance(step.settings, ImportanceSettings):
-            predictions.append(importance_estimate(step.folder, step.settings, spec, tokens))
-        else:
-            needs = by_stage[step.stage]
-            predictions.append(StageEstimate(step.folder, *needs, partial.get(step.stage, 0)))
-    return predictions
+
+
+def _quantize(models: _Models) -> StageEstimate:
+    gptq_bytes = models.layerwise_bytes if models.method == "gptq" else 0
+    return StageEstimate(
+        "quantize",
+        _quantized_bytes(models.quantized),
+        PYTHON_BYTES + 2 * models.largest_bytes + gptq_bytes,
+        1 + models.kept.parameters / QUANTIZED_PER_S[models.method],
+    )
+
+
+def _export(models: _Models) -> StageEstimate:
+    libraries = LIBRARY_BYTES * len(models.exported) if models.recipe.export.library else 0
+    return StageEstimate(
+        "export",
+        models.export_bytes + libraries,
+        2 * PYTHON_BYTES + 2 * models.largest_bytes,
+        2 + models.export_bytes / EXPORTED_PER_S,
+    )
+
+
+def _validate(models: _Models) -> StageEstimate:
+    scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
+    scored //= models.recipe.calibrate.sequences
+    # Torch holds a matrix twice while it is read; the exported models are loaded after that.
+    held_bytes = max(8 * _held_at_once(models.kept), models.export_bytes)
+    return StageEstimate(
+        "validate",
+        1 << 16,
+        TORCH_BYTES + LOGIT_BYTES + held_bytes,
+        20 + 6.0 * _active_parameters(models.spec) * scored / FLOPS_PER_S["float32"],
+    )
+
+
+def _report(_models: _Models) -> StageEstimate:
+    return StageEstimate("report", 1 << 20, 2 * PYTHON_BYTES, 5.0)
+
+
+def _bakeoff(models: _Models) -> StageEstimate:
+    return StageEstimate("bakeoff", 1 << 20, TORCH_BYTES + 4 * models.spec.parameters, 0.0)
+
+
+STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
+    "calibrate": _calibrate,
+    "plan": _plan,
+    "prune": _prune,
+    "quantize": _quantize,
+    "export": _export,
+    "validate": _validate,
+    "report": _report,
+    "sweep": _report,
+    "bakeoff": _bakeoff,
+}
+"""Predictions by stage; that of importance depends on the settings of its step."""
 
 
 def importance_estimate(
@@ -278,10 +347,6 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     assert target is not None
     least, most = size(at(0.0)), size(spec)
     return at(min(max((target - least) / max(most - least, 1), 0.0), 1.0))
-
-
-def _method(recipe: Recipe) -> str:
-    return recipe.quantize.method if recipe.quantize else "rtn"
 
 
 def _quantization(recipe: Recipe) -> Quantization:

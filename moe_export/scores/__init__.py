@@ -1,4 +1,4 @@
-"""The scores that dimensions can be ranked by, as data.
+"""The registry of scores, which rank dimensions.
 
 Importing this loads neither torch nor transformers; `moe_export.scoring.collect` computes them.
 """
