@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from moe_export.errors import CheckpointError
+from moe_export.errors import CheckpointError, RecipeError
 from moe_export.formats import GROUP_SIZES, TABLE, QuantizedMatrix, Use
 
 QUANTIZATION_KEY = "quantization"
@@ -57,6 +57,9 @@ class Quantization:
         embedding: Format of the embedding's table.
         group_size: Values of a column that share a scale.
         lm_head: Format of the lm_head; None if it is that of `dense`.
+
+    Raises:
+        RecipeError: a format is unknown.
     """
 
     experts: FormatWord | tuple[FormatWord, ...] = FLOAT
@@ -64,6 +67,13 @@ class Quantization:
     embedding: FormatWord = FLOAT
     group_size: int = 32
     lm_head: FormatWord | None = None
+
+    def __post_init__(self) -> None:
+        words = self.formats_of_experts | {self.dense, self.embedding, self.lm_head or FLOAT}
+        for word in sorted(words - {FLOAT, *TABLE}):
+            raise RecipeError(
+                f"format {word!r} is unknown; choose one of {', '.join((FLOAT, *TABLE))}"
+            )
 
     @property
     def is_float(self) -> bool:

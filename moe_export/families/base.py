@@ -223,12 +223,12 @@ class ModelSpec:
 
     @property
     def rotary_dim(self) -> int:
-        """How many entries of a head are rotated."""
+        """Number of entries of a head that are rotated."""
         return self.head_dim if self.latent is None else self.latent.rope_dim
 
     @property
     def attention_scale(self) -> float:
-        """What products of queries and keys are multiplied with."""
+        """Factor of the products of queries and keys."""
         scale = float(self.head_dim**-0.5)
         if isinstance(self.stretch, Yarn) and self.latent is not None:
             scale *= self.stretch.score_scale

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.errors import CheckpointError, ShapeError
+from moe_export.errors import CheckpointError, RecipeError, ShapeError
 from moe_export.formats import GRIDS, TABLE
 from moe_export.formats.matrix import GROUP_SIZES, QuantizedMatrix
 from moe_export.op.c_interface import ONNX_TYPES, load
@@ -85,7 +85,8 @@ def quantize(
     if refused == _SCALE_TOO_LARGE:
         largest = float(np.abs(weight.astype(np.float32)).max(initial=0))
         raise CheckpointError(f"weights reach {largest:.3g}, too large for scales in float16")
-    assert not refused, format_name
+    if refused:
+        raise RecipeError(TABLE[format_name].refusal("rounding"))
     return QuantizedMatrix(
         codes.view(grid.code_dtype),
         scale,
@@ -116,7 +117,8 @@ def squared_error(
     refused = _library().moe_export_squared_error(
         ctypes.byref(job), *(ctypes.c_void_p(sums.ctypes.data) for sums in (lost_N, norm_N))
     )
-    assert not refused, format_name
+    if refused:
+        raise RecipeError(TABLE[format_name].refusal("rounding"))
     return float(lost_N.sum()), float(norm_N.sum())
 
 

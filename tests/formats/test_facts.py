@@ -13,6 +13,7 @@ from moe_export.formats import TABLE
 from moe_export.formats.facts import EXECUTORS
 from moe_export.op import spec
 from moe_export.op.packed import PackedLayout
+from moe_export.quantization import Quantization
 
 NATIVE = Path(moe_export.op.__file__).parent / "native"
 ROW = re.compile(r'\{"(\w+)",\s*k(\w+),')
@@ -67,3 +68,10 @@ def test_an_executor_that_does_not_know_a_format_refuses_it() -> None:
         RecipeError, match="format float32 is not known to the native library's rounding"
     ):
         TABLE["float32"].require("rounding")
+
+
+def test_an_unknown_word_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match="format 'int5' is unknown; choose one of float, float32"):
+        Quantization(("float", "int5"))
+    with pytest.raises(RecipeError, match="format 'int5' is unknown"):
+        Quantization(dense="int5")
