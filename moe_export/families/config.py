@@ -1,6 +1,6 @@
 """Reading the sizes and choices of a model from its `config.json`.
 
-What a model may vary in is either understood here or stops the run by name.
+Every variation of a model is either supported here or stops the run by name.
 """
 
 from __future__ import annotations
@@ -28,24 +28,23 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "final_logit_softcapping": (),
     "router_logit_softcapping": (),
 }
-"""Config keys whose listed values are the only ones supported, whatever the family."""
-
+"""Supported values of config keys of every family."""
 
 GROUP_LIMITED = "group_limited_greedy"
-"""What DeepSeek calls routing by groups."""
+"""DeepSeek's word for routing by groups of experts."""
 
 HEAD_UNIT = 16
-"""GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses to run with other sizes of heads."""
+"""Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
 
-class _Facts:
+class _Config:
     """The config of a model with the defaults of its family, and errors that name the key."""
 
     def __init__(self, family: Family, config: dict[str, Any]) -> None:
         self.family = family
         facts = family.config_defaults | config
         rope = rope_facts(config)
-        # Where transformers 5 writes them, and what it goes by if both are there.
+        # transformers 5 writes these keys within another, which wins if both are there.
         facts |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         self.values = {key: value for key, value in facts.items() if value is not None}
 
@@ -60,35 +59,35 @@ class _Facts:
                 )
 
     def knows(self, name: str) -> bool:
-        """Whether the family has such a size."""
+        """True if the family has such a size."""
         return name in self.family.config_keys
 
     def number(self, name: str) -> Any:
-        """A size by our name for it."""
+        """A size, by our name for it."""
         named = self.family.config_keys[name]
         keys = (named,) if isinstance(named, str) else named
-        found = {key: self.values[key] for key in keys if key in self.values}
-        value = next(iter(found.values()), None)
+        given = {key: self.values[key] for key in keys if key in self.values}
+        value = next(iter(given.values()), None)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             raise CheckpointError(
                 f"config.json: {' or '.join(keys)} is {value!r}, expected a number for "
                 f"{self.family.model_type}"
             )
-        if any(other != value for other in found.values()):
+        if any(other != value for other in given.values()):
             raise CheckpointError(
-                f"config.json: {' and '.join(f'{k} {v}' for k, v in found.items())} are names of "
+                f"config.json: {' and '.join(f'{k} {v}' for k, v in given.items())} are names of "
                 f"the same size for {self.family.model_type}; remove the wrong one"
             )
         return value
 
     def number_or(self, name: str, default: Any) -> Any:
-        """A size, or a value in its place if the config or the family has none."""
+        """A size, or the default if the config or the family has none."""
         named = self.family.config_keys.get(name, ())
         keys = (named,) if isinstance(named, str) else named
         return self.number(name) if any(key in self.values for key in keys) else default
 
     def flag(self, key: str) -> bool:
-        """Whether a key is there and true."""
+        """True if a key is there and true."""
         return bool(self.values.get(key, False))
 
 
@@ -98,7 +97,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     Raises:
         CheckpointError: a key is missing or of the wrong kind, or asks for something unsupported.
     """
-    facts = _Facts(family, config)
+    facts = _Config(family, config)
     facts.check_refused()
     number = facts.number
     hidden_size, num_heads = number("hidden_size"), number("num_heads")
@@ -148,17 +147,17 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
 
 
 def all_names(family: Family, config: dict[str, Any]) -> dict[str, Any]:
-    """The sizes that have several keys, under each of them.
+    """Sizes that have several config keys, by every one of these.
 
     Raises:
         CheckpointError: a size is missing or not a number.
     """
-    facts = _Facts(family, config)
+    facts = _Config(family, config)
     several = {name: keys for name, keys in family.config_keys.items() if isinstance(keys, tuple)}
     return {key: facts.number(name) for name, keys in several.items() for key in keys}
 
 
-def _read_latent(facts: _Facts) -> LatentAttention | None:
+def _read_latent(facts: _Config) -> LatentAttention | None:
     if not facts.knows("kv_latent"):
         return None
     return LatentAttention(
@@ -170,7 +169,7 @@ def _read_latent(facts: _Facts) -> LatentAttention | None:
     )
 
 
-def _read_groups(facts: _Facts) -> ExpertGroups | None:
+def _read_groups(facts: _Config) -> ExpertGroups | None:
     count = facts.number_or("groups", 1)
     if facts.values.get("topk_method") != GROUP_LIMITED:
         if count != 1:
@@ -188,39 +187,39 @@ def _read_groups(facts: _Facts) -> ExpertGroups | None:
     return groups
 
 
-def _shared_width(facts: _Facts) -> int:
-    """That of the unpruned model, 0 if it has no shared expert."""
+def _shared_width(facts: _Config) -> int:
+    """Width of the unpruned model's shared expert; 0 without one."""
     if facts.knows("num_shared_experts"):
         return int(facts.number("num_shared_experts") * facts.number("width"))
     return int(facts.number("shared_width")) if facts.knows("shared_width") else 0
 
 
 def _read_shared_widths(
-    facts: _Facts, config: dict[str, Any], widths: tuple[tuple[int, ...], ...]
+    facts: _Config, config: dict[str, Any], widths: tuple[tuple[int, ...], ...]
 ) -> tuple[int | None, ...]:
     most = _shared_width(facts)
     whole = tuple(most if most and layer else None for layer in widths)
     is_pruned = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
     if not is_pruned or SHARED_WIDTHS_KEY not in config:
         return whole
-    found = config[SHARED_WIDTHS_KEY]
+    given = config[SHARED_WIDTHS_KEY]
     if (
-        not isinstance(found, list)
-        or len(found) != len(whole)
+        not isinstance(given, list)
+        or len(given) != len(whole)
         or not all(
-            width is None if of is None else type(width) is int and 0 <= width <= of
-            for width, of in zip(found, whole, strict=True)
+            width is None if limit is None else type(width) is int and 0 <= width <= limit
+            for width, limit in zip(given, whole, strict=True)
         )
     ):
         raise CheckpointError(
-            f"config.json: {SHARED_WIDTHS_KEY} is {found!r}, expected for each of {len(whole)} "
+            f"config.json: {SHARED_WIDTHS_KEY} is {given!r}, expected for each of {len(whole)} "
             f"layers a width between 0 and {most}, or null where it has no shared expert"
         )
-    return tuple(found)
+    return tuple(given)
 
 
-def _check_window(facts: _Facts) -> None:
-    """A window that no position sees the end of changes nothing."""
+def _check_window(facts: _Config) -> None:
+    """Stops at an attention window that is shorter than the positions of the model."""
     window, positions = facts.values.get("sliding_window"), facts.number("max_positions")
     if window and window < positions and facts.values.get("use_sliding_window", True):
         raise CheckpointError(
@@ -229,7 +228,7 @@ def _check_window(facts: _Facts) -> None:
         )
 
 
-def _check_heads(facts: _Facts, head_dim: int, rotary_dim: int) -> None:
+def _check_heads(facts: _Config, head_dim: int, rotary_dim: int) -> None:
     if head_dim % HEAD_UNIT or rotary_dim % HEAD_UNIT:
         raise CheckpointError(
             f"config.json: a head of this {facts.family.model_type} has {head_dim} entries, "
@@ -238,8 +237,8 @@ def _check_heads(facts: _Facts, head_dim: int, rotary_dim: int) -> None:
         )
 
 
-def _moe_layers(facts: _Facts, num_layers: int) -> list[bool]:
-    """Of each layer, whether it has experts, as transformers decides it."""
+def _moe_layers(facts: _Config, num_layers: int) -> list[bool]:
+    """True for each layer that has experts, by the rules of transformers."""
     rules, values = facts.family.dense_layers, facts.values
     step = values.get("decoder_sparse_step", 1) if "decoder_sparse_step" in rules else 1
     plain = values.get("mlp_only_layers", []) if "mlp_only_layers" in rules else []
@@ -249,19 +248,19 @@ def _moe_layers(facts: _Facts, num_layers: int) -> list[bool]:
             f"config.json: decoder_sparse_step is {step!r} and mlp_only_layers is {plain!r}, "
             f"expected a positive number and a list for {facts.family.model_type}"
         )
-    found = [
+    has_experts = [
         layer >= first and layer not in plain and (layer + 1) % step == 0
         for layer in range(num_layers)
     ]
-    if not any(found):
+    if not any(has_experts):
         raise CheckpointError(
             f"config.json: no layer of this {facts.family.model_type} has experts; there is "
             "nothing to prune"
         )
-    return found
+    return has_experts
 
 
-def _read_widths(facts: _Facts, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+def _read_widths(facts: _Config, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
     num_layers, num_experts, most = map(facts.number, ("num_layers", "num_experts", "width"))
     counts = [num_experts * moe for moe in _moe_layers(facts, num_layers)]
     if not str(config.get("model_type", "")).startswith(PRUNED_PREFIX):

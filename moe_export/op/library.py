@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_export.errors import DependencyError
-from moe_export.op.c_interface import load
+from moe_export.op.c_interface import MESSAGE_BYTES, load
 
 if TYPE_CHECKING:
     from onnxruntime import SessionOptions
 
 LIBRARY_NAME = "libmoe_export_ops.so"
-
-_MESSAGE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,9 @@ def describe_cuda(path: Path | None = None) -> str | None:
     Raises:
         DependencyError: if the library is absent or cannot be loaded.
     """
-    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    message = ctypes.create_string_buffer(MESSAGE_BYTES)
     library = load(path or library_path())
-    refused = library.moe_export_cuda_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
+    refused = library.moe_export_cuda_describe(message, ctypes.c_size_t(MESSAGE_BYTES))
     return message.value.decode() if refused else None
 
 
@@ -98,8 +96,8 @@ def describe(path: Path | None = None) -> LibraryDescription:
     """
     path = path or library_path()
     library = load(path)
-    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    refused = library.moe_export_describe(message, ctypes.c_size_t(_MESSAGE_BYTES))
+    message = ctypes.create_string_buffer(MESSAGE_BYTES)
+    refused = library.moe_export_describe(message, ctypes.c_size_t(MESSAGE_BYTES))
     text = message.value.decode()
     if refused:
         raise DependencyError(text)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
-from moe_export.formats import GRIDS
+from moe_export.formats import TABLE, FormatFacts
 from moe_export.formats.storage import scale_shape, stored_shape
 from moe_export.op import c_interface, spec
 from moe_export.op.library import library_path
@@ -34,7 +34,6 @@ PANEL_COLUMNS = 64
 BLOCK = 32
 """Depth that a scale of a packed panel is for, whatever the group size."""
 
-_FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SCALE_BYTES, _ZERO_POINT_BYTES = 2, 1
 
 
@@ -53,6 +52,9 @@ class PackedLayout:
         widths: of the routed experts.
         shared_width: of the shared expert; None if there is none.
         activation: of the node.
+
+    Raises:
+        RecipeError: the layout does not know the format.
     """
 
     format_name: spec.Format
@@ -61,6 +63,9 @@ class PackedLayout:
     widths: tuple[int, ...]
     shared_width: int | None = None
     activation: spec.Activation = "swiglu"
+
+    def __post_init__(self) -> None:
+        self._facts.require("packed")
 
     @property
     def all_widths(self) -> tuple[int, ...]:
@@ -87,7 +92,7 @@ class PackedLayout:
 
     def scale_bytes(self, width: int) -> int:
         """Of the scales and zero points of one expert."""
-        if self.format_name in _FLOAT_BYTES:
+        if not self._facts.is_quantized:
             return 0
         return self._bytes(width, lambda depth: -(-depth // BLOCK) * self._block_scale_bytes)
 
@@ -117,15 +122,19 @@ class PackedLayout:
         )
 
     def _column_bytes(self, depth: int) -> int:
-        if self.format_name in _FLOAT_BYTES:
-            return depth * _FLOAT_BYTES[self.format_name]
-        codes = BLOCK * GRIDS[self.format_name].bits // 8
-        return -(-depth // BLOCK) * (codes + self._block_scale_bytes)
+        bits = self._facts.panel_bits
+        assert bits is not None  # `packed` is among the executors
+        if not self._facts.is_quantized:
+            return depth * bits // 8
+        return -(-depth // BLOCK) * (BLOCK * bits // 8 + self._block_scale_bytes)
 
     @property
     def _block_scale_bytes(self) -> int:
-        has_zero_point = GRIDS[self.format_name].has_zero_point
-        return _SCALE_BYTES + (_ZERO_POINT_BYTES if has_zero_point else 0)
+        return _SCALE_BYTES + (_ZERO_POINT_BYTES if self._facts.has_zero_point else 0)
+
+    @property
+    def _facts(self) -> FormatFacts:
+        return TABLE[self.format_name]
 
 
 class Packer:
@@ -190,8 +199,8 @@ class Packer:
     ) -> c_interface.Tensor:
         """Weight number `place` of the expert, which may be packed as in a checkpoint."""
         layout = self._layout
-        grid = GRIDS.get(layout.format_name)
-        if grid is None or grid.bits == 8 or array.dtype != np.uint8:
+        grid = TABLE[layout.format_name].grid
+        if grid is None or grid.storage_bits == 8 or array.dtype != np.uint8:
             return c_interface.tensor(array, keep)
         role, part = divmod(place, len(spec.weight_parts(layout.format_name)))
         is_down = role == len(spec.expert_inputs(layout.activation)) - 1

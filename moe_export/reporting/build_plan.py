@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.planned import prunes_shared, unpruned, widths_after, widths_before
 from moe_export.errors import ArtifactError
 from moe_export.experts import ExpertTable, descending, kept_rows
 from moe_export.families import spec_of
-from moe_export.families.base import ModelSpec
+from moe_export.planning.shares import active_parameters, token_shares
 
 CURVE_FRACTIONS = (0.001, 0.0025, 0.005, *(percent / 100 for percent in range(1, 101)))
 """Where the cumulative curve is sampled: more closely at its steep beginning."""
@@ -39,6 +38,7 @@ def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) ->
     """
     after = spec_of(read_config(prune))
     before = unpruned(after, plan)
+    shares = token_shares(importance.tokens_per_expert, after.top_k)
     return {
         "family": after.family.model_type,
         "layers": after.num_layers,
@@ -46,10 +46,10 @@ def model_facts(prune: Path, plan: Mapping[str, Any], importance: Importance) ->
         "experts_per_token": after.top_k,
         "hidden_size": after.hidden_size,
         "vocabulary_tokens": after.vocab_size,
-        "parameters": {"before": _parameters(before), "after": _parameters(after)},
+        "parameters": {"before": before.parameters, "after": after.parameters},
         "active_parameters_per_token": {
-            "before": _active_parameters(before, importance),
-            "after": _active_parameters(after, importance),
+            "before": active_parameters(before, shares),
+            "after": active_parameters(after, shares),
         },
     }
 
@@ -161,31 +161,3 @@ def coverage_facts(importance: Importance) -> dict[str, Any]:
         "tokens_per_expert_median": statistics.median(tokens),
         "tokens_per_expert_max": max(tokens),
     }
-
-
-def _parameters(spec: ModelSpec) -> int:
-    return sum(tensor.elements for tensor in spec.tensors.values())
-
-
-def _active_parameters(spec: ModelSpec, importance: Importance) -> float | None:
-    """Parameters outside the routed experts, and of the experts that a token is sent to.
-
-    Experts differ in width once pruned, so the mean is over the calibration tokens.
-    """
-    experts = [tensor for tensor in spec.tensors.values() if tensor.expert is not None]
-    active = float(_parameters(spec) - sum(tensor.elements for tensor in experts))
-    shares = [_share_of_tokens(reached, spec.top_k) for reached in importance.tokens_per_expert]
-    for tensor in experts:
-        assert tensor.layer is not None
-        share = shares[tensor.layer]
-        if share is None:
-            return None
-        assert tensor.expert is not None
-        active += tensor.elements * share[tensor.expert]
-    return active
-
-
-def _share_of_tokens(reached: NDArray[np.int64], top_k: int) -> list[float] | None:
-    """Per expert, the share of all tokens that were routed to it; None if there were none."""
-    tokens = sum(int(count) for count in reached) / top_k
-    return [int(count) / tokens for count in reached] if tokens else None

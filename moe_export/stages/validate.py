@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moe_export.artifacts.base import save_json
-from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
@@ -26,9 +26,6 @@ from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
 VALIDATION_FILE = "validation.json"
 MEASUREMENTS_FILE = "measurements.json"
 DOCUMENTS_FILE = "documents.json"
-
-TEST_SEED = 1234
-"""Scored documents are the same in every run, so that runs can be compared."""
 
 PARITY_SEQUENCES = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -148,7 +148,7 @@ def inputs_of(
         format_name: of the weights; that of x if None.
         group_size: of a quantized format.
     """
-    format_name = format_name or cast("spec.Format", dtype)
+    format_name = format_name or dtype
     random = np.random.default_rng(20)
     num_experts = len(case.widths)
 

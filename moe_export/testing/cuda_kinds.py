@@ -1,13 +1,13 @@
-"""What the CUDA kernels run, and what of it is packaged."""
+"""Kinds of nodes that the CUDA kernels run, and those that are packaged."""
 
 from __future__ import annotations
 
-from moe_export.op import spec
+from moe_export.formats import TABLE
 from moe_export.op.triton.build import FORMATS_OF
 from moe_export.op.triton.packed import device_format
 from moe_export.testing.cases import KINDS, kinds_of
 
-CUDA_FORMATS: tuple[spec.Format, ...] = spec.FORMATS
+CUDA_FORMATS = tuple(name for name, facts in TABLE.items() if "cuda" in facts.executors)
 
 CUDA_KINDS = kinds_of(CUDA_FORMATS)
 
