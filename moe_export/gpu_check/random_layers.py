@@ -39,7 +39,7 @@ def random_layer(
     hidden_size: int,
     device: str,
 ) -> DeviceLayer:
-    """A layer as `lay_out` would give it, which would take longer than the timing.
+    """A layer in the layout of `lay_out`, which would take longer than the timing.
 
     Args:
         widths: w of each expert.

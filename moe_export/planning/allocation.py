@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,11 +166,6 @@ def format_errors(
                 lost, norm = lost + found[0], norm + found[1]
         errors[name] = lost / norm if norm else 0.0
     return errors
-
-
-def token_shares(tokens_per_expert: Sequence[NDArray[np.int64]], top_k: int) -> list[Any]:
-    """Per layer [E], the share of all tokens that each expert gets; 0 where there were none."""
-    return [tokens_E * top_k / max(int(tokens_E.sum()), 1) for tokens_E in tokens_per_expert]
 
 
 def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,8 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
-from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
+from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors
+from moe_export.planning.shares import token_shares
 from moe_export.planning.widths import WidthRule, solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings

@@ -57,7 +57,7 @@ def scores_of(model: Any, tasks: dict[str, ScoredTask], reference: Any) -> dict[
     scores = score_tasks(model, tasks, reference)
     return {
         "mean_exact_match": mean_exact_match(scores),
-        "text_loss_nats": scores["text"]["loss_nats"],
-        "text_kl_nats": scores["text"].get("kl_nats"),
-        "tasks": {name: score["exact_match"] for name, score in scores.items()},
+        "text_loss_nats": scores["text"].loss_nats,
+        "text_kl_nats": scores["text"].kl_nats,
+        "tasks": {name: score.exact_match for name, score in scores.items()},
     }

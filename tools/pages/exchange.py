@@ -27,7 +27,8 @@ from moe_export.experts import kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.formats import FORMATS
 from moe_export.graph import predicted_bytes
-from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors, token_shares
+from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors
+from moe_export.planning.shares import token_shares
 from moe_export.quantization import Format, Quantization
 from moe_export.recipe.load import load_recipe
 from moe_export.torch_model import load_torch_model
@@ -89,13 +90,13 @@ class Measuring:
         if key not in self._known:
             self._change(chosen.widths, by_layer)
             tallies = tally_tasks(self.changed, self.tasks, self.dense)
-            scores = {name: tally.as_dict() for name, tally in tallies.items()}
+            scores = {name: tally.scores() for name, tally in tallies.items()}
             self._known[key] = {
                 "kept": sum(map(sum, chosen.widths)) / sum(map(sum, self.spec.widths)),
                 "formats": list(by_layer),
-                "kl_nats": float(np.mean([score["kl_nats"] for score in scores.values()])),
+                "kl_nats": float(np.mean([score.kl_nats for score in scores.values()])),
                 "exact_match": mean_exact_match(scores),
-                "documents": {name: asdict(t.documents) for name, t in tallies.items()},
+                "documents": {name: t.document_scores() for name, t in tallies.items()},
             }
         return self._known[key]
 
