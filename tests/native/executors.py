@@ -134,7 +134,7 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
 
 
 def layout_of(inputs: Inputs) -> PackedLayout:
-    """What a packed layer of the inputs holds."""
+    """Layout of the packed layer that holds the weights of the inputs."""
     return PackedLayout(
         inputs.format_name,
         inputs.group_size,
