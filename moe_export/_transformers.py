@@ -1,16 +1,16 @@
-"""Makes stock transformers know pruned checkpoints, without importing transformers.
+"""Registers pruned checkpoints with stock transformers, without importing transformers.
 
 After `import moe_export`, `AutoConfig` and `AutoModelForCausalLM` load every model_type that starts
-with `PRUNED_PREFIX`. transformers is slow to import and torch more so, and most commands need
-neither, nor the numpy that the facts of the families need. Hence every import here is within a
-function, and there are two delays:
+with `PRUNED_PREFIX`. Importing transformers and torch is slow, and most commands need neither, nor
+numpy, which the families need. So every import here is inside a function, and registration is
+delayed twice:
 
 * A finder on `sys.meta_path` waits for the module of transformers that holds the registry of
-  configs. It lets Python's own path finder find it, and registers directly after the module has
-  run. If transformers was imported before moe_export, registration is at once.
-* What is registered is a stand-in, because in the midst of an import of transformers its model and
-  config modules cannot be relied upon: they import each other in circles. When the stand-in is
-  first asked for a config, it registers the real config and model classes and hands over.
+  configs, and registers as soon as that module has run. If transformers was imported before
+  moe_export, registration happens at once.
+* The registered class is a stand-in, because the model and config modules of transformers import
+  each other in circles and may be incomplete at that moment. When the stand-in is first asked for a
+  config, it registers the real config and model classes and delegates to them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def register_when_imported() -> None:
 
 
 def _register(model_type: str) -> type[Any]:
-    """Registers the real classes of a family, and returns that of its configs."""
+    """Registers the real classes of a family, and returns its config class."""
     from transformers import AutoConfig  # noqa: PLC0415 - only now
     from transformers.utils import is_torch_available  # noqa: PLC0415 - only now
 
@@ -86,7 +86,7 @@ def _stand_in(model_type: str) -> type[Any]:
 
 
 class _AfterImport(MetaPathFinder):
-    """Registers the stand-ins when the registry of configs has been imported."""
+    """Finder that registers the stand-ins when the registry of configs has been imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -102,6 +102,6 @@ class _AfterImport(MetaPathFinder):
             execute(module)
             _register_stand_ins(module)
 
-        # The loader belongs to this spec alone, so that nothing else sees the change.
+        # The loader belongs to this spec only, so that nothing else is affected.
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

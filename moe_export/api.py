@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from moe_export.artifacts.comparison import Comparison
 from moe_export.artifacts.plan import Plan
 from moe_export.errors import RecipeError
 from moe_export.ort.model import Model, exported_model
@@ -164,14 +165,14 @@ def generate(
     return load(folder, provider=provider, variant=variant).generate(prompt, new_tokens)
 
 
-def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
+def compare(runs: Sequence[str | Path]) -> Comparison:
     """Compares finished runs: memory, accuracy and speed of every exported model.
 
     Args:
         runs: run directories with a report, at least one.
 
     Returns:
-        One column per exported model; keys as in docs/reference/report.md.
+        One column per exported model.
 
     Raises:
         ArtifactError: a directory holds no report.

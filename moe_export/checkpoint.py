@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint directories: a lazy reader, and a writer of one tensor at a time."""
+"""Reader and writer of Hugging Face checkpoint directories, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ INDEX_FILE = "model.safetensors.index.json"
 
 SAMPLES = 64
 SAMPLE_BYTES = 4096
-"""How much of each shard a fingerprint reads: 256 KiB, one page at a place."""
+"""Number and size of the samples of each shard in a fingerprint: 256 KiB, a page per sample."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-"""Storage types of weights that are accepted, by their name in a safetensors header."""
+"""Accepted dtypes of weights, by their name in a safetensors header."""
 
 CODE_DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)}
-"""What is accepted besides where the config has `QUANTIZATION_KEY`."""
+"""Dtypes that are accepted too if the config has `QUANTIZATION_KEY`."""
 
 LARGEST_BITS = {
     DTYPES["F16"]: int(np.float16(np.finfo(np.float16).max).view(np.uint16)),
     DTYPES["BF16"]: int(ml_dtypes.finfo(ml_dtypes.bfloat16).max.view(np.uint16)),
 }
-"""Of the largest finite number in two bytes; those of infinity and NaN are above."""
+"""Bits of the largest finite number of each two-byte dtype; infinity and NaN have larger bits."""
 
 _DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
 
 class Part(NamedTuple):
-    """Some rows of a stored tensor, of one expert if its first axis is that of experts."""
+    """Row range of a stored tensor, within one expert if its first axis is the experts."""
 
     stored: str
     expert: int | None
@@ -59,10 +59,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor: its shard, dtype and shape.
+    """Entry of a tensor in a shard's header.
 
     Attributes:
-        part: of what it is a part, if the checkpoint does not store it by itself.
+        shard: File name of the shard.
+        dtype: Stored dtype.
+        shape: Shape of the tensor, or of its part.
+        part: Row range of a larger stored tensor; None if the tensor is stored by itself.
     """
 
     shard: str
@@ -72,17 +75,17 @@ class TensorInfo:
 
     @property
     def size_bytes(self) -> int:
-        """Of the tensor on disk."""
+        """Bytes of the tensor on disk."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
 class Checkpoint:
-    """Lazy reader of a checkpoint directory. Opening it reads headers only.
+    """Lazy reader of a checkpoint directory; the constructor reads only the headers.
 
     Raises:
-        CheckpointError: no `config.json`, no weights, a shard that is missing or truncated,
-            a tensor in two shards, or a storage type other than float32, float16 and bfloat16
-            (and int8 and uint8, if the config says that it is quantized).
+        CheckpointError: `config.json` or the weights are missing, a shard is missing or truncated,
+            a tensor is in two shards, or a dtype is not float32, float16 or bfloat16 (nor int8 or
+            uint8 if the config has `QUANTIZATION_KEY`).
     """
 
     def __init__(self, directory: Path) -> None:
@@ -102,10 +105,10 @@ class Checkpoint:
         self._check_index()
 
     def read(self, name: str) -> NDArray[Any]:
-        """One tensor in its stored dtype, read from disk now.
+        """Reads one tensor from disk, in its stored dtype.
 
         Raises:
-            CheckpointError: if the tensor is absent or unreadable, or holds a NaN or an infinity.
+            CheckpointError: The tensor is absent or unreadable, or holds a NaN or an infinity.
         """
         if name not in self.tensors:
             raise CheckpointError(f"{self.directory}: tensor {name} is missing")
@@ -134,11 +137,11 @@ class Checkpoint:
         return tensor
 
     def divide(self, stored: str, parts: Mapping[str, Part]) -> None:
-        """Replaces a tensor by parts of it, which are read by themselves from then on.
+        """Replaces a tensor by its parts, which are then read one by one.
 
         Args:
-            stored: its name.
-            parts: by their new names.
+            stored: Stored name of the tensor.
+            parts: Parts by their new names.
         """
         whole = self.tensors.pop(stored)
         for name, part in parts.items():
@@ -147,10 +150,10 @@ class Checkpoint:
             self.tensors[name] = TensorInfo(whole.shard, whole.dtype, shape, part)
 
     def fingerprint(self) -> str:
-        """SHA-256 over `config.json` and, of every shard, the header, the size and a sample.
+        """SHA-256 over `config.json` and the header, size and samples of every shard.
 
-        Reading 28 GB to see that nothing has changed would cost more than most stages, so the
-        weights are sampled at `SAMPLES` evenly spaced places: enough to notice other weights.
+        Reading all of 28 GB would take longer than most stages. So weights are sampled at `SAMPLES`
+        evenly spaced places, which is enough to detect other weights.
         """
         digest = hashlib.sha256((self.directory / "config.json").read_bytes())
         for shard in self._shards():
@@ -199,15 +202,15 @@ class Checkpoint:
 
 
 class CheckpointWriter:
-    """Writes shards one at a time, then the index and `config.json`, so that an interrupted write
-    never looks like a whole checkpoint.
+    """Writer of shards, which writes the index and `config.json` last.
 
-    Use as a context manager; on an exception nothing is finished.
+    An interrupted write therefore never looks like a complete checkpoint. Use it as a context
+    manager; after an exception neither index nor config is written.
 
     Args:
-        directory: an existing directory.
-        config: becomes `config.json`.
-        num_shards: how many shards will be written.
+        directory: Existing directory.
+        config: Content of `config.json`.
+        num_shards: Number of shards that will be written.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], num_shards: int) -> None:
@@ -225,7 +228,7 @@ class CheckpointWriter:
         """Writes one shard of tensors that are in memory.
 
         Raises:
-            ResourceError: if the disk is full.
+            ResourceError: The disk is full.
         """
         layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
         self.stream_shard(layout, tensors.values())
@@ -235,14 +238,14 @@ class CheckpointWriter:
         layout: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         values: Iterable[NDArray[Any]],
     ) -> None:
-        """Writes one shard, taking one tensor at a time.
+        """Writes one shard, with one tensor in memory at a time.
 
         Args:
-            layout: dtype and shape of every tensor of the shard.
-            values: the tensors in the order of `layout`.
+            layout: Dtype and shape of every tensor of the shard, by name.
+            values: Tensors in the order of `layout`.
 
         Raises:
-            ResourceError: if the disk is full.
+            ResourceError: The disk is full.
         """
         self._written += 1
         shard = f"model-{self._written:05d}-of-{self._num_shards:05d}.safetensors"
@@ -284,14 +287,14 @@ class CheckpointWriter:
 
 
 def overwrite(directory: Path, values: Mapping[str, NDArray[Any]]) -> None:
-    """Replaces the values of tensors where they are stored; dtypes, shapes and sizes stay.
+    """Overwrites the values of tensors in place; dtypes, shapes and file sizes do not change.
 
     Args:
-        directory: a checkpoint that `CheckpointWriter` has written.
-        values: by name, in the shape that is stored; they are converted to the dtype.
+        directory: Checkpoint written by `CheckpointWriter`.
+        values: New values by name, in the stored shape; converted to the stored dtype.
 
     Raises:
-        ResourceError: a shard cannot be written.
+        ResourceError: A shard cannot be written.
     """
     tensors = Checkpoint(directory).tensors
     for name, array in values.items():
@@ -309,10 +312,10 @@ def overwrite(directory: Path, values: Mapping[str, NDArray[Any]]) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON by way of a temporary name, so that a reader never sees half a file.
+    """Writes JSON under a temporary name and renames it, so that readers never see half a file.
 
     Raises:
-        ResourceError: if the file cannot be written.
+        ResourceError: The file cannot be written.
     """
     temporary = path.with_name(path.name + ".partial")
     try:
@@ -327,11 +330,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _not_finite(tensor: NDArray[Any]) -> int:
-    """How many values are infinite or not a number."""
+    """Number of values that are infinite or NaN."""
     largest = LARGEST_BITS.get(tensor.dtype)
     if largest is None:
         return int(tensor.size - np.count_nonzero(np.isfinite(tensor)))
-    # Their bits without the sign are in order of magnitude, and compared five times as fast.
+    # Bits without the sign order values by magnitude; comparing them is five times as fast.
     magnitude = tensor.view(np.uint16) & np.uint16(0x7FFF)
     if magnitude.max(initial=0) <= largest:
         return 0

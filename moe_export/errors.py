@@ -1,6 +1,6 @@
-"""Every error a user can meet, and the exit code it ends with.
+"""Errors that users can meet, and the exit code of each.
 
-    MoeExportError            1  anything not named below
+    MoeExportError            1  any other error raised on purpose
     ├── RecipeError           2  the recipe or the command line: key, file, line
     ├── DependencyError       3  a package, provider, library or data set asked for is absent
     ├── ResourceError         4  disk or memory does not suffice
@@ -11,7 +11,7 @@
     ├── ArtifactError         9  the run directory: missing, damaged, in use or of another version
     └── ShapeError           10  arrays that do not fit together (a caller's mistake)
 
-A message says what was wrong, where, what was expected and found, and what to do, in one sentence.
+A message is one sentence: what was wrong, where, what was expected and found, and what to do.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 class MoeExportError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all errors raised on purpose."""
 
     exit_code = 1
 
 
 class RecipeError(MoeExportError):
-    """A recipe or a command line that cannot be carried out as written."""
+    """Recipe or command line that cannot be carried out as written."""
 
     exit_code = 2
 
 
 class DependencyError(MoeExportError):
-    """Something outside this package that was asked for is absent."""
+    """Package, provider, library or data set that was asked for and is absent."""
 
     exit_code = 3
 
 
 class ResourceError(MoeExportError):
-    """Disk or memory does not suffice."""
+    """Disk or memory that does not suffice."""
 
     exit_code = 4
 
 
 class GateError(MoeExportError):
-    """A limit written in the recipe was not met."""
+    """Limit of the recipe that was not met."""
 
     exit_code = 5
 
 
 class CheckpointError(MoeExportError):
-    """A source model that is incomplete, damaged or of an unknown kind."""
+    """Source model that is incomplete, damaged or of an unknown kind."""
 
     exit_code = 6
 
 
 class CalibrationError(MoeExportError):
-    """A calibration set that is empty, too short or unreadable."""
+    """Calibration set that is empty, too short or unreadable."""
 
     exit_code = 7
 
 
 class PlanError(MoeExportError):
-    """A budget that cannot be met."""
+    """Budget that cannot be met."""
 
     exit_code = 8
 
 
 class ArtifactError(MoeExportError):
-    """A run directory that is incomplete, damaged, in use or written by another version."""
+    """Run directory that is incomplete, damaged, in use or written by another version."""
 
     exit_code = 9
 

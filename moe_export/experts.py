@@ -1,10 +1,11 @@
-"""The R axis: a layer's experts side by side, and selection on it.
+"""R axis: the experts of a layer side by side, and the selection of rows on it.
 
 Legend: D hidden, E experts, R rows (the sum of the experts' widths).
 
-A layer's routed experts lie along one axis R. `gate` and `up` are [R, D], and `down` is [R, D] too
-(row r is the direction that intermediate dimension r adds to the output). Importance is a vector
-over R, a plan is one width per expert, and pruning is one index selection applied to all three.
+The routed experts of a layer lie along one axis R. `gate` and `up` are [R, D], and `down` is [R, D]
+too: its row r is the direction that intermediate dimension r adds to the output. Importance is a
+vector over R, a plan is one width per expert, and pruning is one index selection applied to all
+three matrices.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ from moe_export.errors import ShapeError
 
 @dataclass(frozen=True)
 class ExpertTable:
-    """Where each expert's rows lie on R.
+    """Position of each expert's rows on R.
 
     Attributes:
-        widths: rows of each expert, in expert order; 0 is legal.
+        widths: Number of rows of each expert, in expert order; 0 is legal.
     """
 
     widths: tuple[int, ...]
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """E + 1 row numbers; expert e owns rows offsets[e] to offsets[e + 1]."""
+        """Row numbers, E + 1 of them; expert e owns rows offsets[e] to offsets[e + 1]."""
         return (0, *(int(end) for end in np.cumsum(self.widths)))
 
     @property
     def rows(self) -> int:
-        """R."""
+        """Number of rows R of all experts together."""
         return self.offsets[-1]
 
     @cached_property
     def owner_R(self) -> NDArray[np.int64]:
-        """The expert of each row."""
+        """Number of the expert that owns each row, int64."""
         return np.repeat(np.arange(len(self.widths), dtype=np.int64), self.widths)
 
     def slice_of(self, expert: int) -> slice:
-        """The rows of one expert."""
+        """Slice of the rows of one expert."""
         return slice(self.offsets[expert], self.offsets[expert + 1])
 
 
 def descending(importance: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Positions from the most to the least important; ties keep the lower position first.
+    """Positions from the most to the least important; of equal values the lower position is first.
 
-    This is the only order of importance in the package: plan, prune and tests all use it.
+    Plan, prune and tests all use this order.
     """
     return np.argsort(-importance, kind="stable")
 
@@ -60,18 +61,18 @@ def descending(importance: NDArray[np.float64]) -> NDArray[np.int64]:
 def kept_rows(
     importance_R: NDArray[np.float64], table: ExpertTable, widths: Sequence[int]
 ) -> list[NDArray[np.int64]]:
-    """Dimensions that each expert keeps, given the width a plan allows it.
+    """Dimensions that each expert keeps, given its width in a plan.
 
     Args:
-        importance_R: [R] float64; an unknown dimension is +inf, so that it is kept first.
-        table: where the experts lie before pruning.
-        widths: the new width of each expert, 0 to its present one.
+        importance_R: Importance of each row, float64; +inf if unknown, which is kept first.
+        table: Position of the experts before pruning.
+        widths: New width of each expert, from 0 to its present one.
 
     Returns:
-        Per expert, ascending positions within the expert: the `widths[e]` most important ones.
+        Ascending positions within each expert of its `widths[e]` most important dimensions.
 
     Raises:
-        ShapeError: if the lengths disagree or a width is not within 0 and the present one.
+        ShapeError: The lengths disagree, or a width is not between 0 and the present one.
     """
     if importance_R.shape != (table.rows,):
         raise ShapeError(f"importance has shape {importance_R.shape}, expected ({table.rows},)")

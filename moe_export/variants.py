@@ -1,4 +1,4 @@
-"""The variants that one run exports, a folder each, in the order that they are shown in."""
+"""Variants of the model that a run exports, one folder each, in the order of reports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PLANNED = {BASELINE: "before", PRUNED: "after", QUANTIZED: "quantized"}
 
 
 def exported(export: Path) -> dict[str, Path]:
-    """The variants in the folder of the export stage; the last one is the product."""
+    """Folders of the exported variants by name; the last one is the run's final model."""
     return {name: export / name for name in VARIANTS if (export / name).is_dir()}
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Each name once: the baseline, what is done to it step by step, then others by name."""
+    """Names without repeats: variants in their order, then other names alphabetically."""
     return sorted(
         set(names),
         key=lambda name: (VARIANTS.index(name) if name in VARIANTS else len(VARIANTS), name),

@@ -14,6 +14,8 @@ import yaml
 
 from moe_export import errors
 from moe_export.cli import EXIT_CODES, _parser
+from moe_export.graph.decoder import FORMAT_VERSION
+from moe_export.op import packed, spec
 from moe_export.recipe.load import load_recipe
 from moe_export.scores import SCORES
 from moe_export.stages import STAGES
@@ -202,6 +204,20 @@ def test_every_exit_code_is_documented(kind: type[errors.MoeExportError]) -> Non
     page = (ROOT / "docs/guide/troubleshooting.md").read_text()
     assert re.search(rf"^\| {kind.exit_code} \| \w", page, re.MULTILINE)
     assert re.search(rf"^## {kind.exit_code}: \w", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("thing", "version"),
+    [
+        ("operator in a model", spec.VERSION),
+        ("packed experts", packed.VERSION),
+        ("exported model", FORMAT_VERSION),
+    ],
+)
+def test_the_compatibility_page_has_the_versions_of_the_code(thing: str, version: object) -> None:
+    page = (ROOT / "docs/reference/compatibility.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| {thing} |"))
+    assert row.split("|")[2].rstrip().endswith(f": {version}")
 
 
 def messages() -> Iterator[str]:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 RECIPES = {
@@ -61,13 +62,52 @@ def digests(home: Path) -> dict[str, str]:
 
 
 def must_be_equal(name: str) -> bool:
-    """Tells whether a file has to keep its bytes."""
+    """True if a file has to keep its bytes."""
     path = Path(name)
     return path.suffix not in MAY_CHANGE or path.name in MODEL_FILES
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Files of two sides, by relative path.
+
+    Attributes:
+        equal: Files that must be equal and are.
+        wrong: Files that must be equal and differ, or exist on one side only.
+        changed: Text that differs.
+        moved: Text that exists on one side only.
+    """
+
+    equal: tuple[str, ...]
+    wrong: tuple[str, ...]
+    changed: tuple[str, ...]
+    moved: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """True if there are files that must be equal and all of them are."""
+        return bool(self.equal) and not self.wrong
+
+
+def compare(old: dict[str, str], new: dict[str, str]) -> Comparison:
+    """Compares two sides.
+
+    Args:
+        old: Relative path of each file to its digest, see `digests`.
+        new: The other side.
+    """
+    kinds: dict[str, list[str]] = {"equal": [], "wrong": [], "changed": [], "moved": []}
+    for name in sorted(old.keys() | new.keys()):
+        same, both = old.get(name) == new.get(name), name in old and name in new
+        if must_be_equal(name):
+            kinds["equal" if same else "wrong"].append(name)
+        elif not same:
+            kinds["changed" if both else "moved"].append(name)
+    return Comparison(**{kind: tuple(names) for kind, names in kinds.items()})
+
+
 def main() -> int:
-    """Runs both checkouts and prints what differs."""
+    """Runs both checkouts and prints the differences; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=Path, help="interpreter of the environment of the old checkout")
     parser.add_argument("new", type=Path, help="interpreter of the environment of the new checkout")
@@ -79,18 +119,13 @@ def main() -> int:
         home.mkdir(parents=True, exist_ok=True)
         run_all(getattr(arguments, side).absolute(), home)
         sides.append(digests(home))
-    old, new = sides
-    either, both = sorted(old.keys() | new.keys()), sorted(old.keys() & new.keys())
-    wrong = [name for name in either if must_be_equal(name) and old.get(name) != new.get(name)]
-    equal = [name for name in both if must_be_equal(name) and old[name] == new[name]]
-    changed = [name for name in both if not must_be_equal(name) and old[name] != new[name]]
-    moved = sorted(set(either) - set(both) - set(wrong))
-    print(f"{len(equal)} files of models, tensors and tokenizers have the same bytes")
-    print("text that changed:", *(f"  {name}" for name in changed), sep="\n")
-    print("text on one side only:", *(f"  {name}" for name in moved), sep="\n")
-    for name in wrong:
+    compared = compare(*sides)
+    print(f"{len(compared.equal)} files of models, tensors and tokenizers have the same bytes")
+    print("text that changed:", *(f"  {name}" for name in compared.changed), sep="\n")
+    print("text on one side only:", *(f"  {name}" for name in compared.moved), sep="\n")
+    for name in compared.wrong:
         print(f"differs or is on one side only: {name}")
-    return 1 if wrong or not equal else 0
+    return 0 if compared.holds else 1
 
 
 if __name__ == "__main__":

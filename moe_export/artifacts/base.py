@@ -43,6 +43,12 @@ class Record(BaseModel):
         """Returns the fields as plain JSON values, in the order of the class."""
         return self.model_dump(mode="json", by_alias=True)
 
+    @classmethod
+    def from_plain(cls, content: Any) -> Self:
+        """Makes the record from plain JSON values, as `plain` returns them."""
+        # In JSON, unlike in Python, a list may stand for a tuple under strict rules.
+        return cls.model_validate_json(json.dumps(content))
+
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = dump(self)
@@ -90,8 +96,7 @@ class JsonArtifact(Record):
                 _refuse(path, f"field {name!r} is missing")
             del content[name]
         try:
-            # In JSON, unlike in Python, a list may stand for a tuple under strict rules.
-            return cls.model_validate_json(json.dumps(content))
+            return cls.from_plain(content)
         except ValidationError as error:
             _refuse(path, _first_fault(error, content))
 

@@ -93,10 +93,10 @@ def compare(arguments: argparse.Namespace) -> None:
     result = api.compare(arguments.runs)
     head, *rows = comparison.text_rows(result)
     print_table("", head, rows)
-    for note in result["notes"]:
+    for note in result.notes:
         console.print(note)
     if arguments.json is not None:
-        _write(arguments.json, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        _write(arguments.json, result.text())
     if arguments.html is not None:
         _write(arguments.html, comparison.to_html(result))
 

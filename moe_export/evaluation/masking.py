@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moe_export.artifacts.validation import TaskScores
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.tally import Tally, batches, tally_document
 from moe_export.torch_model.block import RaggedMoEBlock
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 KeptPositions = Sequence[Sequence[NDArray[np.int64]]]
 """Positions that are not masked, by layer and expert; the shared expert, if included, is last."""
-
-TaskScores = dict[str, dict[str, float | int | None]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,9 @@ def score_tasks(
     model: PreTrainedModel,
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
-) -> TaskScores:
-    """Scores of every task, with the divergence from the reference model if one is given.
-
-    `evaluation.tally` documents the scores.
-    """
-    return {name: tally.as_dict() for name, tally in tally_tasks(model, tasks, reference).items()}
+) -> dict[str, TaskScores]:
+    """Scores every task as `evaluation.tally` does, and its divergence from any reference."""
+    return {name: tally.scores() for name, tally in tally_tasks(model, tasks, reference).items()}
 
 
 def tally_tasks(
@@ -81,7 +77,7 @@ def tally_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> dict[str, Tally]:
-    """Scores of every document, by task; `score_tasks` summarizes them."""
+    """Tallies every task document by document."""
     tallies = {}
     for name, task in tasks.items():
         tally = Tally(task.has_answers)

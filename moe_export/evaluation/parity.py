@@ -1,7 +1,8 @@
-"""An exported model against torch on the same checkpoint.
+"""Parity of an exported model with torch on the same checkpoint.
 
-One of them is in memory at a time, and of torch one layer: the exported model generates and goes,
-torch leaves its logits in a file, and the exported model comes again to be held against them.
+One of the two models is in memory at a time, torch one layer at a time. The exported model
+generates and is closed; torch writes its logits to a file; the exported model is opened again and
+compared.
 
 Legend: T tokens, V vocabulary, D hidden.
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.artifacts.validation import Greedy, Parity
 from moe_export.evaluation.tally import divergence_nats, log_softmax, row_chunks
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
@@ -24,12 +26,12 @@ from moe_export.system.memory import release
 
 @dataclass(frozen=True)
 class Compared:
-    """What is compared.
+    """Tokens of a comparison.
 
     Attributes:
         sequences: token ids, at least one sequence.
-        prompts: token ids.
-        new_tokens: to generate after each prompt.
+        prompts: token ids of the prompts for greedy decoding.
+        new_tokens: number of tokens to generate after each prompt.
     """
 
     sequences: Sequence[list[int]]
@@ -44,30 +46,25 @@ def compare_with_torch(
     compared: Compared,
     scratch: Path,
     limit: float | None = None,
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Logits of sequences, and greedy tokens after prompts.
+) -> tuple[Parity, Greedy | None]:
+    """Compares logits of sequences, and greedy tokens after prompts.
 
-    Torch sees every token that is compared in one pass: what the exported model generated is given
-    to it, and it would have generated the same up to the first token that is not its most likely
-    one. The exported model generates through its KV cache, and on to `new_tokens` through any
-    end-of-sequence token, so that the cache is tested at length.
+    Torch sees all compared tokens in one pass, those that the exported model generated included: it
+    would have generated the same ones up to the first token that is not its most likely one. The
+    exported model generates through its KV cache, beyond any end-of-sequence token, so that the
+    cache is tested at length.
 
     Args:
-        open_model: opens the exported model, for as long as it is needed.
-        directory: of the exported model.
-        checkpoint: that it was made from; weights are taken in float32.
-        compared: the tokens.
-        scratch: a file to be written, of 4 * V bytes for each token of the sequences; it is gone
-            afterwards.
-        limit: an error above it is traced to the first layer whose output differs by more; None
-            where a difference is no fault.
+        open_model: function that opens the exported model.
+        directory: folder of the exported model.
+        checkpoint: checkpoint that the model was exported from; weights are taken in float32.
+        compared: tokens to compare.
+        scratch: path of a temporary file of 4 * V bytes per token of the sequences.
+        limit: largest error that is not traced to the first layer whose output differs by more;
+            None for no tracing.
 
     Returns:
-        `max_logit_error` (at any position), `tokens`, `kl_nats` (mean divergence of the exported
-        model from torch), `top1_agreement`, and `first_bad_layer` (None within the limit or without
-        one; the number of layers if all layers agree and the head is at fault). Then `prompts`,
-        `new_tokens` and `agreement`: the share of greedy tokens that are the same, up to the first
-        difference of each prompt; None without prompts.
+        The parity; and the greedy agreement, None without prompts.
     """
     from moe_export.evaluation.expected import write_logits  # noqa: PLC0415 - imports torch
 
@@ -84,23 +81,26 @@ def compare_with_torch(
             )
         release()
         with scratch.open("rb") as file:
-            parity = _differences(open_model, compared.sequences, file)
+            parity = _parity(open_model, compared.sequences, file)
         release()
     finally:
         scratch.unlink(missing_ok=True)
-    parity["first_bad_layer"] = None
-    if limit is not None and not parity["max_logit_error"] <= limit:
-        first = compared.sequences[0]
-        parity["first_bad_layer"] = first_bad_layer(directory, first, traced, limit)
+    if limit is not None and not parity.max_logit_error <= limit:
+        layer = first_bad_layer(directory, compared.sequences[0], traced, limit)
+        parity = parity.model_copy(update={"first_bad_layer": layer})
+    return parity, _greedy(compared, same)
+
+
+def _greedy(compared: Compared, same: int) -> Greedy | None:
+    """Returns the greedy agreement, given the number of tokens before the first differences."""
     if not compared.prompts:
-        return parity, None
+        return None
     prompts, new_tokens = len(compared.prompts), compared.new_tokens
-    agreement = same / (prompts * new_tokens)
-    return parity, {"prompts": prompts, "new_tokens": new_tokens, "agreement": agreement}
+    return Greedy(prompts=prompts, new_tokens=new_tokens, agreement=same / (prompts * new_tokens))
 
 
 def _generated(open_model: Callable[[], OrtModel], compared: Compared) -> list[list[int]]:
-    """What the exported model says after each prompt."""
+    """Generates with the exported model after each prompt."""
     if not compared.prompts:
         return []
     model = open_model()
@@ -110,49 +110,50 @@ def _generated(open_model: Callable[[], OrtModel], compared: Compared) -> list[l
     ]
 
 
-def _differences(
+def _parity(
     open_model: Callable[[], OrtModel], sequences: Sequence[list[int]], expected: IO[bytes]
-) -> dict[str, Any]:
-    """The figures of `parity`, from torch's logits as `write_logits` leaves them."""
+) -> Parity:
+    """Compares the exported model with the logits that `write_logits` wrote."""
     model = open_model()
     worst, kl_nats, agreements = 0.0, 0.0, 0
     for sequence in sequences:
-        found_TV = model.logits([sequence])[0]
-        vocabulary = found_TV.shape[1]
+        actual_TV = model.logits([sequence])[0]
+        vocabulary = actual_TV.shape[1]
         for rows in row_chunks(len(sequence), vocabulary):
             count = (rows.stop - rows.start) * vocabulary
             expected_TV = np.fromfile(expected, np.float32, count).reshape(-1, vocabulary)
-            # Not by max(), which drops a NaN that comes second.
-            worst = float(np.maximum(worst, np.abs(found_TV[rows] - expected_TV).max()))
-            log_q, log_p = log_softmax(expected_TV), log_softmax(found_TV[rows])
+            # Not max(), which drops a NaN in second place.
+            worst = float(np.maximum(worst, np.abs(actual_TV[rows] - expected_TV).max()))
+            log_q, log_p = log_softmax(expected_TV), log_softmax(actual_TV[rows])
             kl_nats += divergence_nats(log_q, log_p)
-            agreements += int((expected_TV.argmax(-1) == found_TV[rows].argmax(-1)).sum())
+            agreements += int((expected_TV.argmax(-1) == actual_TV[rows].argmax(-1)).sum())
     tokens = sum(len(sequence) for sequence in sequences)
-    return {
-        "max_logit_error": worst,
-        "tokens": tokens,
-        "kl_nats": kl_nats / tokens,
-        "top1_agreement": agreements / tokens,
-    }
+    return Parity(
+        max_logit_error=worst,
+        tokens=tokens,
+        kl_nats=kl_nats / tokens,
+        top1_agreement=agreements / tokens,
+        first_bad_layer=None,
+    )
 
 
 def first_bad_layer(
     directory: Path, sequence: list[int], outputs: Sequence[NDArray[np.float32]], limit: float
 ) -> int:
-    """The first layer whose output differs by more than `limit`, relative to its largest value.
+    """Finds the first layer whose output differs by more than `limit` of its largest value.
 
     The exported graph is opened with the residual stream after every layer as further outputs.
 
     Args:
-        directory: of the exported model.
+        directory: folder of the exported model.
         sequence: token ids.
-        outputs: of every layer in torch, [T, D].
-        limit: of the difference.
+        outputs: output of every layer in torch, float32 [T, D].
+        limit: largest relative difference.
     """
     from moe_export.graph import with_layer_outputs  # noqa: PLC0415 - only for a failure
 
     ours = with_layer_outputs(directory, sequence)
-    for layer, (found, expected) in enumerate(zip(ours, outputs, strict=True)):
-        if not np.abs(found - expected).max() <= limit * max(1.0, np.abs(expected).max()):
+    for layer, (actual, expected) in enumerate(zip(ours, outputs, strict=True)):
+        if not np.abs(actual - expected).max() <= limit * max(1.0, np.abs(expected).max()):
             return layer
     return len(outputs)

@@ -9,42 +9,39 @@ every token of its answer, which is the same as greedy decoding giving exactly t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.artifacts.documents import DocumentScores
+from moe_export.artifacts.validation import TaskScores
 from moe_export.documents.tokens import TokenSequence
 
 LOGIT_BATCH_BYTES = 1 << 28
-"""Logits held at a time, in float32: 256 MiB is 440 tokens of a vocabulary of 152 000."""
+"""Most logits held at a time, in float32: 256 MiB is 440 tokens of a vocabulary of 152 000."""
 
 CHUNK_BYTES = 1 << 26
-"""Probabilities computed at a time, in float64, of which there are about four copies."""
-
-
-@dataclass
-class Documents:
-    """What was found of each document of a task, in the order they were scored.
-
-    Attributes:
-        tokens: that were scored.
-        matches: whether all of them were right.
-        kl_nats: sum over them; empty where there is no reference.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    matches: list[bool] = field(default_factory=list)
-    kl_nats: list[float] = field(default_factory=list)
+"""Most probabilities computed at a time, in float64; about four copies of them exist."""
 
 
 @dataclass
 class Tally:
-    """Sums over the documents of one task, and what they are sums of.
+    """Running sums over the documents of one task.
 
     Attributes:
-        has_answers: whether the documents have a prompt, so that an exact match means something.
+        has_answers: True if the documents have a prompt, so that an exact match means something.
+        items: number of documents.
+        matches: number of documents with every scored token right.
+        tokens: number of scored tokens.
+        loss_nats: negative log-likelihood, summed over the scored tokens.
+        kl_nats: divergence from the reference, summed over the scored tokens.
+        agreements: number of scored tokens whose most likely token is the reference's.
+        compared: True if a document was scored with a reference.
+        tokens_by_document: number of scored tokens of each document.
+        matches_by_document: True for each document with every scored token right.
+        kl_nats_by_document: divergence of each document; empty without a reference.
     """
 
     has_answers: bool
@@ -54,31 +51,44 @@ class Tally:
     loss_nats: float = 0.0
     kl_nats: float = 0.0
     agreements: int = 0
-    compared: bool = field(default=False)
-    documents: Documents = field(default_factory=Documents)
+    compared: bool = False
+    tokens_by_document: list[int] = field(default_factory=list)
+    matches_by_document: list[bool] = field(default_factory=list)
+    kl_nats_by_document: list[float] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """Means, with the standard error of the match rate."""
+    def scores(self) -> TaskScores:
+        """Returns the means, with the standard error of the match rate."""
         rate = self.matches / self.items
         loss = self.loss_nats / self.tokens
-        result: dict[str, float | int | None] = {
-            "items": self.items,
-            "answer_tokens": self.tokens,
-            "exact_match": rate if self.has_answers else None,
-            "exact_match_stderr": (
+        divergence = {}
+        if self.compared:
+            divergence = {
+                "kl_nats": self.kl_nats / self.tokens,
+                "top1_agreement": self.agreements / self.tokens,
+            }
+        return TaskScores(
+            items=self.items,
+            answer_tokens=self.tokens,
+            exact_match=rate if self.has_answers else None,
+            exact_match_stderr=(
                 math.sqrt(rate * (1 - rate) / self.items) if self.has_answers else None
             ),
-            "loss_nats": loss,
-            "perplexity": math.exp(loss),
-        }
-        if self.compared:
-            result["kl_nats"] = self.kl_nats / self.tokens
-            result["top1_agreement"] = self.agreements / self.tokens
-        return result
+            loss_nats=loss,
+            perplexity=math.exp(loss),
+            **divergence,
+        )
+
+    def document_scores(self) -> DocumentScores:
+        """Returns the scores of each document."""
+        return DocumentScores(
+            tokens=tuple(self.tokens_by_document),
+            matches=tuple(self.matches_by_document),
+            kl_nats=tuple(self.kl_nats_by_document),
+        )
 
 
 def batches(sequences: Sequence[TokenSequence], vocabulary: int) -> Iterator[list[TokenSequence]]:
-    """Sequences by length, in batches whose padded logits stay within `LOGIT_BATCH_BYTES`."""
+    """Yields sequences by length, in batches whose padded logits fit `LOGIT_BATCH_BYTES`."""
     budget_tokens = LOGIT_BATCH_BYTES // (4 * vocabulary)
     batch: list[TokenSequence] = []
     for sequence in sorted(sequences, key=lambda s: len(s.tokens)):
@@ -101,8 +111,8 @@ def tally_document(
     Args:
         tally: the sums to add to.
         sequence: the document; its tokens after the prompt are scored.
-        logits_TV: the model's logits at every position.
-        reference_TV: those of the unpruned model, for divergence and agreement; None without one.
+        logits_TV: logits of the model at every position, float32 [T, V].
+        reference_TV: logits of the unpruned model, for divergence and agreement; None without one.
     """
     first = max(sequence.prompt_tokens, 1)
     targets = np.array(sequence.tokens[first:])
@@ -122,33 +132,47 @@ def tally_document(
             kl_nats += divergence_nats(log_q, log_p)
             tally.agreements += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())
     tally.matches += matches
-    tally.documents.tokens.append(targets.size)
-    tally.documents.matches.append(matches)
+    tally.tokens_by_document.append(targets.size)
+    tally.matches_by_document.append(matches)
     if reference_TV is not None:
         tally.kl_nats += kl_nats
-        tally.documents.kl_nats.append(kl_nats)
+        tally.kl_nats_by_document.append(kl_nats)
 
 
 def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
-    """Positions in parts, for whose probabilities `CHUNK_BYTES` are enough."""
+    """Yields ranges of positions whose probabilities fit `CHUNK_BYTES`."""
     step = max(1, CHUNK_BYTES // (8 * vocabulary))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
 def divergence_nats(log_q: NDArray[np.float64], log_p: NDArray[np.float64]) -> float:
-    """KL(q, p), summed over all positions."""
+    """Returns KL(q, p), summed over all positions."""
     return float((np.exp(log_q) * (log_q - log_p)).sum())
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log probabilities over the last axis, in float64."""
+    """Returns log probabilities over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return result
 
 
-def mean_exact_match(tasks: dict[str, dict[str, float | int | None]]) -> float | None:
-    """Mean over the tasks that have answers; None if none has."""
-    rates = [score["exact_match"] for score in tasks.values() if score["exact_match"] is not None]
+def mean_exact_match(tasks: Mapping[str, TaskScores]) -> float | None:
+    """Returns the mean over the tasks that have answers; None if none has."""
+    rates = [scores.exact_match for scores in tasks.values() if scores.exact_match is not None]
+    return float(np.mean(rates)) if rates else None
+
+
+def recovery(tasks: Mapping[str, TaskScores], baseline: Mapping[str, TaskScores]) -> float | None:
+    """Returns the mean over tasks of the exact match divided by the baseline's.
+
+    Tasks of which the baseline solves nothing are left out; None if no task is left.
+    """
+    rates = [
+        scores.exact_match / before
+        for name, scores in tasks.items()
+        if name in baseline and (before := baseline[name].exact_match)
+        if scores.exact_match is not None
+    ]
     return float(np.mean(rates)) if rates else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.families.choices import ExpertGroups, LatentAttention
+from moe_export.families.features import ExpertGroups, LatentAttention
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 

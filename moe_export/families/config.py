@@ -1,6 +1,6 @@
-"""Reading the sizes and choices of a model from its `config.json`.
+"""Reader of a model's sizes and features from its `config.json`.
 
-Every variation of a model is either supported here or stops the run by name.
+A config key that changes the model is either understood here or stops the run with its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
-from moe_export.families.choices import ExpertGroups, LatentAttention
+from moe_export.families.features import ExpertGroups, LatentAttention
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.quantization import read_quantization
 
@@ -28,28 +28,33 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "final_logit_softcapping": (),
     "router_logit_softcapping": (),
 }
-"""Supported values of config keys of every family."""
+"""Supported values of config keys, for all families; an empty tuple refuses the key."""
+
 
 GROUP_LIMITED = "group_limited_greedy"
-"""DeepSeek's word for routing by groups of experts."""
+"""DeepSeek's name for routing by groups."""
 
 HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
 
-class _Config:
-    """The config of a model with the defaults of its family, and errors that name the key."""
+class _ConfigReader:
+    """Reader of a config with the defaults of its family; its errors name the key."""
 
     def __init__(self, family: Family, config: dict[str, Any]) -> None:
         self.family = family
-        facts = family.config_defaults | config
+        values = family.config_defaults | config
         rope = rope_facts(config)
-        # transformers 5 writes these keys within another, which wins if both are there.
-        facts |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
-        self.values = {key: value for key, value in facts.items() if value is not None}
+        # transformers 5 writes these keys into rope_parameters, which have precedence.
+        values |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        self.values = {key: value for key, value in values.items() if value is not None}
 
     def check_refused(self) -> None:
-        """Stops at a value that is not supported."""
+        """Checks that all values are supported.
+
+        Raises:
+            CheckpointError: A value is not supported.
+        """
         for key, allowed in (REFUSED | self.family.refused).items():
             if key in self.values and self.values[key] not in allowed:
                 expected = " or ".join(map(repr, allowed)) if allowed else "no such key"
@@ -59,11 +64,15 @@ class _Config:
                 )
 
     def knows(self, name: str) -> bool:
-        """True if the family has such a size."""
+        """True if the family has a size of this name."""
         return name in self.family.config_keys
 
     def number(self, name: str) -> Any:
-        """A size, by our name for it."""
+        """Size with the given name.
+
+        Raises:
+            CheckpointError: The size is missing, not a number, or differs between two of its keys.
+        """
         named = self.family.config_keys[name]
         keys = (named,) if isinstance(named, str) else named
         given = {key: self.values[key] for key in keys if key in self.values}
@@ -81,13 +90,13 @@ class _Config:
         return value
 
     def number_or(self, name: str, default: Any) -> Any:
-        """A size, or the default if the config or the family has none."""
+        """Size with the given name, or the default if the config or the family does not have it."""
         named = self.family.config_keys.get(name, ())
         keys = (named,) if isinstance(named, str) else named
         return self.number(name) if any(key in self.values for key in keys) else default
 
     def flag(self, key: str) -> bool:
-        """True if a key is there and true."""
+        """True if the config has the key and its value is true."""
         return bool(self.values.get(key, False))
 
 
@@ -95,22 +104,22 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     """Reads the sizes of a model from its config, pruned or not.
 
     Raises:
-        CheckpointError: a key is missing or of the wrong kind, or asks for something unsupported.
+        CheckpointError: A key is missing, has a value of the wrong type, or is not supported.
     """
-    facts = _Config(family, config)
-    facts.check_refused()
-    number = facts.number
+    reader = _ConfigReader(family, config)
+    reader.check_refused()
+    number = reader.number
     hidden_size, num_heads = number("hidden_size"), number("num_heads")
-    latent = _read_latent(facts)
+    latent = _read_latent(reader)
     if latent is not None:
         head_dim, num_kv_heads = latent.rope_dim + latent.nope_dim, num_heads
     else:
-        head_dim = facts.values.get("head_dim") or hidden_size // num_heads
-        num_kv_heads = facts.number_or("num_kv_heads", num_heads)
-    _check_window(facts)
+        head_dim = reader.values.get("head_dim") or hidden_size // num_heads
+        num_kv_heads = reader.number_or("num_kv_heads", num_heads)
+    _check_window(reader)
     rotary_dim = head_dim if latent is None else latent.rope_dim
-    _check_heads(facts, head_dim, rotary_dim)
-    widths = _read_widths(facts, config)
+    _check_heads(reader, head_dim, rotary_dim)
+    widths = _read_widths(reader, config)
     has_dense_layers = any(not layer for layer in widths)
     normalize = family.normalize_top_k
     return ModelSpec(
@@ -125,18 +134,18 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         num_experts=number("num_experts"),
         top_k=number("top_k"),
         widths=widths,
-        shared_widths=_read_shared_widths(facts, config, widths),
+        shared_widths=_read_shared_widths(reader, config, widths),
         dense_width=number("dense_width") if has_dense_layers else 0,
-        normalize_top_k=facts.flag("norm_topk_prob") if normalize is None else normalize,
-        routing_scale=float(facts.number_or("routing_scale", 1.0)),
-        groups=_read_groups(facts),
-        router_jitter=float(facts.number_or("router_jitter", 0.0)),
+        normalize_top_k=reader.flag("norm_topk_prob") if normalize is None else normalize,
+        routing_scale=float(reader.number_or("routing_scale", 1.0)),
+        groups=_read_groups(reader),
+        router_jitter=float(reader.number_or("router_jitter", 0.0)),
         latent=latent,
-        qkv_bias=facts.flag("qkv_bias") or facts.flag("attention_bias"),
-        o_bias=facts.flag("attention_bias"),
-        lm_head_bias=facts.flag("lm_head_bias"),
-        clip_qkv=facts.number_or("clip_qkv", None),
-        tied_embeddings=facts.flag("tie_word_embeddings"),
+        qkv_bias=reader.flag("qkv_bias") or reader.flag("attention_bias"),
+        o_bias=reader.flag("attention_bias"),
+        lm_head_bias=reader.flag("lm_head_bias"),
+        clip_qkv=reader.number_or("clip_qkv", None),
+        tied_embeddings=reader.flag("tie_word_embeddings"),
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
         stretch=read_stretch(
@@ -147,106 +156,110 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
 
 
 def all_names(family: Family, config: dict[str, Any]) -> dict[str, Any]:
-    """Sizes that have several config keys, by every one of these.
+    """Values of the sizes that have several config keys, under each key.
 
     Raises:
-        CheckpointError: a size is missing or not a number.
+        CheckpointError: A size is missing or not a number.
     """
-    facts = _Config(family, config)
+    reader = _ConfigReader(family, config)
     several = {name: keys for name, keys in family.config_keys.items() if isinstance(keys, tuple)}
-    return {key: facts.number(name) for name, keys in several.items() for key in keys}
+    return {key: reader.number(name) for name, keys in several.items() for key in keys}
 
 
-def _read_latent(facts: _Config) -> LatentAttention | None:
-    if not facts.knows("kv_latent"):
+def _read_latent(reader: _ConfigReader) -> LatentAttention | None:
+    if not reader.knows("kv_latent"):
         return None
     return LatentAttention(
-        query_rank=facts.number_or("q_latent", 0),
-        key_rank=facts.number("kv_latent"),
-        rope_dim=facts.number("rope_dim"),
-        nope_dim=facts.number("nope_dim"),
-        value_dim=facts.number("value_dim"),
+        query_rank=reader.number_or("q_latent", 0),
+        key_rank=reader.number("kv_latent"),
+        rope_dim=reader.number("rope_dim"),
+        nope_dim=reader.number("nope_dim"),
+        value_dim=reader.number("value_dim"),
     )
 
 
-def _read_groups(facts: _Config) -> ExpertGroups | None:
-    count = facts.number_or("groups", 1)
-    if facts.values.get("topk_method") != GROUP_LIMITED:
+def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
+    count = reader.number_or("groups", 1)
+    if reader.values.get("topk_method") != GROUP_LIMITED:
         if count != 1:
             raise CheckpointError(
                 f"config.json: there are {count} groups of experts, but topk_method is not "
-                f"{GROUP_LIMITED!r}, for which alone {facts.family.model_type} has them"
+                f"{GROUP_LIMITED!r}, for which alone {reader.family.model_type} has them"
             )
         return None
-    groups, experts = ExpertGroups(count, facts.number("top_groups")), facts.number("num_experts")
+    groups, experts = ExpertGroups(count, reader.number("top_groups")), reader.number("num_experts")
     if count < 1 or experts % count or not 1 <= groups.kept <= count:
         raise CheckpointError(
             f"config.json: {groups.kept} of {count} groups cannot be chosen from {experts} experts "
-            f"of {facts.family.model_type}"
+            f"of {reader.family.model_type}"
         )
     return groups
 
 
-def _shared_width(facts: _Config) -> int:
-    """Width of the unpruned model's shared expert; 0 without one."""
-    if facts.knows("num_shared_experts"):
-        return int(facts.number("num_shared_experts") * facts.number("width"))
-    return int(facts.number("shared_width")) if facts.knows("shared_width") else 0
+def _shared_width(reader: _ConfigReader) -> int:
+    """Width of the shared expert before pruning; 0 if the model has none."""
+    if reader.knows("num_shared_experts"):
+        return int(reader.number("num_shared_experts") * reader.number("width"))
+    return int(reader.number("shared_width")) if reader.knows("shared_width") else 0
 
 
 def _read_shared_widths(
-    facts: _Config, config: dict[str, Any], widths: tuple[tuple[int, ...], ...]
+    reader: _ConfigReader, config: dict[str, Any], widths: tuple[tuple[int, ...], ...]
 ) -> tuple[int | None, ...]:
-    most = _shared_width(facts)
-    whole = tuple(most if most and layer else None for layer in widths)
+    most = _shared_width(reader)
+    unpruned = tuple(most if most and layer else None for layer in widths)
     is_pruned = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
     if not is_pruned or SHARED_WIDTHS_KEY not in config:
-        return whole
-    given = config[SHARED_WIDTHS_KEY]
+        return unpruned
+    pruned = config[SHARED_WIDTHS_KEY]
     if (
-        not isinstance(given, list)
-        or len(given) != len(whole)
+        not isinstance(pruned, list)
+        or len(pruned) != len(unpruned)
         or not all(
             width is None if limit is None else type(width) is int and 0 <= width <= limit
-            for width, limit in zip(given, whole, strict=True)
+            for width, limit in zip(pruned, unpruned, strict=True)
         )
     ):
         raise CheckpointError(
-            f"config.json: {SHARED_WIDTHS_KEY} is {given!r}, expected for each of {len(whole)} "
+            f"config.json: {SHARED_WIDTHS_KEY} is {pruned!r}, expected for each of {len(unpruned)} "
             f"layers a width between 0 and {most}, or null where it has no shared expert"
         )
-    return tuple(given)
+    return tuple(pruned)
 
 
-def _check_window(facts: _Config) -> None:
-    """Stops at an attention window that is shorter than the positions of the model."""
-    window, positions = facts.values.get("sliding_window"), facts.number("max_positions")
-    if window and window < positions and facts.values.get("use_sliding_window", True):
+def _check_window(reader: _ConfigReader) -> None:
+    """Checks that no attention window is shorter than the model's positions.
+
+    Raises:
+        CheckpointError: The window is shorter and in use.
+    """
+    window, positions = reader.values.get("sliding_window"), reader.number("max_positions")
+    if window and window < positions and reader.values.get("use_sliding_window", True):
         raise CheckpointError(
             f"config.json: sliding_window is {window}, less than the {positions} positions of the "
-            f"model; attention within a window is not supported for {facts.family.model_type}"
+            f"model; attention within a window is not supported for {reader.family.model_type}"
         )
 
 
-def _check_heads(facts: _Config, head_dim: int, rotary_dim: int) -> None:
+def _check_heads(reader: _ConfigReader, head_dim: int, rotary_dim: int) -> None:
     if head_dim % HEAD_UNIT or rotary_dim % HEAD_UNIT:
         raise CheckpointError(
-            f"config.json: a head of this {facts.family.model_type} has {head_dim} entries, "
+            f"config.json: a head of this {reader.family.model_type} has {head_dim} entries, "
             f"{rotary_dim} of them rotated; ONNX Runtime's attention asks for a multiple of "
             f"{HEAD_UNIT} of both"
         )
 
 
-def _moe_layers(facts: _Config, num_layers: int) -> list[bool]:
+def _moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
     """True for each layer that has experts, by the rules of transformers."""
-    rules, values = facts.family.dense_layers, facts.values
+    rules, values = reader.family.dense_layers, reader.values
     step = values.get("decoder_sparse_step", 1) if "decoder_sparse_step" in rules else 1
     plain = values.get("mlp_only_layers", []) if "mlp_only_layers" in rules else []
-    first = facts.number_or("first_k", 0) if "first_k" in rules else 0
+    first = reader.number_or("first_k", 0) if "first_k" in rules else 0
     if not isinstance(step, int) or step < 1 or not isinstance(plain, list):
         raise CheckpointError(
             f"config.json: decoder_sparse_step is {step!r} and mlp_only_layers is {plain!r}, "
-            f"expected a positive number and a list for {facts.family.model_type}"
+            f"expected a positive number and a list for {reader.family.model_type}"
         )
     has_experts = [
         layer >= first and layer not in plain and (layer + 1) % step == 0
@@ -254,15 +267,15 @@ def _moe_layers(facts: _Config, num_layers: int) -> list[bool]:
     ]
     if not any(has_experts):
         raise CheckpointError(
-            f"config.json: no layer of this {facts.family.model_type} has experts; there is "
+            f"config.json: no layer of this {reader.family.model_type} has experts; there is "
             "nothing to prune"
         )
     return has_experts
 
 
-def _read_widths(facts: _Config, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
-    num_layers, num_experts, most = map(facts.number, ("num_layers", "num_experts", "width"))
-    counts = [num_experts * moe for moe in _moe_layers(facts, num_layers)]
+def _read_widths(reader: _ConfigReader, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    num_layers, num_experts, most = map(reader.number, ("num_layers", "num_experts", "width"))
+    counts = [num_experts * moe for moe in _moe_layers(reader, num_layers)]
     if not str(config.get("model_type", "")).startswith(PRUNED_PREFIX):
         return tuple((most,) * count for count in counts)
     widths = config.get(WIDTHS_KEY)

@@ -1,6 +1,6 @@
-"""Work in a process of its own, so that whatever becomes of it the rest goes on.
+"""Work in a process of its own, so that its failure does not stop the rest.
 
-An error on a device may leave the process unable to use it again, and code of others may crash.
+An error on a device may leave a process unable to use it again, and foreign code may crash.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 MOST_CHARACTERS = 300
-"""Of an error's words that are kept."""
+"""Length to which the message of an error is cut."""
 
 
 class ApartError(Exception):
-    """The work came to no result; the words say why."""
+    """Work that gave no result; the message says why."""
 
 
 class Apart:
     """A function at work in a new process.
 
     Args:
-        module: by its whole name.
-        function: in it.
-        arguments: that can be sent to a process, as its result.
+        module: Full name of a module.
+        function: Name of a function of it.
+        arguments: Arguments of the function; they and its result must be picklable.
     """
 
     def __init__(self, module: str, function: str, *arguments: Any) -> None:
@@ -37,17 +37,17 @@ class Apart:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `result` would not wait."""
+        """True if `result` would not wait."""
         return self._receiver.poll(0)
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """What the function gives.
+        """Result of the function.
 
         Args:
-            timeout_s: after which the process is ended; None to wait as long as it takes.
+            timeout_s: Seconds after which the process is ended; None to wait for the result.
 
         Raises:
-            ApartError: it raised, the process ended, or the time is over.
+            ApartError: The function raised, the process ended, or the time is over.
         """
         if not self._receiver.poll(timeout_s):
             self.end()
@@ -72,7 +72,7 @@ def _work(sender: Connection, module: str, function: str, arguments: tuple[Any, 
     result: tuple[str | None, Any]
     try:
         result = (None, getattr(import_module(module), function)(*arguments))
-    except Exception as error:  # noqa: BLE001 - it is told of where the result would be
+    except Exception as error:  # noqa: BLE001 - the error is sent in place of the result
         traceback.print_exc()
         words = " ".join(f"{type(error).__name__}: {error}".split())
         result = (words[:MOST_CHARACTERS], None)

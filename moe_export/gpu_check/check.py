@@ -1,4 +1,4 @@
-"""The run of the parts, each in a process of its own, and what is written of them."""
+"""The run of the parts, each in a process of its own, and the result that is written."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from moe_export.system.machine import machine, versions
 
 
 class Check:
-    """The parts that were asked for, and what they gave so far.
+    """The requested parts, and their results so far.
 
     Args:
-        obstacles: by part, in order, why it cannot run; None if it can.
-        minutes: for all of them.
-        model_layers: of the whole models, two numbers.
-        out: where the result is written after each part.
+        obstacles: Part to the reason why it cannot run, None if it can; in the order of running.
+        minutes: Time for all parts together.
+        model_layers: Two numbers of layers of the whole models.
+        out: File that the result is written to after each part; None for no file.
 
     Attributes:
-        obstacles: those that came up on the way with them.
-        result: what is written.
-        held: whether all that was checked so far held.
+        obstacles: The same, with reasons that came up during the run.
+        result: Content of the file: machine, versions, rows of each part, and targets.
+        held: True if all checks so far held.
     """
 
     def __init__(
@@ -41,8 +41,10 @@ class Check:
         self.held = True
 
     def run(self, folder: str) -> None:
-        """All of them, one after the other; one for which something is still being made lets those
-        after it go first.
+        """Runs the parts in order; a part that is still being prepared lets the next ones go first.
+
+        Args:
+            folder: Folder for the files of the parts.
         """
         ahead: dict[str, Apart] = {}
         for name in self.obstacles:
@@ -89,7 +91,7 @@ class Check:
         return Apart(part.module, function, *arguments)
 
     def write(self) -> None:
-        """The result so far, with the targets as they stand."""
+        """Writes the result so far, with the targets as they stand."""
         self.result["targets"] = verdicts(
             {name: part["rows"] for name, part in self.result["parts"].items() if "rows" in part}
         )
@@ -99,6 +101,7 @@ class Check:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints rows as a table; its columns are the keys of all rows, in order of appearance."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]

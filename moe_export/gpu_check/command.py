@@ -28,8 +28,6 @@ def check_gpu(arguments: argparse.Namespace) -> None:
         MoeExportError: A check did not hold.
     """
     _require_layers(*arguments.model_layers)
-    # The kernels are to run on the device; the variable is read when they are first loaded.
-    os.environ.pop("TRITON_INTERPRET", None)
     parts = arguments.parts or [name for name, part in PARTS.items() if part.by_default]
     obstacles = {part: obstacle(part) for part in parts}
     if arguments.dry_run:
@@ -38,6 +36,8 @@ def check_gpu(arguments: argparse.Namespace) -> None:
     if all(obstacles.values()):
         reasons = "; ".join(dict.fromkeys(str(reason) for reason in obstacles.values()))
         raise DependencyError(f"no part of the check can run on this machine: {reasons}")
+    # The processes of the parts inherit it, and are to run the kernels on the device.
+    os.environ.pop("TRITON_INTERPRET", None)
     check = Check(obstacles, arguments.minutes, tuple(arguments.model_layers), arguments.out)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         check.run(folder)

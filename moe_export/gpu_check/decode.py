@@ -1,4 +1,4 @@
-"""How fast one exported model decodes, and what it takes on the device."""
+"""Speed of decoding and device memory of one exported model."""
 
 from __future__ import annotations
 
@@ -20,26 +20,32 @@ WARM_UP, REPEATS = 4, 50
 
 
 class Watched(OrtModel):
-    """A model that remembers its last run, which can be done again."""
+    """A model whose last run can be repeated."""
 
     def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
+        """Runs the model and remembers the call."""
         self._last = (binding, graph)
         super().run(binding, graph)
 
     def again(self) -> None:
-        """The last run, in the same place of the cache."""
+        """Repeats the last run, at the same place of the cache."""
         super().run(*self._last)
 
 
 def measure(place: Path, provider: str, batches: Sequence[int]) -> list[dict[str, Any]]:
-    """Decodes random prompts of each batch with the steps of `validate`, in one session.
+    """Decodes random prompts of each batch size with the steps of `validate`, in one session.
 
-    On CUDA steps are captured, elsewhere the cache is static.
+    On CUDA steps are captured; elsewhere the cache is static.
+
+    Args:
+        place: Folder of the exported model.
+        provider: `cuda`, or `cpu` in tests.
+        batches: Batch sizes.
 
     Returns:
-        A row for each batch: `token_us`, the median time of a step with the choice of the tokens on
-        the host, `step_us` of the step alone, tokens/s by the former, and on CUDA the device's
-        memory after loading, at its peak so far, and of this batch's KV cache.
+        A row for each batch size: `token_us`, the median time of a step including the choice of the
+        tokens on the host; `step_us`, of the step alone; tokens/s by the former; bytes of the KV
+        cache; and on CUDA the device's memory after loading and at its peak so far.
     """
     on_device = DeviceMemory() if provider == "cuda" else None
     cache = "captured" if provider == "cuda" else "static"

@@ -1,4 +1,4 @@
-"""Which experts the tokens of a timed layer choose.
+"""Choice of experts by the tokens of a timed layer.
 
 Legend: T tokens, E experts, K experts per token.
 """
@@ -12,10 +12,17 @@ from moe_export.testing import layer_sizes as sizes
 
 
 def routing(tokens: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """Distinct experts for each token, all equally likely [T, K], and their weights [T, K].
+    """Distinct experts of each token, all equally likely, and their routing weights.
 
-    The draws from 0 to E / K - 1 together choose each expert equally often, so that the widths of
-    those that were chosen are the mean width on average, even for one token.
+    The draws from 0 to E / K - 1 together choose each expert equally often, so that the chosen
+    experts have the mean width on average, even for one token.
+
+    Args:
+        tokens: T.
+        draw: Number of the draw, from 0 to E / K - 1.
+
+    Returns:
+        Experts [T, K] int64 and weights [T, K] float16.
     """
     random = np.random.default_rng(tokens)
     order_TE = random.random((tokens, sizes.EXPERTS)).argsort(axis=1)

@@ -24,10 +24,15 @@ ADD_BLOCK = 1024
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a product is cut up: pairs, outputs and inputs of a block, and how it is run.
+    """Block sizes of a product, and its launch options.
 
     Attributes:
-        band: blocks of pairs that take the same weights one after another, which stay in cache.
+        pairs: Pairs of a token and an expert in a block.
+        outputs: Outputs in a block.
+        inputs: Inputs in one step of a block.
+        band: Blocks of pairs that use the same weights in turn, which then stay in the cache.
+        warps: Warps of a program.
+        stages: Stages of Triton's software pipeline.
     """
 
     pairs: int
@@ -39,7 +44,7 @@ class Blocks:
 
 
 FEW, MANY = Blocks(16, 64, 64, 1, 4, 4), Blocks(128, 128, 64, 8, 8, 3)
-"""As such kernels use for few tokens and for many."""
+"""Block sizes for few tokens and for many, as serving engines choose them."""
 
 
 @triton.jit
@@ -54,7 +59,7 @@ def sort_pairs(
     PAIRS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program e puts the pairs of expert e in their places, and P where its last block has no more.
+    """Sorts pairs by expert: program e writes those of expert e, and P into the rest of its block.
 
     Every program counts the pairs of all experts, so that none waits for another.
     """
@@ -132,7 +137,7 @@ def multiply(
 
 @triton.jit
 def activate(both, hidden, w, BLOCK: tl.constexpr):
-    """hidden[p] = silu(gate) * up, of a row that has gate and then up."""
+    """hidden[p] = silu(gate) * up, from a row of gate followed by up."""
     pair = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(both + pair * 2 * w + unit, mask=unit < w, other=0.0).to(tl.float32)
@@ -156,12 +161,12 @@ class FusedMoe:
     """One execution of a layer: buffers, and launches that can be repeated.
 
     Args:
-        x_TD: [T, D], float16 or bfloat16.
-        w1: [E, 2w, D], gate over up.
-        w2: [E, D, w].
-        indices_TK: [T, K] int64.
-        weights_TK: [T, K].
-        blocks: D, w and 2w are multiples of its inputs and outputs.
+        x_TD: Inputs [T, D], float16 or bfloat16.
+        w1: Gate over up, [E, 2w, D].
+        w2: Down, [E, D, w].
+        indices_TK: Chosen experts [T, K] int64.
+        weights_TK: Routing weights [T, K].
+        blocks: Block sizes; D, w and 2w are multiples of its inputs and outputs.
     """
 
     def __init__(
@@ -193,7 +198,7 @@ class FusedMoe:
         self.y = torch.empty_like(x_TD)
 
     def run(self) -> torch.Tensor:
-        """Launches everything; nothing is waited for."""
+        """Launches all kernels without waiting for them; returns y [T, D]."""
         sorted_ = (self.order, self.expert_of_block, self.blocks_in_use)
         sort_pairs[self.num_experts,](
             *(self.indices, *sorted_, self.count),

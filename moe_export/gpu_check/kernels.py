@@ -1,4 +1,4 @@
-"""How fast the Triton kernels are on the device; the library runs binaries of the same sources."""
+"""Times of the Triton kernels on the device; the library runs binaries of the same sources."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from moe_export.gpu_check.fused_moe import FEW, MANY, FusedMoe
 from moe_export.gpu_check.random_layers import expert_bytes, random_layer
 from moe_export.gpu_check.timing import copy_rate, device_name, graph_seconds, matrix_rate
 from moe_export.op.spec import Format
+from moe_export.op.triton.device_layout import device_format
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import device_format
 from moe_export.testing import layer_sizes as sizes
 
 TOKENS = (1, 4, 16, 64, 512, 4096)
 DECODE_TOKENS = 64
-"""Up to here what counts is bytes, beyond it operations."""
+"""Up to this number of tokens bytes limit a layer, beyond it operations."""
 
 FEW_COPIES = 2
-"""Sets of weights that take turns where there are many tokens; for few there are as many as it
-takes for each expert to be chosen. They are more than fit into the cache of second level, as the
-layers of a model are."""
+"""Sets of weights that take turns with many tokens; with few tokens there are as many sets as let
+every expert be chosen. They exceed the second-level cache, as the layers of a model do."""
 
 SKEWED, UNIFORM, PADDED = "skewed", "uniform 704", "padded 1408"
 FUSED = "fused MoE, uniform 704"
@@ -34,8 +33,9 @@ FUSED = "fused MoE, uniform 704"
 
 @dataclass(frozen=True)
 class Kind:
-    """A format, its group size, and the widths it is timed at: all that the time allows. bfloat16
-    is float16 on the device, whose row it would be too.
+    """A format to time, its group size, and the widths.
+
+    float16 has no row of its own: the device stores bfloat16 experts as float16.
     """
 
     format_name: Format
@@ -56,18 +56,20 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Rates:
-    """Of the device, in the same run."""
+    """Copy bandwidth and matrix rate of the device, in the same run."""
 
     copy_bytes_per_s: float
     flops_per_s: float
 
 
 def layers(device: str = "cuda") -> list[dict[str, Any]]:
-    """The routed experts of a layer at several numbers of tokens: microseconds of one layer in a
-    captured graph of several, each of other weights and with other experts chosen.
+    """Times the routed experts of a layer at several numbers of tokens.
+
+    A time is of one layer in a captured graph of several, each with its own weights and choice of
+    experts, in microseconds.
 
     Args:
-        device: where it runs; the CPU in tests.
+        device: Device of torch; the CPU in tests.
     """
     rates = Rates(copy_rate(), matrix_rate())
     about = {"layer": device_name(), "triton": triton.__version__}
@@ -96,7 +98,7 @@ def _row(
     x = torch.randn(tokens, sizes.HIDDEN, dtype=torch.float16, device=device)
     touched = flops = 0.0
     for layer, (chosen, _) in zip(made, routed, strict=True):
-        widths = layer.packed.widths
+        widths = layer.layout.widths
         touched += sum(
             expert_bytes(widths[e], kind.format_name, kind.group_size) for e in np.unique(chosen)
         )
@@ -104,7 +106,7 @@ def _row(
     row: dict[str, Any] = {"layer": name, "format": kind.format_name}
     row |= {"group": kind.group_size, "tokens": tokens}
     devices = [[torch.from_numpy(array).to(device) for array in pair] for pair in routed]
-    # As it is chosen without being told, which is how the library runs it.
+    # The path that the library would choose.
     row["path"] = Call(made[0], x, *devices[0]).path
     for path in ("rows", "tiles") if tokens <= DECODE_TOKENS else ("tiles",):
         calls = [
@@ -120,8 +122,10 @@ def _row(
 
 
 def _fused_rows(device: str) -> list[dict[str, Any]]:
-    """The peer in float16, by both of its ways to cut up a product; the better one counts. How far
-    their results are from each other, beside the largest, tells whether it computed anything.
+    """Rows of the peer in float16, each the better of two block sizes.
+
+    `few_from_many` is the largest difference of the two results over the largest value: a small one
+    shows that both computed the layer.
     """
     dtype = torch.float16
 
@@ -152,7 +156,7 @@ def _fused_rows(device: str) -> list[dict[str, Any]]:
 
 
 def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, those of ours at one width and 16 bits with the peer's time over theirs."""
+    """Adds the peer's time over ours to our rows of one width in 16 bits."""
     peer = {row["tokens"]: row["us"] for row in rows if row["layer"] == FUSED}
     for row in rows:
         if row["layer"] == UNIFORM and row["format"] == "bfloat16" and row["tokens"] in peer:

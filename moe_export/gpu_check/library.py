@@ -18,19 +18,19 @@ from moe_export.testing.executors import run_reference
 from moe_export.testing.tolerance import error_bound
 
 REPEATS = (1, 9, 129)
-"""How often a case's tokens are taken: as they are, and so that tiles of both kinds run."""
+"""Repetitions of a case's tokens: once, and so often that both kinds of tiles run."""
 
 MOST_TOKENS = 1200
 
 
 class TorchMemory:
-    """Memory of the device that torch has."""
+    """Device memory that torch allocates."""
 
     def __init__(self) -> None:
         self._held: dict[int, torch.Tensor] = {}
 
     def allocate(self, size: int) -> int:
-        """Bytes that hold NaN."""
+        """Allocates bytes that hold NaN; returns their address."""
         memory = torch.full((size,), 255, dtype=torch.uint8, device="cuda")
         torch.cuda.synchronize()
         pointer: int = memory.data_ptr()
@@ -38,18 +38,18 @@ class TorchMemory:
         return pointer
 
     def free(self, pointer: int) -> None:
-        """Gives them back."""
+        """Frees an allocation."""
         del self._held[pointer]
 
     def write(self, pointer: int, data: bytes) -> None:
-        """Waits until the data is there."""
+        """Copies bytes to the device and waits for the copy."""
         if data:
             part = self._part(pointer, len(data))
             part.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
             torch.cuda.synchronize()
 
     def read(self, pointer: int, size: int) -> bytes:
-        """Waits for the kernels."""
+        """Copies bytes from the device once its kernels are done."""
         torch.cuda.synchronize()
         data: bytes = self._part(pointer, size).cpu().numpy().tobytes() if size else b""
         return data
@@ -60,7 +60,7 @@ class TorchMemory:
 
 
 def conformance() -> list[dict[str, Any]]:
-    """Every case and kind that is packaged, by rows and tiles; one row for each kind."""
+    """Checks every case in every packaged kind, by rows and tiles; gives one row for each kind."""
     torch.zeros(1, device="cuda")  # makes the context current that the library takes
     memory = TorchMemory()
     return [row_of(library_path(), memory, kind, CASES) for kind in PACKAGED_KINDS]
@@ -69,8 +69,9 @@ def conformance() -> list[dict[str, Any]]:
 def row_of(
     library: Path, memory: DeviceMemory, kind: Kind, cases: Sequence[Case]
 ) -> dict[str, Any]:
-    """How far the cases of a kind are from the reference, and which are too far or not the same
-    bits twice.
+    """Row of one kind: the largest error over its bound, and the cases that failed.
+
+    A case fails if an error exceeds its bound, or if a second run gives other bits.
     """
     worst, failures = 0.0, []
     for case in cases:

@@ -1,4 +1,4 @@
-"""The parts of the check, and what each takes."""
+"""The parts of the check, with the time and the packages that each needs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Part:
     """A part of the check.
 
     Attributes:
-        module: by its whole name.
-        function: gives rows of a table, each with `held` where something was checked.
-        minutes: that it takes; a guess.
-        needs: packages, and `KERNELS`.
-        by_default: whether it runs without being asked for.
-        ahead: function of the module that prepares it on the host, from the beginning on while
-            other parts run; both are given a folder and the options of the command line.
+        module: Full name of a module.
+        function: Function of it that returns rows of a table, with `held` if it checked anything.
+        minutes: Estimated time.
+        needs: Packages, `KERNELS` and `CHECKOUT`.
+        ahead: Function of the module that prepares the part on the host while other parts run; both
+            functions then get a folder and the numbers of layers.
+        by_default: True if the part runs without being asked for.
     """
 
     module: str
@@ -51,11 +51,11 @@ PARTS = {
         "moe_export.gpu_check.shapes", "shapes", 2.75, ("torch", "triton"), by_default=False
     ),
 }
-"""By name, the worthiest first."""
+"""Name to part, the most valuable first."""
 
 
 def too_late(part: str, minutes_left: float) -> str | None:
-    """Why a part is not begun with so much time left; None if it is.
+    """Reason not to begin a part with so little time left; None to begin it.
 
     >>> too_late("models", 1.5)
     'it takes about 3 min, and 1.5 are left'

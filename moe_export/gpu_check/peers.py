@@ -1,8 +1,8 @@
-"""Layers of ours beside ONNX Runtime's own MoE operators, all in ONNX Runtime's CUDA provider.
+"""Our layers beside ONNX Runtime's own MoE operators, all in ONNX Runtime's CUDA provider.
 
-ONNX Runtime's know one width, so they run padded to 1408 where ours has 704 on average, and choose
-the experts themselves from scores, where ours is given indices. Activations are float16, in which
-alone the provider has QMoE, and int4 is in groups of 128, of which it takes 64 and 128.
+ONNX Runtime's operators have one width: they run padded to 1408, ours at 704 on average. They
+choose the experts from scores; ours is given indices. Activations are float16, the only dtype in
+which the provider has QMoE; int4 has groups of 128, as QMoE takes 64 and 128 only.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ X_DTYPE = "float16"
 GROUP = 128
 TOKENS = (1, 4, 16, 64, 512, 4096)
 WARM_UP, REPEATS = 3, 5
-"""Runs of the first draw that are not counted, and of each draw that are."""
+"""Uncounted runs of the first draw, and counted runs of each draw."""
 
 MOST_S = 90
-"""After this a candidate is given up."""
+"""Seconds after which a candidate is given up."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is timed.
+    """A model to time.
 
     Attributes:
-        model: name in `moe_export.testing.layer_models`.
-        layers: of other weights each, so many that those which one token touches are more than the
-            50 MB of an H100's cache of second level.
+        model: Name in `moe_export.testing.layer_models`.
+        layers: Number of layers, each with its own weights; the weights that one token touches
+            exceed the 50 MB of an H100's second-level cache.
     """
 
     model: str
@@ -62,7 +62,7 @@ RATIOS = {MOE: "times_as_fast_as_padded_moe", QMOE: "times_as_fast_as_padded_qmo
 
 
 def peers() -> list[dict[str, Any]]:
-    """Microseconds of a layer by candidate and tokens, and how many times as fast ours are."""
+    """Times all candidates: microseconds of a layer by tokens, and ratios to the peers."""
     rows = []
     for candidate in CANDIDATES:
         try:
@@ -70,13 +70,13 @@ def peers() -> list[dict[str, Any]]:
             rows += work.result(MOST_S)
         except ApartError as error:
             row: dict[str, Any] = {"layer": candidate.model, "refused": str(error)}
-            # Of ours nothing may be refused.
+            # Our operators may not be refused.
             rows.append(row if candidate.model in RATIOS else row | {"held": False})
     return with_ratios(rows)
 
 
 def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, those of ours with the time of each peer at as many tokens over theirs."""
+    """Adds each peer's time at as many tokens, over ours, to our rows."""
     times = {(row["layer"], row.get("tokens")): row.get("us_per_layer") for row in rows}
     for row in rows:
         if row["layer"] in RATIOS or "us_per_layer" not in row:
@@ -88,10 +88,10 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def times_of(candidate: Candidate, tokens: Sequence[int], provider: str) -> list[dict[str, Any]]:
-    """A row for each number of tokens.
+    """Times one candidate, a row for each number of tokens.
 
-    Where ONNX Runtime does not capture the model's run in a CUDA graph, it is timed without, and
-    the column `graph` has ONNX Runtime's words.
+    If ONNX Runtime does not capture the run in a CUDA graph, it is timed without one, and the
+    column `graph` holds ONNX Runtime's message.
     """
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -108,10 +108,12 @@ def times_of(candidate: Candidate, tokens: Sequence[int], provider: str) -> list
         try:
             if provider != "cuda":
                 graph = "none on the CPU"
-            found = _times(path, provider, candidate.model, tokens, captured=provider == "cuda")
+            seconds_by_tokens = _times(
+                path, provider, candidate.model, tokens, captured=provider == "cuda"
+            )
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's kinds are many; said in the row
             graph = "no: " + " ".join(str(error).split())[:200]
-            found = _times(path, provider, candidate.model, tokens, captured=False)
+            seconds_by_tokens = _times(path, provider, candidate.model, tokens, captured=False)
     return [
         {
             "layer": candidate.model,
@@ -119,12 +121,12 @@ def times_of(candidate: Candidate, tokens: Sequence[int], provider: str) -> list
             "us_per_layer": seconds / candidate.layers * 1e6,
             "graph": graph,
         }
-        for count, seconds in found.items()
+        for count, seconds in seconds_by_tokens.items()
     ]
 
 
 def draws_of(model: str, tokens: int) -> list[dict[str, NDArray[Any]]]:
-    """Inputs that together choose each expert equally often where indices are given."""
+    """Inputs of all draws; where indices are given, they choose each expert equally often."""
     random = np.random.default_rng(tokens)
     draws = []
     for draw in range(sizes.EXPERTS // sizes.TOP_K):
@@ -138,8 +140,9 @@ def draws_of(model: str, tokens: int) -> list[dict[str, NDArray[Any]]]:
 def _times(
     path: Path, provider: str, model: str, tokens: Sequence[int], *, captured: bool
 ) -> dict[int, float]:
-    """Seconds of a run of all layers by tokens: the mean over draws of each one's median. The call
-    of ONNX Runtime is in it, once.
+    """Seconds of a run of all layers by tokens: the mean over draws of the median of each.
+
+    A time includes one call of ONNX Runtime.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -151,7 +154,7 @@ def _times(
         str(path), options, providers=[(PROVIDERS[provider], of_provider)]
     )
     assert session.get_providers()[0] == PROVIDERS[provider], "the provider did not start"
-    found = {}
+    seconds_by_tokens = {}
     for graph, count in enumerate(tokens, start=1):
         draws = draws_of(model, count)
         bound = {
@@ -179,5 +182,5 @@ def _times(
                 session.run_with_iobinding(binding, run)
                 times.append(time.perf_counter() - started)
             medians.append(statistics.median(times))
-        found[count] = statistics.mean(medians)
-    return found
+        seconds_by_tokens[count] = statistics.mean(medians)
+    return seconds_by_tokens

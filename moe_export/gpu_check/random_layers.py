@@ -1,4 +1,4 @@
-"""Layers of random weights in the kernels' layout, made on the device.
+"""Layers with random weights in the kernels' layout, made on the device.
 
 Legend: w width of an expert, D hidden.
 """
@@ -13,17 +13,17 @@ import torch
 
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Format
+from moe_export.op.triton.device_layout import DeviceLayout, codes_per_byte, padded_depth
 from moe_export.op.triton.driver import DeviceLayer
-from moe_export.op.triton.packed import PackedLayer, codes_per_byte, padded_depth
 from moe_export.testing import layer_sizes as sizes
 
 ROLES = ("gate", "up", "down")
 UNUSED = 16
-"""Values of an array that a format has no use for; a kernel is never given a null pointer."""
+"""Length of an array that a format does not use; a kernel never gets a null pointer."""
 
 
 def expert_bytes(width: int, format_name: Format, group_size: int) -> float:
-    """What an expert's weights take, with scales and zero points, without padding."""
+    """Bytes of an expert's weights with scales and zero points, without padding."""
     grid = GRIDS.get(format_name)
     bits = 16.0
     if grid is not None:
@@ -39,15 +39,15 @@ def random_layer(
     hidden_size: int,
     device: str,
 ) -> DeviceLayer:
-    """A layer as `pack` would lay it out; packing would take longer than the timing.
+    """A layer in the layout of `lay_out`, which would take longer than the timing.
 
     Args:
         widths: w of each expert.
-        format_name: float16, bfloat16 or a quantized one.
-        group_size: of a quantized format.
-        seed: of the weights.
+        format_name: float16, bfloat16 or a quantized format.
+        group_size: Weights that share a scale in a quantized format.
+        seed: Seed of the weights.
         hidden_size: D.
-        device: where it is made.
+        device: Device of torch.
     """
     rows = sum(widths)
     generator = torch.Generator(device).manual_seed(seed)
@@ -81,7 +81,7 @@ def random_layer(
         **dict.fromkeys([f"{role}_scale" for role in ROLES], np.zeros(0, np.float16)),
         **dict.fromkeys([f"{role}_zero" for role in ROLES], np.zeros(0, np.uint8)),
     }
-    packed = PackedLayer(
+    layout = DeviceLayout(
         format_name=format_name,
         group_size=0 if grid is None else group_size,
         hidden_size=hidden_size,
@@ -95,7 +95,7 @@ def random_layer(
         codebook = np.asarray(grid.codebook, np.float32)
     tensors = {
         "codebook": torch.from_numpy(codebook).to(device),
-        "table": torch.from_numpy(packed.table).to(device),
+        "table": torch.from_numpy(layout.table).to(device),
     }
     of_row = 0 if grid is None else -(-hidden_size // group_size)
     for role in ROLES:
@@ -103,7 +103,7 @@ def random_layer(
         of_groups = sum(groups) * hidden_size if role == "down" else rows * of_row
         tensors[role] = values(size)
         tensors[f"{role}_scale"], tensors[f"{role}_zero"] = scales(of_groups), zeros(of_groups)
-    return DeviceLayer(packed, tensors)
+    return DeviceLayer(layout, tensors)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

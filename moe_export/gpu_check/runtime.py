@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -13,11 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from moe_export.artifacts.measurements import Measurements
 from moe_export.gpu_check.parts import DEMO_RECIPE
 from moe_export.op.library import register
-from moe_export.ort.benchmark import probe
+from moe_export.ort.benchmark import Setup, probe
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
+from moe_export.recipe import SpeedSettings
 from moe_export.testing.cases import CASES, inputs_of
 from moe_export.testing.cuda_kinds import PACKAGED_KINDS
 from moe_export.testing.executors import feeds, one_node_model, run_reference
@@ -43,7 +44,7 @@ def _session(model: bytes | str) -> onnxruntime.InferenceSession:
 
 
 def cases() -> list[dict[str, Any]]:
-    """A few cases: every session costs most of a second, and the library has seen all of them."""
+    """Checks a few cases in every packaged kind; `conformance` covers all without ONNX Runtime."""
     rows = []
     for kind in PACKAGED_KINDS:
         failures = []
@@ -65,7 +66,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def demo() -> list[dict[str, Any]]:
-    """The demo recipe on the device with steps in a CUDA graph; then the other caches."""
+    """Runs the demo recipe on the device with captured steps, then decodes with each cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "moe_export", "run", str(DEMO_RECIPE), "--run", folder]
         for word in DEMO_WORDS:
@@ -76,28 +77,33 @@ def demo() -> list[dict[str, Any]]:
             return [
                 {"what": "demo recipe", "exit_code": done.returncode, "words": words, "held": False}
             ]
-        measured = json.loads((Path(folder) / "validate" / "measurements.json").read_text())
-        speed = [{"variant": row["variant"], **row} for row in measured["speed"]]
+        measurements = Measurements.load(Path(folder) / "validate")
+        speed = list(measurements.speed)
         pruned = Path(folder) / "export" / "pruned"
         tokens = {cache: _greedy(pruned, cache) for cache in ("growing", "static", "captured")}
         for cache in ("growing", "static"):
-            settings = {"batch_sizes": [1], "threads": [1], "repeats": 3}
-            settings |= {"prompt_tokens": 128, "new_tokens": 64}
-            found = probe(pruned, "cuda", "native", cache, settings)["speed"]
-            speed += [{"variant": "pruned", **row} for row in found]
+            settings = SpeedSettings(threads=(1,), repeats=3)
+            setup = Setup(
+                directory=pruned, provider="cuda", operator="native", cache=cache, speed=settings
+            )
+            speed += probe(setup).speed
     rows: list[dict[str, Any]] = [
         {
-            "what": f"demo {row['variant']}",
-            "batch": row["batch_size"],
-            "decode_tokens_per_s": row["decode_tokens_per_s"]["median"],
-            "path": row["path"],
+            "what": f"demo {row.variant}",
+            "batch": row.batch_size,
+            "decode_tokens_per_s": row.decode_tokens_per_s.median,
+            "path": row.path,
         }
         for row in speed
     ]
-    keys = ("device_loaded_bytes", "device_peak_bytes", "device_kv_cache_bytes")
     rows += [
-        {"what": f"demo {row['variant']}", **{key: row[key] for key in keys}}
-        for row in measured["memory"]
+        {
+            "what": f"demo {row.variant}",
+            "device_loaded_bytes": row.device_loaded_bytes,
+            "device_peak_bytes": row.device_peak_bytes,
+            "device_kv_cache_bytes": row.device_kv_cache_bytes,
+        }
+        for row in measurements.memory
     ]
     rows += [
         {"what": f"greedy tokens, {cache} and growing", "held": tokens[cache] == tokens["growing"]}

@@ -1,8 +1,7 @@
-"""Whether the shapes that the kernels are compiled for are the best ones on this device.
+"""Times of the kernels in the packaged shapes and in neighbouring ones.
 
-Shapes were chosen without one, by what the compiler made of them (docs/results/cuda_kernels.md).
-Here each kernel is timed alone in its neighbours; a better one is then written into
-`op/triton/plan.py`.
+The packaged shapes were chosen without a device, by registers and spills of the compiled kernels
+(docs/results/cuda_kernels.md). A better one is to be written into `op/triton/plan.py`.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from moe_export.gpu_check.random_layers import random_layer
 from moe_export.gpu_check.timing import graph_seconds
 from moe_export.op.spec import Format
 from moe_export.op.triton import plan
+from moe_export.op.triton.device_layout import codes_per_byte
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import codes_per_byte
 from moe_export.op.triton.plan import Shape
 from moe_export.testing import layer_sizes as sizes
 
 MOST_S = 140
-"""After this no other shape is begun."""
+"""Seconds after which no other shape is begun."""
 
 GROUP = 128
 FORMATS: tuple[Format, ...] = ("float16", "int4")
 COPIES = 8
-"""Layers in a graph, more than fit into the cache of second level."""
+"""Layers in a graph, more than fit into the second-level cache."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Two kernels at the number of tokens that they are meant for, and their neighbours.
+    """Two kernels, the number of tokens that they are meant for, and the shapes to try.
 
     Attributes:
-        tokens: of the call.
-        kernels: by name.
-        shapes: columns are bytes of a row over 2 for float16, and halved for the large tiles of
-            int4; they may not run, for want of registers or shared memory.
+        tokens: Tokens of the call.
+        kernels: Names of the kernels.
+        shapes: Shapes to try, for float16; large tiles of int4 have half the columns. A shape may
+            not run for lack of registers or shared memory.
     """
 
     tokens: int
@@ -88,11 +87,13 @@ KINDS = (
 
 
 def shapes(device: str = "cuda") -> list[dict[str, Any]]:
-    """A row for each kernel, format and shape, the packaged shape first; `of_packaged` is its time
-    over that one's.
+    """Times each kernel in each format and shape, the packaged shape first.
 
     Args:
-        device: where it runs; the CPU in tests.
+        device: Device of torch; the CPU in tests.
+
+    Returns:
+        Rows with `us`, and `of_packaged`, the time over that of the packaged shape.
     """
     end = time.monotonic() + MOST_S
     widths = [int(w) for w in sizes.skewed_widths(np.random.default_rng(0))]
@@ -111,7 +112,7 @@ def shapes(device: str = "cuda") -> list[dict[str, Any]]:
 def _rows_of(
     kind: Kind, kernel: str, made: Sequence[DeviceLayer], device: str, end: float
 ) -> list[dict[str, Any]]:
-    packed = made[0].packed
+    layout = made[0].layout
     x = torch.randn(kind.tokens, sizes.HIDDEN, dtype=torch.float16, device=device)
     routed = [
         [torch.from_numpy(array).to(device) for array in routing(kind.tokens, draw)]
@@ -120,13 +121,13 @@ def _rows_of(
     packaged = Call(made[0], x, *routed[0]).shapes[kernel]
     others = []
     for shape in kind.shapes:
-        if kind.tokens > sizes.EXPERTS and codes_per_byte(packed.format_name) == 2:
+        if kind.tokens > sizes.EXPERTS and codes_per_byte(layout.format_name) == 2:
             shape = replace(shape, columns=shape.columns // 2)
         if shape != packaged:
             others.append(shape)
     rows: list[dict[str, Any]] = []
     for shape in (packaged, *others):
-        row: dict[str, Any] = {"kernel": kernel, "format": packed.format_name}
+        row: dict[str, Any] = {"kernel": kernel, "format": layout.format_name}
         row |= {"tokens": kind.tokens, **vars(shape)}
         if time.monotonic() > end:
             rows.append(row | {"failed": "no time was left"})
@@ -138,7 +139,7 @@ def _rows_of(
         try:
             jobs = [_Alone(call, kernel) for call in calls]
             row["us"] = graph_seconds(jobs) / len(jobs) * 1e6
-        except Exception as error:  # noqa: BLE001 - what a compiler may refuse is said in the row
+        except Exception as error:  # noqa: BLE001 - the message of the compiler goes into the row
             rows.append(row | {"failed": " ".join(str(error).split())[:120]})
             continue
         rows.append(row)
@@ -148,7 +149,7 @@ def _rows_of(
 
 
 class _Alone:
-    """One kernel of a call, whose inputs the others have made once."""
+    """One kernel of a call, run on what the other kernels wrote once."""
 
     def __init__(self, call: Call, kernel: str) -> None:
         call.run()

@@ -1,6 +1,6 @@
-"""What the operator has to reach on a data-centre GPU, and what a run found.
+"""Targets of the operator on a data-centre GPU, and the verdict of a run on each.
 
-A target that is missed is no error: it is told of, and the check's exit code does not change.
+A missed target is reported and does not change the exit code of the check.
 """
 
 from __future__ import annotations
@@ -11,46 +11,46 @@ from typing import Any
 
 Row = dict[str, Any]
 Parts = dict[str, list[Row]]
-"""Rows of the parts that ran."""
+"""Name of a part that ran to its rows."""
 
 DECODE_TOKENS = (1, 4, 16)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is aimed at.
+    """A target.
 
     Attributes:
-        what: in words, with how it is measured.
-        aim: the least, or the most if `is_limit`.
-        found: from the rows; None where they are not there.
-        is_limit: whether less is better.
+        what: Quantity and how it is measured, in words.
+        aim: Least value that reaches the target, or greatest if `is_limit`.
+        measure: Function that reads the value from the rows; gives None if they are absent.
+        is_limit: True if less is better.
     """
 
     what: str
     aim: float
-    found: Callable[[Parts], float | None]
+    measure: Callable[[Parts], float | None]
     is_limit: bool = False
 
 
 def value(part: str, column: str, **where: Any) -> Callable[[Parts], float | None]:
-    """The column of the row of a part that has these values; None where there is no such row."""
+    """Function that reads a column of the row with these values; it gives None without the row."""
 
-    def found(parts: Parts) -> float | None:
+    def measure(parts: Parts) -> float | None:
         return next(_matching(parts, part, column, where), None)
 
-    return found
+    return measure
 
 
 def least(part: str, column: str, **where: Any) -> Callable[[Parts], float | None]:
-    """The least of the column over the numbers of tokens of decoding, if it is there for all."""
+    """Function that reads the least of a column over `DECODE_TOKENS`; None if one is absent."""
 
-    def found(parts: Parts) -> float | None:
+    def measure(parts: Parts) -> float | None:
         values = [value(part, column, **where, tokens=tokens)(parts) for tokens in DECODE_TOKENS]
         known = [number for number in values if number is not None]
         return min(known) if len(known) == len(values) else None
 
-    return found
+    return measure
 
 
 def _matching(parts: Parts, part: str, column: str, where: Row) -> Iterator[float]:
@@ -122,14 +122,15 @@ TARGETS = (
 
 
 def verdicts(parts: Parts) -> list[Row]:
-    """Each target with what was found: `yes`, `short`, or `not run` where the rows are missing."""
+    """Rows of all targets, each with `yes`, `short`, or `not run` if its rows are absent."""
     rows = []
     for target in TARGETS:
-        found = target.found(parts)
+        measured = target.measure(parts)
         reached = "not run"
-        if found is not None:
-            is_reached = found <= target.aim if target.is_limit else found >= target.aim
+        if measured is not None:
+            is_limit, aim = target.is_limit, target.aim
+            is_reached = measured <= aim if is_limit else measured >= aim
             reached = "yes" if is_reached else "short"
-        aim = f"{'≤' if target.is_limit else '≥'} {target.aim:g}"
-        rows.append({"target": target.what, "aim": aim, "found": found, "reached": reached})
+        limit = f"{'≤' if target.is_limit else '≥'} {target.aim:g}"
+        rows.append({"target": target.what, "aim": limit, "found": measured, "reached": reached})
     return rows

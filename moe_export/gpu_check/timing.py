@@ -1,4 +1,4 @@
-"""Times on the device, and the two rates that it is held against."""
+"""Times on the device, and its copy bandwidth and matrix rate."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 REPEATS, IN_A_ROW = 20, 5
-"""Measurements, and what each is of: the host is then ahead of the device."""
+"""Measurements, and runs in each: several, so that the host is ahead of the device."""
 
 WARM_UP = 3
 
 
 def device_name() -> str:
-    """Of the device that is timed."""
+    """Name of the device that is timed."""
     name: str = torch.cuda.get_device_name()
     return name
 
 
 def graph_seconds(jobs: Sequence[Callable[[], Any]]) -> float:
-    """Median of one replay of a graph of all jobs."""
+    """Median seconds of one replay of a graph of all jobs."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for job in jobs:

@@ -1,9 +1,9 @@
 """Whole models of the shapes of Qwen1.5-MoE-A2.7B in ONNX Runtime: dense, pruned, and in int4.
 
-Weights are random and so are widths, 704 on average as of half the dimensions: nothing here says
-anything about accuracy. Checkpoints of fewer layers than the 24 are made, quantized and exported
-by the package itself; the time of 24 layers follows from those of two numbers of layers, as every
-layer takes as long as the others, and the bytes from the config.
+Weights are random and so are widths, 704 on average as with half of the dimensions: the figures
+say nothing about accuracy. The package makes, quantizes and exports checkpoints of two numbers of
+layers; the time of 24 layers is extrapolated from theirs, as all layers take equally long. The
+bytes of 24 layers follow from the config.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ DTYPE: Dtype = "float16"
 DENSE, HALF, INT4 = "dense", "50 %", "50 % int4"
 FOLDERS = {DENSE: "dense", HALF: "half", INT4: "int4"}
 FORMATS = QuantizeSettings(experts="int4", group_size=128)
-"""Of the third; its shared expert is in int4 as well."""
+"""Formats of the model in int4; its shared expert is in int4 as well."""
 
 BATCHES = (1, 8, 64)
 MOST_S = 120
-"""After this a model is given up."""
+"""Seconds after which a model is given up."""
 
 Row = dict[str, Any]
 
@@ -46,11 +46,11 @@ def build(folder: str, layers: Sequence[int]) -> None:
     """Writes all models, in two processes: exporting takes one core.
 
     Args:
-        folder: for the models; takes 21 GB with 1 and 6 layers, and 10 GB more meanwhile.
-        layers: the smaller number and the larger.
+        folder: Folder for the models; 21 GB with 1 and 6 layers, and 10 GB more while building.
+        layers: Two numbers of layers, the smaller first.
 
     Raises:
-        ApartError: one could not be written.
+        ApartError: A model could not be written.
     """
     names = ("build_dense", "build_pruned")
     for work in [
@@ -60,7 +60,7 @@ def build(folder: str, layers: Sequence[int]) -> None:
 
 
 def build_dense(folder: str, layers: Sequence[int]) -> None:
-    """Those with nothing removed."""
+    """Writes the dense models."""
     for count in layers:
         checkpoint = Path(folder) / f"checkpoint-dense-{count}"
         make(config_of(FAMILY, SIZE, count), checkpoint)
@@ -69,7 +69,7 @@ def build_dense(folder: str, layers: Sequence[int]) -> None:
 
 
 def build_pruned(folder: str, layers: Sequence[int]) -> None:
-    """Those of half the dimensions, which are made as they are left after pruning."""
+    """Writes the models of half the dimensions, made as pruning leaves them."""
     for count in layers:
         checkpoint = Path(folder) / f"checkpoint-half-{count}"
         make(pruned_config(count), checkpoint)
@@ -83,7 +83,7 @@ def build_pruned(folder: str, layers: Sequence[int]) -> None:
 
 
 def pruned_config(layers: int) -> dict[str, Any]:
-    """Of a checkpoint as the prune stage writes it, with other random widths in each layer."""
+    """Config of a checkpoint as the prune stage writes it, with random widths in each layer."""
     config = config_of(FAMILY, SIZE, layers)
     widths = [skewed_widths(np.random.default_rng(layer)).tolist() for layer in range(layers)]
     return config | {"model_type": PRUNED_PREFIX + FAMILY, WIDTHS_KEY: widths}
@@ -94,16 +94,16 @@ def _export(checkpoint: Path, place: Path) -> None:
 
 
 def place_of(folder: str, model: str, layers: int) -> Path:
-    """Where a model is exported to."""
+    """Folder that a model is exported to."""
     return Path(folder) / f"{FOLDERS[model]}-{layers}"
 
 
 def models(folder: str, layers: Sequence[int], provider: str = "cuda") -> list[Row]:
-    """Tokens/s and memory by model, number of layers and batch, once `build` is done.
+    """Measures tokens/s and memory by model, number of layers and batch, after `build`.
 
     Args:
-        folder: where the models are.
-        layers: the smaller number and the larger.
+        folder: Folder of the models.
+        layers: Two numbers of layers, the smaller first.
         provider: `cuda`, or `cpu` in tests.
     """
     rows: list[Row] = []
@@ -113,17 +113,17 @@ def models(folder: str, layers: Sequence[int], provider: str = "cuda") -> list[R
             about = {"model": model, "layers": count}
             try:
                 work = Apart("moe_export.gpu_check.decode", "measure", place, provider, BATCHES)
-                found = work.result(MOST_S)
+                measured = work.result(MOST_S)
             except ApartError as error:
                 rows.append(about | {"failed": str(error), "held": False})
                 continue
             about["weight_bytes"] = (place / DATA_FILE).stat().st_size
-            rows += [about | row for row in found]
+            rows += [about | row for row in measured]
     return with_ratios([*rows, *of_all_layers(rows, layers, weight_bytes(ALL_LAYERS))])
 
 
 def weight_bytes(layers: int) -> dict[str, int]:
-    """Bytes of each model's weights once exported, by its config."""
+    """Bytes of each model's exported weights, computed from its config."""
     dense, half = (spec_of(c) for c in (config_of(FAMILY, SIZE, layers), pruned_config(layers)))
     specs = {DENSE: dense, HALF: half, INT4: replace(half, quantization=FORMATS.quantization())}
     return {model: predicted_bytes(spec, DTYPE).total_bytes for model, spec in specs.items()}
@@ -132,7 +132,7 @@ def weight_bytes(layers: int) -> dict[str, int]:
 def of_all_layers(
     rows: Sequence[Row], layers: Sequence[int], size_bytes: Mapping[str, int]
 ) -> list[Row]:
-    """Rows of 24 layers, by a straight line through the times of the two numbers of layers."""
+    """Rows of 24 layers, on the line through the times of the two numbers of layers."""
     times = {(row["model"], row["batch"], row["layers"]): row for row in rows if "batch" in row}
     few, many = layers
     made = []
@@ -143,17 +143,17 @@ def of_all_layers(
                 continue
             row: Row = {"model": model, "layers": ALL_LAYERS, "weight_bytes": total, "batch": batch}
             for column in ("token_us", "step_us"):
-                first, last = (found[column] for found in pair)  # type: ignore[index]
+                first, last = (timed[column] for timed in pair)  # type: ignore[index]
                 row[column] = last + (ALL_LAYERS - many) * (last - first) / (many - few)
             made.append(row | {"decode_tokens_per_s": batch / row["token_us"] * 1e6})
     return made
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
-    """The rows, those of the pruned models with what they are to the dense one of as many layers.
+    """Adds ratios to the dense model of as many layers to the rows of the pruned models.
 
-    `times_as_fast_as_dense` is of tokens/s, choosing the tokens on the host in it;
-    `step_times_as_fast` is of the device's part alone.
+    `times_as_fast_as_dense` compares tokens/s, which includes the choice of the tokens on the host;
+    `step_times_as_fast` compares the step on the device alone.
     """
     dense = {(row["layers"], row["batch"]): row for row in rows if _is_timed(row, DENSE)}
     for row in rows:

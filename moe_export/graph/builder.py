@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
 from moe_export.formats import GRIDS
-from moe_export.graph.packed import PackedTensor
+from moe_export.graph.packed_tensor import PackedTensor
 from moe_export.graph.quantized import lookup_weight, matmul_nbits_weight, ragged_moe_weight
 from moe_export.graph.weights import CheckpointTensor, FloatDtype, Read, join_names
 from moe_export.op import spec as op_spec
@@ -132,7 +132,7 @@ class GraphBuilder:
         return self._register(ir.Tensor(values, name=name), {})
 
     def ints(self, *values: int) -> ir.Value:
-        """One-dimensional int64 constant, named after its values."""
+        """Constant vector of int64, named after its values."""
         name = "ints_" + "_".join(map(str, values))
         return self.constant(name, np.array(values, dtype=np.int64))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from moe_export.families.choices import LatentAttention
+from moe_export.families.features import LatentAttention
 from moe_export.graph.attention import AttentionInputs, grouped_query_attention
 from moe_export.graph.builder import GraphBuilder
 from moe_export.graph.norm import rms_norm

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.families.choices import ExpertGroups
+from moe_export.families.features import ExpertGroups
 from moe_export.graph.builder import GraphBuilder
 
 

@@ -1,5 +1,5 @@
 """The operator `moe_export::RaggedMoE`: experts of unequal width, one node per layer.
 
-`spec` says what a node looks like, `reference` what it means, `function` expresses it in standard
-operators.
+`spec` holds the names and types of a node, `reference` its meaning, `function` its body of standard
+operators. `packed` is the layout of `RaggedMoEPacked`; `native` and `triton` hold the kernels.
 """

@@ -1,4 +1,4 @@
-"""The library's plain C interface (`op/native/c_api.h`) for ctypes: structures and errors."""
+"""Structures and calls of the library's plain C interface (`op/native/cpu/c_api.h`), by ctypes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ONNX_TYPES = {
     "uint4": 21,
     "int4": 22,
 }
-"""Numbers of element types."""
+"""Element types by their numbers in ONNX."""
 
 MESSAGE_BYTES = 1024
 
 
 class Tensor(ctypes.Structure):
-    """`MoeTensor`."""
+    """Structure `MoeTensor`."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -40,7 +40,7 @@ class Tensor(ctypes.Structure):
 
 
 class Weights(ctypes.Structure):
-    """`MoeWeights`."""
+    """Structure `MoeWeights`."""
 
     _fields_ = (
         ("num_experts", ctypes.c_int64),
@@ -55,14 +55,14 @@ class Weights(ctypes.Structure):
 
 
 class RefusedError(Exception):
-    """The library's own sentence."""
+    """A refusal of the library, with its sentence."""
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """The library, loaded into this process.
+    """Loads the library into this process.
 
     Raises:
-        DependencyError: it cannot be loaded.
+        DependencyError: if it cannot be loaded.
     """
     try:
         return ctypes.CDLL(str(path))
@@ -73,11 +73,11 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def tensor(array: NDArray[Any], keep: list[Any]) -> Tensor:
-    """An array as the library takes it.
+    """Describes an array for the library.
 
     Args:
-        array: of any dtype in ONNX_TYPES; int4 and uint4 are packed, two to a byte.
-        keep: takes what has to live as long as the result.
+        array: values of a dtype in ONNX_TYPES; int4 and uint4 are stored two to a byte.
+        keep: list that receives the objects that must live as long as the result.
     """
     name = array.dtype.name
     packs = name in ("int4", "uint4")
@@ -88,17 +88,24 @@ def tensor(array: NDArray[Any], keep: list[Any]) -> Tensor:
 def tensor_of_bytes(
     data: NDArray[Any], name: str, shape: tuple[int, ...], keep: list[Any]
 ) -> Tensor:
-    """The same of contiguous data that holds elements of the type `name` as ONNX stores them."""
+    """Describes contiguous data for the library.
+
+    Args:
+        data: elements as ONNX stores them.
+        name: element type, a key of ONNX_TYPES.
+        shape: shape of the tensor.
+        keep: list that receives the objects that must live as long as the result.
+    """
     extents = (ctypes.c_int64 * len(shape))(*shape)
     keep += [data, extents]
     return Tensor(data.ctypes.data, extents, len(shape), ONNX_TYPES[name])
 
 
 def call(function: Any, *arguments: Any) -> None:
-    """Calls a function that fills in a message where it refuses.
+    """Calls a function of the library that writes a message on refusal.
 
     Raises:
-        RefusedError: it refuses.
+        RefusedError: if it refuses.
     """
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
     if function(*arguments, message, ctypes.c_size_t(MESSAGE_BYTES)):

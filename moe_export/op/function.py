@@ -1,12 +1,12 @@
 """`RaggedMoE` as an ONNX function of standard operators.
 
-Every exported model carries it, so that ONNX Runtime runs the model without any library; with the
-native library registered, its kernel takes the node and this body is not used.
+Every exported model carries it, so ONNX Runtime runs the model without any library. Where the
+native library is registered, its kernel takes the node and this body is not used.
 
-Pairs of (token, chosen expert) are put in the order of the experts, split into one block of rows
-per expert, and taken back to token order by a gather. ScatterND(reduction="add") would be shorter,
-but in ONNX Runtime's CPU provider (seen in 1.32) its threads lose additions to one row, and it does
-not take float16.
+Pairs of (token, chosen expert) are sorted by expert, split into one block of rows per expert, and
+brought back to token order by a gather. ScatterND(reduction="add") would be shorter, but in ONNX
+Runtime's CPU provider (seen in 1.32) its threads lose additions to one row, and it does not take
+float16.
 
 Legend: T tokens, D hidden, K experts per token, E experts, N = T * K pairs.
 """
@@ -37,7 +37,7 @@ from moe_export.op.spec import (
 )
 
 OPSET = 21
-"""Of the standard operators in the body; also that of the exported model."""
+"""Opset of the standard operators in the body, and of the exported model."""
 
 _ATTRIBUTE_TYPES = {"int": ir.AttributeType.INT, "string": ir.AttributeType.STRING}
 
@@ -50,17 +50,17 @@ def ragged_moe_function(
     shared_expert: bool = False,
     activation: Activation = "swiglu",
 ) -> ir.Function:
-    """The function for layers of `num_experts` experts; their widths are not in it.
+    """Builds the function for layers of `num_experts` experts, of any widths.
 
     Args:
-        num_experts: without a shared one.
-        format_name: of the weights. The functions of float32 and float16 are the same.
-        group_size: of a quantized format, otherwise 0.
-        shared_expert: whether the nodes have one.
-        activation: of the nodes.
+        num_experts: number of routed experts.
+        format_name: format of the weights; float32 and float16 give the same function.
+        group_size: depths that share a scale; 0 in the float formats.
+        shared_expert: True if the nodes have a shared expert.
+        activation: activation of the nodes.
 
     Raises:
-        RecipeError: no body is known for the format.
+        RecipeError: No body is known for the format.
     """
     TABLE[format_name].require("portable")
     names = input_names(
@@ -93,7 +93,7 @@ def ragged_moe_function(
     def weight(tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
         if format_name == "nf4":
             return looked_up(tensors[0], tensors[1], suffix)
-        # ONNX Runtime makes one MatMulNBits of DequantizeLinear and the MatMul that follows.
+        # ONNX Runtime fuses DequantizeLinear and the following MatMul to one MatMulNBits.
         if quantized:
             return op(
                 "DequantizeLinear",
@@ -107,7 +107,7 @@ def ragged_moe_function(
         return tensors[0]
 
     def looked_up(codes: ir.Value, scale: ir.Value, suffix: str) -> ir.Value:
-        # All of this is of constants: ONNX Runtime does it once, when it loads the model.
+        # All inputs are constants: ONNX Runtime folds this when it loads the model.
         index = op("Cast", codes, name=f"index_{suffix}", to=ir.DataType.INT32)
         point = op("Gather", codebook, index, name=f"point_{suffix}", axis=0)
         shape = op("Shape", index, name=f"depth_{suffix}", start=0, end=1)
@@ -124,7 +124,7 @@ def ragged_moe_function(
             relu = op("Relu", a, name=f"relu_{suffix}")
             return op("Mul", relu, relu, name=f"relu2_{suffix}") if activation == "relu2" else relu
         if activation == "geglu":
-            # By a sigmoid, as in the reference.
+            # Written with a sigmoid, as in the reference.
             square = op("Mul", a, a, name=f"square_{suffix}")
             cubic = op("Mul", square, gelu_cubic, name=f"cubic_{suffix}")
             slope = op("Add", cubic, gelu_linear, name=f"slope_{suffix}")
@@ -159,8 +159,8 @@ def ragged_moe_function(
         first_row, next_row = constant("first_row", 0), constant("next_row", 1)
         rows_of_group = constant("rows_of_group", group_size)
 
-    # Row e of the one-hot marks the pairs of expert e, so its non-zero positions, read in order,
-    # are the pairs sorted by expert and then by position: a stable sort that cannot tie.
+    # Row e of the one-hot marks the pairs of expert e. Its non-zero positions, in order, are the
+    # pairs sorted by expert and then by position: a stable sort without ties.
     flat_N = op("Reshape", expert_indices, minus_one, name="pair_experts")
     depth, off_on = constant("depth", num_experts), constant("off_on", [0, 1])
     one_hot_EN = op("OneHot", flat_N, depth, off_on, name="is_expert", axis=0)
@@ -183,7 +183,7 @@ def ragged_moe_function(
         blocks.append(feed_forward(rows, inputs[first : first + each], str(expert)))
     out_ND = op("Concat", *blocks, name="sorted_out", axis=0)
 
-    # place[p] is where pair p lies in the sorted order: the inverse of the permutation.
+    # place[p] is the place of pair p in the sorted order: the inverse permutation.
     start, step = constant("start", 0), constant("step", 1)
     order_N = op("Range", start, op("Size", flat_N, name="num_pairs"), step, name="order")
     place_N = op("ScatterElements", flat_N, sorted_N, order_N, name="place", axis=0)

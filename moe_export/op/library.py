@@ -1,6 +1,6 @@
-"""The native library: where it is, and how a session gets it.
+"""The native library: its place, and its registration in a session.
 
-It holds the fast kernels of `RaggedMoE`. ONNX Runtime runs an exported model without it too, by the
+It holds the fast kernels of `RaggedMoE`. Without it ONNX Runtime runs an exported model by the
 function of standard operators that the model carries.
 """
 
@@ -23,13 +23,13 @@ LIBRARY_NAME = "libmoe_export_ops.so"
 
 @dataclass(frozen=True)
 class LibraryDescription:
-    """What there is to know of the library in this process.
+    """State of the library in this process.
 
     Attributes:
-        path: the file.
-        kernel: `portable`, `avx2` or `avx512`.
-        reason: why it is that one.
-        ort_api_version: of ONNX Runtime's C interface, the oldest that the library works with.
+        path: file of the library.
+        kernel: kernels in use: `portable`, `avx2` or `avx512`.
+        reason: reason for that choice.
+        ort_api_version: oldest version of ONNX Runtime's C interface that the library works with.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class LibraryDescription:
 
 
 def library_path() -> Path:
-    """The file of the native library, for `SessionOptions.register_custom_ops_library`.
+    """File of the native library, for `SessionOptions.register_custom_ops_library`.
 
     Raises:
         DependencyError: if the package was installed without it.
@@ -47,7 +47,7 @@ def library_path() -> Path:
     beside = Path(__file__).with_name(LIBRARY_NAME)
     if beside.is_file():
         return beside
-    # An editable install leaves the sources where they are and puts what it built elsewhere.
+    # An editable install leaves the sources in place and puts the built library elsewhere.
     try:
         distribution = metadata.distribution("moe-export")
     except metadata.PackageNotFoundError:
@@ -66,8 +66,8 @@ def register(options: SessionOptions, path: Path | None = None) -> None:
     """Lets a session's `RaggedMoE` nodes run in the native library.
 
     Args:
-        options: of a session to be created; to be given at most once.
-        path: the library; that of the installed package if None.
+        options: options of a session to be created; may be registered once.
+        path: file of the library; that of the installed package if None.
 
     Raises:
         DependencyError: if the library is absent.
@@ -76,7 +76,7 @@ def register(options: SessionOptions, path: Path | None = None) -> None:
 
 
 def describe_cuda(path: Path | None = None) -> str | None:
-    """Why the library's CUDA kernels cannot run in this process; None if there is a driver.
+    """Reason that the CUDA kernels cannot run in this process; None if there is a driver.
 
     Raises:
         DependencyError: if the library is absent or cannot be loaded.
@@ -88,7 +88,7 @@ def describe_cuda(path: Path | None = None) -> str | None:
 
 
 def describe(path: Path | None = None) -> LibraryDescription:
-    """Which kernel the library uses in this process, and why.
+    """Describes the library, and the kernels that it uses in this process.
 
     Raises:
         DependencyError: if the library is absent or cannot be loaded, or MOE_EXPORT_KERNEL asks for

@@ -1,9 +1,14 @@
-"""A layer's experts in the kernels' own layout, as one tensor of bytes: `RaggedMoEPacked`.
+"""Packed layers: the constant of a `RaggedMoEPacked` node, in the layout of the CPU kernels.
 
-The kernels read it where the model's file is mapped, so that loading moves nothing, a node has four
-or five inputs instead of hundreds, and processes with the same model share its memory. It needs the
-native library: there is no function of standard operators for it. The layout is the same for every
-kernel, and `op/native/packed.h` describes it.
+The kernels read it in the mapped file of the model. So loading copies nothing, a node has four or
+five inputs instead of hundreds, and processes with the same model share memory. It needs the native
+library: there is no function of standard operators for it. The layout is the same for all kernels:
+
+    header    48 bytes: magic, version, format, activation, group size, experts, hidden size, bytes
+    widths    int64 for each expert, the shared one last; then zeros to a multiple of 64 bytes
+    panels    of each expert: gate and up (or up), then down, 64 columns in a panel
+
+docs/reference/operator.md gives every byte; `tests/native/test_packed_bytes.py` pins them.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ ALIGNMENT_BYTES = 64
 
 PANEL_COLUMNS = 64
 BLOCK = 32
-"""Depth that a scale of a packed panel is for, whatever the group size."""
+"""Depths that share a scale in a packed panel, whatever the group size of the model."""
 
 _SCALE_BYTES, _ZERO_POINT_BYTES = 2, 1
 
@@ -43,18 +48,18 @@ def _round_up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """What a packed layer holds and how many bytes that takes.
+    """Sizes of a packed layer, and the bytes that they take.
 
     Attributes:
-        format_name: of the weights.
-        group_size: that the scales were made with; 0 in the float formats.
+        format_name: format of the weights.
+        group_size: number of depths that share a scale in the model; 0 in the float formats.
         hidden_size: D.
-        widths: of the routed experts.
-        shared_width: of the shared expert; None if there is none.
-        activation: of the node.
+        widths: widths of the routed experts.
+        shared_width: width of the shared expert; None without one.
+        activation: activation of the layer.
 
     Raises:
-        RecipeError: the layout does not know the format.
+        RecipeError: The layout does not know the format.
     """
 
     format_name: spec.Format
@@ -69,21 +74,21 @@ class PackedLayout:
 
     @property
     def all_widths(self) -> tuple[int, ...]:
-        """The shared expert's last."""
+        """Widths of all experts, the shared one last."""
         return self.widths if self.shared_width is None else (*self.widths, self.shared_width)
 
     @property
     def header_bytes(self) -> int:
-        """Of the header, the widths and the zeros after them."""
+        """Bytes of the header, the widths and the zeros after them."""
         return _round_up(HEADER.size + 8 * len(self.all_widths), ALIGNMENT_BYTES)
 
     @property
     def total_bytes(self) -> int:
-        """Of the whole tensor."""
+        """Bytes of the whole tensor."""
         return self.header_bytes + sum(map(self.expert_bytes, self.all_widths))
 
     def expert_bytes(self, width: int) -> int:
-        """Of one expert, scales and zero points included.
+        """Bytes of one expert, scales and zero points included.
 
         >>> PackedLayout("int4", 32, 64, (32,)).expert_bytes(32) == 3 * 64 * 32 * 9 // 16
         True
@@ -91,13 +96,13 @@ class PackedLayout:
         return self._bytes(width, self._column_bytes)
 
     def scale_bytes(self, width: int) -> int:
-        """Of the scales and zero points of one expert."""
+        """Bytes of the scales and zero points of one expert."""
         if not self._facts.is_quantized:
             return 0
         return self._bytes(width, lambda depth: -(-depth // BLOCK) * self._block_scale_bytes)
 
     def header(self) -> bytes:
-        """What comes before the panels."""
+        """Header, widths and zeros, as they stand before the panels."""
         head = HEADER.pack(
             MAGIC,
             VERSION,
@@ -115,9 +120,9 @@ class PackedLayout:
     def _bytes(self, width: int, column_bytes: Any) -> int:
         gated = self.activation in spec.GATED
         # Gate and up lie side by side, half a panel each.
-        into = 2 * _round_up(width, PANEL_COLUMNS // 2) if gated else width
+        columns = 2 * _round_up(width, PANEL_COLUMNS // 2) if gated else width
         return int(
-            _round_up(into, PANEL_COLUMNS) * column_bytes(self.hidden_size)
+            _round_up(columns, PANEL_COLUMNS) * column_bytes(self.hidden_size)
             + _round_up(self.hidden_size, PANEL_COLUMNS) * column_bytes(width)
         )
 
@@ -138,14 +143,14 @@ class PackedLayout:
 
 
 class Packer:
-    """Packs the experts of a layer, one at a time, by the native library.
+    """Packs the experts of a layer one at a time, by the native library.
 
     Args:
-        layout: of the layer.
-        path: of the library; that of the installed package if None.
+        layout: sizes of the layer.
+        path: file of the library; that of the installed package if None.
 
     Raises:
-        DependencyError: the library is absent or cannot be loaded.
+        DependencyError: if the library is absent or cannot be loaded.
     """
 
     def __init__(self, layout: PackedLayout, path: Path | None = None) -> None:
@@ -153,17 +158,20 @@ class Packer:
         self._library = c_interface.load(path or library_path())
 
     def expert(self, weights: Sequence[NDArray[Any]], width: int, name: str) -> NDArray[np.uint8]:
-        """The panels of one expert.
+        """Packs one expert into its panels.
 
         Args:
-            weights: gate, up and down or up and down, each [inputs, outputs]; quantized ones as
-                their parts (`spec.weight_parts`). Codes and zero points of 4 bits are of ml_dtypes,
-                or packed as in a checkpoint.
-            width: of the expert.
-            name: of the expert, for messages.
+            weights: gate, up and down, or up and down, each [inputs, outputs]; quantized ones as
+                their parts (`spec.weight_parts`). 4-bit codes and zero points have a dtype of
+                ml_dtypes, or two are in a byte as in a checkpoint.
+            width: width of the expert.
+            name: name of the expert in messages.
+
+        Returns:
+            Bytes of the panels, [expert_bytes(width)].
 
         Raises:
-            CheckpointError: the weights are not what the layout says.
+            CheckpointError: if the weights do not fit the layout.
         """
         layout = self._layout
         keep: list[Any] = []
@@ -172,7 +180,7 @@ class Packer:
             tensors[place] = self._tensor(array, place, width, name, keep)
         quantized = layout.format_name in spec.QUANTIZED_FORMATS
         x_dtype = weights[1].dtype.name if quantized else layout.format_name
-        described = c_interface.Weights(
+        expert = c_interface.Weights(
             1,
             layout.activation.encode(),
             layout.format_name.encode(),
@@ -186,7 +194,7 @@ class Packer:
         try:
             c_interface.call(
                 self._library.moe_export_pack_expert,
-                ctypes.byref(described),
+                ctypes.byref(expert),
                 ctypes.c_void_p(packed.ctypes.data),
                 ctypes.c_uint64(packed.nbytes),
             )
@@ -197,7 +205,7 @@ class Packer:
     def _tensor(
         self, array: NDArray[Any], place: int, width: int, name: str, keep: list[Any]
     ) -> c_interface.Tensor:
-        """Weight number `place` of the expert, which may be packed as in a checkpoint."""
+        """Describes weight number `place` of the expert; codes may be stored two to a byte."""
         layout = self._layout
         grid = TABLE[layout.format_name].grid
         if grid is None or grid.storage_bits == 8 or array.dtype != np.uint8:

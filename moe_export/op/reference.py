@@ -1,4 +1,4 @@
-"""The meaning of `RaggedMoE`, in numpy. Every other execution is tested against this one.
+"""The definition of `RaggedMoE`, in numpy. All other implementations are tested against it.
 
 Legend: T tokens, D hidden, K experts per token, E experts, R rows (the sum of the widths).
 """
@@ -34,15 +34,15 @@ def ragged_moe(
     shared_weight_T1: NDArray[Any] | None = None,
     activation: Activation = "swiglu",
 ) -> NDArray[Any]:
-    """The routed experts of one layer, where each expert has a width of its own.
+    """Computes the experts of one layer, each with a width of its own.
 
     For a token t:
 
         y[t] = sum over k of routing_weights[t, k] * expert(expert_indices[t, k], x[t])
 
-    and with silu(a) = a / (1 + exp(-a)), relu(a) = max(a, 0), and gelu in the form that MoE models
-    use, 0.5 * a * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 * a ** 3)))
-    ("gelu_pytorch_tanh", not the one by the error function), expert(e, v) is
+    with silu(a) = a / (1 + exp(-a)), relu(a) = max(a, 0), and the gelu that MoE models use,
+    0.5 * a * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 * a ** 3)))
+    ("gelu_pytorch_tanh", without the error function), expert(e, v) is
 
         swiglu    (silu(v @ gate_e) * (v @ up_e)) @ down_e
         geglu     (gelu(v @ gate_e) * (v @ up_e)) @ down_e
@@ -50,42 +50,42 @@ def ragged_moe(
         relu      relu(v @ up_e) @ down_e
         relu2     (relu(v @ up_e) ** 2) @ down_e
 
-    Written with the experts side by side along one axis R, owner[r] being the expert of row r and
-    P[t, e] the sum of the routing weights that token t gives to expert e, a layer of swiglu is
+    With the experts side by side along one axis R, owner[r] the expert of row r, and P[t, e] the
+    sum of the routing weights that token t gives to expert e, a layer of swiglu is
 
         y = ((silu(x @ gate) * (x @ up)) * P[:, owner]) @ down
 
-    where a row whose expert the token did not choose counts as zero whatever the other factors are.
+    where a row of an expert that the token did not choose is zero whatever the other factors are.
 
-    * Routing is outside: the indices and weights are used as given. Weights need not sum to one
-      and may be zero or negative. An expert that stands twice in a row of `expert_indices` counts
+    * Routing happens outside: indices and weights are used as given. Weights need not sum to one
+      and may be zero or negative. An expert that occurs twice in a row of `expert_indices` counts
       twice; the order within a row does not matter.
     * An expert of width 0 ([D, 0], [D, 0], [0, D]) adds zero.
-    * No tokens give an output of no rows.
+    * Without tokens the output has no rows.
     * NaN and infinities propagate within their own token's row and reach no other row. A row whose
-      chosen experts are all of width 0 is zero even then.
-    * A shared expert is one that every token takes besides, with the weight shared_weight[t].
-    * Quantized weights mean code * scale, exactly. An execution may round x and each expert's
-      hidden values to int8, 32 of them to a scale, where the weights are quantized; the native
-      kernels do, unless told not to.
-    * Accumulation is in float64 and the result is rounded to x's dtype once. Other executions may
-      accumulate in float32 and may round the intermediate products and each expert's output to
-      x's dtype. Each gives the same bits every time for the same inputs, on the same machine
-      with the same number of threads.
+      chosen experts all have width 0 is zero even then.
+    * Every token also takes the shared expert, if there is one, with the weight shared_weight[t].
+    * Quantized weights mean code * scale, exactly. With quantized weights an implementation may
+      round x and each expert's hidden values to int8, 32 of them to a scale; the native kernels
+      do, unless told not to.
+    * Accumulation is in float64, and the result is rounded to x's dtype once. Other implementations
+      may accumulate in float32 and may round intermediate products and each expert's output to
+      x's dtype. Each gives the same bits for the same inputs, on the same machine with the same
+      number of threads.
 
     Args:
-        x_TD: [T, D], float32 or float16.
-        expert_indices_TK: [T, K] int64, each from 0 to E - 1; 1 <= K <= E.
-        routing_weights_TK: [T, K], x's dtype.
-        experts: for each of the E experts (gate [D, w], up [D, w], down [w, D]), without gate where
-            the activation is not gated: in x's dtype or in bfloat16, or quantized with scales in
-            x's dtype.
-        shared: the same of the shared expert, if there is one.
-        shared_weight_T1: [T, 1], x's dtype; given if there is a shared expert.
-        activation: one of `spec.ACTIVATIONS`.
+        x_TD: input [T, D], float32 or float16.
+        expert_indices_TK: chosen experts [T, K] int64, each from 0 to E - 1; 1 <= K <= E.
+        routing_weights_TK: routing weights [T, K] in x's dtype.
+        experts: weights of the E experts, (gate [D, w], up [D, w], down [w, D]) each, without gate
+            where the activation is not gated; in x's dtype or in bfloat16, or quantized with scales
+            in x's dtype.
+        shared: weights of the shared expert; None without one.
+        shared_weight_T1: weight of the shared expert, [T, 1] in x's dtype; None without one.
+        activation: activation, one of `spec.ACTIVATIONS`.
 
     Returns:
-        [T, D] in x's dtype.
+        y [T, D] in x's dtype.
 
     Raises:
         ShapeError: if shapes or dtypes do not fit, or an expert index is not within 0 and E - 1.
@@ -112,7 +112,7 @@ def ragged_moe(
     np.add.at(weight_TE, (row_TK, expert_indices_TK), routing_weights_TK)
     chosen_TE[row_TK, expert_indices_TK] = True
 
-    # Overflow and NaN are part of the definition here, not accidents to warn of.
+    # Overflow and NaN are part of the definition.
     with np.errstate(over="ignore", invalid="ignore"):
         x = x_TD.astype(np.float64)
         hidden_TR = _FUNCTIONS[activation](x @ factors_DR[0])
@@ -125,7 +125,7 @@ def ragged_moe(
 
 
 def silu(a: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gives a / (1 + exp(-a)), elementwise.
+    """Computes a / (1 + exp(-a)), elementwise.
 
     >>> float(silu(np.array([0.0]))[0])
     0.0
@@ -134,9 +134,9 @@ def silu(a: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gelu(a: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gives 0.5 * a * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 * a ** 3))), elementwise.
+    """Computes 0.5 * a * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 * a ** 3))), elementwise.
 
-    Written as a * sigmoid(2 z), z being what tanh is taken of, it keeps its precision for negative
+    Written as a * sigmoid(2 z), with z the argument of tanh. That keeps its precision for negative
     a, where 1 + tanh(z) would cancel.
 
     >>> float(gelu(np.array([0.0]))[0])
@@ -156,7 +156,7 @@ _FUNCTIONS: dict[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]
     "relu": lambda a: np.maximum(a, 0.0),
     "relu2": lambda a: np.maximum(a, 0.0) ** 2,
 }
-"""Of the gate, or of up where there is none."""
+"""Function of the gate's product, or of up's where there is no gate."""
 
 
 def _values(weight: Weight) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Rounding by the native library: what `rounding` and `search` define, bit for bit and much faster.
+"""Rounding of weights to codes by the native library.
 
-A weight is taken as a checkpoint has it, [outputs, inputs], so that the values of a group lie
-together.
+Gives bit for bit what `formats.rounding` and `formats.search` define, much faster. Weights are
+[outputs, inputs] as in a checkpoint, so the values of a group lie together.
 
 Legend: K depth (inputs), N columns (outputs), G groups along K.
 """
@@ -27,7 +27,7 @@ _NOT_FINITE, _SCALE_TOO_LARGE = 1, 2
 
 
 class _Rounding(ctypes.Structure):
-    """`MoeRounding` of `op/native/c_api.h`."""
+    """Structure `MoeRounding` of `op/native/cpu/c_api.h`."""
 
     _fields_ = (
         ("values", ctypes.c_void_p),
@@ -46,19 +46,22 @@ class _Rounding(ctypes.Structure):
 def quantize(
     format_name: str, weight_NK: NDArray[Any], group_size: int, *, search: bool = False
 ) -> QuantizedMatrix:
-    """The matrix [K, N] in the nearest codes, with scales in float16.
+    """Rounds a matrix to the nearest codes, with scales in float16.
 
     Args:
-        format_name: one of `formats.GRIDS`.
-        weight_NK: [N, K], float32, float16 or bfloat16.
-        group_size: 32, 64 or 128.
-        search: whether each group's scale is the one that loses the least.
+        format_name: quantized format, a key of `formats.GRIDS`.
+        weight_NK: weight [N, K], float32, float16 or bfloat16.
+        group_size: depths that share a scale: 32, 64 or 128.
+        search: True to choose each group's scale by the least error.
+
+    Returns:
+        The matrix [K, N].
 
     Raises:
-        ShapeError: if it is no such matrix, or the group size is another.
-        CheckpointError: if a value is infinite, not a number or too large.
-        RecipeError: the library does not know the format.
-        DependencyError: the library is absent.
+        ShapeError: if the weight or the group size is not as above.
+        CheckpointError: if a value is infinite, NaN or too large.
+        RecipeError: if the library does not know the format.
+        DependencyError: if the library is absent.
     """
     is_weight = weight_NK.ndim == 2 and weight_NK.dtype.name in WEIGHT_DTYPES
     if not is_weight or group_size not in GROUP_SIZES:
@@ -99,12 +102,16 @@ def quantize(
 def squared_error(
     format_name: str, matrix: QuantizedMatrix, weight_NK: NDArray[Any]
 ) -> tuple[float, float]:
-    """Sum of the squared differences between a quantized matrix and what it was made from, and of
-    the squares of the latter, in float64.
+    """Squared error of a quantized matrix, and the squared norm of its source, in float64.
+
+    Args:
+        format_name: format of the matrix.
+        matrix: quantized matrix [K, N].
+        weight_NK: weight that it was made from, [N, K].
 
     Raises:
-        RecipeError: the library does not know the format.
-        DependencyError: the library is absent.
+        RecipeError: if the library does not know the format.
+        DependencyError: if the library is absent.
     """
     TABLE[format_name].require("rounding")
     weight = np.ascontiguousarray(weight_NK)
@@ -130,7 +137,7 @@ def _job(
     scale: NDArray[np.float16],
     zero_point: NDArray[np.uint8] | None,
 ) -> _Rounding:
-    """The arrays have to live as long as it."""
+    """Describes a rounding for the library; the arrays must live as long as it."""
     columns, depth = weight_NK.shape
     return _Rounding(
         weight_NK.ctypes.data,

@@ -1,27 +1,25 @@
-"""The tables of a comparison of rankings, and what they say in a sentence."""
+"""Tables of a comparison of rankings, with verdicts in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
+from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
 from moe_export.reporting import html, markdown
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import NONE, figures, percent, points
 
 OURS = "fisher_margin"
-"""The ranking that every other one is held against."""
+"""Ranking that every other one is compared with."""
 
 TITLE = "Rankings compared"
-
-Bakeoff = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the calibration draws."""
+    """Mean, least and greatest value of a figure over the calibration draws."""
 
     mean: float
     low: float
@@ -29,14 +27,23 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread | None:
-        """The spread of the values that are there; None if none is."""
+        """Returns the spread of the values that are not None; None without any."""
         known = [value for value in values if value is not None]
         return cls(sum(known) / len(known), min(known), max(known)) if known else None
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """One ranking at one `keep`, over all draws."""
+    """One ranking at one `keep`, over all draws.
+
+    Attributes:
+        score: name of the ranking's score.
+        unit: unit of removal, `dimension` or `expert`.
+        kept: fraction of dimensions that are kept, mean over the draws.
+        rates: exact match by task, fraction; None for a task without answers.
+        losses: loss by task, nats per token.
+        mean: mean exact match over the tasks with answers; None without such tasks.
+    """
 
     score: str
     unit: str
@@ -47,17 +54,17 @@ class Ranking:
 
     @property
     def name(self) -> str:
-        """What its row is called."""
+        """Name of its row."""
         return self.score if self.unit == "dimension" else f"{self.score}, whole experts"
 
     @property
     def is_ours(self) -> bool:
-        """Whether the others are held against it."""
+        """True if the others are compared with it."""
         return (self.score, self.unit) == (OURS, "dimension")
 
 
 def bakeoff_markdown(bakeoff: Bakeoff) -> str:
-    """The content of `bakeoff.json` as Markdown: a table and a sentence for every `keep`."""
+    """Renders a comparison in Markdown, with a table and a sentence for every `keep`."""
     blocks = [f"# {TITLE}", markdown.escaped(_introduction(bakeoff))]
     for keep in _keeps(bakeoff):
         blocks += [
@@ -69,7 +76,7 @@ def bakeoff_markdown(bakeoff: Bakeoff) -> str:
 
 
 def bakeoff_html(bakeoff: Bakeoff) -> str:
-    """The same as a page of its own."""
+    """Renders a comparison as a page."""
     blocks = [f"<h1>{escape(TITLE)}</h1>", html.paragraph(_introduction(bakeoff), "muted")]
     for keep in _keeps(bakeoff):
         blocks += [
@@ -81,35 +88,38 @@ def bakeoff_html(bakeoff: Bakeoff) -> str:
 
 
 def rankings(bakeoff: Bakeoff, keep: float) -> list[Ranking]:
-    """The rankings at one `keep`, the best mean first, equal ones by name."""
-    results = [result for result in bakeoff["results"] if result["keep"] == keep]
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """Returns the rankings at one `keep`, the best mean first, equal ones by name."""
+    results = [result for result in bakeoff.results if result.keep == keep]
+    groups: dict[tuple[str, str], list[RankingResult]] = {}
     for result in results:
-        groups.setdefault((result["score"], result["unit"]), []).append(result)
-    found = []
-    for (score, unit), draws in groups.items():
-        figures_of = {
-            key: {
-                task: Spread.of([draw["tasks"][task][key] for draw in draws])
-                for task in bakeoff["tasks"]
-            }
-            for key in ("exact_match", "loss_nats")
-        }
-        kept = sum(draw["kept"] for draw in draws) / len(draws)
-        mean = Spread.of([draw["mean_exact_match"] for draw in draws])
-        found.append(
-            Ranking(score, unit, kept, figures_of["exact_match"], figures_of["loss_nats"], mean)
-        )
-    return sorted(found, key=lambda r: (-(r.mean.mean if r.mean else 0.0), r.name))
+        groups.setdefault((result.score, result.unit), []).append(result)
+    by_name = [
+        _ranking(score, unit, bakeoff.tasks, draws) for (score, unit), draws in groups.items()
+    ]
+    return sorted(by_name, key=lambda r: (-(r.mean.mean if r.mean else 0.0), r.name))
+
+
+def _ranking(
+    score: str, unit: str, tasks: Sequence[str], draws: Sequence[RankingResult]
+) -> Ranking:
+    """Summarizes one ranking at one `keep` over all draws."""
+    return Ranking(
+        score=score,
+        unit=unit,
+        kept=sum(draw.kept for draw in draws) / len(draws),
+        rates={task: Spread.of([draw.tasks[task].exact_match for draw in draws]) for task in tasks},
+        losses={task: Spread.of([draw.tasks[task].loss_nats for draw in draws]) for task in tasks},
+        mean=Spread.of([draw.mean_exact_match for draw in draws]),
+    )
 
 
 def keep_table(bakeoff: Bakeoff, keep: float) -> Table:
-    """Rankings down, tasks across; the best figure of each column stands out."""
+    """Lists rankings by task; the best figure of each column is bold."""
     solved, read = _answered(bakeoff), _read(bakeoff)
-    found = rankings(bakeoff, keep)
-    columns = [[ranking.rates[task] for ranking in found] for task in solved]
-    columns += [[ranking.losses[task] for ranking in found] for task in read]
-    columns.append([ranking.mean for ranking in found])
+    ranked = rankings(bakeoff, keep)
+    columns = [[ranking.rates[task] for ranking in ranked] for task in solved]
+    columns += [[ranking.losses[task] for ranking in ranked] for task in read]
+    columns.append([ranking.mean for ranking in ranked])
     shows = [_rate] * len(solved) + [_loss] * len(read) + [_rate]
     better = [max] * len(solved) + [min] * len(read) + [max]
     strong = set()
@@ -122,18 +132,9 @@ def keep_table(bakeoff: Bakeoff, keep: float) -> Table:
         }
     rows = [
         [ranking.name, *(show(column[row]) for show, column in zip(shows, columns, strict=True))]
-        for row, ranking in enumerate(found)
+        for row, ranking in enumerate(ranked)
     ]
-    before = bakeoff["baseline"]
-    rates = [before[task]["exact_match"] for task in solved]
-    rows.append(
-        [
-            "unpruned",
-            *(points(rate) for rate in rates),
-            *(figures(before[task]["loss_nats"]) for task in read),
-            points(sum(rates) / len(rates)) if rates else NONE,
-        ]
-    )
+    rows.append(_unpruned_row(bakeoff, solved, read))
     head = [
         "ranking",
         *(f"{task}, %" for task in solved),
@@ -143,14 +144,26 @@ def keep_table(bakeoff: Bakeoff, keep: float) -> Table:
     return Table(head, rows, strong=frozenset(strong))
 
 
+def _unpruned_row(bakeoff: Bakeoff, solved: Sequence[str], read: Sequence[str]) -> list[str]:
+    """Lists the scores of the unpruned model."""
+    before = bakeoff.baseline
+    rates = [rate for task in solved if (rate := before[task].exact_match) is not None]
+    return [
+        "unpruned",
+        *(points(rate) for rate in rates),
+        *(figures(before[task].loss_nats) for task in read),
+        points(sum(rates) / len(rates)) if rates else NONE,
+    ]
+
+
 def verdicts(bakeoff: Bakeoff, keep: float) -> Iterator[str]:
-    """Where another ranking does better than ours, and where the draws leave it open."""
-    found = rankings(bakeoff, keep)
-    ours = next((ranking for ranking in found if ranking.is_ours), None)
+    """Yields sentences on the rankings that do better than ours."""
+    ranked = rankings(bakeoff, keep)
+    ours = next((ranking for ranking in ranked if ranking.is_ours), None)
     if ours is None:
         yield f"{OURS} is not among the rankings."
         return
-    others = [ranking for ranking in found if not ranking.is_ours]
+    others = [ranking for ranking in ranked if not ranking.is_ours]
     if not others:
         yield "There is no other ranking to compare with."
         return
@@ -164,14 +177,14 @@ def verdicts(bakeoff: Bakeoff, keep: float) -> Iterator[str]:
         yield f"Better than {OURS} here: {'; '.join(wins)}."
     else:
         yield f"No other ranking is better than {OURS} in any column here."
-    off = [r for r in found if abs(r.kept - keep) >= 0.0005]
+    off = [r for r in ranked if abs(r.kept - keep) >= 0.0005]
     if off:
         words = ", ".join(f"{r.name} {percent(r.kept)}" for r in off)
         yield f"Not all of them keep {percent(keep)} of the dimensions: {words}."
 
 
 def _wins(others: Sequence[Ranking], ours: Ranking, task: str, key: str) -> list[str]:
-    """Rankings that beat ours in one column, in words with both figures."""
+    """Describes the rankings that beat ours in one column, with both figures."""
     wins = []
     is_rate = key == "exact_match"
     mine = ours.rates[task] if is_rate else ours.losses[task]
@@ -217,13 +230,13 @@ def _loss(spread: Spread | None) -> str:
 
 
 def _spread(spread: Spread, show: Callable[[float], str]) -> str:
-    """The mean, and least and most where they read differently."""
+    """Shows the mean, and least and most if they read differently."""
     low, high = show(spread.low), show(spread.high)
     return show(spread.mean) if low == high else f"{show(spread.mean)}\n[{low}–{high}]"
 
 
 def _introduction(bakeoff: Bakeoff) -> str:
-    draws = len({result["seed"] for result in bakeoff["results"]})
+    draws = len({result.seed for result in bakeoff.results})
     over = (
         f"the mean over {draws} calibration draws, with least and most" if draws > 1 else "one draw"
     )
@@ -235,12 +248,12 @@ def _introduction(bakeoff: Bakeoff) -> str:
 
 
 def _keeps(bakeoff: Bakeoff) -> list[float]:
-    return sorted({result["keep"] for result in bakeoff["results"]}, reverse=True)
+    return sorted({result.keep for result in bakeoff.results}, reverse=True)
 
 
 def _answered(bakeoff: Bakeoff) -> list[str]:
-    return [t for t in bakeoff["tasks"] if bakeoff["baseline"][t]["exact_match"] is not None]
+    return [t for t in bakeoff.tasks if bakeoff.baseline[t].exact_match is not None]
 
 
 def _read(bakeoff: Bakeoff) -> list[str]:
-    return [t for t in bakeoff["tasks"] if bakeoff["baseline"][t]["exact_match"] is None]
+    return [t for t in bakeoff.tasks if bakeoff.baseline[t].exact_match is None]

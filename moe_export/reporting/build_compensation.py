@@ -1,29 +1,30 @@
-"""What was fitted to make up for what was removed."""
+"""Section of a report about weights that were fitted to make up for what was removed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.ledger import Distill, Ledger
+from moe_export.artifacts.report_making import CompensationFacts, DistillFacts, RefitFacts
+from moe_export.recipe import PruneSettings
 
 
-def compensation_facts(
-    folders: Mapping[str, Path], settings: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Experts refitted, and what distilling routers did; None where neither was asked for.
+def compensation_facts(ledger: Ledger, settings: PruneSettings) -> CompensationFacts | None:
+    """Counts refitted experts and distilled routers; None if neither was asked for.
 
     Args:
-        folders: by stage name.
-        settings: of the prune stage.
+        ledger: account of the prune stage.
+        settings: the recipe's `prune` section.
     """
-    ledger = load_json(folders["prune"] / "ledger.json")
     refit = None
-    if settings.get("refit_down"):
-        refit = {"experts": len(ledger["refit"]["tensors"]), "left": len(ledger["refit"]["left"])}
-    distill = ledger.get("distill")
-    if distill is not None:
-        distill = distill | {"routers": len(distill["tensors"])}
-        del distill["tensors"]
-    return {"refit": refit, "distill": distill} if refit or distill else None
+    if settings.refit_down:
+        refit = RefitFacts(experts=len(ledger.refit.tensors), left=len(ledger.refit.left))
+    distill = None if ledger.distill is None else _distill_facts(ledger.distill)
+    return CompensationFacts(refit=refit, distill=distill) if refit or distill else None
+
+
+def _distill_facts(distill: Distill) -> DistillFacts:
+    return DistillFacts(
+        tokens=distill.tokens,
+        held_out_tokens=distill.held_out_tokens,
+        held_out_kl_nats=distill.held_out_kl_nats,
+        routers=len(distill.tensors),
+    )

@@ -1,27 +1,28 @@
-"""What quantization did and lost."""
+"""Section of a report about quantization and its losses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.quantization import QuantizationRecord
+from moe_export.artifacts.report_making import ClassError, QuantizationFacts
 
 
-def quantization_facts(folders: Mapping[str, Path]) -> dict[str, Any] | None:
-    """Method, error by class of tensor, and the matrices whose method was another; None where
-    nothing was quantized.
+def quantization_facts(folder: Path | None) -> QuantizationFacts | None:
+    """Reads method, errors and fallbacks of quantization.
+
+    Args:
+        folder: folder of the quantize stage; None if nothing was quantized.
     """
-    if "quantize" not in folders:
+    if folder is None:
         return None
-    ledger = load_json(folders["quantize"] / "quantization.json")
-    return {
-        "method": ledger["method"],
-        "matrices": ledger["counts"]["quantized"],
-        "classes": [
-            {"class": name, "relative_error": sums["relative_error"]}
-            for name, sums in ledger["classes"].items()
-        ],
-        "fallbacks": ledger["fallbacks"],
-    }
+    record = QuantizationRecord.load(folder)
+    return QuantizationFacts(
+        method=record.method,
+        matrices=record.counts.quantized,
+        classes=tuple(
+            ClassError(name=name, relative_error=sums.relative_error)
+            for name, sums in record.classes.items()
+        ),
+        fallbacks=record.fallbacks,
+    )

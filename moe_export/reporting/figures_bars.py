@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from moe_export.artifacts.measurements import Speed, Spread
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.report_results import TaskFacts
 from moe_export.reporting.figures import FONT_SIZE, HALF, Canvas, bare
 from moe_export.reporting.palette import CLASS_COLOURS, class_colour, colour, variant_colour
 from moe_export.reporting.units import figures, points, size
 
 BAR, BAR_GAP, GROUP_GAP = 15, 3, 15
-"""Height of a bar and the spaces between bars and between groups, in pixels."""
+"""Height of a bar, space between bars and space between groups, in pixels."""
 
 CHARACTER = 6.6
-"""Width of a character to reckon with, in pixels: on the large side for the fonts in use."""
+"""Estimated width of a character in pixels, on the large side for the fonts in use."""
+
+
+Phase = Literal["prefill", "decode"]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its variant, length, and the ends of its whisker."""
+    """One bar: its variant, its length, and the ends of its whisker."""
 
     variant: str
     value: float
@@ -30,21 +36,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class Group:
-    """Bars that are compared with each other, under one name."""
+    """Bars under one name, compared with each other."""
 
     name: str
     bars: Sequence[Bar]
 
 
-def memory_bars(report: Mapping[str, Any]) -> str:
-    """One bar per variant, made of the classes of its weights."""
-    variants = report["memory"]["variants"]
+def memory_bars(report: Report) -> str:
+    """Draws one bar per variant, made of the classes of its weights."""
+    variants = report.memory.variants
     # The experts come first, so that what shrinks is aligned.
     sums = {
-        entry["variant"]: {
-            name: sum(
-                e["weights_bytes"] for e in entry["classes"] if class_colour(e["class"]) == name
-            )
+        entry.variant: {
+            name: sum(e.weights_bytes for e in entry.classes if class_colour(e.name) == name)
             for name in CLASS_COLOURS
         }
         for entry in variants
@@ -84,20 +88,20 @@ def memory_bars(report: Mapping[str, Any]) -> str:
     return canvas.svg(f"Bytes of weights by class: {words}.")
 
 
-def accuracy_bars(report: Mapping[str, Any], provider: str) -> str | None:
-    """Exact match of every task with answers, with standard errors; None without such tasks."""
+def accuracy_bars(report: Report, provider: str) -> str | None:
+    """Draws the exact match of every task with answers; None without such tasks."""
     groups = [
         Group(
             name,
             [
                 Bar(variant, rate, max(rate - error, 0), min(rate + error, 1), f"{points(rate)} %")
-                for variant, scores in found
-                if (rate := scores["exact_match"]) is not None
-                for error in [scores["exact_match_stderr"] or 0.0]
+                for variant, scores in variants
+                if (rate := scores.exact_match) is not None
+                for error in [scores.exact_match_stderr or 0.0]
             ],
         )
-        for name, found in _by_task(report, provider)
-        if found[0][1]["exact_match"] is not None
+        for name, variants in _by_task(report, provider)
+        if variants[0][1].exact_match is not None
     ]
     if not groups:
         return None
@@ -105,19 +109,19 @@ def accuracy_bars(report: Mapping[str, Any], provider: str) -> str | None:
     return canvas.svg(f"Exact match by task. {_spoken(groups)}")
 
 
-def loss_bars(report: Mapping[str, Any], provider: str) -> str | None:
-    """Loss of the tasks without answers (plain text); None if there are none."""
+def loss_bars(report: Report, provider: str) -> str | None:
+    """Draws the loss of the tasks without answers (plain text); None without such tasks."""
     groups = [
         Group(
             name,
             [
                 Bar(variant, loss, loss, loss, figures(loss))
-                for variant, scores in found
-                for loss in [scores["loss_nats"]]
+                for variant, scores in variants
+                for loss in [scores.loss_nats]
             ],
         )
-        for name, found in _by_task(report, provider)
-        if found[0][1]["exact_match"] is None
+        for name, variants in _by_task(report, provider)
+        if variants[0][1].exact_match is None
     ]
     if not groups:
         return None
@@ -127,30 +131,33 @@ def loss_bars(report: Mapping[str, Any], provider: str) -> str | None:
     return canvas.svg(f"Loss on text in nats per token. {_spoken(groups)}")
 
 
-def speed_bars(report: Mapping[str, Any], provider: str, phase: str) -> str | None:
-    """Tokens per second at every setting, whiskers from the least to the most of the repeats.
+def speed_bars(report: Report, provider: str, phase: Phase) -> str | None:
+    """Draws tokens per second at every setting, with whiskers from the least to the most.
 
     Args:
-        report: the content of `report.json`.
-        provider: whose measurements.
+        report: report of the run.
+        provider: execution provider of the measurements.
         phase: `prefill` or `decode`.
+
+    Returns:
+        The SVG; None without measurements.
     """
-    entries = [entry for entry in report["speed"] if entry["provider"] == provider]
-    settings = dict.fromkeys((entry["batch_size"], entry["threads"]) for entry in entries)
+    entries = [entry for entry in report.speed if entry.provider == provider]
+    settings = dict.fromkeys((entry.batch_size, entry.threads) for entry in entries)
     groups = [
         Group(
             f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}",
             [
                 Bar(
-                    entry["variant"],
-                    rate["median"],
-                    rate["min"],
-                    rate["max"],
-                    figures(rate["median"]),
+                    entry.variant,
+                    rate.median,
+                    rate.min,
+                    rate.max,
+                    figures(rate.median),
                 )
                 for entry in entries
-                if (entry["batch_size"], entry["threads"]) == (batch, threads)
-                for rate in [entry[f"{phase}_tokens_per_s"]]
+                if (entry.batch_size, entry.threads) == (batch, threads)
+                for rate in [_rate(entry, phase)]
             ],
         )
         for batch, threads in sorted(settings)
@@ -161,14 +168,17 @@ def speed_bars(report: Mapping[str, Any], provider: str, phase: str) -> str | No
     return canvas.svg(f"Tokens per second of {phase}. {_spoken(groups)}")
 
 
-def _by_task(
-    report: Mapping[str, Any], provider: str
-) -> list[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-    entries = [entry for entry in report["accuracy"] if entry["provider"] == provider]
+def _by_task(report: Report, provider: str) -> list[tuple[str, list[tuple[str, TaskFacts]]]]:
+    """Returns by task name the scores of every variant."""
+    entries = [entry for entry in report.accuracy if entry.provider == provider]
     return [
-        (task["task"], [(entry["variant"], entry["tasks"][place]) for entry in entries])
-        for place, task in enumerate(entries[0]["tasks"])
+        (task.task, [(entry.variant, entry.tasks[place]) for entry in entries])
+        for place, task in enumerate(entries[0].tasks)
     ]
+
+
+def _rate(entry: Speed, phase: Phase) -> Spread:
+    return entry.prefill_tokens_per_s if phase == "prefill" else entry.decode_tokens_per_s
 
 
 def _most(groups: Sequence[Group]) -> float:
@@ -183,7 +193,7 @@ def _spoken(groups: Sequence[Group]) -> str:
 
 
 def _grouped(name: str, groups: Sequence[Group], most: float, title: str) -> Canvas:
-    """Groups of bars from the top down, the name of each on the left, values on the right."""
+    """Draws groups of bars from the top down, names on the left and values on the right."""
     names = min(max(len(group.name) for group in groups), 22)
     left, right, top = 14 + CHARACTER * names, 60, 58
     height = sum(_height(group) + GROUP_GAP for group in groups)
@@ -193,7 +203,7 @@ def _grouped(name: str, groups: Sequence[Group], most: float, title: str) -> Can
     panel.set(xlim=(0, most or 1), ylim=(height - GROUP_GAP, 0), yticks=[])
     panel.locator_params(axis="x", nbins=4)
     panel.tick_params(labelbottom=False)
-    panel.spines["left"].set_visible(True)
+    panel.spines.left.set_visible(True)
     canvas.text(0, 14, title, color=colour("muted"))
     variants = dict.fromkeys(bar.variant for group in groups for bar in group.bars)
     at = left

@@ -5,7 +5,7 @@ Legend: L layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,29 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
 
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.report_plan import LayerWidths
 from moe_export.reporting.figures import FONT_SIZE, HALF, WIDE, Canvas, bare
 from moe_export.reporting.palette import LEVELS, colour, level
 from moe_export.reporting.sentences import importance_sentence, widths_sentence
 from moe_export.reporting.units import percent, plain
 
 LABELLED_CELL = 26
-"""From this width on, in pixels, a cell has room for its number."""
+"""Least width of a cell with room for its number, in pixels."""
 
 SHARED_COLUMN = 42
 """Width of the column of the shared expert, in pixels."""
 
 
-def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
-    """A cell for every expert, darker the more of it is kept, and each layer's spread beside it."""
-    layers = report["plan"]["layers"]
-    widths_LE = np.array([layer["widths"] for layer in layers])
-    most = max(max(layer["widths_before"]) for layer in layers)
+def widths_map(report: Report, width: int = WIDE) -> str:
+    """Draws a cell for every expert, darker the wider it is, and each layer's spread beside it."""
+    layers = report.plan.layers
+    widths_LE = np.array([layer.widths for layer in layers])
+    most = report.plan.most_width
     num_layers, num_experts = widths_LE.shape
     left, top, gap, legend = 46, 26, 22, 44
     strip = max(118, 0.19 * width)
-    shared = SHARED_COLUMN if report["plan"]["shared_expert"] == "prune" else 0
+    shared = SHARED_COLUMN if report.plan.prunes_shared else 0
     cells = width - left - gap - strip - 14 - (shared + gap if shared else 0)
     least = 18.0 if num_layers <= 12 else 9.0
     row = min(max(0.8 * cells / num_experts, least), 32.0)
@@ -44,7 +46,7 @@ def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
     panel.grid(visible=False)
     panel.set(xlim=(0, num_experts), ylim=(num_layers, 0), xticks=[])
     step = max(1, int(np.ceil(16 / row)))
-    numbers = [layer["layer"] for layer in layers[::step]]
+    numbers = [layer.layer for layer in layers[::step]]
     panel.set_yticks(np.arange(0, num_layers, step) + 0.5, numbers)
     _cells(panel, widths_LE, most, cells / num_experts, row)
     canvas.text(left, 12, f"expert 0 to {num_experts - 1}", color=colour("muted"))
@@ -59,11 +61,11 @@ def widths_map(report: Mapping[str, Any], width: int = WIDE) -> str:
     return canvas.svg(f"Width of every expert by layer. {widths_sentence(report)}", kind)
 
 
-def _shared(canvas: Canvas, layers: list[dict[str, Any]], place: tuple[float, ...]) -> None:
-    """The cells of the shared expert, darker the more is kept of its own width."""
+def _shared(canvas: Canvas, layers: Sequence[LayerWidths], place: tuple[float, ...]) -> None:
+    """Draws the cells of the shared expert, darker the more of its own width is kept."""
     left, top, width, row = place
-    widths_L1 = np.array([[layer["shared_width"]] for layer in layers])
-    most = max(layer["shared_width_before"] for layer in layers)
+    widths_L1 = np.array([[layer.shared_width or 0] for layer in layers])
+    most = max(layer.shared_width_before or 0 for layer in layers)
     panel = bare(canvas.axes(left, top, width, len(layers) * row), grid="x")
     panel.grid(visible=False)
     panel.set(xlim=(0, 1), ylim=(len(layers), 0), xticks=[], yticks=[])
@@ -74,7 +76,7 @@ def _shared(canvas: Canvas, layers: list[dict[str, Any]], place: tuple[float, ..
 
 
 def _cells(panel: Any, widths_LE: NDArray[np.int64], most: int, cell: float, row: float) -> None:
-    """One compound path per step of the scale, which keeps thousands of cells small."""
+    """Draws one compound path per step of the scale, which keeps thousands of cells small."""
     # A gap of a pixel between cells, less where they are small, in units of a cell.
     inset_x, inset_y = min(0.6, 0.08 * cell) / cell, min(0.6, 0.08 * row) / row
     steps_LE = np.minimum((widths_LE / most * LEVELS).astype(int), LEVELS - 1)
@@ -106,7 +108,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Path:
 
 
 def _crosses(panel: Any, places: NDArray[np.int64], cell: float, row: float) -> None:
-    """An expert that was emptied is crossed out."""
+    """Crosses out the empty experts."""
     arm = 0.22 * min(cell, row)
     dx, dy = arm / cell, arm / row
     lines = [
@@ -118,15 +120,15 @@ def _crosses(panel: Any, places: NDArray[np.int64], cell: float, row: float) -> 
 
 
 def _spread(
-    canvas: Canvas, layers: list[dict[str, Any]], most: int, place: tuple[float, ...]
+    canvas: Canvas, layers: Sequence[LayerWidths], most: int, place: tuple[float, ...]
 ) -> None:
-    """A line from each layer's least to its greatest width, with a dot at the median."""
+    """Draws a line from each layer's least to its greatest width, with a dot at the median."""
     left, top, width, height = place
     panel = bare(canvas.axes(left, top, width, height), grid="x")
     at = np.arange(len(layers)) + 0.5
-    low, middle, high = (
-        [layer[f"width_{key}"] for layer in layers] for key in ("min", "median", "max")
-    )
+    low = [layer.width_min for layer in layers]
+    middle = [layer.width_median for layer in layers]
+    high = [layer.width_max for layer in layers]
     panel.hlines(at, low, high, color=colour("other"), linewidth=2)
     panel.scatter(middle, at, s=30, color=colour("pruned"), zorder=3, clip_on=False, linewidths=0)
     panel.set(xlim=(0, most), ylim=(len(layers), 0), yticks=[], xticks=[0, most / 2, most])
@@ -135,7 +137,7 @@ def _spread(
 
 
 def _scale(canvas: Canvas, left: float, top: float, most: int) -> None:
-    """The colour of each width."""
+    """Draws the scale of colours by width."""
     tile = 9.0
     canvas.text(left, top, "1", color=colour("muted"))
     panel = canvas.axes(left + 12, top - 5, tile * LEVELS, 10)
@@ -148,15 +150,15 @@ def _scale(canvas: Canvas, left: float, top: float, most: int) -> None:
     canvas.text(left + 88 + tile * LEVELS, top, "× empty", color=colour("muted"))
 
 
-def widths_profile(report: Mapping[str, Any]) -> str:
-    """All widths from the greatest to the least, against the one width that keeps as many."""
-    layers = report["plan"]["layers"]
-    every = np.sort(np.concatenate([layer["widths"] for layer in layers]))[::-1]
-    most = max(max(layer["widths_before"]) for layer in layers)
+def widths_profile(report: Report) -> str:
+    """Draws all widths in descending order, against the one width that keeps as many rows."""
+    layers = report.plan.layers
+    every = np.sort(np.concatenate([layer.widths for layer in layers]))[::-1]
+    most = report.plan.most_width
     canvas = Canvas("profile", HALF, 270)
     panel = bare(canvas.axes(46, 30, HALF - 64, 214), grid="y")
     for layer in layers:
-        values = np.sort(layer["widths"])[::-1]
+        values = np.sort(layer.widths)[::-1]
         panel.plot(_ranks(values), values, color=colour("other"), linewidth=0.8, alpha=0.7)
     panel.fill_between(_ranks(every), every, color=colour("pruned"), alpha=0.12, linewidth=0)
     panel.plot(_ranks(every), every, color=colour("pruned"), linewidth=2.2)
@@ -187,13 +189,18 @@ def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.linspace(0, 1, len(values))
 
 
-def importance_curve(report: Mapping[str, Any]) -> str:
-    """The share of importance that the most important dimensions hold, and what was kept."""
-    found = report["importance"]
+def importance_curve(report: Report) -> str:
+    """Draws the importance held by the most important dimensions, and the part that was kept.
+
+    The report has a curve, see `ImportanceFacts`.
+    """
+    facts = report.importance
+    assert facts.rows_kept is not None
+    assert facts.importance_kept is not None
     canvas = Canvas("importance", HALF, 300)
     panel = bare(canvas.axes(52, 30, HALF - 76, 214), grid="y")
-    rows = np.array([0.0] + [point["rows"] for point in found["curve"]])
-    held = np.array([0.0] + [point["importance"] for point in found["curve"]])
+    rows = np.array([0.0] + [point.rows for point in facts.curve])
+    held = np.array([0.0] + [point.importance for point in facts.curve])
     panel.fill_between(rows, held, color=colour("pruned"), alpha=0.12, linewidth=0)
     panel.plot(rows, held, color=colour("pruned"), linewidth=2.2)
     panel.set(xlim=(0, 1), ylim=(0, 1.04))
@@ -201,7 +208,7 @@ def importance_curve(report: Mapping[str, Any]) -> str:
     panel.set_xticks(ticks, ["0 %", "25 %", "50 %", "75 %", "100 %"])
     panel.set_yticks(ticks, ["0 %", "25 %", "50 %", "75 %", "100 %"])
     _tuck(panel)
-    x, y = found["rows_kept"], found["importance_kept"]
+    x, y = facts.rows_kept, facts.importance_kept
     panel.plot([x, x], [0, y], color=colour("ink"), linewidth=1, linestyle=(0, (4, 3)))
     panel.scatter([x], [y], s=52, color=colour("ink"), zorder=4, clip_on=False, linewidths=0)
     # Below the curve, on the side of the line where there is more room.

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import yaml
 
+from moe_export.artifacts.report import Report
 from moe_export.reporting import sentences, tables
 from moe_export.reporting.tables import Table
 
 
-def report_markdown(report: Mapping[str, Any]) -> str:
-    """The whole of `report.md`, from the content of `report.json` alone."""
+def report_markdown(report: Report) -> str:
+    """Renders `report.md` from a report alone."""
     return "\n\n".join(_blocks(report)) + "\n"
 
 
-def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# {escaped(report['title'])}"
+def _blocks(report: Report) -> Iterator[str]:
+    yield f"# {escaped(report.title)}"
     yield escaped(sentences.summary(report))
     strip = [(label, figure, words) for label, figure, words in sentences.strip(report)]
     yield table(Table(["", "", ""], strip, words=3))
     yield escaped(f"{sentences.gates_sentence(report)} {sentences.execution_sentence(report)}")
     yield "## Widths"
     yield f"{sentences.widths_sentence(report)} {sentences.importance_sentence(report)}"
-    if report["compensation"] is not None:
+    if report.compensation is not None:
         yield sentences.compensation_sentence(report)
     yield table(tables.layer_table(report))
     yield "## Memory"
     yield f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
-    if report["quantization"] is not None:
+    if report.quantization is not None:
         yield escaped(sentences.quantization_sentence(report))
     yield table(tables.memory_table(report))
     yield from _unless_empty(tables.resident_table(report))
@@ -56,11 +56,11 @@ def _blocks(report: Mapping[str, Any]) -> Iterator[str]:
     yield table(tables.methods_table(report))
     yield "## Settings"
     yield "```yaml\n" + settings_yaml(report).replace("```", "'''") + "```"
-    yield f"moe-export {report['moe_export']}"
+    yield f"moe-export {report.moe_export}"
 
 
 def table(content: Table) -> str:
-    """A table in GitHub's Markdown."""
+    """Renders a table in GitHub's Markdown."""
     rows = [list(content.head)]
     rows += [
         [
@@ -75,14 +75,14 @@ def table(content: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text with nothing in it that Markdown or HTML would take for its own."""
-    # Brackets are left alone, which keeps ranges readable: only `](` makes a link of them.
+    """Escapes what Markdown or HTML would read as markup."""
+    # Brackets stay, so that ranges are readable: only `](` makes a link of them.
     return re.sub(r"([\\|*`]|(?<=\])\()", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
-def settings_yaml(report: Mapping[str, Any]) -> str:
-    """The settings of every stage as a recipe would write them."""
-    return str(yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True))
+def settings_yaml(report: Report) -> str:
+    """Renders the settings of every stage as a recipe writes them."""
+    return str(yaml.safe_dump(report.settings, sort_keys=False, allow_unicode=True))
 
 
 def _unless_empty(content: Table) -> Iterator[str]:

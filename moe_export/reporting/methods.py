@@ -1,22 +1,20 @@
-"""How each number was measured, in words that stand beside it."""
+"""Methods of measurement, in words that stand beside the figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from moe_export.artifacts.report_making import Method
+from moe_export.artifacts.validation import Validation
+from moe_export.recipe import SpeedSettings
+from moe_export.variants import BASELINE
 
 
-def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Quantity and method, for what a run has measured.
+def methods_of(validation: Validation, speed: SpeedSettings) -> tuple[Method, ...]:
+    """Describes the method of every figure that a run has measured.
 
     Args:
-        validation: `validation.json`.
-        settings: the `validate` section that it was made with.
+        validation: results of validation.
+        speed: the recipe's `validate.speed`.
     """
-    speed = settings.get("speed", {})
-    repeats, prompt, new = (
-        speed.get(key, "the recipe's") for key in ("repeats", "prompt_tokens", "new_tokens")
-    )
     methods = {
         "kept": "Share of all expert intermediate dimensions (rows) that the plan keeps.",
         "weights bytes": (
@@ -57,9 +55,9 @@ def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> li
             "dequantized in torch; what differs is that its kernels round activations to int8."
         ),
         "prefill, decode": (
-            f"Tokens per second of all sequences together: a prompt of {prompt} tokens, then "
-            f"{new} greedy tokens through the KV cache, {repeats} times after a warm-up, "
-            "in a process of its own; median, with least and most."
+            f"Tokens per second of all sequences together: a prompt of {speed.prompt_tokens} "
+            f"tokens, then {speed.new_tokens} greedy tokens through the KV cache, {speed.repeats} "
+            "times after a warm-up, in a process of its own; median, with least and most."
         ),
         "active parameters": (
             "Everything outside the routed experts, and the experts that a calibration token is "
@@ -67,12 +65,10 @@ def methods_of(validation: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         ),
         "stage peak": "Highest resident memory of the process while the stage ran.",
     }
-    if "cuda" not in validation["providers"]:
+    if "cuda" not in validation.providers:
         del methods["device memory"]
-    has_baseline = any(
-        "baseline" in result["variants"] for result in validation["providers"].values()
-    )
+    has_baseline = any(BASELINE in results.variants for results in validation.providers.values())
     if not has_baseline:
         for quantity in ("recovery", "KL, top-1 agreement"):
             methods[quantity] += " Not measured here: the unpruned model was not exported."
-    return [{"quantity": quantity, "method": method} for quantity, method in methods.items()]
+    return tuple(Method(quantity=quantity, method=method) for quantity, method in methods.items())

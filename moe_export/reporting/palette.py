@@ -1,14 +1,14 @@
-"""The colours of all pictures and pages, each with a light and a dark value.
+"""Colours of all pictures and pages, each with a light and a dark value.
 
-Pictures are drawn in the light values, which are then replaced by CSS variables, so one picture
-serves both schemes. The hues differ in lightness too, and stay apart in every common kind of
-colour-blindness and in print.
+Pictures are drawn in the light values, which are then replaced by CSS variables: one picture serves
+both schemes. The hues differ in lightness too, and stay apart in print and for every common
+kind of colour-blindness.
 """
 
 from __future__ import annotations
 
 LEVELS = 16
-"""Steps of the sequential scale."""
+"""Number of steps of the sequential scale."""
 
 COLOURS: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14171b"),
@@ -41,7 +41,6 @@ _VARIANTS = {
     "baseline": "baseline",
     "pruned": "pruned",
     "quantized": "quantized",
-    "pruned+quantized": "both",
 }
 
 CLASS_COLOURS: dict[str, tuple[str, ...]] = {
@@ -52,21 +51,21 @@ CLASS_COLOURS: dict[str, tuple[str, ...]] = {
     "scales": ("scales",),
     "other": ("router", "norms", "constants", "padding"),
 }
-"""Colour to the memory classes it stands for; a class that is not named is `other` too."""
+"""Colour to the memory classes it stands for; `other` also stands for classes not listed here."""
 
 
 def colour(name: str) -> str:
-    """The light value of a colour."""
+    """Returns the light value of a colour."""
     return COLOURS[name][0]
 
 
 def variant_colour(variant: str) -> str:
-    """The name of a variant's colour, the same in every picture."""
+    """Returns the name of a variant's colour, the same in every picture."""
     return _VARIANTS.get(variant, "further")
 
 
 def class_colour(tensor_class: str) -> str:
-    """The name of the colour of a memory class."""
+    """Returns the name of the colour of a memory class."""
     for name, classes in CLASS_COLOURS.items():
         if tensor_class in classes:
             return name
@@ -74,12 +73,12 @@ def class_colour(tensor_class: str) -> str:
 
 
 def level(number: int) -> str:
-    """The light value of a step of the sequential scale, 0 to `LEVELS` - 1."""
+    """Returns the light value of a step of the sequential scale, 0 to `LEVELS` - 1."""
     return _along(_LIGHT_STOPS, number)
 
 
 def variables() -> dict[str, tuple[str, str]]:
-    """Every CSS variable's light and dark value."""
+    """Returns the light and dark value of every CSS variable."""
     steps = {f"level-{n}": (level(n), _along(_DARK_STOPS, n)) for n in range(LEVELS)}
     return COLOURS | steps
 

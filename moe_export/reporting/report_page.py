@@ -1,29 +1,27 @@
-"""`report.html`, from the content of `report.json` alone."""
+"""`report.html`, rendered from a report alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from html import escape
-from typing import Any
 
+from moe_export.artifacts.report import Report
 from moe_export.reporting import html, sentences, tables
 from moe_export.reporting.markdown import settings_yaml
 
-Report = Mapping[str, Any]
-
 
 def report_html(report: Report) -> str:
-    """One document with everything in it: style, pictures, tables."""
+    """Renders one document that holds its style, pictures and tables."""
     body = "\n".join(block for section in _SECTIONS for block in section(report))
-    return html.page(report["title"], body)
+    return html.page(report.title, body)
 
 
 def _top(report: Report) -> Iterator[str]:
-    yield f"<h1>{escape(report['title'])}</h1>"
+    yield f"<h1>{escape(report.title)}</h1>"
     yield html.paragraph(sentences.summary(report), "muted")
     yield html.headline(sentences.strip(report))
     yield html.verdict(
-        report["headline"]["gates_passed"],
+        report.headline.gates_passed,
         sentences.gates_sentence(report),
         sentences.execution_sentence(report),
     )
@@ -34,13 +32,13 @@ def _widths(report: Report) -> Iterator[str]:
 
     yield "<h2>What was kept</h2>"
     yield html.paragraph(sentences.widths_sentence(report))
-    if report["compensation"] is not None:
+    if report.compensation is not None:
         yield html.paragraph(sentences.compensation_sentence(report))
     yield html.figure(
         figures_widths.widths_map(report) + figures_widths.widths_map(report, figures.HALF)
     )
     blocks = [html.figure(figures_widths.widths_profile(report))]
-    if report["importance"]["curve"]:
+    if report.importance.curve:
         blocks.append(html.figure(figures_widths.importance_curve(report)))
     yield html.pair(*blocks)
     yield html.details("Every layer", html.table(tables.layer_table(report)))
@@ -53,7 +51,7 @@ def _memory(report: Report) -> Iterator[str]:
     yield html.paragraph(
         f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
     )
-    if report["quantization"] is not None:
+    if report.quantization is not None:
         yield html.paragraph(sentences.quantization_sentence(report))
     held = (tables.resident_table(report), tables.device_table(report))
     right = "".join(html.table(table) for table in held if table.rows)
@@ -86,7 +84,7 @@ def _speed(report: Report) -> Iterator[str]:
 
     yield "<h2>Speed</h2>"
     yield html.paragraph(sentences.execution_sentence(report))
-    providers = list(dict.fromkeys(entry["provider"] for entry in report["speed"]))
+    providers = list(dict.fromkeys(entry.provider for entry in report.speed))
     for provider in providers:
         if len(providers) > 1:
             yield f"<h3>{escape(provider)}</h3>"
@@ -111,7 +109,7 @@ def _making(report: Report) -> Iterator[str]:
     yield "<h2>How it was made</h2>"
     yield html.paragraph(sentences.coverage_sentence(report))
     yield html.table(tables.calibration_table(report))
-    # Beside the other its last column would not be seen.
+    # Not side by side, which would hide the last column.
     yield html.table(tables.stage_table(report))
     yield html.details("Settings of every stage", html.preformatted(settings_yaml(report)))
 
@@ -120,7 +118,7 @@ def _measuring(report: Report) -> Iterator[str]:
     yield "<h2>How it was measured</h2>"
     yield html.table(tables.methods_table(report), "prose")
     yield html.details("Machine and versions", html.table(tables.machine_table(report), "prose"))
-    yield f"<footer>moe-export {escape(report['moe_export'])}</footer>"
+    yield f"<footer>moe-export {escape(report.moe_export)}</footer>"
 
 
 _SECTIONS = (_top, _widths, _memory, _accuracy, _speed, _checks, _making, _measuring)

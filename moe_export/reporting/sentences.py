@@ -1,10 +1,14 @@
-"""What a report says in words: every sentence is made from the numbers it speaks of."""
+"""Sentences of a report, each made from the figures that it states."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
+from moe_export.artifacts.measurements import SpeedSetting
+from moe_export.artifacts.quantization import Fallback
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.report_making import DistillFacts, RefitFacts
+from moe_export.artifacts.report_plan import PlanFacts
 from moe_export.reporting.tables import GATES, SCOPES
 from moe_export.reporting.units import (
     count,
@@ -18,85 +22,81 @@ from moe_export.reporting.units import (
 )
 from moe_export.variants import BASELINE
 
-Report = Mapping[str, Any]
-
 
 def summary(report: Report) -> str:
-    """One line under the title: what model, by what ranking."""
-    model, plan = report["model"], report["plan"]
-    layers = f"{model['layers']} layers"
-    if len(plan["layers"]) < model["layers"]:
-        layers += f", {len(plan['layers'])} of them"
+    """Describes the model and the ranking in the line under the title."""
+    model, plan = report.model, report.plan
+    layers = f"{model.layers} layers"
+    if len(plan.layers) < model.layers:
+        layers += f", {len(plan.layers)} of them"
     return (
-        f"{model['family']}, {layers} × {model['experts_per_layer']} experts, "
-        f"{model['experts_per_token']} per token. {parameters(model['parameters']['before'])} "
-        f"parameters before, {parameters(model['parameters']['after'])} after. Ranked by "
-        f"{plan['score']} {SCOPES.get(plan['scope'], plan['scope'])}, by {plan['unit']}; "
-        f"exported in {report['memory']['dtype']}.{_formats(report)}"
+        f"{model.family}, {layers} × {model.experts_per_layer} experts, "
+        f"{model.experts_per_token} per token. {parameters(model.parameters.before)} "
+        f"parameters before, {parameters(model.parameters.after)} after. Ranked by "
+        f"{plan.score} {SCOPES.get(plan.scope, plan.scope)}, by {plan.unit}; "
+        f"exported in {report.memory.dtype}.{_formats(report)}"
     )
 
 
 def _formats(report: Report) -> str:
-    """What is quantized, where something is."""
+    """Names the formats of the quantized variants; empty without any."""
     return "".join(
-        f" The {entry['variant']} model has {entry['format']}."
-        for entry in report["memory"]["variants"]
-        if entry["format"] != report["memory"]["dtype"]
+        f" The {entry.variant} model has {entry.format}."
+        for entry in report.memory.variants
+        if entry.format != report.memory.dtype
     )
 
 
 def strip(report: Report) -> list[tuple[str, str, str]]:
-    """The headline figures: label, figure, and the words below it."""
-    head, memory = report["headline"], report["memory"]
-    before, after = head["baseline_weights_bytes"], head["product_weights_bytes"]
+    """Returns the headline figures: label, figure, and the words below it."""
+    head, memory = report.headline, report.memory
+    before, after = head.baseline_weights_bytes, head.product_weights_bytes
     exported = any(
-        entry["variant"] == BASELINE and entry["disk_weights_bytes"] is not None
-        for entry in memory["variants"]
+        entry.variant == BASELINE and entry.disk_weights_bytes is not None
+        for entry in memory.variants
     )
-    at = head["speed_setting"]
+    at = head.speed_setting
     speed = "not measured"
     if at is not None:
-        speed = f"{figures(head['product_decode_tokens_per_s'])} tok/s, {speed_words(at)}"
-    decode = ratio(head["decode_ratio"])
-    if head["decode_ratio"] is None and at is not None:
-        decode = figures(head["product_decode_tokens_per_s"])
+        speed = f"{figures(head.product_decode_tokens_per_s)} tok/s, {speed_words(at)}"
+    decode = ratio(head.decode_ratio)
+    if head.decode_ratio is None and at is not None:
+        decode = figures(head.product_decode_tokens_per_s)
         speed = f"tok/s, {speed_words(at)}; no baseline"
     accuracy = "no task with answers"
-    if head["product_exact_match"] is not None:
-        accuracy = f"{percent(head['product_exact_match'])} exact match"
-        if head["baseline_exact_match"] is not None:
+    if head.product_exact_match is not None:
+        accuracy = f"{percent(head.product_exact_match)} exact match"
+        if head.baseline_exact_match is not None:
             accuracy = (
-                f"{points(head['baseline_exact_match'])} → {percent(head['product_exact_match'])} "
+                f"{points(head.baseline_exact_match)} → {percent(head.product_exact_match)} "
                 "exact match"
             )
     return [
         (
             "kept",
-            percent(head["kept"]),
-            f"of {count(report['plan']['rows_before'])} expert dimensions",
+            percent(head.kept),
+            f"of {count(report.plan.rows_before)} expert dimensions",
         ),
         (
             "weights",
             ratio(after / before),
             f"{size(before)} → {size(after)}" + ("" if exported else " (before: predicted)"),
         ),
-        ("accuracy recovery", percent(head["recovery"]), accuracy),
+        ("accuracy recovery", percent(head.recovery), accuracy),
         ("decode", decode, speed),
     ]
 
 
-def speed_words(at: Mapping[str, Any]) -> str:
-    """A speed setting in words."""
-    threads = "1 thread" if at["threads"] == 1 else f"{at['threads']} threads"
-    return f"{at['provider']}, batch {at['batch_size']}, {threads}"
+def speed_words(at: SpeedSetting) -> str:
+    """Describes a speed setting."""
+    threads = "1 thread" if at.threads == 1 else f"{at.threads} threads"
+    return f"{at.provider}, batch {at.batch_size}, {threads}"
 
 
 def gates_sentence(report: Report) -> str:
-    """How many gates were met."""
-    gates = report["gates"]
-    failed = [
-        GATES.get(gate["name"], (gate["name"], ""))[0] for gate in gates if not gate["passed"]
-    ]
+    """Counts the gates that passed."""
+    gates = report.gates
+    failed = [GATES.get(gate.name, (gate.name, ""))[0] for gate in gates if not gate.passed]
     if not gates:
         return "The recipe sets no gates."
     if not failed:
@@ -107,35 +107,35 @@ def gates_sentence(report: Report) -> str:
 
 
 def execution_sentence(report: Report) -> str:
-    """Which implementation of the experts ran."""
-    entries = report["execution"]
+    """Names the implementation of the experts that ran."""
+    entries = report.execution
     if not entries:
         return "No speed was measured, so which path runs was not observed."
-    paths = sorted({entry["path"] for entry in entries})
+    paths = sorted({entry.path for entry in entries})
     if len(paths) == 1:
-        where = sorted({entry["provider"] for entry in entries})
+        where = sorted({entry.provider for entry in entries})
         return f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
-    each = "; ".join(f"{e['variant']} on {e['provider']}: {e['path']}" for e in entries)
+    each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
     return f"The experts ran as: {each}."
 
 
 def widths_sentence(report: Report) -> str:
-    """The spread of the widths."""
-    plan = report["plan"]
+    """Describes the spread of the widths."""
+    plan = report.plan
     return (
-        f"Widths run from {plan['width_min']} to {plan['width_max']} with a median of "
-        f"{plain(plan['width_median'])}; {experts(plan['empty_experts'])} empty and "
-        f"{experts(plan['whole_experts'])} kept whole, of {count(report['coverage']['experts'])}."
+        f"Widths run from {plan.width_min} to {plan.width_max} with a median of "
+        f"{plain(plan.width_median)}; {experts(plan.empty_experts)} empty and "
+        f"{experts(plan.whole_experts)} kept whole, of {count(report.coverage.experts)}."
         f"{_shared_words(plan)}"
     )
 
 
-def _shared_words(plan: Mapping[str, Any]) -> str:
-    """What is left of the shared expert, where it is pruned."""
-    if plan["shared_expert"] != "prune":
+def _shared_words(plan: PlanFacts) -> str:
+    """Describes the widths of the shared expert; empty if it is not pruned."""
+    if not plan.prunes_shared:
         return ""
-    widths = [layer["shared_width"] for layer in plan["layers"]]
-    before = plan["layers"][0]["shared_width_before"]
+    widths = [layer.shared_width or 0 for layer in plan.layers]
+    before = plan.layers[0].shared_width_before or 0
     kept = sum(widths) / (before * len(widths))
     return (
         f" The shared expert keeps {min(widths)} to {max(widths)} of {before} dimensions, "
@@ -144,89 +144,95 @@ def _shared_words(plan: Mapping[str, Any]) -> str:
 
 
 def importance_sentence(report: Report) -> str:
-    """How much importance the kept dimensions hold."""
-    found = report["importance"]
-    if found["importance_kept"] is None:
+    """States the importance that the kept dimensions hold."""
+    importance = report.importance
+    if importance.importance_kept is None:
         return "No importance is known."
     return (
-        f"The {percent(found['rows_kept'])} of dimensions that were kept hold "
-        f"{percent(found['importance_kept'])} of the importance."
+        f"The {percent(importance.rows_kept)} of dimensions that were kept hold "
+        f"{percent(importance.importance_kept)} of the importance."
     )
 
 
 def compensation_sentence(report: Report) -> str:
-    """What was fitted to what is left; empty where nothing was."""
-    found = report["compensation"]
-    if found is None:
+    """Describes the weights that were fitted after pruning; empty without any."""
+    facts = report.compensation
+    if facts is None:
         return ""
-    said = []
-    if found["refit"] is not None:
-        left = found["refit"]["left"]
-        said.append(
-            f"After removal, down was refitted in {count(found['refit']['experts'])} experts"
-            + (f" and left in {count(left)} that too few tokens reach." if left else ".")
-        )
-    if found["distill"] is not None:
-        seen = found["distill"]
-        kl = seen["held_out_kl_nats"]
-        what = (
-            f"{count(seen['routers'])} routers were distilled"
-            if seen["routers"]
-            else "Distilled routers were no better and not taken"
-        )
-        said.append(
-            f"{what}: on {count(seen['held_out_tokens'])} calibration tokens that were not trained "
-            f"on, the KL from the unpruned model is {figures(kl['before'])} nats with the routers "
-            f"as they were and {figures(kl['after'])} nats with the distilled ones."
-        )
-    return " ".join(said)
+    sentences = []
+    if facts.refit is not None:
+        sentences.append(_refit_words(facts.refit))
+    if facts.distill is not None:
+        sentences.append(_distill_words(facts.distill))
+    return " ".join(sentences)
+
+
+def _refit_words(refit: RefitFacts) -> str:
+    left = f" and left in {count(refit.left)} that too few tokens reach." if refit.left else "."
+    return f"After removal, down was refitted in {count(refit.experts)} experts{left}"
+
+
+def _distill_words(distill: DistillFacts) -> str:
+    outcome = (
+        f"{count(distill.routers)} routers were distilled"
+        if distill.routers
+        else "Distilled routers were no better and not taken"
+    )
+    kl = distill.held_out_kl_nats
+    return (
+        f"{outcome}: on {count(distill.held_out_tokens)} calibration tokens that were not trained "
+        f"on, the KL from the unpruned model is {figures(kl.before)} nats with the routers "
+        f"as they were and {figures(kl.after)} nats with the distilled ones."
+    )
 
 
 def coverage_sentence(report: Report) -> str:
-    """What the calibration has reached."""
-    coverage, calibration = report["coverage"], report["calibration"]
-    unknown = coverage["unknown_experts"]
+    """Describes the calibration set and the experts that it reached."""
+    coverage, calibration = report.coverage, report.calibration
+    unknown = coverage.unknown_experts
     reached = (
         "every expert was reached"
         if unknown == 0
         else f"{experts(unknown)} never reached, so nothing is known of what they do"
     )
     least, middle, most = (
-        count(coverage[f"tokens_per_expert_{k}"]) for k in ("min", "median", "max")
-    )
-    least, middle, most = (
-        count(coverage[f"tokens_per_expert_{key}"]) for key in ("min", "median", "max")
+        count(tokens)
+        for tokens in (
+            coverage.tokens_per_expert_min,
+            coverage.tokens_per_expert_median,
+            coverage.tokens_per_expert_max,
+        )
     )
     return (
-        f"{count(calibration['sequences'])} sequences, {count(calibration['tokens'])} tokens (seed "
-        f"{calibration['seed']}); {reached}. Tokens per expert: {least} to {most}, median {middle}."
+        f"{count(calibration.sequences)} sequences, {count(calibration.tokens)} tokens (seed "
+        f"{calibration.seed}); {reached}. Tokens per expert: {least} to {most}, median {middle}."
     )
 
 
 def prediction_sentence(report: Report) -> str:
-    """Whether the plan's bytes are those on disk."""
+    """Compares the bytes that the plan predicted with those on disk."""
     checked = [
         entry
-        for entry in report["memory"]["variants"]
-        if entry["predicted_weights_bytes"] is not None and entry["disk_weights_bytes"] is not None
+        for entry in report.memory.variants
+        if entry.predicted_weights_bytes is not None and entry.disk_weights_bytes is not None
     ]
-    off = [e for e in checked if e["predicted_weights_bytes"] != e["disk_weights_bytes"]]
+    off = [e for e in checked if e.predicted_weights_bytes != e.disk_weights_bytes]
     if off:
         return "The predicted bytes are not those on disk: " + "; ".join(
-            f"{e['variant']} {e['disk_weights_bytes']} instead of {e['predicted_weights_bytes']}"
+            f"{e.variant} {e.disk_weights_bytes} instead of {e.predicted_weights_bytes}"
             for e in off
         )
-    *others, last = [entry["variant"] for entry in checked]
+    *others, last = [entry.variant for entry in checked]
     names = f"{', '.join(others)} and {last}" if others else last
     return f"The plan predicted the bytes on disk exactly ({names})."
 
 
 def cache_sentence(report: Report) -> str:
-    """What the KV cache takes."""
-    cache = report["memory"]["kv_cache"]
+    """States the size of the KV cache."""
+    cache = report.memory.kv_cache
     return (
-        f"The KV cache of a sequence is apart from these: {size(cache['cache_bytes'])} at "
-        f"{count(cache['context_tokens'])} tokens, {count(cache['bytes_per_token'])} bytes each."
+        f"The KV cache of a sequence is apart from these: {size(cache.cache_bytes)} at "
+        f"{count(cache.context_tokens)} tokens, {count(cache.bytes_per_token)} bytes each."
     )
 
 
@@ -234,52 +240,55 @@ FALLBACKS_NAMED = 6
 
 
 def quantization_sentence(report: Report) -> str:
-    """What quantization lost, and where its method was another; empty where nothing was."""
-    found = report["quantization"]
-    if found is None:
+    """Describes the losses of quantization; empty if nothing was quantized."""
+    facts = report.quantization
+    if facts is None:
         return ""
     lost = ", ".join(
-        f"{entry['class'].replace('_', ' ')} {percent(entry['relative_error'])}"
-        for entry in found["classes"]
+        f"{entry.name.replace('_', ' ')} {percent(entry.relative_error)}" for entry in facts.classes
     )
     text = (
-        f"{count(found['matrices'])} matrices were quantized (method {found['method']}); the "
+        f"{count(facts.matrices)} matrices were quantized (method {facts.method}); the "
         f"weights' error is {lost}."
     )
-    fallbacks = found["fallbacks"]
-    if fallbacks:
-        named = "; ".join(_fallback_words(entry) for entry in fallbacks[:FALLBACKS_NAMED])
-        rest = len(fallbacks) - FALLBACKS_NAMED
-        text += (
-            f" {count(len(fallbacks))} of them were reached by fewer calibration tokens than they "
-            f"have inputs and were rounded to the nearest code instead ({named}"
-            + (f"; and {count(rest)} more)." if rest > 0 else ").")
-        )
-    elif found["method"] == "gptq":
-        text += " Every expert was reached by enough calibration tokens."
+    if facts.fallbacks:
+        return text + _fallbacks_words(facts.fallbacks)
+    if facts.method == "gptq":
+        return f"{text} Every expert was reached by enough calibration tokens."
     return text
 
 
-def _fallback_words(entry: Mapping[str, Any]) -> str:
-    name = entry["tensor"].removesuffix(".weight").rsplit(".", 1)[-1]
-    expert = "" if entry["expert"] is None else f", expert {entry['expert']}"
-    layer = "" if entry["layer"] is None else f"layer {entry['layer']}{expert}, "
-    return f"{layer}{name}: {count(entry['tokens'])} tokens"
+def _fallbacks_words(fallbacks: Sequence[Fallback]) -> str:
+    """Names the first matrices that another method rounded."""
+    named = "; ".join(_fallback_words(entry) for entry in fallbacks[:FALLBACKS_NAMED])
+    rest = len(fallbacks) - FALLBACKS_NAMED
+    return (
+        f" {count(len(fallbacks))} of them were reached by fewer calibration tokens than they "
+        f"have inputs and were rounded to the nearest code instead ({named}"
+        + (f"; and {count(rest)} more)." if rest > 0 else ").")
+    )
+
+
+def _fallback_words(entry: Fallback) -> str:
+    name = entry.tensor.removesuffix(".weight").rsplit(".", 1)[-1]
+    expert = "" if entry.expert is None else f", expert {entry.expert}"
+    layer = "" if entry.layer is None else f"layer {entry.layer}{expert}, "
+    return f"{layer}{name}: {count(entry.tokens)} tokens"
 
 
 def active_sentence(report: Report) -> str:
-    """Parameters that a token uses."""
-    active = report["model"]["active_parameters_per_token"]
-    if active["before"] is None:
+    """States the parameters that a token uses."""
+    active = report.model.active_parameters_per_token
+    if active.before is None or active.after is None:
         return "No calibration token was routed, so active parameters are not known."
     return (
-        f"A token uses {parameters(active['before'])} parameters before and "
-        f"{parameters(active['after'])} after, on average over the calibration tokens."
+        f"A token uses {parameters(active.before)} parameters before and "
+        f"{parameters(active.after)} after, on average over the calibration tokens."
     )
 
 
 def experts(number: int) -> str:
-    """A number of experts with its verb.
+    """Returns a number of experts with its verb.
 
     >>> experts(0), experts(1), experts(3)
     ('no expert is', '1 expert is', '3 experts are')

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
+from moe_export.artifacts.sweep import Point, Sweep
 from moe_export.reporting import html
 from moe_export.reporting.markdown import escaped
 from moe_export.reporting.markdown import table as markdown_table
@@ -15,57 +15,53 @@ from moe_export.reporting.sweep_verdicts import BUDGET, explanation, formats, se
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import figures, percent, ratio, size
 
-Sweep = Mapping[str, Any]
-
 TITLE = "Shares kept and formats, swept"
 
 
 def sweep_markdown(sweep: Sweep) -> str:
-    """The page of the documents."""
+    """Renders the tables and verdicts of a sweep in Markdown."""
     blocks = [f"# {TITLE}", escaped(introduction(sweep)), "## At equal bytes", explanation()]
-    blocks += [escaped(sentence(sweep["points"], found)) for found in sweep["verdicts"]]
+    blocks += [escaped(sentence(sweep.points, verdict)) for verdict in sweep.verdicts]
     blocks += [markdown_table(budget_table(sweep)), "## Shares kept and formats"]
     blocks.append(markdown_table(grid_table(sweep)))
     return "\n\n".join(blocks) + "\n"
 
 
 def sweep_html(sweep: Sweep) -> str:
-    """A page of its own, with the picture."""
+    """Renders a sweep as a page with its picture."""
     from moe_export.reporting.figures_sweep import pareto  # noqa: PLC0415 - matplotlib
 
     blocks = [f"<h1>{escape(TITLE)}</h1>", html.paragraph(introduction(sweep), "muted")]
     blocks.append(html.figure(pareto(sweep, wide=True) + pareto(sweep)))
     blocks.append("<h2>At equal bytes</h2>")
     blocks.append(html.paragraph(explanation(), "muted"))
-    blocks += [html.paragraph(sentence(sweep["points"], found)) for found in sweep["verdicts"]]
+    blocks += [html.paragraph(sentence(sweep.points, verdict)) for verdict in sweep.verdicts]
     blocks.append(html.table(budget_table(sweep)))
     blocks += ["<h2>Shares kept and formats</h2>", html.table(grid_table(sweep))]
     return html.page(TITLE, "\n".join(blocks))
 
 
 def grid_table(sweep: Sweep) -> Table:
-    """The points whose share kept is given, and the unpruned model."""
-    baseline = {"name": "", "experts": "float", "kept": 1.0, "formats": "unpruned, float"}
-    points = [baseline | sweep["baseline"] | {"mean_kl_nats": None, "decode_ratio": 1.0}]
-    points += [p for p in sweep["points"] if not p["name"].startswith(BUDGET)]
-    return _table(sweep, points)
+    """Lists the unpruned model and the points whose share kept is given."""
+    grid = [point for point in sweep.points if not point.name.startswith(BUDGET)]
+    return _table(sweep, [sweep.unpruned, *grid])
 
 
 def budget_table(sweep: Sweep) -> Table:
-    """The points whose bytes are given."""
-    return _table(sweep, [p for p in sweep["points"] if p["name"].startswith(BUDGET)])
+    """Lists the points whose bytes are given."""
+    return _table(sweep, [p for p in sweep.points if p.name.startswith(BUDGET)])
 
 
 def introduction(sweep: Sweep) -> str:
-    """What was measured, and on what."""
-    at = sweep["speed_setting"]
-    documents = ", ".join(f"{count} of {name}" for name, count in sweep["documents"].items())
+    """Describes the measurements, the documents and the machine."""
+    at = sweep.speed_setting
+    documents = ", ".join(f"{count} of {name}" for name, count in sweep.documents.items())
     speed = "Speed is left out."
     if at is not None:
         speed = (
             f"Speed is the median of decoding ({speed_words(at)}, after a prompt of "
-            f"{at['prompt_tokens']} tokens), its ratio that to the unpruned model measured next to "
-            f"it. Measured on {sweep['machine']['cpu']}.{repeats_sentence(sweep['points'])}"
+            f"{at.prompt_tokens} tokens), its ratio that to the unpruned model measured next to "
+            f"it. Measured on {sweep.machine.cpu}.{repeats_sentence(sweep.points)}"
         )
     return (
         "Every point is one exported model, pruned, quantized and measured in ONNX Runtime from "
@@ -76,41 +72,41 @@ def introduction(sweep: Sweep) -> str:
     )
 
 
-def repeats_sentence(points: Sequence[Mapping[str, Any]]) -> str:
-    """How far ratios of speed can be trusted, from models that were measured more than once."""
-    ratios: dict[Any, list[float]] = {}
+def repeats_sentence(points: Sequence[Point]) -> str:
+    """Describes the spread of the speed ratios of models that were measured several times."""
+    ratios: dict[tuple[float | None, ...], list[float]] = {}
     for point in points:
-        # Of the same bytes and the same divergence is the same model.
-        model = (point["weights_bytes"], point["mean_kl_nats"], point["mean_exact_match"])
-        if point["decode_ratio"]:
-            ratios.setdefault(model, []).append(point["decode_ratio"])
-    spread = [max(found) / min(found) for found in ratios.values() if len(found) > 1]
+        # Points of the same bytes and divergence are the same model.
+        model = (point.weights_bytes, point.mean_kl_nats, point.mean_exact_match)
+        if point.decode_ratio:
+            ratios.setdefault(model, []).append(point.decode_ratio)
+    spread = [max(repeats) / min(repeats) for repeats in ratios.values() if len(repeats) > 1]
     if not spread:
         return ""
     times = f"{max(spread):.2f} times"
     return f" The ratios of one model that was measured several times differ by up to {times}."
 
 
-def _table(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> Table:
-    before, timed = sweep["baseline"]["weights_bytes"], sweep["speed_setting"] is not None
-    on_front = {id(p) for p in front(sweep["points"])}
+def _table(sweep: Sweep, points: Sequence[Point]) -> Table:
+    before, timed = sweep.baseline.weights_bytes, sweep.speed_setting is not None
+    on_front = {point.name for point in front(sweep.points)}
     rows, strong = [], set()
     for number, point in enumerate(points):
-        if id(point) in on_front:
+        if point.name in on_front:
             strong.add((number, 0))
         name = formats(point)
-        text = [s["loss_nats"] for s in point["tasks"].values() if s["exact_match"] is None]
-        speed = (figures(point["decode_tokens_per_s"]), ratio(point["decode_ratio"]))
+        text = [s.loss_nats for s in point.tasks.values() if s.exact_match is None]
+        speed = (figures(point.decode_tokens_per_s), ratio(point.decode_ratio))
         rows.append(
             [
-                name if point["experts"] != "auto" else f"the plan's: {name}",
-                percent(point["kept"]),
-                size(point["weights_bytes"]),
-                percent(point["weights_bytes"] / before),
-                size(point["active_bytes_per_token"]),
-                percent(point["mean_exact_match"]),
+                name if point.experts != "auto" else f"the plan's: {name}",
+                percent(point.kept),
+                size(point.weights_bytes),
+                percent(point.weights_bytes / before),
+                size(point.active_bytes_per_token),
+                percent(point.mean_exact_match),
                 figures(text[0], 4) if text else "",
-                figures(point["mean_kl_nats"]),
+                figures(point.mean_kl_nats),
                 *(speed if timed else ()),
             ]
         )

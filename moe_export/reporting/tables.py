@@ -1,11 +1,15 @@
-"""The tables of a report, as text cells: the Markdown and the page show the same ones."""
+"""Tables of a report as text cells, shown by the Markdown and by the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from moe_export.artifacts.measurements import Spread
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.report_making import StageCost
+from moe_export.artifacts.report_memory import ClassBytes, UnprunedQuantized, VariantMemory
+from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.reporting.palette import class_colour
 from moe_export.reporting.units import (
     NONE,
@@ -17,8 +21,6 @@ from moe_export.reporting.units import (
     seconds,
     size,
 )
-
-Report = Mapping[str, Any]
 
 SCOPES = {
     "model": "over the whole model",
@@ -37,7 +39,7 @@ GATES = {
     "max_kl_nats": ("largest KL from the baseline, nats", "at most"),
     "min_recovery": ("recovery", "at least"),
 }
-"""What a gate holds, in words, and on which side of its limit a value passes."""
+"""Limited quantity of each gate in words, and the side of the limit on which a value passes."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class Table:
 
     Attributes:
         head: names of the columns; the first column is flush left.
-        rows: as wide as the head.
-        words: how many columns from the left hold words, and so are flush left.
-        keys: per row, the name of the colour that its first cell is marked with.
-        strong: (row, column) of the cells to stand out.
+        rows: cells of each row, as many as the head has.
+        words: number of columns from the left that hold words, and so are flush left.
+        keys: name of the colour that marks the first cell, per row.
+        strong: row and column of each cell in bold.
     """
 
     head: Sequence[str]
@@ -60,89 +62,129 @@ class Table:
 
 
 def memory_table(report: Report) -> Table:
-    """Weights by class for every variant, with the total on disk and as predicted."""
-    variants = report["memory"]["variants"]
-    columns = [{e["class"]: e["weights_bytes"] for e in entry["classes"]} for entry in variants]
-    more = report["memory"]["unpruned_quantized"]
-    heads = [entry["variant"] for entry in variants]
-    if more["weights_bytes"] is not None:
-        # What quantizing alone would give stands beside what was exported.
-        columns.append({e["class"]: e["weights_bytes"] for e in more["classes"]})
-        heads.append("unpruned, quantized")
-        predicted = {
-            "predicted_weights_bytes": more["weights_bytes"],
-            "active_bytes_per_token": more["active_bytes_per_token"],
-        }
-        nothing = dict.fromkeys(("disk_weights_bytes", "graph_bytes"), None)
-        variants = [*variants, nothing | predicted]
-    names = list(dict.fromkeys(n for column in columns for n, bytes_ in column.items() if bytes_))
-    rows = [[name.replace("_", " "), *(size(c.get(name)) for c in columns)] for name in names]
-    for label, key in (
-        ("on disk, bytes", "disk_weights_bytes"),
-        ("predicted, bytes", "predicted_weights_bytes"),
-    ):
-        rows.append([label, *(count(entry[key]) for entry in variants)])
-    rows.append(["read per token", *(size(e["active_bytes_per_token"]) for e in variants)])
-    rows.append(["graph", *(size(entry["graph_bytes"]) for entry in variants)])
+    """Lists the weights by class for every variant, with the total on disk and as predicted.
+
+    The prediction for quantization alone stands beside the exported variants.
+    """
+    columns = [_memory_column(entry) for entry in report.memory.variants]
+    if report.memory.unpruned_quantized.weights_bytes is not None:
+        columns.append(_unpruned_quantized_column(report.memory.unpruned_quantized))
+    names = list(
+        dict.fromkeys(name for column in columns for name, count in column.classes.items() if count)
+    )
+    rows = [
+        [name.replace("_", " "), *(size(c.classes.get(name)) for c in columns)] for name in names
+    ]
+    rows.append(["on disk, bytes", *(count(column.on_disk) for column in columns)])
+    rows.append(["predicted, bytes", *(count(column.predicted) for column in columns)])
+    rows.append(["read per token", *(size(column.active) for column in columns)])
+    rows.append(["graph", *(size(column.graph) for column in columns)])
     keys = [class_colour(name) for name in names]
-    return Table(["", *heads], rows, keys=keys)
+    return Table(["", *(column.name for column in columns)], rows, keys=keys)
+
+
+@dataclass(frozen=True)
+class _MemoryColumn:
+    """Bytes of one variant; None stands for what was not exported or predicted.
+
+    Attributes:
+        name: head of the column.
+        classes: bytes by class of tensors.
+        on_disk: size of `model.onnx.data`.
+        predicted: size that the plan predicted.
+        active: bytes of weights that a token reads.
+        graph: size of `model.onnx`.
+    """
+
+    name: str
+    classes: Mapping[str, int]
+    on_disk: int | None
+    predicted: int | None
+    active: int | None
+    graph: int | None
+
+
+def _memory_column(entry: VariantMemory) -> _MemoryColumn:
+    return _MemoryColumn(
+        entry.variant,
+        _by_class(entry.classes),
+        entry.disk_weights_bytes,
+        entry.predicted_weights_bytes,
+        entry.active_bytes_per_token,
+        entry.graph_bytes,
+    )
+
+
+def _unpruned_quantized_column(entry: UnprunedQuantized) -> _MemoryColumn:
+    return _MemoryColumn(
+        "unpruned, quantized",
+        _by_class(entry.classes),
+        None,
+        entry.weights_bytes,
+        entry.active_bytes_per_token,
+        None,
+    )
+
+
+def _by_class(classes: Iterable[ClassBytes]) -> dict[str, int]:
+    return {entry.name: entry.weights_bytes for entry in classes}
 
 
 def resident_table(report: Report) -> Table:
-    """Resident memory of every variant and provider."""
+    """Lists the resident memory of every variant and provider."""
     rows = [
         [
-            f"{entry['variant']}, {held['provider']}",
-            size(held["load_peak_bytes"]),
-            size(held["steady_resident_bytes"]),
-            size(entry["predicted_resident_bytes"]),
-            _difference(entry["predicted_resident_bytes"], held["steady_resident_bytes"]),
+            f"{entry.variant}, {held.provider}",
+            size(held.load_peak_bytes),
+            size(held.steady_resident_bytes),
+            size(entry.predicted_resident_bytes),
+            _difference(entry.predicted_resident_bytes, held.steady_resident_bytes),
         ]
-        for entry in report["memory"]["variants"]
-        for held in entry["resident"]
+        for entry in report.memory.variants
+        for held in entry.resident
     ]
     return Table(["resident memory", "load peak", "steady", "predicted", "off by"], rows)
 
 
 def device_table(report: Report) -> Table:
-    """Memory of the GPU, for every variant that ran on one."""
+    """Lists the memory of the GPU for every variant that ran on one."""
     rows = [
         [
-            f"{entry['variant']}, {held['provider']}",
-            size(held["device_loaded_bytes"]),
-            size(held["device_peak_bytes"]),
-            size(held["device_kv_cache_bytes"]),
+            f"{entry.variant}, {held.provider}",
+            size(held.device_loaded_bytes),
+            size(held.device_peak_bytes),
+            size(held.device_kv_cache_bytes),
         ]
-        for entry in report["memory"]["variants"]
-        for held in entry["resident"]
-        if held["device_peak_bytes"] is not None
+        for entry in report.memory.variants
+        for held in entry.resident
+        if held.device_peak_bytes is not None
     ]
     return Table(["device memory", "loaded", "peak", "KV cache"], rows)
 
 
 def accuracy_tables(report: Report) -> dict[str, Table]:
-    """By provider, every task under every variant."""
+    """Returns by provider the scores of every variant on every task."""
     tables = {}
-    for provider in dict.fromkeys(entry["provider"] for entry in report["accuracy"]):
-        entries = [entry for entry in report["accuracy"] if entry["provider"] == provider]
+    for provider in report.providers:
+        entries = [entry for entry in report.accuracy if entry.provider == provider]
         rows = []
-        for position, task in enumerate(entries[0]["tasks"]):
+        for position, task in enumerate(entries[0].tasks):
             for entry in entries:
-                scores = entry["tasks"][position]
+                scores = entry.tasks[position]
                 rows.append(
                     [
-                        task["task"],
-                        entry["variant"],
-                        count(scores["items"]),
-                        _rate(scores["exact_match"], scores["exact_match_stderr"]),
-                        figures(scores["loss_nats"]),
-                        figures(scores["perplexity"]),
-                        figures(scores["kl_nats"]),
-                        percent(scores["top1_agreement"]),
+                        task.task,
+                        entry.variant,
+                        count(scores.items),
+                        _rate(scores.exact_match, scores.exact_match_stderr),
+                        figures(scores.loss_nats),
+                        figures(scores.perplexity),
+                        figures(scores.kl_nats),
+                        percent(scores.top1_agreement),
                     ]
                 )
         rows += [
-            ["mean", entry["variant"], "", percent(entry["mean_exact_match"]), "", "", "", ""]
+            ["mean", entry.variant, "", percent(entry.mean_exact_match), "", "", "", ""]
             for entry in entries
         ]
         head = ["task", "", "items", "exact match", "loss, nats", "perplexity", "KL, nats", "top-1"]
@@ -151,18 +193,18 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
 
 
 def speed_table(report: Report) -> Table:
-    """Prefill and decode at every setting."""
+    """Lists prefill and decode at every setting."""
     rows = [
         [
-            entry["variant"],
-            entry["provider"],
-            entry["path"],
-            str(entry["batch_size"]),
-            str(entry["threads"]),
-            _spread(entry["prefill_tokens_per_s"]),
-            _spread(entry["decode_tokens_per_s"]),
+            entry.variant,
+            entry.provider,
+            entry.path,
+            str(entry.batch_size),
+            str(entry.threads),
+            _spread(entry.prefill_tokens_per_s),
+            _spread(entry.decode_tokens_per_s),
         ]
-        for entry in report["speed"]
+        for entry in report.speed
     ]
     head = [
         "variant",
@@ -177,41 +219,41 @@ def speed_table(report: Report) -> Table:
 
 
 def gates_table(report: Report) -> Table:
-    """Limits of the recipe, what was found, and whether it passed."""
+    """Lists the limits of the recipe with the measured values and the outcome."""
     rows = []
-    for gate in report["gates"]:
-        words, side = GATES.get(gate["name"], (gate["name"], "limit"))
+    for gate in report.gates:
+        words, side = GATES.get(gate.name, (gate.name, "limit"))
         # Every lower limit is a share.
-        show = percent if gate["name"].startswith("min_") else figures
+        show = percent if gate.name.startswith("min_") else figures
         rows.append(
             [
                 words,
-                gate["provider"],
-                f"{side} {show(gate['limit'])}",
-                show(gate["value"]),
-                "pass" if gate["passed"] else "FAIL",
+                gate.provider,
+                f"{side} {show(gate.limit)}",
+                show(gate.value),
+                "pass" if gate.passed else "FAIL",
             ]
         )
     return Table(["gate", "provider", "limit", "found", ""], rows, words=2)
 
 
 def parity_table(report: Report) -> Table:
-    """The exported models against torch."""
+    """Lists the distance of each exported model from torch."""
     rows = [
         [
-            entry["variant"],
-            entry["provider"],
-            figures(entry["max_logit_error"]),
-            figures(entry["kl_nats"]),
-            percent(entry["top1_agreement"]),
-            count(entry["compared_tokens"]),
-            percent(entry["greedy_agreement"]),
+            entry.variant,
+            entry.provider,
+            figures(entry.max_logit_error),
+            figures(entry.kl_nats),
+            percent(entry.top1_agreement),
+            count(entry.compared_tokens),
+            percent(entry.greedy_agreement),
             NONE
-            if entry["greedy_prompts"] is None
-            else f"{entry['greedy_prompts']} × {entry['greedy_new_tokens']}",
-            "none" if entry["first_bad_layer"] is None else str(entry["first_bad_layer"]),
+            if entry.greedy_prompts is None
+            else f"{entry.greedy_prompts} × {entry.greedy_new_tokens}",
+            "none" if entry.first_bad_layer is None else str(entry.first_bad_layer),
         ]
-        for entry in report["parity"]
+        for entry in report.parity
     ]
     head = [
         "variant", "provider", "largest logit error", "KL, nats", "top-1", "tokens compared",
@@ -221,20 +263,20 @@ def parity_table(report: Report) -> Table:
 
 
 def layer_table(report: Report) -> Table:
-    """Widths, importance and coverage by layer."""
-    shared = report["plan"]["shared_expert"] == "prune"
+    """Lists widths, importance and coverage by layer."""
+    shared = report.plan.prunes_shared
     rows = [
         [
-            str(layer["layer"]),
-            f"{count(layer['rows_before'])} → {count(layer['rows_after'])}",
-            percent(layer["rows_after"] / layer["rows_before"]),
-            f"{layer['width_min']} / {plain(layer['width_median'])} / {layer['width_max']}",
-            *([f"{layer['shared_width']} of {layer['shared_width_before']}"] if shared else []),
-            percent(layer["importance_kept"]),
-            f"{count(min(layer['tokens_per_expert']))} – {count(max(layer['tokens_per_expert']))}",
-            ", ".join(map(str, layer["unknown_experts"])) or "none",
+            str(layer.layer),
+            f"{count(layer.rows_before)} → {count(layer.rows_after)}",
+            percent(layer.rows_after / layer.rows_before),
+            f"{layer.width_min} / {plain(layer.width_median)} / {layer.width_max}",
+            *([f"{layer.shared_width} of {layer.shared_width_before}"] if shared else []),
+            percent(layer.importance_kept),
+            f"{count(min(layer.tokens_per_expert))} – {count(max(layer.tokens_per_expert))}",
+            ", ".join(map(str, layer.unknown_experts)) or "none",
         ]
-        for layer in report["plan"]["layers"]
+        for layer in report.plan.layers
     ]
     head = [
         "layer", "dimensions", "kept", "width min / median / max",
@@ -245,60 +287,57 @@ def layer_table(report: Report) -> Table:
 
 
 def calibration_table(report: Report) -> Table:
-    """Where the calibration tokens came from."""
+    """Lists the sources of the calibration tokens."""
     rows = [
         [
-            source["name"],
-            count(source["sequences"]),
-            count(source["tokens"]),
-            count(source["truncated_sequences"]),
+            source.name,
+            count(source.sequences),
+            count(source.tokens),
+            count(source.truncated_sequences),
         ]
-        for source in report["calibration"]["sources"]
+        for source in report.calibration.sources
     ]
     return Table(["calibration source", "sequences", "tokens", "truncated"], rows)
 
 
 def stage_table(report: Report) -> Table:
-    """Time, peak memory and output of each stage before this one, predicted and found."""
-    rows = []
-    for stage in report["stages"]:
-        predicted = stage["predicted"] or {}
-        rows.append(
-            [
-                stage["stage"],
-                f"{seconds(predicted.get('wall_s'))} / {seconds(stage['wall_s'])}",
-                *(
-                    f"{size(predicted.get(key))} / {size(stage[key])}"
-                    for key in ("peak_resident_bytes", "output_bytes")
-                ),
-            ]
-        )
+    """Lists time, peak memory and output of each stage, predicted and measured."""
+    rows = [_stage_row(stage, stage.predicted or PredictedCost()) for stage in report.stages]
     head = ["stage", "time, predicted / found", "peak memory", "output"]
     return Table(head, rows)
 
 
-def machine_table(report: Report) -> Table:
-    """The machine and the versions."""
-    machine = report["machine"]
-    rows = [
-        ["processor", machine["cpu"]],
-        ["cores", str(machine["cores"])],
-        ["memory", size(machine["memory_bytes"])],
-        ["GPU", machine["gpu"] or "none"],
-        ["system", machine["system"]],
+def _stage_row(stage: StageCost, predicted: PredictedCost) -> list[str]:
+    return [
+        stage.stage,
+        f"{seconds(predicted.wall_s)} / {seconds(stage.wall_s)}",
+        f"{size(predicted.peak_resident_bytes)} / {size(stage.peak_resident_bytes)}",
+        f"{size(predicted.output_bytes)} / {size(stage.output_bytes)}",
     ]
-    rows += [[name, version] for name, version in report["versions"].items()]
+
+
+def machine_table(report: Report) -> Table:
+    """Lists the machine and the versions."""
+    machine = report.machine
+    rows = [
+        ["processor", machine.cpu],
+        ["cores", str(machine.cores)],
+        ["memory", size(machine.memory_bytes)],
+        ["GPU", machine.gpu or "none"],
+        ["system", machine.system],
+    ]
+    rows += [[name, version] for name, version in report.versions.items()]
     return Table(["measured on", ""], rows, words=2)
 
 
 def methods_table(report: Report) -> Table:
-    """How each number was measured."""
-    rows = [[entry["quantity"], entry["method"]] for entry in report["methods"]]
+    """Lists the method of measurement of each quantity."""
+    rows = [[entry.quantity, entry.method] for entry in report.methods]
     return Table(["number", "how it was measured"], rows, words=2)
 
 
 def _difference(predicted: float, measured: float) -> str:
-    """How far a prediction is from what was measured.
+    """Returns the deviation of a prediction from the measurement in percent.
 
     >>> _difference(103, 100), _difference(98.5, 100)
     ('+3.0 %', '−1.5 %')
@@ -313,6 +352,5 @@ def _rate(rate: float | None, stderr: float | None) -> str:
     return f"{points(rate)} ± {points(stderr)} %"
 
 
-def _spread(spread: Mapping[str, float]) -> str:
-    low, middle, high = (figures(spread[key]) for key in ("min", "median", "max"))
-    return f"{middle} ({low}–{high})"
+def _spread(spread: Spread) -> str:
+    return f"{figures(spread.median)} ({figures(spread.min)}–{figures(spread.max)})"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.bakeoff import Bakeoff
 from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.sweep import Sweep
+from moe_export.artifacts.validation import Validation
 from moe_export.evaluation.gates import raise_for_gates
 from moe_export.variants import exported
 
@@ -24,13 +27,13 @@ class RunResult:
     @property
     def report(self) -> Path | None:
         """The report's page, `report/report.html`; None before the report stage."""
-        return _existing(self.directory / "report" / "report.html")
+        return _existing(self.directory / "report" / Report.PAGE)
 
     @property
     def comparison(self) -> Path | None:
         """Table of a bakeoff (`bakeoff.md`) or a sweep (`sweep.md`); None for other runs."""
-        names = ("bakeoff", "sweep")
-        tables = (_existing(self.directory / name / f"{name}.md") for name in names)
+        names = {"bakeoff": Bakeoff.TABLE, "sweep": Sweep.TABLE}
+        tables = (_existing(self.directory / stage / name) for stage, name in names.items())
         return next(filter(None, tables), None)
 
     @property
@@ -54,7 +57,7 @@ class RunResult:
             GateError: a limit was not met.
             ArtifactError: the validate stage has not run.
         """
-        raise_for_gates(load_json(self.directory / "validate" / "validation.json"))
+        raise_for_gates(Validation.load(self.directory / "validate"))
 
 
 def _existing(path: Path) -> Path | None:

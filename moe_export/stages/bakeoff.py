@@ -1,4 +1,4 @@
-"""Rankings compared: each score masks the unpruned model at each `keep`, on each calibration draw.
+"""The bakeoff stage: each score masks the unpruned model at each `keep`, on each calibration draw.
 
 Masking a dimension gives the same logits as removing it, so nothing needs to be exported.
 """
@@ -6,17 +6,17 @@ Masking a dimension gives the same logits as removing it, so nothing needs to be
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts.base import save_json
+from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.validation import TaskScores
 from moe_export.checkpoint import Checkpoint
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
-from moe_export.evaluation.masking import ScoredTask, TaskScores, masked, score_tasks
+from moe_export.evaluation.masking import ScoredTask, masked, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
@@ -29,18 +29,14 @@ from moe_export.reporting.bakeoff_table import bakeoff_html, bakeoff_markdown
 from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
 
-BAKEOFF_FILE = "bakeoff.json"
-BAKEOFF_TABLE = "bakeoff.md"
-BAKEOFF_PAGE = "bakeoff.html"
-
 LENGTH = 512
 
 Masks = list[list[NDArray[np.int64]]]
-"""Per layer and expert, the kept positions."""
+"""Kept positions per layer and expert."""
 
 
 def run(job: Job[BakeoffSettings]) -> None:
-    """Writes `bakeoff.json`, and its tables as `bakeoff.md` and `bakeoff.html`."""
+    """Writes `Bakeoff`, and the tables and the page that are rendered from it."""
     settings = job.settings
     spec = spec_of(Checkpoint(job.model).config)
     model = load_torch_model(job.model, torch.float32)
@@ -55,9 +51,9 @@ def run(job: Job[BakeoffSettings]) -> None:
     rankings = [("dimension", score) for score in settings.scores]
     rankings += [("expert", score) for score in settings.whole_expert_scores]
     total = len(job.folders) * len(rankings) * len(settings.keeps)
-    results: list[dict[str, Any]] = []
-    # Some rankings are the same in every draw; what is masked the same way is scored once.
-    known: dict[str, TaskScores] = {}
+    results: list[RankingResult] = []
+    # Some rankings are the same in every draw; equal masks are scored once.
+    known: dict[str, dict[str, TaskScores]] = {}
     for seed, folder in zip(settings.seeds, job.folders.values(), strict=True):
         scores = Importance.load(folder).scores
         for unit, score in rankings:
@@ -69,27 +65,27 @@ def run(job: Job[BakeoffSettings]) -> None:
                     with masked(model, masks):
                         known[digest] = score_tasks(model, tasks)
                 results.append(
-                    {
-                        "score": score,
-                        "unit": unit,
-                        "keep": keep,
-                        "seed": seed,
-                        "kept": kept,
-                        "tasks": known[digest],
-                        "mean_exact_match": mean_exact_match(known[digest]),
-                    }
+                    RankingResult(
+                        score=score,
+                        unit=unit,
+                        keep=keep,
+                        seed=seed,
+                        kept=kept,
+                        tasks=known[digest],
+                        mean_exact_match=mean_exact_match(known[digest]),
+                    )
                 )
     job.progress(total, total, "done")
-    outcome = {"tasks": list(tasks), "baseline": baseline, "results": results}
-    save_json(job.out / BAKEOFF_FILE, outcome)
-    (job.out / BAKEOFF_TABLE).write_text(bakeoff_markdown(outcome), encoding="utf-8")
-    (job.out / BAKEOFF_PAGE).write_text(bakeoff_html(outcome), encoding="utf-8")
+    bakeoff = Bakeoff(tasks=tuple(tasks), baseline=baseline, results=tuple(results))
+    bakeoff.save(job.out)
+    (job.out / Bakeoff.TABLE).write_text(bakeoff_markdown(bakeoff), encoding="utf-8")
+    (job.out / Bakeoff.PAGE).write_text(bakeoff_html(bakeoff), encoding="utf-8")
 
 
 def masks_of(
     importance: list[NDArray[np.float64]], spec: ModelSpec, keep: float, unit: str
 ) -> tuple[Masks, float]:
-    """The dimensions that a ranking over the whole model keeps, and the fraction they are."""
+    """Returns the dimensions that a ranking over the whole model keeps, and their fraction."""
     axis = Axis(spec)
     widths = solve_widths(importance, axis.tables, round(keep * axis.rows), WidthRule(unit=unit))
     masks = [

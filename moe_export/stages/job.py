@@ -1,4 +1,4 @@
-"""What a stage is given."""
+"""Arguments of a stage's execution."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SettingsT = TypeVar("SettingsT")
 
 @dataclass(frozen=True)
 class Job(Generic[SettingsT]):
-    """One execution of a stage.
+    """Execution of a stage.
 
     Attributes:
-        settings: the recipe's section of the stage.
-        model: directory of the source checkpoint.
-        folders: where the stages that it reads have written.
-        out: its own folder, empty.
-        progress: see `Progress`.
-        workers: those that carry it out together.
+        settings: Recipe's section of the stage.
+        model: Directory of the source checkpoint.
+        folders: Folders of the stages that it reads, by name.
+        out: Folder of this stage, empty at the beginning.
+        progress: Function that receives progress reports.
+        workers: Group of the processes that carry the stage out together.
     """
 
     settings: SettingsT
@@ -35,5 +35,5 @@ class Job(Generic[SettingsT]):
 
     @property
     def partial(self) -> Path:
-        """A folder for what an interrupted execution has reached; it goes when the stage ends."""
+        """Folder that an interrupted execution resumes from; removed when the stage ends."""
         return self.out.with_name(f"{self.out.name}.partial")

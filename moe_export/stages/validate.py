@@ -1,103 +1,124 @@
-"""What the exported models are worth: parity, accuracy, memory and speed in ONNX Runtime."""
+"""The validate stage: parity, accuracy, memory and speed of the exported models."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from moe_export.artifacts.base import save_json
+from moe_export.artifacts.documents import Documents
+from moe_export.artifacts.measurements import Machine, Measurements, ProcessMemory, Speed
+from moe_export.artifacts.validation import (
+    Greedy,
+    Parity,
+    ProviderResults,
+    Validation,
+    VariantScores,
+)
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
-from moe_export.evaluation.tally import Tally, batches, mean_exact_match, tally_document
-from moe_export.ort.benchmark import probe
+from moe_export.evaluation.tally import (
+    Tally,
+    batches,
+    mean_exact_match,
+    recovery,
+    tally_document,
+)
+from moe_export.ort.benchmark import Measured, Setup, probe
 from moe_export.ort.session import OrtModel, require_execution
 from moe_export.recipe import Task, ValidateSettings
 from moe_export.stages.job import Job
 from moe_export.system.machine import machine, versions
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
 
-VALIDATION_FILE = "validation.json"
-MEASUREMENTS_FILE = "measurements.json"
-DOCUMENTS_FILE = "documents.json"
-
 PARITY_SEQUENCES = 16
 
 PARITY_TOKENS = 4096
-"""At most so many tokens are held against torch, or one sequence: 2.5 GB of logits at a vocabulary
-of 152 000."""
+"""Most tokens that are compared with torch, beyond the first sequence: 2.5 GB of logits at a
+vocabulary of 152 000."""
+
+Tallies = dict[str, dict[str, Tally]]
+"""Tally by variant and task."""
 
 
 def run(job: Job[ValidateSettings]) -> None:
-    """Writes `validation.json` and `documents.json` (the same in every run), and
-    `measurements.json` (times and memory).
+    """Writes `Validation`, `Documents` (both the same in every run) and `Measurements`.
 
     Raises:
-        DependencyError: a provider that the recipe names is absent.
+        DependencyError: an execution provider that the recipe names is absent.
     """
     settings = job.settings
     require_execution(settings.providers, settings.operator)
     variants = exported(job.folders["export"])
-    product = list(variants)[-1]
     tasks = {
         name: draw(
             task, job.model, task.items, settings.sequence_length, TEST_SEED, "test"
         ).sequences
         for name, task in task_names(settings.tasks).items()
     }
-    providers: dict[str, Any] = {}
-    documents: dict[str, Any] = {}
-    speed, memory = [], []
+    providers: dict[str, ProviderResults] = {}
+    tallies: dict[str, Tallies] = {}
+    measured: list[Measured] = []
     for provider in settings.providers:
         job.progress(0, 3, f"{provider}: parity with torch")
-        providers[provider] = _parity(job, variants, provider, tasks)
+        parity, greedy = _parity(job, variants, provider, tasks)
         job.progress(1, 3, f"{provider}: accuracy")
-        models = {
-            variant: OrtModel(directory, provider, operator=settings.operator)
-            for variant, directory in variants.items()
-        }
-        tallies = _tallies(models, settings.tasks, tasks)
-        providers[provider]["variants"] = _accuracy(tallies)
-        documents[provider] = {
-            variant: {name: asdict(tally.documents) for name, tally in of.items()}
-            for variant, of in tallies.items()
-        }
-        del models
+        tallies[provider] = _tallies(variants, provider, settings, tasks)
+        providers[provider] = ProviderResults(
+            parity=parity, greedy=greedy, variants=_scores(tallies[provider])
+        )
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
-            speed_settings = settings.speed.model_dump(mode="json")
-            cache = settings.cache_on(provider)
-            measured = probe(directory, provider, settings.operator, cache, speed_settings)
-            names = {"variant": variant, "provider": provider}
-            memory.append(names | measured["memory"])
-            speed += [names | result for result in measured["speed"]]
+            measured.append(
+                probe(
+                    Setup(
+                        directory=directory,
+                        provider=provider,
+                        operator=settings.operator,
+                        cache=settings.cache_on(provider),
+                        speed=settings.speed,
+                    )
+                )
+            )
     job.progress(3, 3, "done")
-    recovery = _recovery(providers, product)
-    save_json(
-        job.out / VALIDATION_FILE,
-        {
-            "providers": providers,
-            "recovery": recovery,
-            "gates": check_gates(
-                settings.gates,
-                {
-                    name: {**found, "product": found["variants"][product]}
-                    for name, found in providers.items()
-                },
-                recovery,
-            ),
-        },
+    _validation(settings, providers, product=list(variants)[-1]).save(job.out)
+    _documents(tallies).save(job.out)
+    _measurements(measured).save(job.out)
+
+
+def _validation(
+    settings: ValidateSettings, providers: dict[str, ProviderResults], product: str
+) -> Validation:
+    """Holds the gates against the results of all providers."""
+    first = next(iter(providers.values())).variants
+    recovered = recovery(first[product].tasks, first[BASELINE].tasks) if BASELINE in first else None
+    return Validation(
+        providers=providers,
+        recovery=recovered,
+        gates=check_gates(settings.gates, providers, product, recovered),
     )
-    save_json(job.out / DOCUMENTS_FILE, {"providers": documents})
-    save_json(
-        job.out / MEASUREMENTS_FILE,
-        {"machine": machine(), "versions": versions(), "speed": speed, "memory": memory},
+
+
+def _documents(tallies: Mapping[str, Tallies]) -> Documents:
+    return Documents(
+        providers={
+            provider: {
+                variant: {task: tally.document_scores() for task, tally in by_task.items()}
+                for variant, by_task in by_variant.items()
+            }
+            for provider, by_variant in tallies.items()
+        }
+    )
+
+
+def _measurements(measured: list[Measured]) -> Measurements:
+    speed: tuple[Speed, ...] = tuple(entry for each in measured for entry in each.speed)
+    memory: tuple[ProcessMemory, ...] = tuple(each.memory for each in measured)
+    return Measurements(
+        machine=Machine(**machine()), versions=versions(), speed=speed, memory=memory
     )
 
 
@@ -106,11 +127,11 @@ def _parity(
     variants: dict[str, Path],
     provider: str,
     tasks: dict[str, list[TokenSequence]],
-) -> dict[str, Any]:
-    """The exported models against torch on the first documents of the tasks.
+) -> tuple[dict[str, Parity], dict[str, Greedy | None]]:
+    """Compares the exported models with torch on the first documents of the tasks.
 
-    The quantized one is held against the model whose weights are the dequantized ones, so what is
-    found is not what quantization costs, but how the exported file computes.
+    The quantized model is compared with torch on the dequantized weights, which shows how the
+    exported file computes and not what quantization costs.
     """
     settings = job.settings
     sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
@@ -125,7 +146,8 @@ def _parity(
         prompts[: settings.greedy_prompts],
         settings.greedy_tokens,
     )
-    parity, greedy = {}, {}
+    parity: dict[str, Parity] = {}
+    greedy: dict[str, Greedy | None] = {}
     for variant, stage in ((PRUNED, "prune"), (QUANTIZED, "quantize")):
         if variant in variants:
             parity[variant], greedy[variant] = compare_with_torch(
@@ -142,58 +164,59 @@ def _parity(
                 job.partial / "logits",
                 settings.gates.max_logit_error if variant == PRUNED else None,
             )
-    return {"parity": parity, "greedy": greedy}
+    return parity, greedy
 
 
 def within(sequences: list[list[int]], tokens: int) -> list[list[int]]:
-    """The first sequences, as many as have at most so many tokens together, but at least one."""
+    """Returns the leading sequences that have at most this many tokens, but at least one."""
     ends = list(accumulate(len(sequence) for sequence in sequences))
     return sequences[: max(1, sum(end <= tokens for end in ends))]
 
 
 def _tallies(
-    models: dict[str, OrtModel], settings: tuple[Task, ...], tasks: dict[str, list[TokenSequence]]
-) -> dict[str, dict[str, Tally]]:
-    """Every variant on every task, with its divergence from the baseline where there is one."""
-    vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
-    found: dict[str, dict[str, Tally]] = {name: {} for name in models}
-    for name, task in task_names(settings).items():
-        tallies = {variant: Tally(has_answers(task)) for variant in models}
-        for batch in batches(tasks[name], vocabulary):
-            tokens = [sequence.tokens for sequence in batch]
-            logits = {variant: model.logits(tokens) for variant, model in models.items()}
-            for row, sequence in enumerate(batch):
-                reference = logits[BASELINE][row] if BASELINE in logits else None
-                for variant, tally in tallies.items():
-                    other = None if variant == BASELINE else reference
-                    tally_document(tally, sequence, logits[variant][row], other)
-        for variant, tally in tallies.items():
-            found[variant][name] = tally
-    return found
-
-
-def _accuracy(tallies: dict[str, dict[str, Tally]]) -> dict[str, Any]:
-    """The scores of every variant."""
-    scores = {
-        variant: {name: tally.as_dict() for name, tally in of.items()}
-        for variant, of in tallies.items()
+    variants: Mapping[str, Path],
+    provider: str,
+    settings: ValidateSettings,
+    tasks: dict[str, list[TokenSequence]],
+) -> Tallies:
+    """Scores every variant on every task, with its divergence from any baseline."""
+    models = {
+        variant: OrtModel(directory, provider, operator=settings.operator)
+        for variant, directory in variants.items()
+    }
+    by_task = {
+        name: _tallies_of(models, task, tasks[name])
+        for name, task in task_names(settings.tasks).items()
     }
     return {
-        variant: {"tasks": result, "mean_exact_match": mean_exact_match(result)}
-        for variant, result in scores.items()
+        variant: {name: tallies[variant] for name, tallies in by_task.items()} for variant in models
     }
 
 
-def _recovery(providers: dict[str, Any], product: str) -> float | None:
-    """Mean over the tasks of the product's match rate over the baseline's, on the first provider;
-    None where there is no baseline or it solves nothing.
-    """
-    variants = next(iter(providers.values()))["variants"]
-    if BASELINE not in variants:
-        return None
-    rates = []
-    for name, before in variants[BASELINE]["tasks"].items():
-        after = variants[product]["tasks"][name]
-        if before["exact_match"]:
-            rates.append(after["exact_match"] / before["exact_match"])
-    return float(np.mean(rates)) if rates else None
+def _tallies_of(
+    models: Mapping[str, OrtModel], task: Task, sequences: list[TokenSequence]
+) -> dict[str, Tally]:
+    """Scores every variant on one task."""
+    vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
+    tallies = {variant: Tally(has_answers(task)) for variant in models}
+    for batch in batches(sequences, vocabulary):
+        tokens = [sequence.tokens for sequence in batch]
+        logits = {variant: model.logits(tokens) for variant, model in models.items()}
+        for row, sequence in enumerate(batch):
+            baseline = logits[BASELINE][row] if BASELINE in logits else None
+            for variant, tally in tallies.items():
+                reference = None if variant == BASELINE else baseline
+                tally_document(tally, sequence, logits[variant][row], reference)
+    return tallies
+
+
+def _scores(tallies: Tallies) -> dict[str, VariantScores]:
+    """Returns the scores of every variant."""
+    by_variant = {
+        variant: {name: tally.scores() for name, tally in by_task.items()}
+        for variant, by_task in tallies.items()
+    }
+    return {
+        variant: VariantScores(tasks=scores, mean_exact_match=mean_exact_match(scores))
+        for variant, scores in by_variant.items()
+    }

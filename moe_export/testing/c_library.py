@@ -17,6 +17,8 @@ __all__ = ["CLayer", "OpenedLayer", "RefusedError"]
 
 
 class Call(ctypes.Structure):
+    """Arguments of one run, as the library takes them."""
+
     _fields_ = (
         ("x", c_interface.Tensor),
         ("expert_indices", c_interface.Tensor),
@@ -31,7 +33,7 @@ def _tensor(array: NDArray[Any] | None, keep: list[Any]) -> c_interface.Tensor:
 
 
 class _Layer:
-    """What the two kinds of layers have in common."""
+    """A layer of the library, packed by it or opened by it."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -44,7 +46,7 @@ class _Layer:
 
     @property
     def packed_bytes(self) -> int:
-        """What the packed weights take in memory."""
+        """Bytes of the packed weights in memory."""
         size: int = self._library.moe_export_layer_bytes(self._layer)
         return size
 
@@ -57,7 +59,7 @@ class _Layer:
         *,
         num_threads: int = 1,
     ) -> NDArray[Any]:
-        """One execution."""
+        """Runs the layer; returns y [T, D]."""
         keep: list[Any] = []
         y = np.empty_like(x)
         call = Call(
@@ -72,7 +74,7 @@ class _Layer:
 
 
 class OpenedLayer(_Layer):
-    """A layer over packed bytes."""
+    """A layer that the library opens over packed bytes."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class OpenedLayer(_Layer):
 
 
 class CLayer(_Layer):
-    """A layer packed by the library."""
+    """A layer that the library packs."""
 
     def __init__(
         self,

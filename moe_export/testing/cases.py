@@ -1,4 +1,4 @@
-"""The one table of cases that every execution of `RaggedMoE` is held to."""
+"""The table of cases that every executor of `RaggedMoE` must pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ class Case:
     """Sizes and routing of one call.
 
     Attributes:
-        shared_width: of the shared expert; None where there is none.
+        name: Name of the test.
+        widths: Widths of the routed experts.
+        tokens: Number of tokens.
+        top_k: Experts chosen by a token.
+        hidden: Hidden size.
+        shared_width: Width of the shared expert; None for no shared expert.
+        activation: Activation of the experts.
         routing: `random` (distinct experts per token), `all_on_0` (first choice is always expert
             0), `duplicates` (all of a row's choices are one expert), `ties` (equal weights),
             `empty_only` (only experts of width 0 are chosen), `signed` (negative and zero weights).
@@ -38,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arrays of one call, in the order of the node's inputs."""
+    """Arrays of one call, in the order of the node's inputs."""
 
     x: NDArray[Any]
     expert_indices: NDArray[np.int64]
@@ -52,7 +58,7 @@ class Inputs:
 
     @property
     def weights(self) -> list[NDArray[Any]]:
-        """The node's weights in order, the parts of quantized ones apart."""
+        """The node's weights in order; a quantized weight gives its parts one by one."""
         experts = self.experts if self.shared is None else (*self.experts, self.shared)
         return [
             array
@@ -129,24 +135,24 @@ KINDS: tuple[Kind, ...] = (
     ("float16", "uint4", 32),
     ("float16", "nf4", 64),
 )
-"""dtype of x, format and group size of the weights."""
+"""Kinds: dtype of x, format of the weights, and their group size."""
 
 
 def kinds_of(formats: Collection[str]) -> tuple[Kind, ...]:
-    """The kinds whose format is among those that an executor runs."""
+    """Kinds whose format is one of `formats`."""
     return tuple(kind for kind in KINDS if kind[1] in formats)
 
 
 def inputs_of(
     case: Case, dtype: str, format_name: spec.Format | None = None, group_size: int = 0
 ) -> Inputs:
-    """The arrays of a case, the same at every call; values are of order one throughout.
+    """Arrays of a case, the same at every call; all values are of order one.
 
     Args:
-        case: sizes and routing.
-        dtype: of x.
-        format_name: of the weights; that of x if None.
-        group_size: of a quantized format.
+        case: Sizes and routing.
+        dtype: dtype of x.
+        format_name: Format of the weights; None for the dtype of x.
+        group_size: Weights that share a scale in a quantized format.
     """
     format_name = format_name or dtype
     random = np.random.default_rng(20)

@@ -1,10 +1,10 @@
-"""Kinds of nodes that the CUDA kernels run, and those that are packaged."""
+"""Kinds of inputs that the CUDA kernels run, and those of the packaged kernels."""
 
 from __future__ import annotations
 
 from moe_export.formats import TABLE
 from moe_export.op.triton.build import FORMATS_OF
-from moe_export.op.triton.packed import device_format
+from moe_export.op.triton.device_layout import device_format
 from moe_export.testing.cases import KINDS, kinds_of
 
 CUDA_FORMATS = tuple(name for name, facts in TABLE.items() if "cuda" in facts.executors)

@@ -1,4 +1,4 @@
-"""The library's CUDA side through its plain C interface, on the stand-in driver or on a device."""
+"""The library's CUDA side through its C interface, on the stand-in driver or on a device."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class DeviceMemory(Protocol):
     """Memory of a device, by address."""
 
     def allocate(self, size: int) -> int:
-        """Bytes that hold NaN."""
+        """Allocates bytes that hold NaN; returns their address."""
 
     def free(self, pointer: int) -> None:
-        """Gives them back."""
+        """Frees an allocation."""
 
     def write(self, pointer: int, data: bytes) -> None:
-        """To the device, which has done what it was told by then."""
+        """Copies bytes to the device, after all work on it."""
 
     def read(self, pointer: int, size: int) -> bytes:
-        """From the device, when it has done what it was told."""
+        """Copies bytes from the device, after all work on it."""
 
 
 class DeviceArrays:
-    """Copies of arrays in the device's memory, until the end of a `with`."""
+    """Copies of arrays in device memory, freed at the end of a `with`."""
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
@@ -46,18 +46,18 @@ class DeviceArrays:
             self._memory.free(pointer)
 
     def empty(self, size: int) -> int:
-        """A pointer to bytes that hold NaN."""
+        """Address of new bytes that hold NaN."""
         self._pointers.append(self._memory.allocate(max(1, size)))
         return self._pointers[-1]
 
     def put(self, array: NDArray[Any], *, shift: int = 0) -> int:
-        """A pointer to a copy of the array, `shift` bytes into an allocation."""
+        """Address of a copy of an array, `shift` bytes into an allocation."""
         pointer = self.empty(array.nbytes + shift) + shift
         self._memory.write(pointer, array.tobytes())
         return pointer
 
     def tensor(self, array: NDArray[Any] | None, *, shift: int = 0) -> Tensor:
-        """A copy as the library wants it."""
+        """A copy of an array, described for the library."""
         if array is None:
             return Tensor()
         shape = (ctypes.c_int64 * array.ndim)(*array.shape)
@@ -67,7 +67,11 @@ class DeviceArrays:
 
 
 class CudaLayer:
-    """A layer that the library packed and uploaded."""
+    """A layer that the library packed and uploaded.
+
+    Raises:
+        RefusedError: The library does not accept the layer.
+    """
 
     def __init__(self, library: Path, memory: DeviceMemory, inputs: Inputs) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -89,17 +93,17 @@ class CudaLayer:
             raise RefusedError(message.value.decode())
 
     def destroy(self) -> None:
-        """Gives the device's memory back."""
+        """Frees the layer's device memory."""
         self._library.moe_export_cuda_destroy(self._layer)
 
     @property
     def device_bytes(self) -> int:
-        """What the layer takes on the device."""
+        """Bytes of the layer on the device."""
         size: int = self._library.moe_export_cuda_layer_bytes(self._layer)
         return size
 
     def run(self, inputs: Inputs, *, stream: int = 0, x_shift: int = 0) -> NDArray[Any]:
-        """One execution; x begins `x_shift` bytes into its allocation."""
+        """Runs the layer; x begins `x_shift` bytes into its allocation."""
         message = ctypes.create_string_buffer(1024)
         with DeviceArrays(self._memory) as device:
             y = device.empty(inputs.x.nbytes)
@@ -115,5 +119,5 @@ class CudaLayer:
                 *(message, ctypes.c_size_t(1024)),
             ):
                 raise RefusedError(message.value.decode())
-            found = self._memory.read(y, inputs.x.nbytes)
-        return np.frombuffer(found, inputs.x.dtype).reshape(inputs.x.shape)
+            output = self._memory.read(y, inputs.x.nbytes)
+        return np.frombuffer(output, inputs.x.dtype).reshape(inputs.x.shape)

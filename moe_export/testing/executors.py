@@ -1,4 +1,4 @@
-"""Every way to execute a `RaggedMoE` node, behind one signature."""
+"""Functions that execute a `RaggedMoE` node, all with one signature."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Executor = Callable[[Inputs], NDArray[Any]]
 
 
 def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelProto:
-    """A model of one node, the experts being initializers and the number of tokens open."""
+    """A model of one node: experts are initializers, the number of tokens is free."""
     dtype = ir.DataType.from_numpy(inputs.x.dtype)
     top_k, hidden = inputs.expert_indices.shape[1], inputs.x.shape[1]
     num_experts = len(inputs.experts)
@@ -85,7 +85,7 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
 
 
 def feeds(inputs: Inputs) -> dict[str, NDArray[Any]]:
-    """What the model's inputs are given."""
+    """Arrays of the model's inputs, by name."""
     fed = {
         "x": inputs.x,
         "expert_indices": inputs.expert_indices,
@@ -95,7 +95,7 @@ def feeds(inputs: Inputs) -> dict[str, NDArray[Any]]:
 
 
 def session_of(model: onnx.ModelProto, *, optimize: bool) -> onnxruntime.InferenceSession:
-    """A session of stock ONNX Runtime, no library registered."""
+    """A session of stock ONNX Runtime without the native library."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     levels = onnxruntime.GraphOptimizationLevel
@@ -122,10 +122,10 @@ def _at_least_one_unit(weight: Weight, *, is_down: bool) -> Weight:
 
 
 def without_empty_experts(inputs: Inputs) -> Inputs:
-    """The same with one hidden unit of zeros in each quantized expert of width 0.
+    """Inputs with one hidden unit of zeros in each quantized expert of width 0.
 
-    ONNX Runtime (seen in 1.32) does not create a session in which DequantizeLinear and MatMul of a
-    matrix without elements are to become MatMulNBits; models for it have to be stored like this.
+    ONNX Runtime (seen in 1.32) does not create a session if it is to fuse DequantizeLinear and
+    MatMul of a matrix without elements into MatMulNBits, so exported models are padded this way.
     """
 
     def filled(expert: Expert) -> Expert:
@@ -163,7 +163,7 @@ EXECUTORS: dict[str, Executor] = {
 
 
 def run_reference(inputs: Inputs) -> NDArray[Any]:
-    """The definition."""
+    """Output of the definition, y [T, D]."""
     return ragged_moe(
         inputs.x,
         inputs.expert_indices,

@@ -1,4 +1,4 @@
-"""One row for each family: a tiny random model of it, what it may vary in, and what is refused.
+"""One row for each family: a tiny random model, its variants, and the configs that are refused.
 
 The tests in `tests/family` run over this table.
 """
@@ -23,7 +23,7 @@ COMMON: dict[str, Any] = {
 }
 
 EXPERTS, WIDTH = 6, 24
-"""Of every row, in layers with experts."""
+"""Number and width of the experts in every layer that has experts."""
 
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -43,13 +43,14 @@ LINEAR: dict[str, Any] = {"rope_type": "linear", "factor": 4.0}
 
 @dataclass(frozen=True)
 class FamilyRow:
-    """A family as its tests see it.
+    """A family and what its tests try.
 
     Attributes:
-        config: of a model with three layers, `EXPERTS` experts of `WIDTH` and two of them chosen.
-        variants: config keys to replace, one set at a time; each must equal transformers.
-        refused: config keys to replace, and a word of the error; each must stop.
-        dense_layers: which layers of `config` have no experts.
+        config: Config of a model with three layers and `EXPERTS` experts of `WIDTH`, two chosen.
+        variants: Config keys to replace, one set at a time; each must equal transformers.
+        refused: Config keys to replace, and a word of the error; each must be refused.
+        dense_layers: Numbers of the layers of `config` without experts.
+        model_type: `model_type` of the config.
     """
 
     config: dict[str, Any]
@@ -62,7 +63,7 @@ class FamilyRow:
         object.__setattr__(self, "model_type", self.config["model_type"])
 
     def widths(self, *pattern: int) -> tuple[tuple[int, ...], ...]:
-        """Widths of all experts, going round the pattern; none in layers without experts."""
+        """Widths of all experts, repeating the pattern; empty for layers without experts."""
         numbers = iter(range(EXPERTS * 3))
         return tuple(
             ()

@@ -1,4 +1,4 @@
-"""Models of a few MoE layers for the benchmark, with random weights in an external file."""
+"""Models of a few MoE layers to time, with random weights in an external file."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ GGML = {
     "ggml_q4_0": (sizes.MEAN_WIDTH, 0),
     "ggml_q4_0_dense_shared": (sizes.FULL_WIDTH, sizes.SHARED_WIDTH),
 }
-"""Width of the experts and of the shared one in layers that llama.cpp's ggml runs."""
+"""Layer that llama.cpp's ggml runs to the widths of its experts and of its shared expert."""
 
 
 def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec.Format, bool]:
-    """The candidate's widths, the format of its weights, and whether it has a shared expert."""
+    """Widths of a candidate, the format of its weights, and True if it has a shared expert."""
     if name in GGML:
         width, shared_width = GGML[name]
         return np.full(sizes.EXPERTS, width), "int4", shared_width > 0
@@ -48,7 +48,13 @@ def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec
 
 
 def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> int:
-    """What the candidate reads for the chosen experts; as for one average token if None."""
+    """Bytes of weights that a candidate reads.
+
+    Args:
+        name: Name of the candidate.
+        widths: Widths of the experts.
+        chosen: Numbers of the experts read; None for one average token.
+    """
     widths, format_name, shared = parts(name, widths)
     count = sizes.TOP_K if chosen is None else len(chosen)
     if name == "qmoe_int4_padded":
@@ -64,10 +70,10 @@ def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] 
 def feeds(
     name: str, tokens: int, random: np.random.Generator, x_dtype: str = "float32"
 ) -> dict[str, NDArray[Any]]:
-    """Random tokens that choose distinct experts, each as likely as the others."""
+    """Inputs of random tokens that choose distinct experts, all equally likely."""
     x = random.standard_normal((tokens, sizes.HIDDEN), np.float32)
     if name.endswith("_padded"):
-        # The same kind of choice, made by the operator from scores.
+        # The operator makes the same kind of choice from scores.
         scores = random.standard_normal((tokens, sizes.EXPERTS), np.float32)
         return {"x": x.astype(sizes.NUMPY[x_dtype]), "scores": scores.astype(sizes.NUMPY[x_dtype])}
     order = random.random((tokens, sizes.EXPERTS)).argsort(axis=1)
@@ -93,10 +99,10 @@ def build(
     x_dtype: str = "float32",
     group_size: int = sizes.GROUP,
 ) -> tuple[Path, int]:
-    """The model's file and the bytes of its weights.
+    """Writes a model; all its layers take the model's inputs, and each gives an output.
 
-    The layers all take the model's inputs and each gives an output, so that they differ in nothing
-    but their weights.
+    Returns:
+        File of the model, and bytes of its weights.
     """
     folder.mkdir()
     weights = nodes.Weights(random)

@@ -16,7 +16,7 @@ from moe_export.testing import layer_sizes as sizes
 
 @dataclass(frozen=True)
 class Node:
-    """A node whose inputs are those of the model with `weights` after the first `before`."""
+    """A node: the first `before` inputs of the model, then `weights`, then the other inputs."""
 
     kind: str
     domain: str
@@ -27,7 +27,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Kind:
-    """Of a layer of ours."""
+    """Formats of one of our layers, and True if it has a shared expert."""
 
     format_name: Any
     x_dtype: str
@@ -36,11 +36,12 @@ class Kind:
 
 
 def value(name: str, dtype: ir.DataType, shape: list[Any]) -> ir.Value:
+    """A value of the graph with its type and shape."""
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
 class Weights:
-    """Initializers cut out of a stretch of random numbers: making all anew would take minutes."""
+    """Initializers cut from one stretch of random numbers; drawing all would take minutes."""
 
     def __init__(self, random: np.random.Generator) -> None:
         self._normal = (random.standard_normal(1 << 20) * 0.02).astype(np.float32)
@@ -49,6 +50,7 @@ class Weights:
         self.values: list[ir.Value] = []
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ir.Value:
+        """Adds an initializer of random values; initializers of one shape share their array."""
         if (shape, dtype) in self._made:
             return self.keep(name, self._made[shape, dtype])
         source: NDArray[Any] = self._codes if dtype.name in ("int8", "int4") else self._normal
@@ -69,6 +71,7 @@ class Weights:
         return np.concatenate([scales, blocks], axis=1).reshape(-1)
 
     def keep(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """Adds an array as an initializer."""
         made = value(name, ir.DataType.from_numpy(array.dtype), list(array.shape))
         made.const_value = ir.Tensor(array, name=name)
         self.values.append(made)
@@ -76,6 +79,7 @@ class Weights:
 
 
 def ragged_inputs(kind: Kind) -> list[ir.Value]:
+    """Inputs of a model of our layers."""
     dtype = ir.DataType.from_numpy(sizes.NUMPY[kind.x_dtype])
     inputs = [
         value("x", dtype, ["T", sizes.HIDDEN]),
@@ -86,11 +90,13 @@ def ragged_inputs(kind: Kind) -> list[ir.Value]:
 
 
 def padded_inputs(x_dtype: str) -> list[ir.Value]:
+    """Inputs of a model of ONNX Runtime's layers, which choose the experts from scores."""
     dtype = ir.DataType.from_numpy(sizes.NUMPY[x_dtype])
     return [value("x", dtype, ["T", sizes.HIDDEN]), value("scores", dtype, ["T", sizes.EXPERTS])]
 
 
 def ragged(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) -> Node:
+    """A `RaggedMoE` node."""
     format_name = kind.format_name
     names = spec.input_names(sizes.EXPERTS, format_name, shared_expert=kind.shared)
     quantized = format_name in spec.QUANTIZED_FORMATS
@@ -118,6 +124,7 @@ def ragged(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) 
 
 
 def packed(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) -> Node:
+    """A `RaggedMoEPacked` node."""
     layout = PackedLayout(
         kind.format_name,
         kind.group_size if kind.format_name in spec.QUANTIZED_FORMATS else 0,
@@ -134,6 +141,8 @@ def packed(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) 
 
 
 def qmoe(weights: Weights, layer: int, dtype: np.dtype[Any], block_size: int) -> Node:
+    """ONNX Runtime's `QMoE` in int4, all experts at the full width."""
+
     def quantized(name: str, rows: int, depth: int) -> list[ir.Value]:
         scale = np.full((sizes.EXPERTS, rows, depth // block_size), 2.0**-8, dtype)
         shape = (sizes.EXPERTS, rows, depth // 2)
@@ -156,6 +165,7 @@ def qmoe(weights: Weights, layer: int, dtype: np.dtype[Any], block_size: int) ->
 
 
 def moe(weights: Weights, layer: int, dtype: np.dtype[Any]) -> Node:
+    """ONNX Runtime's `MoE`, all experts at the full width."""
     first = weights.add(f"{layer}.fc1", (sizes.EXPERTS, 2 * sizes.FULL_WIDTH, sizes.HIDDEN), dtype)
     second = weights.add(f"{layer}.fc2", (sizes.EXPERTS, sizes.HIDDEN, sizes.FULL_WIDTH), dtype)
     attributes = {

@@ -1,4 +1,4 @@
-"""Sizes of the layers that are timed, those of Qwen1.5-MoE-A2.7B, and of what they hold."""
+"""Sizes of the layers that are timed: those of Qwen1.5-MoE-A2.7B."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHT_BITS = {
     / (3 * HIDDEN * MEAN_WIDTH / 8)
     for name in spec.FORMATS
 }
-"""What our kernels read for a weight, its share of scales and zero points included."""
+"""Bits that our kernels read for a weight, with its share of scales and zero points."""
 
 NUMPY = {
     "float32": np.dtype(np.float32),

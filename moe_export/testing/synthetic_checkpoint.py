@@ -1,15 +1,15 @@
-"""A checkpoint of real shapes and random weights, to measure memory and time without the real one.
+"""A checkpoint of real shapes and random weights, to measure memory and time.
 
     python -m moe_export.testing.synthetic_checkpoint --family qwen2_moe --size qwen1.5-moe-a2.7b \
         --layers 6 --out DIR
 
-Config, tensor names, shapes, storage type and sizes of shards are those of the released model; the
-values are not, and neither is the tokenizer, which has as many tokens and made-up merges. What such
-a model says means nothing.
+Config, tensor names, shapes, storage type and shard sizes are those of the released model. The
+values are random, and the tokenizer has as many tokens with invented merges, so the model's text
+means nothing.
 
-Values are normal, by way of a table of quantiles in bfloat16: two random bytes choose the quantile,
-so that a value costs one look-up. Each row of a matrix has a power of two of its own as a factor,
-and each expert another, so that dimensions and experts differ in size as trained ones do.
+Values are normal: two random bytes choose one of 65,536 quantiles in bfloat16, so that a value
+costs one look-up. Each row of a matrix has its own power of two as a factor, and so has each
+expert, so that dimensions and experts differ in size as trained ones do.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from moe_export.families.base import ModelSpec, TensorSpec
 from moe_export.system.prefetch import prefetched
 
 SHARD_BYTES = 4_000_000_000
-"""Shards end before this, as those of the released model do."""
+"""Limit of a shard, that of the released model."""
 
 AHEAD_BYTES = 256 << 20
-"""Tensors that are made before it is their turn to be written."""
+"""Bytes of tensors that are made ahead of writing."""
 
 DTYPE = np.dtype(ml_dtypes.bfloat16)
 SEED = 20240328
@@ -78,27 +78,27 @@ SIZES: dict[tuple[str, str], dict[str, Any]] = {
         "vocab_size": 151936,
     },
 }
-"""Configs by family and size, with the keys that decide a model."""
+"""Family and size to the config, with the keys that define a model."""
 
 ORDINARY_TOKENS = 151_643
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the checkpoint that the command line names."""
+    """Writes the checkpoint of the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     families = sorted({family for family, _ in SIZES})
     parser.add_argument("--family", choices=families, required=True)
     parser.add_argument("--size", choices=sorted({size for _, size in SIZES}), required=True)
-    parser.add_argument("--layers", type=int, help="as many of its layers (default: all)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="is created")
+    parser.add_argument("--layers", type=int, help="number of layers (default: all)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
     given = parser.parse_args(arguments)
     started = time.monotonic()
     try:
         config = config_of(given.family, given.size, given.layers)
         size_bytes = make(config, given.out)
     except MoeExportError as error:
-        sys.stderr.write(f"make_synthetic_checkpoint: {error}\n")
+        sys.stderr.write(f"synthetic_checkpoint: {error}\n")
         return error.exit_code
     seconds = time.monotonic() - started
     print(f"{given.out}: {size_bytes / 1e9:.2f} GB in {seconds:.0f} s")
@@ -106,10 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def config_of(family: str, size: str, layers: int | None = None) -> dict[str, Any]:
-    """The config of a released model, with fewer layers where asked for.
+    """Config of a released model, with fewer layers if asked for.
 
     Raises:
-        RecipeError: the family has no such size, or the size not so many layers.
+        RecipeError: The family has no such size, or the size has fewer layers.
     """
     if (family, size) not in SIZES:
         raise RecipeError(f"{family} has no size {size!r}")
@@ -125,15 +125,15 @@ def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> i
     """Writes a checkpoint directory, one tensor in memory at a time.
 
     Args:
-        config: becomes `config.json`.
-        out: created; must not hold anything yet.
-        shard_bytes: what a shard holds at most, unless one tensor is larger.
+        config: Content of `config.json`.
+        out: Folder of the checkpoint; is created and must be empty.
+        shard_bytes: Limit of a shard, unless one tensor is larger.
 
     Returns:
         Bytes of tensors.
 
     Raises:
-        ResourceError: the directory is in use or the disk too small.
+        ResourceError: The directory holds files, or the disk is too small.
     """
     spec = spec_of(config)
     size_bytes = sum(_size(tensor) for tensor in spec.tensors.values())
@@ -166,7 +166,7 @@ def _size(tensor: TensorSpec) -> int:
 
 
 def _shards(spec: ModelSpec, most_bytes: int) -> Iterator[list[str]]:
-    """Names of tensors, in order, as many to a shard as fit."""
+    """Names of the tensors of each shard, in order, as many as fit."""
     shard: list[str] = []
     held = 0
     for name, tensor in spec.tensors.items():
@@ -179,7 +179,7 @@ def _shards(spec: ModelSpec, most_bytes: int) -> Iterator[list[str]]:
 
 
 def _quantiles() -> NDArray[np.uint16]:
-    """The bits, in bfloat16, of 65,536 equally likely values of a standard normal variable."""
+    """Bits in bfloat16 of 65,536 equally likely values of a standard normal variable."""
     normal = statistics.NormalDist()
     half = [normal.inv_cdf((2 * i + 1) / 2**17) for i in range(2**15)]
     values = np.array([*half, *(-value for value in reversed(half))])
@@ -188,7 +188,7 @@ def _quantiles() -> NDArray[np.uint16]:
 
 
 def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[Any]:
-    """One tensor, the same whenever it is asked for."""
+    """Values of one tensor, the same at every call."""
     tensor = spec.tensors[name]
     random = np.random.Generator(np.random.SFC64([SEED, *name.encode()]))
     raw = random.integers(0, 2**64, -(-tensor.elements // 4), dtype=np.uint64)
@@ -201,8 +201,8 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
     elif len(tensor.shape) == 1:
         exponent = -2
     else:
-        # About the root of what is summed over, so that sums are about 1. What goes back into
-        # the residual stream is smaller, or it would grow with every layer.
+        # Root of the number of terms, so that sums are about 1. Outputs to the residual stream
+        # are smaller, or it would grow with every layer.
         exponent = -round(np.log2(tensor.shape[1]) / 2)
         exponent -= 2 if tensor.role in ("o", "down", "shared_down") else 0
     shift = np.full((*tensor.shape[:1], *(1,) * (bits.ndim - 1)), exponent, np.int16)
@@ -212,15 +212,17 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
         # The rows of gate and up are the dimensions; those of down are outputs.
         if tensor.role != "down":
             shift += random.choice(np.array([-2, -1, 0, 1], np.int16), shift.shape)
-    # A power of two is added to the exponent, which is above the 7 bits of the mantissa; none of
-    # the quantiles is near an end of the exponent's range.
+    # The power of two is added to the exponent, above the 7 bits of the mantissa; no quantile is
+    # near an end of the exponent's range.
     bits += (shift << 7).view(np.uint16)
     return bits.view(DTYPE)
 
 
 def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
-    """A byte-level BPE of as many tokens as the released one: bytes, pairs, and pairs with one more
-    character, the commonest first, so that English comes to about two characters a token.
+    """Writes a byte-level BPE with as many tokens as the released one.
+
+    Its tokens are bytes, pairs, and pairs with one more character, the commonest first, so that
+    English takes about one token for two characters.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # In the alphabet of byte-level BPE, the space is written like this.

@@ -15,7 +15,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, SHARED_WIDTHS_KEY, WIDTHS_KEY
 
 Shared = Sequence[int | None] | None
-"""Widths of the shared expert by layer; None to leave it whole."""
+"""Widths of the shared expert by layer; None to keep it whole."""
 
 END, START, PAD = "<|endoftext|>", "<|im_start|>", "<|pad|>"
 
@@ -57,14 +57,14 @@ def tiny_checkpoint(
     dtype: str = "float32",
     **overrides: Any,
 ) -> Path:
-    """A Qwen2-MoE of about 0.2 M parameters, in the layout of transformers 4 whatever is installed.
+    """Writes a Qwen2-MoE of about 0.2 M parameters, in the layout of transformers 4.
 
     Args:
-        directory: created if need be.
-        base: the config, of another family if need be.
-        seed: of the weights.
-        dtype: they are stored in: float32, float16 or bfloat16.
-        overrides: config keys to replace.
+        directory: Folder of the checkpoint; is created.
+        base: Config of the model, also of another family.
+        seed: Seed of the weights.
+        dtype: Stored dtype: float32, float16 or bfloat16.
+        overrides: Config keys to replace.
 
     Returns:
         The directory.
@@ -99,8 +99,16 @@ def tiny_checkpoint(
 def pruned_checkpoint(
     source: Path, directory: Path, widths: Sequence[Sequence[int]], shared: Shared = None
 ) -> Path:
-    """A copy in which every expert keeps its first `widths[layer][expert]` dimensions, and the
-    shared one its first `shared[layer]`.
+    """Writes a pruned copy.
+
+    Args:
+        source: Folder of the checkpoint to copy.
+        directory: Folder of the copy.
+        widths: First dimensions that each expert keeps, by layer and expert.
+        shared: First dimensions that the shared expert keeps, by layer; None to keep all.
+
+    Returns:
+        The directory.
     """
     config = Checkpoint(source).config
     config |= {
@@ -115,7 +123,7 @@ def pruned_checkpoint(
 def masked_checkpoint(
     source: Path, directory: Path, widths: Sequence[Sequence[int]], shared: Shared = None
 ) -> Path:
-    """A copy of unchanged shapes in which the dimensions that pruning removes are zero."""
+    """Writes a copy of the same shapes in which the dimensions that pruning removes are zero."""
     return _cut(source, directory, widths, shared, Checkpoint(source).config, pad=True)
 
 
@@ -152,7 +160,7 @@ def _cut(
 
 
 def _write_tokenizer(directory: Path) -> None:
-    """One token per byte, numbers 0 to 255, and three special tokens after them."""
+    """Writes a tokenizer with one token per byte, 0 to 255, and three special tokens after."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""How far an execution of `RaggedMoE` may be from the reference: one bound, from the arithmetic.
+"""Bound on the error of an execution of `RaggedMoE`, derived from its arithmetic.
 
 Legend: T tokens, D hidden, w width of an expert.
 """
@@ -20,24 +20,25 @@ Array = NDArray[Any]
 
 
 def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
-    """The largest error allowed in each element of y, [T, D] float64.
+    """Largest error allowed in each element of y, [T, D] float64.
 
     A sum of n products that is accumulated and rounded in a dtype of unit roundoff u errs by at
     most about 4 * sqrt(n) * u times the sum of the products' magnitudes, unless the roundings
-    conspire (Higham and Mary 2019, doi:10.1137/18M1226312). That is applied to each of the four
-    sums of the definition (gate, up, down, over the experts) and carried through the activation,
-    whose slope is at most 1.1 in magnitude (silu), 1.13 (gelu) or 1 (relu). The dtype is x's: an
-    execution may round every intermediate result to it, and the weights where they are of another
-    format.
+    conspire (Higham and Mary 2019, doi:10.1137/18M1226312). The bound applies this to each of the
+    four sums of the definition (gate, up, down, over the experts) and carries it through the
+    activation, whose slope is at most 1.1 in magnitude (silu), 1.13 (gelu) or 1 (relu). The dtype
+    is that of x: an execution may round every intermediate result to it, and weights of another
+    format too.
 
     Args:
-        inputs: of the call.
-        activation_block: where x and the hidden values are rounded to int8, the number of them
-            that share a scale; each errs by half a step, the largest of its block over 254.
+        inputs: Arrays of the call.
+        activation_block: Number of values of x and of the hidden layer that share a scale where
+            they are rounded to int8, 0 where they are not. Each errs by half a step, the largest
+            value of its block over 254.
     """
     dtype = inputs.x.dtype
     unit = float(np.finfo(dtype).eps) / 2
-    # What gradual underflow can cost one rounding, for products too small for the dtype.
+    # Error of one rounding by gradual underflow, for products too small for the dtype.
     under = float(np.finfo(dtype).smallest_subnormal)
     weight_unit = 0.0 if inputs.format_name == dtype.name else unit
 
@@ -92,7 +93,7 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
 def _activated(
     activation: spec.Activation, a: Array, error: Array, gamma: Callable[[int], float]
 ) -> tuple[Array, Array]:
-    """The activation of `a`, and by how much it errs where `a` errs by `error`."""
+    """The activation of `a`, and its error if `a` errs by `error`."""
     if activation in ("relu", "relu2"):
         relu = np.maximum(a, 0)
         if activation == "relu":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_export.families.base import ModelSpec
-from moe_export.families.choices import ExpertGroups
+from moe_export.families.features import ExpertGroups
 
 
 def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:

@@ -148,7 +148,7 @@ def test_absent_models_are_refused_by_name(finished: moe_export.RunResult, tmp_p
 
 def test_compare_has_a_column_for_every_model(finished: moe_export.RunResult) -> None:
     compared = moe_export.compare([finished.directory])
-    assert [column["variant"] for column in compared["columns"]] == list(finished.exports)
+    assert [column.variant for column in compared.columns] == list(finished.exports)
 
 
 def test_status_predicts_nothing(

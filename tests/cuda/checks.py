@@ -27,7 +27,7 @@ from moe_export.testing.tolerance import error_bound
 from tests.cuda.launches import StandIn
 from tests.cuda.onnx_runtime import HOST_INPUT, CudaNode
 from tests.cuda.onnx_runtime import STREAM as ORT_STREAM
-from tests.helpers.triton_kernels import packed_layer
+from tests.helpers.triton_kernels import layout_of
 
 GOOD = inputs_of(Case("good", (33, 0, 7), tokens=3, top_k=2), "float16")
 STREAM = 0x5EED
@@ -38,7 +38,7 @@ THROUGH_THE_LIBRARY: tuple[Kind, ...] = (
     ("float16", "uint4", 32),
     ("float16", "nf4", 64),
 )
-"""Kinds that between them need every part of a packed layer."""
+"""Kinds that together need every array of the layout."""
 
 
 def equals_the_reference(library: Path, stand_in: StandIn) -> None:
@@ -96,20 +96,20 @@ def x_that_begins_anywhere_is_padded(library: Path, stand_in: StandIn) -> None:
 def weights_are_laid_out_as_in_the_definition_of_the_layout(
     library: Path, stand_in: StandIn
 ) -> None:
-    """The device holds the packed layer, byte for byte, and nothing else."""
+    """The device holds the arrays of the layout, byte for byte, and nothing else."""
     cases = [(Case("bytes", (64, 0, 130), 1, top_k=1, hidden=96), kind) for kind in PACKAGED_KINDS]
     ungated = Case("ungated", (33, 7), 1, top_k=1, activation="relu2")
     for case, kind in (*cases, (ungated, ("float16", "uint4", 32))):
         inputs = inputs_of(case, *kind)
         layer = CudaLayer(library, stand_in, inputs)
         assert stand_in.allocated_bytes == layer.device_bytes
-        found = stand_in.only_allocation()
-        packed = packed_layer(inputs)
+        memory = stand_in.only_allocation()
+        layout = layout_of(inputs)
         start = 0
-        for array in packed.arrays.values():
-            assert found[start : start + array.nbytes] == array.tobytes(), kind
+        for array in layout.arrays.values():
+            assert memory[start : start + array.nbytes] == array.tobytes(), kind
             start += -(-array.nbytes // 256) * 256
-        assert start == len(found)
+        assert start == len(memory)
         layer.destroy()
     assert stand_in.allocated_bytes == 0
 

@@ -1,4 +1,4 @@
-"""Shared fixtures of the demo tests."""
+"""Fixtures of the demo tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped checkpoint: intact, loadable by stock transformers and as good as promised."""
+"""Tests of the shipped checkpoint: intact, loadable by stock transformers, as good as promised."""
 
 from __future__ import annotations
 

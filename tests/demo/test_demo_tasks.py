@@ -1,4 +1,4 @@
-"""The demo tasks: their answers are right and nothing held out reaches training."""
+"""Tests of the demo tasks: answers are right, and held-out items are not in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEP = re.compile(r"(\d+)([-+*])(\d+)=(\d+)?")
 
 
 def steps_of(document: Document) -> list[tuple[int, str, int]]:
-    """The (a, operator, b) of every step in a document of the kinds arithmetic and sums."""
+    """Triples (a, operator, b) of all steps in a document of the kinds arithmetic and sums."""
     found = STEP.findall(document.prompt + document.answer)
     return [(int(a), operator, int(b)) for a, operator, b, _ in found]
 

@@ -1,4 +1,4 @@
-"""The training script: its parts are exact, and a short run learns."""
+"""Tests of the training script: its parts are exact, and a short run learns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_smoke_run_learns_and_writes_a_checkpoint_that_stock_transformers_comp
     run(SHORT, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert set(scores) == set(tasks.KINDS)
-    # Knowing nothing costs ln(1024) = 6.9 nats per token.
+    # A uniform guess costs ln(1024) = 6.9 nats per token.
     assert scores["sums"]["loss_nats"] < 4
 
     own = build_model()

@@ -1,5 +1,7 @@
-"""Everything that a user can get wrong ends in one sentence, its own exit code, and a run directory
-that is untouched or can be resumed."""
+"""Tests of user errors: each ends with one sentence and its own exit code.
+
+The run directory is untouched or can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -209,13 +211,13 @@ def test_an_absent_provider_is_noticed_before_the_first_stage(
     path = write_recipe(tmp_path, good)
     arguments = ["run", str(path), "--run", str(tmp_path / "run")]
     on_cuda = ["--set", "validate.providers=[cuda]"]
-    # In float32 the model is no model for CUDA, wherever it is.
+    # A float32 model is refused on CUDA on every machine.
     assert main([*arguments, *on_cuda]) == 2
     assert "float16" in sentence(capsys)
     assert main([*arguments, *on_cuda, "--set", "export.dtype=float16"]) == 3
     assert "provider 'cuda' is asked for" in sentence(capsys)
     assert not (tmp_path / "run" / "calibrate").exists()
-    # What does not need it goes on.
+    # Stages before validate do not need the provider.
     on_cuda += ["--set", "export.dtype=float16"]
     assert main([*arguments, *on_cuda, "--until", "prune"]) == 0
 

@@ -1,4 +1,4 @@
-"""The embedded model at 50 % and int4, as the recipe of that name runs it."""
+"""Test of the recipe `demo_50pct_int4`: the embedded model at 50 % width and int4."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from moe_export.cli import main
 
 MAX_POINTS = 0.015
-"""Of exact match that int4 may cost, on any task."""
+"""Largest loss of exact match by int4 on any task, as a fraction."""
 
 MAX_NATS = 0.03
-"""Of text loss that int4 may cost."""
+"""Largest increase of the text loss by int4, in nats per token."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The main job on the embedded model, as the README runs it, held to what the project promises."""
+"""Tests of the README's recipe on the embedded model against the project's promises."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of the whole job, with the recipe beside it."""
+    """Run directory of all stages, with the recipe beside it."""
     home = tmp_path_factory.mktemp("finished")
     recipe = write_recipe(home, model, prune={"save_padded": True})
     assert main(["run", str(recipe), "--run", str(home / "run")]) == 0
@@ -135,7 +135,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "moe_export", "run", str(recipe), "--run", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # The folder appears when the stage begins; its mark is not there yet.
+    # The folder exists once the stage begins, but it has no completion mark yet.
     while not (run / stage).exists() and process.poll() is None:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)

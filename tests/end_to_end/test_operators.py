@@ -1,4 +1,4 @@
-"""One exported file, run by the native library and as standard operators."""
+"""Tests of exported files, run by the native library and as standard operators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_library_runs_every_dtype_that_the_exporter_writes(
     native = OrtModel(directory, operator="native").logits(SEQUENCES)
     portable = OrtModel(directory, operator="portable").logits(SEQUENCES)
     for ours, theirs in zip(native, portable, strict=True):
-        # Three layers of sums of some 100 products each, on logits of that size.
+        # Three layers of sums of about 100 products each, with logits of that size.
         limit = 100 * UNIT_ROUNDOFF[dtype] * np.abs(theirs).max()
         assert np.abs(ours - theirs).max() <= limit
     assert any(not np.array_equal(a, b) for a, b in zip(native, portable, strict=True)), (

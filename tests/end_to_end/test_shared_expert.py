@@ -1,4 +1,4 @@
-"""The whole job where the plan prunes the shared expert: packed, quantized, by several workers."""
+"""Tests of all stages with a pruned shared expert: packed, quantized, by several workers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_model_without_a_shared_expert_stops_before_any_work(
 
 
 def test_two_workers_write_the_bytes_of_one(run: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)  # as the workers: by several threads a sum may round otherwise
+    torch.set_num_threads(1)  # as in the workers: several threads may round a sum differently
     recipe = str(run.parent / "recipe.yaml")
     until = ["--until", "plan"]
     assert main(["run", recipe, "--run", str(tmp_path / "one"), *until]) == 0

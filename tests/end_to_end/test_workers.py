@@ -1,4 +1,4 @@
-"""Several processes, started as `torchrun` starts them."""
+"""Tests of several processes, started in the way of `torchrun`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def torchrun(
 
 
 def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
-    torch.set_num_threads(1)  # as the workers: by several threads a sum may round otherwise
+    torch.set_num_threads(1)  # as in the workers: several threads may round a sum differently
     recipe = write_recipe(
         tmp_path,
         tiny_checkpoint(tmp_path / "model"),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
+from moe_export.artifacts.documents import DocumentScores
 from moe_export.evaluation.differences import kl_difference, match_difference, only_one_matches
 
 
-def task(tokens: list[int], matches: list[bool], kl_nats: list[float]) -> dict[str, Any]:
-    return {"tokens": tokens, "matches": matches, "kl_nats": kl_nats}
+def task(tokens: list[int], matches: list[bool], kl_nats: list[float]) -> DocumentScores:
+    return DocumentScores(tokens=tuple(tokens), matches=tuple(matches), kl_nats=tuple(kl_nats))
 
 
 def test_kl_is_a_mean_per_token_and_over_tasks_with_the_error_of_a_ratio() -> None:

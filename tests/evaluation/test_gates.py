@@ -1,9 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from moe_export.artifacts.validation import (
+    Greedy,
+    Parity,
+    ProviderResults,
+    TaskScores,
+    Validation,
+    VariantScores,
+)
 from moe_export.errors import GateError
 from moe_export.evaluation.gates import check_gates, raise_for_gates
 from moe_export.recipe import GateSettings
@@ -15,17 +21,38 @@ def found(
     kl: float = 0.01,
     torch_kl: float | None = None,
     torch_top1: float = 0.99,
-) -> dict[str, Any]:
-    quantized = {}
+) -> dict[str, ProviderResults]:
+    parity = {"pruned": parity_of(max_logit_error=error)}
     if torch_kl is not None:
-        quantized = {"quantized": {"kl_nats": torch_kl, "top1_agreement": torch_top1}}
+        parity["quantized"] = parity_of(kl_nats=torch_kl, top1_agreement=torch_top1)
+    task = TaskScores(
+        items=10,
+        answer_tokens=20,
+        exact_match=1.0,
+        exact_match_stderr=0.0,
+        loss_nats=0.1,
+        perplexity=1.1,
+        kl_nats=kl,
+    )
     return {
-        "cpu": {
-            "parity": {"pruned": {"max_logit_error": error}} | quantized,
-            "greedy": {"pruned": {"agreement": agreement}},
-            "product": {"tasks": {"sums": {"kl_nats": kl}}},
-        }
+        "cpu": ProviderResults(
+            parity=parity,
+            greedy={"pruned": Greedy(prompts=4, new_tokens=8, agreement=agreement)},
+            variants={"pruned": VariantScores(tasks={"sums": task}, mean_exact_match=1.0)},
+        )
     }
+
+
+def parity_of(
+    max_logit_error: float = 0.0, kl_nats: float = 0.0, top1_agreement: float = 1.0
+) -> Parity:
+    return Parity(
+        max_logit_error=max_logit_error,
+        tokens=100,
+        kl_nats=kl_nats,
+        top1_agreement=top1_agreement,
+        first_bad_layer=None,
+    )
 
 
 LIMITS = GateSettings(max_kl_nats=0.1, min_recovery=0.9)
@@ -47,27 +74,28 @@ LIMITS = GateSettings(max_kl_nats=0.1, min_recovery=0.9)
     ],
 )
 def test_each_limit_fails_on_its_own(
-    facts: dict[str, Any], recovery: float, failed: list[str]
+    facts: dict[str, ProviderResults], recovery: float, failed: list[str]
 ) -> None:
-    gates = check_gates(LIMITS, facts, recovery)
-    assert [gate["name"] for gate in gates if not gate["passed"]] == failed
+    gates = check_gates(LIMITS, facts, "pruned", recovery)
+    assert [gate.name for gate in gates if not gate.passed] == failed
+    validation = Validation(providers=facts, recovery=recovery, gates=gates)
     if not failed:
-        raise_for_gates({"gates": gates})
+        raise_for_gates(validation)
         return
     with pytest.raises(GateError, match=f"{failed[0]} on cpu is"):
-        raise_for_gates({"gates": gates})
+        raise_for_gates(validation)
 
 
 def test_limits_that_do_not_apply_are_not_listed() -> None:
-    gates = check_gates(GateSettings(), found() | {}, None)
-    assert [gate["name"] for gate in gates] == ["max_logit_error", "min_greedy_agreement"]
+    gates = check_gates(GateSettings(), found(), "pruned", None)
+    assert [gate.name for gate in gates] == ["max_logit_error", "min_greedy_agreement"]
 
 
 def test_a_float_model_that_was_not_exported_has_no_limits() -> None:
     facts = found(torch_kl=0.5)
-    del facts["cpu"]["parity"]["pruned"], facts["cpu"]["greedy"]["pruned"]
-    gates = check_gates(GateSettings(), facts, None)
-    assert [gate["name"] for gate in gates] == [
+    del facts["cpu"].parity["pruned"], facts["cpu"].greedy["pruned"]
+    gates = check_gates(GateSettings(), facts, "pruned", None)
+    assert [gate.name for gate in gates] == [
         "max_quantized_kl_nats",
         "min_quantized_top1_agreement",
     ]

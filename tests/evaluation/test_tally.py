@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_export.artifacts.validation import TaskScores
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation import tally as evaluation
 from moe_export.evaluation.tally import (
@@ -14,6 +15,7 @@ from moe_export.evaluation.tally import (
     batches,
     log_softmax,
     mean_exact_match,
+    recovery,
     tally_document,
 )
 
@@ -31,28 +33,28 @@ def test_only_the_answer_is_scored() -> None:
     logits = certain_of([0, 9, 9, 3, 4], 10)  # wrong within the prompt
     tally = Tally(has_answers=True)
     tally_document(tally, sequence, logits, None)
-    score = tally.as_dict()
-    assert (score["items"], score["answer_tokens"], score["exact_match"]) == (1, 2, 1.0)
-    assert score["loss_nats"] == pytest.approx(0.0, abs=1e-12)
+    score = tally.scores()
+    assert (score.items, score.answer_tokens, score.exact_match) == (1, 2, 1.0)
+    assert score.loss_nats == pytest.approx(0.0, abs=1e-12)
 
 
 def test_one_wrong_answer_token_is_no_match() -> None:
     tally = Tally(has_answers=True)
     tally_document(tally, TokenSequence([0, 1, 2, 3], 1), certain_of([0, 1, 9, 3], 10), None)
     tally_document(tally, TokenSequence([0, 1, 2, 3], 1), certain_of([0, 1, 2, 3], 10), None)
-    score = tally.as_dict()
-    assert score["exact_match"] == 0.5
-    assert score["exact_match_stderr"] == pytest.approx(math.sqrt(0.25 / 2))
+    score = tally.scores()
+    assert score.exact_match == 0.5
+    assert score.exact_match_stderr == pytest.approx(math.sqrt(0.25 / 2))
 
 
 def test_a_document_without_a_prompt_is_scored_from_its_second_token() -> None:
     tally = Tally(has_answers=False)
     tally_document(tally, TokenSequence([0, 1, 2], 0), np.zeros((3, 8), np.float32), None)
-    score = tally.as_dict()
-    assert score["answer_tokens"] == 2
-    assert score["loss_nats"] == pytest.approx(math.log(8))
-    assert score["perplexity"] == pytest.approx(8)
-    assert score["exact_match"] is None
+    score = tally.scores()
+    assert score.answer_tokens == 2
+    assert score.loss_nats == pytest.approx(math.log(8))
+    assert score.perplexity == pytest.approx(8)
+    assert score.exact_match is None
 
 
 def test_divergence_from_itself_is_zero_and_from_another_model_is_the_formula() -> None:
@@ -62,12 +64,12 @@ def test_divergence_from_itself_is_zero_and_from_another_model_is_the_formula() 
     same, other = Tally(True), Tally(True)
     tally_document(same, sequence, ours, ours)
     tally_document(other, sequence, ours, theirs)
-    assert same.as_dict()["kl_nats"] == 0.0
-    assert same.as_dict()["top1_agreement"] == 1.0
+    assert same.scores().kl_nats == 0.0
+    assert same.scores().top1_agreement == 1.0
     p = np.exp(theirs[:2].astype(np.float64))
     q = np.exp(ours[:2].astype(np.float64))
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
-    assert other.as_dict()["kl_nats"] == pytest.approx((p * np.log(p / q)).sum() / 2)
+    assert other.scores().kl_nats == pytest.approx((p * np.log(p / q)).sum() / 2)
 
 
 def test_a_document_scored_in_parts_has_the_scores_of_the_whole(
@@ -82,10 +84,10 @@ def test_a_document_scored_in_parts_has_the_scores_of_the_whole(
         tally = Tally(has_answers=True)
         tally_document(tally, sequence, ours, theirs)
         tally_document(tally, sequence, certain_of(sequence.tokens, 5), theirs)
-        scores.append(tally.as_dict())
+        scores.append(tally.scores())
     assert len(list(evaluation.row_chunks(7, 5))) == 3
-    assert scores[0] == pytest.approx(scores[1])
-    assert scores[0]["exact_match"] == 0.5
+    assert scores[0].plain() == pytest.approx(scores[1].plain())
+    assert scores[0].exact_match == 0.5
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=20))
@@ -101,6 +103,24 @@ def test_log_softmax_survives_large_logits() -> None:
     assert log_softmax(np.array([[1e4, 0.0]], np.float32))[0, 0] == 0.0
 
 
+def scored(exact_match: float | None) -> TaskScores:
+    return TaskScores(
+        items=10,
+        answer_tokens=20,
+        exact_match=exact_match,
+        exact_match_stderr=None,
+        loss_nats=0.1,
+        perplexity=1.1,
+    )
+
+
 def test_the_mean_of_matches_leaves_out_tasks_without_answers() -> None:
-    assert mean_exact_match({"a": {"exact_match": 0.5}, "b": {"exact_match": None}}) == 0.5
-    assert mean_exact_match({"b": {"exact_match": None}}) is None
+    assert mean_exact_match({"a": scored(0.5), "b": scored(None)}) == 0.5
+    assert mean_exact_match({"b": scored(None)}) is None
+
+
+def test_recovery_leaves_out_what_the_baseline_cannot_do() -> None:
+    baseline = {"a": scored(0.8), "b": scored(0.0), "c": scored(None)}
+    pruned = {"a": scored(0.4), "b": scored(0.3), "c": scored(None)}
+    assert recovery(pruned, baseline) == pytest.approx(0.5)
+    assert recovery(pruned, {}) is None

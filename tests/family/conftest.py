@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 @dataclass
 class Subject:
-    """A row and its checkpoints."""
+    """Row of the families' table and its checkpoints."""
 
     row: FamilyRow
     folder: Path
@@ -37,11 +37,11 @@ class Subject:
 
     @cached_property
     def shared_widths(self) -> tuple[int | None, ...] | None:
-        """Of the shared expert, where the family has one: empty, an odd width."""
+        """Widths of the shared expert per layer, if the family has one: empty, an odd width."""
         whole = spec_of(self.row.config).shared_widths
         numbers = iter((0, 17, 5))
-        found = tuple(None if width is None else next(numbers) for width in whole)
-        return None if set(found) == {None} else found
+        actual = tuple(None if width is None else next(numbers) for width in whole)
+        return None if set(actual) == {None} else actual
 
     @cached_property
     def pruned(self) -> Path:
@@ -61,14 +61,14 @@ class Subject:
 
 
 def stock_model(directory: Path) -> Any:
-    """What transformers makes of a checkpoint that is not pruned."""
+    """Model of an unpruned checkpoint, loaded by transformers."""
     model, loading = AutoModelForCausalLM.from_pretrained(
         directory, output_loading_info=True, dtype=torch.float32
     )
     assert not loading["unexpected_keys"]
     assert not loading["missing_keys"]
     if transformers.__version__.startswith("4.") and model.config.model_type == "deepseek_v2":
-        # transformers 4 forgets what YaRN does to the scores, transformers 5 does not.
+        # transformers 4 does not scale the attention scores by YaRN's factor; transformers 5 does.
         for layer in model.model.layers:
             layer.self_attn.scaling = spec_of(Checkpoint(directory).config).attention_scale
     return model.eval()

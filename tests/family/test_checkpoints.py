@@ -1,4 +1,4 @@
-"""What a family's checkpoints hold, in both layouts of transformers, and what is refused."""
+"""Tests of the families' checkpoints in both layouts of transformers, and of refused ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LAYOUTS = {"original": True, "fused": False} if transformers.__version__[0] != "
 
 
 def saved_by_transformers(config: dict[str, Any], out: Path, **options: Any) -> Path:
-    """A random model of transformers, saved."""
+    """Checkpoint of a random model, saved by transformers."""
     keys = {key: value for key, value in config.items() if key != "model_type"}
     torch.manual_seed(0)
     made = AutoConfig.for_model(config["model_type"], **keys)
@@ -113,7 +113,7 @@ def test_gpt_oss_is_refused_with_the_reason() -> None:
 
 
 def fused_by_hand(directory: Path, spec: ModelSpec, out: Path, dtype: str = "float32") -> Path:
-    """A checkpoint in the layout of transformers 5, whatever is installed."""
+    """Checkpoint in the layout of transformers 5, independent of the installed version."""
     checkpoint = Checkpoint(directory)
     tensors = {name: checkpoint.read(name).astype(dtype) for name in checkpoint.tensors}
     for layer in range(spec.num_layers):
@@ -134,7 +134,7 @@ def fused_by_hand(directory: Path, spec: ModelSpec, out: Path, dtype: str = "flo
 
 @pytest.fixture
 def fused(tmp_path: Path) -> tuple[Path, Path]:
-    """A Qwen2-MoE and the same in fused tensors, in bfloat16."""
+    """Checkpoint of a Qwen2-MoE in bfloat16, and its copy with fused tensors."""
     from moe_export.testing.tiny import tiny_checkpoint
 
     source = tiny_checkpoint(tmp_path / "source", dtype="bfloat16")
@@ -144,9 +144,9 @@ def fused(tmp_path: Path) -> tuple[Path, Path]:
 def test_fused_experts_are_read_one_by_one(fused: tuple[Path, Path]) -> None:
     plain, (checkpoint, spec) = Checkpoint(fused[0]), open_checkpoint(fused[1])
     for name in spec.tensors:
-        found = checkpoint.read(name)
-        assert found.dtype == plain.tensors[name].dtype
-        np.testing.assert_array_equal(found, plain.read(name), err_msg=name)
+        actual = checkpoint.read(name)
+        assert actual.dtype == plain.tensors[name].dtype
+        np.testing.assert_array_equal(actual, plain.read(name), err_msg=name)
 
 
 def test_reading_one_expert_does_not_copy_the_layer(

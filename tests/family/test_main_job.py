@@ -1,4 +1,4 @@
-"""The whole job, on a model whose first layer has no experts."""
+"""Test of all stages on a model whose first layer has no experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The families' exported models in ONNX Runtime against stock transformers."""
+"""Tests of the families' exported models in ONNX Runtime against stock transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.family.conftest import Subject, stock_model
 from tests.helpers.decoding import Decoder, exported
 
 LIMIT = 1e-4
-"""For float32, absolute, on logits of up to about 15; the product's own promise."""
+"""Largest absolute error of float32 logits of up to about 15, as the project promises."""
 
 IDS = np.random.default_rng(5).integers(0, 256, (2, 12))
 
@@ -48,7 +48,7 @@ def decoder(subject: Subject) -> Decoder:
 
 
 def check(decoder: Decoder, expected: NDArray[np.float32], limit: float = LIMIT) -> None:
-    """All at once, and all but one and then the last through the cache."""
+    """Compares logits of all tokens in one run, and of the last token after the others."""
     np.testing.assert_allclose(decoder.start(IDS), expected, rtol=0, atol=limit)
     np.testing.assert_allclose(decoder.start(IDS[:, :-1]), expected[:, :-1], rtol=0, atol=limit)
     np.testing.assert_allclose(decoder.go_on(IDS[:, -1:]), expected[:, -1:], rtol=0, atol=limit)
@@ -102,7 +102,7 @@ def test_a_model_without_any_dimension_left_still_runs(subject: Subject, tmp_pat
 def test_float16_is_close_to_float32(subject: Subject, tmp_path: Path) -> None:
     wide = Decoder(exported(subject.pruned, tmp_path / "float32")).start(IDS)
     narrow = Decoder(exported(subject.pruned, tmp_path / "float16", "float16"))
-    # Some 40 tensors are rounded one after the other, each by 2 ** -11 of its size at most.
+    # About 40 tensors are rounded in turn, each by at most 2 ** -11 of its size.
     check(narrow, wide, 40 * 2**-11 * float(np.abs(wide).max()))
 
 
@@ -115,8 +115,8 @@ def test_quantized_models_are_those_of_torch(
     settings = QuantizeSettings(experts="int4", dense="float")
     quantize.run(Job(settings, subject.pruned, {"prune": subject.pruned}, out))
     expected = logits_of(load_torch_model(out, torch.float32))
-    found = Decoder(exported(out, tmp_path / "onnx"), native=True)
-    check(found, expected)
+    actual = Decoder(exported(out, tmp_path / "onnx"), native=True)
+    check(actual, expected)
     assert np.abs(expected - logits_of(stock_model(subject.masked))).max() > 1e-2
 
 
@@ -136,9 +136,9 @@ def test_every_dense_matrix_can_be_quantized(
             assert spec.quantization.format_of(tensor.role) == in_format, tensor.role
     directory = exported(out, tmp_path / "onnx")
     expected = logits_of(load_torch_model(out, torch.float32))
-    found = Decoder(directory).start(IDS)
-    # MatMulNBits may round activations to int8, at a cost of some 1.2 % a product.
-    assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+    actual = Decoder(directory).start(IDS)
+    # MatMulNBits may round activations to int8, an error of about 1.2 % per product.
+    assert np.linalg.norm(actual - expected) < 0.2 * np.linalg.norm(expected)
     predicted = predicted_bytes(spec, "float32")
     assert (directory / "model.onnx.data").stat().st_size == predicted.total_bytes
 

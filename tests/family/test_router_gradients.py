@@ -1,4 +1,4 @@
-"""Gradients of the routers, one layer at a time, against autograd through the whole model."""
+"""Tests of the routers' gradients, layer by layer, against autograd through the whole model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEMPERATURE = 1.7
 
 
 def expected(subject: Subject, sequences: list[Tensor]) -> tuple[float, dict[int, Tensor]]:
-    """The divergence of all tokens that have a next one, and its gradients, by the definition."""
+    """Divergence over all tokens with a next token, and its gradients, by the definition."""
     whole = load_torch_model(subject.source, torch.float32)
     pruned = load_torch_model(subject.pruned, torch.float32)
     routers = {
@@ -68,8 +68,8 @@ def test_gradients_of_the_routers_are_those_of_the_whole_model(
         else LayeredModel(load_torch_model(subject.pruned, torch.float32))
     )
     passes = RouterPasses(model, batches, states, routers)
-    found = passes.gradients(list(batches), TEMPERATURE)
-    assert found == pytest.approx(mean, rel=1e-5)
+    actual = passes.gradients(list(batches), TEMPERATURE)
+    assert actual == pytest.approx(mean, rel=1e-5)
     assert routers.keys() == gradients.keys()
     for layer, router in routers.items():
         assert router.grad is not None
@@ -88,11 +88,11 @@ def test_distilling_mends_the_routers_of_every_family(subject: Subject, tmp_path
         noisy[name] = router + 0.2 * router.std() * random.standard_normal(router.shape)
     overwrite(student, noisy)
     sequences = list(some_tokens(120, 30).numpy().astype(np.int32))
-    # The sparse mixer's weights jump, so that it has to go more slowly.
+    # The sparse mixer's weights jump, so it needs a lower learning rate.
     rate = 0.003 if subject.row.model_type == "phimoe" else 0.01
     rule = Rule(steps=40, learning_rate=rate, temperature=1.0, tokens_per_step=1000)
-    found = distill_routers(subject.source, student, sequences, rule, tmp_path / "states")
-    # Seen: 0.41 to 0.59.
-    assert found.after_nats < 0.7 * found.before_nats
-    assert list(found.routers) == names
-    assert (found.tokens, found.held_out_tokens) == (105 * 29, 15 * 29)
+    actual = distill_routers(subject.source, student, sequences, rule, tmp_path / "states")
+    # Observed: 0.41 to 0.59.
+    assert actual.after_nats < 0.7 * actual.before_nats
+    assert list(actual.routers) == names
+    assert (actual.tokens, actual.held_out_tokens) == (105 * 29, 15 * 29)

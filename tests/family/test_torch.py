@@ -1,4 +1,4 @@
-"""The families' models in torch against those of stock transformers."""
+"""Tests of the families' models in torch against those of stock transformers."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_each_block_equals_the_stock_block(subject: Subject) -> None:
         if not isinstance(block, RaggedMoEBlock):
             continue
         stock_block = stock.get_submodule(name) if hasattr(stock, name) else stock.mlp
-        found, expected = block(x_BLD), stock_block(x_BLD)
+        actual, expected = block(x_BLD), stock_block(x_BLD)
         if isinstance(expected, tuple):  # with the router's logits
             expected = expected[0]
-        if isinstance(found, tuple):
-            found = found[0]
-        assert relative_error(found, expected.detach()) < 2e-6
+        if isinstance(actual, tuple):
+            actual = actual[0]
+        assert relative_error(actual, expected.detach()) < 2e-6
         checked += 1
     assert checked == 3 - len(subject.row.dense_layers)
 
@@ -77,7 +77,7 @@ def test_masked_dimensions_equal_removed_ones_in_stock_transformers(subject: Sub
     assert type(auto).__name__.startswith("Ragged")
     assert relative_error(removed, masked) < ROUNDING
     assert relative_error(ours, masked) < ROUNDING
-    assert float((masked - whole).abs().max()) > 0.1  # what is removed did something
+    assert float((masked - whole).abs().max()) > 0.1  # the removed dimensions had an effect
 
 
 def test_a_config_of_transformers_5_is_understood_by_either_version(

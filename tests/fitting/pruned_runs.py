@@ -1,4 +1,4 @@
-"""A tiny model on its way to the prune stage, for the tests of what is fitted there."""
+"""Runs of a tiny model up to the prune stage, for the tests of fitting methods."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from moe_export.testing.tiny import tiny_checkpoint
 
 
 def planned(root: Path) -> dict[str, Path]:
-    """The folders of a run up to its plan, of half of a tiny model's dimensions; in `few` is a
-    calibration set of a single sequence.
+    """Folders of a run up to a plan that keeps half of a tiny model's dimensions.
+
+    `few` is a calibration set of a single sequence.
     """
-    found = {n: root / n for n in ("model", "calibrate", "few", "importance", "plan")}
-    tiny_checkpoint(found["model"])
+    folders = {n: root / n for n in ("model", "calibrate", "few", "importance", "plan")}
+    tiny_checkpoint(folders["model"])
     for name in ("calibrate", "few", "importance", "plan"):
-        found[name].mkdir()
+        folders[name].mkdir()
     random = np.random.default_rng(3)
     for name, sequences in (("calibrate", 60), ("few", 1)):
         offsets = np.arange(sequences + 1, dtype=np.int64) * 40
         tokens = random.integers(0, 256, sequences * 40).astype(np.int32)
         zeros = np.zeros(sequences, np.int32)
-        Calibration(tokens, offsets, zeros, zeros).save(found[name])
+        Calibration(tokens, offsets, zeros, zeros).save(folders[name])
     scores = [random.random(6 * 24) for _ in range(3)]
     scores[0][:24] = 0.0  # an expert that is emptied
     scores[1][24:48] = 9.0  # and one that is kept whole
     tokens = [np.full(6, 100)] * 3
-    Importance({"fisher_margin": scores}, tokens).save(found["importance"])
+    Importance({"fisher_margin": scores}, tokens).save(folders["importance"])
     settings = PlanSettings(keep=0.5, dtype="float32")
-    plan.run(Job(settings, found["model"], found, found["plan"]))
-    return found
+    plan.run(Job(settings, folders["model"], folders, folders["plan"]))
+    return folders
 
 
 def pruned(folders: dict[str, Path], out: Path, calibrate: str, **settings: Any) -> Path:
-    """The prune stage's folder."""
+    """Folder of the prune stage."""
     out.mkdir()
     of = folders | {"calibrate": folders[calibrate]}
     prune.run(Job(PruneSettings(**settings), folders["model"], of, out))

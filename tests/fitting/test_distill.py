@@ -1,4 +1,4 @@
-"""Distilling routers: the loss at the head, and the prune stage with it."""
+"""Tests of router distillation: its loss, and the prune stage with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from moe_export.torch_model import load_torch_model
 from tests.fitting.pruned_runs import planned, pruned
 
 RATE = 0.002
-"""Few tokens of a random model say little of its routers: with larger steps they fit noise."""
+"""Learning rate; with few tokens of a random model, larger steps fit noise."""
 
 ROUTERS = {f"model.layers.{layer}.mlp.gate.weight" for layer in range(3)}
 
@@ -61,9 +61,9 @@ def test_the_divergence_and_its_gradient_are_those_of_autograd(
     (gradient_TD,) = torch.autograd.grad(expected, hidden_TD)
     for chunk_bytes in (loss.CHUNK_BYTES, 4 * 11 * 2 * 3):  # at once, and three positions each
         monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
-        nats, found_TD = loss.divergence_nats(hidden_TD.detach(), teacher_TD, head, 1.7)
+        nats, actual_TD = loss.divergence_nats(hidden_TD.detach(), teacher_TD, head, 1.7)
         assert nats == pytest.approx(float(expected.detach()), rel=1e-12)
-        torch.testing.assert_close(found_TD, gradient_TD, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(actual_TD, gradient_TD, rtol=1e-12, atol=1e-14)
 
 
 def test_distilled_routers_bring_held_out_tokens_nearer_and_nothing_else_changes(

@@ -1,4 +1,4 @@
-"""What rounding and dropping cost, all at once layer by layer, against one changed model each."""
+"""Tests of the measured costs of rounding and dropping, against whole models changed one by one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, list[Any]]:
-    """Of the layers 0 and 2; 1 has no experts."""
+    """Random scores of the layers 0 and 2; layer 1 has no experts."""
     random = np.random.default_rng(4)
     layers = [random.lognormal(0, 1, n) for n in (ROWS, 0, ROWS)]
     layers[0][:24] = np.inf
@@ -40,7 +40,7 @@ def scores() -> dict[str, list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def found(directory: Path, scores: dict[str, Any], tmp_path_factory: Any) -> Exchange:
+def exchange(directory: Path, scores: dict[str, Any], tmp_path_factory: Any) -> Exchange:
     sequences = list(TOKENS.numpy().astype(np.int32))
     return measure_exchange(
         directory,
@@ -52,7 +52,7 @@ def found(directory: Path, scores: dict[str, Any], tmp_path_factory: Any) -> Exc
 
 
 def kl_nats(directory: Path, change: Callable[[RaggedMoEBlock], None]) -> float:
-    """Of the model with its blocks changed, from itself."""
+    """KL of the model with changed blocks from the unchanged model, mean over tokens."""
     whole, changed = (load_torch_model(directory, torch.float32) for _ in range(2))
     for layer in (0, 2):
         block = LayeredModel(changed).block(layer)
@@ -77,29 +77,31 @@ def rounding(*layers: int) -> Callable[[RaggedMoEBlock], None]:
 
 
 def test_every_layer_rounded_alone_and_all_of_them(
-    directory: Path, found: Exchange, scores: dict[str, Any]
+    directory: Path, exchange: Exchange, scores: dict[str, Any]
 ) -> None:
-    assert found.tokens == 3 * 19
-    # Logits in float32 and in float64 differ by about 1e-6, of KL of 1e-2 at least.
+    assert exchange.tokens == 3 * 19
+    # Logits in float32 and float64 differ by about 1e-6, and the KL is at least 1e-2.
     for layer in (0, 2):
         expected = kl_nats(directory, rounding(layer))
         assert expected > 1e-3
-        assert found.rounded[layer].kl_nats == pytest.approx(expected, rel=1e-3)
-    assert found.rounded[1] == Measured(predicted=0.0, kl_nats=0.0)
-    assert found.all_rounded.kl_nats == pytest.approx(kl_nats(directory, rounding(0, 2)), rel=1e-3)
+        assert exchange.rounded[layer].kl_nats == pytest.approx(expected, rel=1e-3)
+    assert exchange.rounded[1] == Measured(predicted=0.0, kl_nats=0.0)
+    assert exchange.all_rounded.kl_nats == pytest.approx(
+        kl_nats(directory, rounding(0, 2)), rel=1e-3
+    )
     checkpoint, spec = open_checkpoint(directory)
     error = format_errors(checkpoint, spec, 0, ("int4",), 32)["int4"]
     known = scores["rounding"][0][24:].sum()
-    assert found.rounded[0].predicted == pytest.approx(error * known)
-    assert found.rates[1] == 1.0
+    assert exchange.rounded[0].predicted == pytest.approx(error * known)
+    assert exchange.rates[1] == 1.0
 
 
 def test_what_is_dropped_is_the_least_important_of_all_layers(
-    directory: Path, found: Exchange, scores: dict[str, Any]
+    directory: Path, exchange: Exchange, scores: dict[str, Any]
 ) -> None:
     ordered = np.sort(np.concatenate(scores["importance"]))
-    for share, level in zip(SHARES, found.dropped, strict=True):
-        limit = share * found.all_rounded.predicted
+    for share, level in zip(SHARES, exchange.dropped, strict=True):
+        limit = share * exchange.all_rounded.predicted
         number = int((np.cumsum(ordered) <= limit).sum())
         assert number > 0
         assert level.predicted == pytest.approx(ordered[:number].sum())
@@ -119,13 +121,13 @@ def test_rows_of_the_shared_expert_are_dropped_where_they_are_ranked_too(
     _, spec = open_checkpoint(directory)
     rows = spec.shared_widths[0]
     assert rows is not None
-    # Only rows of the shared expert are within any limit.
+    # Only rows of the shared expert are below the limits.
     importance = [np.full(ROWS, np.inf), np.zeros(0), np.full(ROWS, np.inf)]
     importance = [
         np.append(layer_R, np.full(rows if len(layer_R) else 0, 1e-9)) for layer_R in importance
     ]
     rounding_R = [np.append(r, np.zeros(rows if len(r) else 0)) for r in scores["rounding"]]
-    found = measure_exchange(
+    exchange = measure_exchange(
         directory, list(TOKENS.numpy().astype(np.int32)), importance, rounding_R, tmp_path
     )
 
@@ -134,4 +136,4 @@ def test_rows_of_the_shared_expert_are_dropped_where_they_are_ranked_too(
 
     expected = kl_nats(directory, change)
     assert expected > 1e-4
-    assert found.dropped[-1].kl_nats == pytest.approx(expected, rel=1e-3)
+    assert exchange.dropped[-1].kl_nats == pytest.approx(expected, rel=1e-3)

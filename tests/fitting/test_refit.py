@@ -1,4 +1,4 @@
-"""Refitting `down`: the formula by hand, and the prune stage with it."""
+"""Tests of refitting `down`: the formula by hand, and the prune stage with it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def test_what_is_dropped_comes_back_where_it_is_a_mixture_of_what_stays() -> Non
     mixture = torch.from_numpy(random.standard_normal((4, 3)))
     h_NW = torch.cat([kept_NP, kept_NP @ mixture], 1)
     down_DW = torch.from_numpy(random.standard_normal((5, 7)))
-    found = torch.from_numpy(refitted(down_DW, h_NW, torch.arange(4), 1e-9)).double()
-    torch.testing.assert_close(kept_NP @ found.T, h_NW @ down_DW.T, rtol=1e-4, atol=1e-5)
+    actual = torch.from_numpy(refitted(down_DW, h_NW, torch.arange(4), 1e-9)).double()
+    torch.testing.assert_close(kept_NP @ actual.T, h_NW @ down_DW.T, rtol=1e-4, atol=1e-5)
     held = refitted(down_DW, h_NW, torch.arange(4), 1e9)
     np.testing.assert_allclose(held, down_DW[:, :4].numpy(), rtol=1e-6)
 
 
 def test_an_expert_that_does_nothing_stays_as_it_is() -> None:
     down_DW = torch.arange(6.0).reshape(2, 3)
-    found = refitted(down_DW, torch.zeros(9, 3), torch.tensor([0, 2]), 0.01)
-    np.testing.assert_allclose(found, [[0, 2], [3, 5]], rtol=1e-6)
+    actual = refitted(down_DW, torch.zeros(9, 3), torch.tensor([0, 2]), 0.01)
+    np.testing.assert_allclose(actual, [[0, 2], [3, 5]], rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,12 @@ def test_refitted_the_logits_are_nearer_to_those_of_the_whole_model(
 
     def logits(folder: Path) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = load_torch_model(folder, torch.float32)(ids).logits
-        return found
+            actual: torch.Tensor = load_torch_model(folder, torch.float32)(ids).logits
+        return actual
 
     whole = logits(folders["model"])
     lost = {f.name: float((logits(f) - whole).square().mean()) for f in (plain, refit)}
-    # Seen: 0.98; the dimensions of random weights have little in common.
+    # Observed: 0.98; dimensions of random weights are hardly correlated.
     assert lost["refit"] < lost["plain"]
     torch.testing.assert_close(logits(refit / "padded"), logits(refit), rtol=1e-4, atol=1e-4)
     named = set(Ledger.load(refit).refit.tensors)

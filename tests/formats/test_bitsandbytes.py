@@ -1,4 +1,4 @@
-"""nf4 against bitsandbytes, bit for bit, where it is installed (the extras `bnb` and `test`)."""
+"""Tests of nf4 against bitsandbytes, bit for bit, if installed (extras `bnb` and `test`)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ pytest.importorskip("bitsandbytes", minversion="0.50")
 def quantized_by_bitsandbytes(
     weight_NK: NDArray[Any], group_size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[Any]]:
-    """Codes [K, N], scales [G, N] and the values again [K, N]; K is a multiple of the group size,
-    so that its blocks along the flattened matrix are our groups.
+    """Codes [K, N], scales [G, N] and dequantized values [K, N] by bitsandbytes.
+
+    K must be a multiple of the group size, so that blocks of the flattened matrix are our groups.
     """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(to_torch(weight_NK), blocksize=group_size, quant_type="nf4")
-    # The first of two codes is in the upper nibble.
+    # bitsandbytes has the first of two codes in the upper nibble.
     pairs = packed.numpy().reshape(-1)
     codes = np.stack([pairs >> 4, pairs & 15], axis=-1).reshape(weight_NK.shape)
     scale = state.absmax.numpy().reshape(len(weight_NK), -1)

@@ -1,4 +1,4 @@
-"""The codecs: their error, their edges, and their bytes."""
+"""Tests of the codecs: their errors, edge cases and bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from moe_export.formats.nf4 import CODEBOOK
 from moe_export.op import spec
 
 LEVELS = {"int8": 127, "int4": 8, "uint8": 255, "uint4": 15, "nf4": 1}
-"""The largest magnitude over the scale."""
+"""Largest magnitude divided by the scale."""
 
 FARTHEST = {"int8": 0.5, "int4": 1.0, "uint8": 0.5, "uint4": 0.5, "nf4": 0.5 * (1 - 0.69619)}
-"""How many times the scale a value may be from the nearest point: half of the widest gap. One
-opposite to the extreme one may be a whole step beyond the last code of int4."""
+"""Largest distance of a value from the nearest point, in units of the scale.
+
+It is half of the widest gap. In int4, a value opposite to the extreme one may be a whole step
+beyond the last code.
+"""
 
 TYPICAL = {"int8": 0.3, "int4": 0.3, "uint8": 0.3, "uint4": 0.3, "nf4": 0.03}
-"""Above the median of that: a quarter of a step, which in the middle of nf4 is about 0.09."""
+"""Upper limit of that distance's median: a quarter of a step, about 0.09 in the middle of nf4."""
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
@@ -119,8 +122,8 @@ def test_int4_is_packed_as_onnx_packs_it() -> None:
 @pytest.mark.parametrize("name", ["uint8", "uint4"])
 def test_an_asymmetric_group_uses_every_code_and_keeps_zero(name: str) -> None:
     last = 2 ** GRIDS[name].code_bits - 1
-    # The range -1 to 4 has a fifth of its steps below zero; one wholly above or below zero is drawn
-    # out to it.
+    # The range -1 to 4 has a fifth of its steps below zero. A range wholly above or below zero is
+    # extended to zero.
     matrix = np.tile(np.array([[-1.0, 1.0, -4.0], [4.0, 4.0, -1.0]]), (16, 1))
     made = FORMATS[name](matrix, 32, "float32")
     assert made.zero_point is not None

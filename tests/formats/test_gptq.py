@@ -1,4 +1,4 @@
-"""GPTQ against plain rounding, on matrices with inputs that are alike."""
+"""Tests of GPTQ against plain rounding, with correlated inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moe_export.formats import FORMATS, GROUP_SIZES, gptq
 
 
 def correlated(tokens: int, depth: int, seed: int = 0) -> NDArray[np.float32]:
-    """Inputs of which a few directions hold nearly all."""
+    """Inputs with most of their variance in a few directions."""
     random = np.random.default_rng(seed)
     mixing = random.standard_normal((depth // 4, depth))
     noise = 0.1 * random.standard_normal((tokens, depth))
@@ -35,23 +35,23 @@ def test_without_correlation_it_is_rounding_with_searched_scales(
 ) -> None:
     matrix = np.random.default_rng(1).standard_normal((200, 9)).astype(np.float32)
     factor = gptq.inverse_factor(np.eye(200) * 3.0, 0.01)
-    found = gptq.quantize(matrix, factor, name, group_size)
+    actual = gptq.quantize(matrix, factor, name, group_size)
     plain = FORMATS[name](matrix, group_size, "float16", search=True)
-    np.testing.assert_array_equal(found.codes, plain.codes)
-    np.testing.assert_array_equal(found.scale, plain.scale)
-    assert found.codes.dtype == plain.codes.dtype
+    np.testing.assert_array_equal(actual.codes, plain.codes)
+    np.testing.assert_array_equal(actual.scale, plain.scale)
+    assert actual.codes.dtype == plain.codes.dtype
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_products_with_alike_inputs_lose_less_than_by_rounding(name: str) -> None:
     x_TK = correlated(600, 96)
     matrix = np.random.default_rng(2).standard_normal((96, 20)).astype(np.float32)
-    found = gptq.quantize(matrix, gptq.inverse_factor(x_TK.T @ x_TK, 0.01), name, 32)
+    actual = gptq.quantize(matrix, gptq.inverse_factor(x_TK.T @ x_TK, 0.01), name, 32)
     plain = FORMATS[name](matrix, 32, "float16", search=True)
     other_TK = correlated(600, 96)[::-1]  # the mixing is the same, the order is not
     lost = {
         key: np.linalg.norm(other_TK @ (made.dequantized() - matrix))
-        for key, made in (("gptq", found), ("plain", plain))
+        for key, made in (("gptq", actual), ("plain", plain))
     }
     assert lost["gptq"] < 0.6 * lost["plain"]
 
@@ -59,8 +59,8 @@ def test_products_with_alike_inputs_lose_less_than_by_rounding(name: str) -> Non
 def test_an_empty_matrix_stays_empty() -> None:
     for shape in ((0, 5), (5, 0)):
         factor = gptq.inverse_factor(np.eye(shape[0]), 0.01)
-        found = gptq.quantize(np.zeros(shape, np.float32), factor, "int4", 32)
-        assert found.dequantized().shape == shape
+        actual = gptq.quantize(np.zeros(shape, np.float32), factor, "int4", 32)
+        assert actual.dequantized().shape == shape
 
 
 def test_what_does_not_fit_or_has_no_code_is_refused() -> None:

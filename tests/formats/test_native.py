@@ -1,4 +1,4 @@
-"""The native library rounds as numpy's definition does, bit for bit."""
+"""Tests that the native library rounds like the definition in numpy, bit for bit."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def test_codes_scales_and_zero_points_are_those_of_the_definition(
 ) -> None:
     weight = weight_NK(shape, dtype)
     defined = FORMATS[name](weight.T, group_size, "float16", search=search)
-    found = native.quantize(name, weight, group_size, search=search)
-    for part, expected in zip(found.parts, defined.parts, strict=True):
+    actual = native.quantize(name, weight, group_size, search=search)
+    for part, expected in zip(actual.parts, defined.parts, strict=True):
         assert (part.dtype, part.shape) == (expected.dtype, expected.shape)
         assert part.tobytes() == expected.tobytes()
-    np.testing.assert_array_equal(found.dequantized(), defined.dequantized())
+    np.testing.assert_array_equal(actual.dequantized(), defined.dequantized())
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_search_does_not_depend_on_how_numpy_lays_out_the_matrix(name: str) -> None:
     weight = weight_NK((64, 256), np.float32, seed=3)
-    found = FORMATS[name](weight.T, 128, "float16", search=True)
+    actual = FORMATS[name](weight.T, 128, "float16", search=True)
     other = FORMATS[name](np.ascontiguousarray(weight.T), 128, "float16", search=True)
-    np.testing.assert_array_equal(found.scale, other.scale)
+    np.testing.assert_array_equal(actual.scale, other.scale)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -32,6 +32,12 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine 
 LACKS = "no part of the check can run on this machine: torch sees no CUDA device\n"
 
 
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores the variable that a check takes out of the environment, as other tests need it."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
 def test_it_says_in_one_line_what_it_lacks_and_exits_with_3(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

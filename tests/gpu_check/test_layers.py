@@ -18,25 +18,25 @@ from moe_export.op.triton import plan
 from moe_export.op.triton.driver import DeviceLayer
 from moe_export.testing import layer_sizes as sizes
 from moe_export.testing.cases import Case, inputs_of
-from tests.helpers.triton_kernels import large_shape, packed_layer
+from tests.helpers.triton_kernels import large_shape, layout_of
 
 TIMED: tuple[Format, ...] = ("float16", "int8", "int4", "uint8", "uint4", "nf4")
 
 
 @pytest.mark.parametrize("format_name", TIMED)
-def test_a_random_layer_is_laid_out_as_a_packed_one(format_name: Format) -> None:
+def test_a_random_layer_has_the_layout_of_a_real_one(format_name: Format) -> None:
     widths, hidden = (33, 0, 130), 96
     case = Case("layout", widths, tokens=1, top_k=1, hidden=hidden)
     group = 0 if format_name == "float16" else 64
-    packed = DeviceLayer.of(packed_layer(inputs_of(case, "float16", format_name, group)), "cpu")
+    real = DeviceLayer.of(layout_of(inputs_of(case, "float16", format_name, group)), "cpu")
     made = random_layer(widths, format_name, 64, 0, hidden, "cpu")
-    assert made.packed.group_size == group
+    assert made.layout.group_size == group
     facts = [
         {name: (tensor.dtype, tensor.numel()) for name, tensor in layer.tensors.items()}
-        for layer in (made, packed)
+        for layer in (made, real)
     ]
     assert facts[0] == facts[1]
-    np.testing.assert_array_equal(made.packed.table, packed.packed.table)
+    np.testing.assert_array_equal(made.layout.table, real.layout.table)
 
 
 @pytest.mark.parametrize("tokens", [1, 16])

@@ -1,4 +1,4 @@
-"""The graph itself: its interface, its names, its checks."""
+"""Tests of the graph: its interface, its names, its checks."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_every_weight_bears_the_name_of_its_tensors_in_the_checkpoint(tmp_path: 
     model = build_decoder(spec_of(CONFIG), "float32", Checkpoint(source))
     joined = "model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight"
     assert joined in model.graph.initializers
-    found = []
+    actual = []
     for name in model.graph.initializers:
         first, *others = name.split("+")
         prefix = first.removesuffix(".weight").removesuffix(".bias").rpartition(".")[0]
-        found += [first, *(f"{prefix}.{other}" for other in others)]
+        actual += [first, *(f"{prefix}.{other}" for other in others)]
     tensors = set(Checkpoint(source).tensors)
-    constants = set(found) - tensors
-    assert tensors <= set(found)
+    constants = set(actual) - tensors
+    assert tensors <= set(actual)
     assert all(name.startswith(("ints_", "rotary.", "two", "epsilon")) for name in constants)
 
 
@@ -134,6 +134,6 @@ def test_the_rotary_angles_of_trained_positions_equal_those_of_torch() -> None:
     size = spec.head_dim
     frequency_F = 1.0 / (spec.rope_theta ** (torch.arange(0, size, 2).float() / size))
     angle_PF = (torch.arange(64).float()[:, None] * frequency_F).double().numpy()
-    # torch's float32 power may differ in the last bit, which position 63 multiplies.
+    # torch's float32 power may differ in the last bit, and position 63 multiplies the difference.
     np.testing.assert_allclose(cos_PF, np.cos(angle_PF), rtol=0, atol=63 * 2**-23)
     np.testing.assert_allclose(sin_PF, np.sin(angle_PF), rtol=0, atol=63 * 2**-23)

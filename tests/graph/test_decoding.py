@@ -1,4 +1,4 @@
-"""Decoding through a cache of fixed length gives the tokens of one that grows."""
+"""Tests that a cache of fixed length decodes the same tokens as a growing one."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_a_static_cache_gives_the_tokens_of_a_growing_one(directory: Path, opera
     assert len(np.unique(tokens)) > 3
     static_tokens, static_logits = decoded(held)
     np.testing.assert_array_equal(static_tokens, tokens)
-    # The same sums in another order: 1e-5 of logits of some 10.
+    # Sums in another order differ by 1e-5 in logits of about 10.
     np.testing.assert_allclose(static_logits, logits, rtol=0, atol=1e-4)
-    again, _ = decoded(held)  # what the prompts before left behind is overwritten or unseen
+    again, _ = decoded(held)  # old entries of the cache are overwritten or masked
     np.testing.assert_array_equal(again, tokens)
 
 

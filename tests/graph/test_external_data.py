@@ -1,4 +1,4 @@
-"""The data file: where weights lie, how large it is, and what happens when it cannot be written."""
+"""Tests of the data file: placement of weights, size, and failed writes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_writing_holds_one_weight_in_memory_at_a_time(
     tracemalloc.stop()
     total = (tmp_path / "model.onnx.data").stat().st_size
     largest_stored = 64 * 1024 * 2
-    # The stored tensor, its bytes as safetensors read them, a mask of finite values, the graph.
+    # Peak: the stored tensor, its bytes in safetensors, a mask of finite values, and the graph.
     assert peak_bytes < 3 * largest_stored + (1 << 20)
     assert peak_bytes < total / 8
 

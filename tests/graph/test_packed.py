@@ -1,4 +1,4 @@
-"""Models whose experts are packed: their bytes, their logits, and what they need."""
+"""Tests of models with packed experts: their bytes, their logits and their requirements."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_packed_model_gives_the_logits_of_the_portable_one_and_has_the_predict
     spec = spec_of(Checkpoint(checkpoint).config)
     predicted = predicted_bytes(spec, dtype, "packed")
     assert predicted.total_bytes == (packed / "model.onnx.data").stat().st_size
-    # What is not an expert's is as in the portable file, but for the headers.
+    # All other weights take the same bytes as in the portable file, except for the headers.
     before = predicted_bytes(spec, dtype).by_class
     for name in ("embeddings", "attention", "router", "norms"):
         assert predicted.by_class[name] == before[name]
@@ -87,16 +87,16 @@ def test_the_bytes_of_aligned_widths_are_those_of_the_weights() -> None:
     )
     rows = 3 * 64 * 256  # weights of a layer's routed experts
     for dtype, itemsize in (("float32", 4), ("float16", 2)):
-        found = predicted_bytes(spec, dtype, "packed")  # type: ignore[arg-type]
-        assert found.by_class["experts"] == 3 * rows * itemsize
-        # The class of the shared expert holds its router too.
-        assert found.by_class["shared_expert"] == 3 * (3 * 64 * 64 + 64) * itemsize
-        assert found.experts_by_layer == (rows * itemsize,) * 3
+        actual = predicted_bytes(spec, dtype, "packed")  # type: ignore[arg-type]
+        assert actual.by_class["experts"] == 3 * rows * itemsize
+        # The class of the shared expert includes its router.
+        assert actual.by_class["shared_expert"] == 3 * (3 * 64 * 64 + 64) * itemsize
+        assert actual.experts_by_layer == (rows * itemsize,) * 3
     quantized = replace(spec, quantization=Quantization("int4", group_size=128))
-    found = predicted_bytes(quantized, "float32", "packed")
-    assert found.by_class["experts"] == 3 * rows // 2
-    assert found.by_class["scales"] == 3 * (rows + 3 * 64 * 64) // 32 * 2
-    assert found.experts_by_layer == (rows // 2 + rows // 16,) * 3
+    actual = predicted_bytes(quantized, "float32", "packed")
+    assert actual.by_class["experts"] == 3 * rows // 2
+    assert actual.by_class["scales"] == 3 * (rows + 3 * 64 * 64) // 32 * 2
+    assert actual.experts_by_layer == (rows // 2 + rows // 16,) * 3
 
 
 def test_a_packed_model_has_a_node_of_five_inputs_to_a_layer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exported decoder in stock ONNX Runtime against stock transformers."""
+"""Tests of the exported decoder in stock ONNX Runtime against stock transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_c
 from tests.helpers.decoding import Decoder, exported
 
 LIMIT = 1e-4
-"""For float32, absolute, on logits of up to about 15; the product's own promise."""
+"""Largest absolute error of float32 logits of up to about 15, as the project promises."""
 
 UNEQUAL = ((24, 0, 1, 7, 16, 24), (3, 24, 0, 0, 11, 1), (24, 24, 24, 24, 24, 24))
 EMPTY_LAYER = ((0, 0, 0, 0, 0, 0), (1, 1, 1, 1, 1, 1), (24, 0, 24, 0, 24, 0))
@@ -59,12 +59,12 @@ def test_logits_equal_torch_with_and_without_a_cache(
     ids = random_ids(batch, past + new)
     if past:
         decoder.start(ids[:, :past])
-        found = decoder.go_on(ids[:, past:])
+        actual = decoder.go_on(ids[:, past:])
     else:
-        found = decoder.start(ids)
+        actual = decoder.start(ids)
     expected = logits_of(model, ids)[:, past:]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=0, atol=LIMIT)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=LIMIT)
 
 
 def test_a_batch_padded_on_the_right_equals_its_single_sequences(
@@ -74,16 +74,16 @@ def test_a_batch_padded_on_the_right_equals_its_single_sequences(
     ids, lengths = random_ids(2, 9), (9, 5)
     mask = np.array([[1] * 9, [1] * 5 + [0] * 4], dtype=np.int64)
     prompt = np.where(mask == 1, ids, 258)
-    found = [decoder.start(prompt, mask)]
+    actual = [decoder.start(prompt, mask)]
     more = random_ids(2, 3)
-    found += [decoder.go_on(more[:, step : step + 1]) for step in range(3)]
+    actual += [decoder.go_on(more[:, step : step + 1]) for step in range(3)]
     for row, length in enumerate(lengths):
         whole = np.concatenate([ids[row, :length], more[row]])[None]
         expected = logits_of(model, whole)[0]
-        np.testing.assert_allclose(found[0][row, :length], expected[:length], rtol=0, atol=LIMIT)
+        np.testing.assert_allclose(actual[0][row, :length], expected[:length], rtol=0, atol=LIMIT)
         for step in range(3):
             np.testing.assert_allclose(
-                found[1 + step][row, 0], expected[length + step], rtol=0, atol=LIMIT
+                actual[1 + step][row, 0], expected[length + step], rtol=0, atol=LIMIT
             )
 
 
@@ -113,11 +113,11 @@ def test_removed_dimensions_equal_zeroed_ones(
     expected = logits_of(model, ids)
     np.testing.assert_allclose(decoder.start(ids[:, :11]), expected[:, :11], rtol=0, atol=LIMIT)
     np.testing.assert_allclose(decoder.go_on(ids[:, 11:]), expected[:, 11:], rtol=0, atol=LIMIT)
-    # The source's logits are elsewhere, so that the comparison says something.
+    # The unpruned model's logits differ, so the comparison above can fail.
     assert np.abs(logits_of(oracle(source), ids) - expected).max() > 100 * LIMIT
 
 
-# torch says so of a shared expert of width 0, which is how stock transformers has none.
+# Stock transformers models a missing shared expert by width 0, of which torch warns.
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(
     "overrides",
@@ -154,8 +154,8 @@ def test_float16_is_close_to_float32(tmp_path: Path, prune: bool) -> None:
     decoder = Decoder(exported(source, tmp_path / "float16", "float16"))
     narrow = decoder.start(ids[:, :11])
     assert narrow.dtype == np.float16
-    # Some 40 tensors are rounded one after the other, each by 2 ** -11 of its size at most, and an
-    # error made early is carried on at about its relative size by the norms.
+    # About 40 tensors are rounded in turn, each by at most 2 ** -11 of its size, and the norms keep
+    # the relative size of an early error.
     limit = 40 * 2**-11 * np.abs(wide).max()
     np.testing.assert_allclose(narrow, wide[:, :11], rtol=0, atol=limit)
     np.testing.assert_allclose(decoder.go_on(ids[:, 11:]), wide[:, 11:], rtol=0, atol=limit)
@@ -167,8 +167,8 @@ def test_the_residual_stream_after_each_layer_equals_torch(tmp_path: Path) -> No
     ids = random_ids(1, 7)
     with torch.no_grad():
         states = oracle(source)(torch.from_numpy(ids), output_hidden_states=True).hidden_states
-    found = with_layer_outputs(directory, ids[0].tolist())
-    assert len(found) == 3
+    actual = with_layer_outputs(directory, ids[0].tolist())
+    assert len(actual) == 3
     for layer in range(2):
         expected = states[layer + 1][0].numpy()
-        np.testing.assert_allclose(found[layer], expected, rtol=0, atol=LIMIT)
+        np.testing.assert_allclose(actual[layer], expected, rtol=0, atol=LIMIT)

@@ -1,4 +1,4 @@
-"""Quantized weights as MatMulNBits of ONNX Runtime reads them."""
+"""Tests of quantized weights in the layout of ONNX Runtime's MatMulNBits."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from moe_export.quantization import QUANTIZATION_KEY, Quantization, words_for
 from moe_export.testing.tiny import CONFIG
 
 DEPTH = 72
-"""Of the groups the last is incomplete, and of 32 there is an odd number."""
+"""Number of inputs for which the last group is incomplete, and groups of 32 are odd in number."""
 
 
 def product(x_TK: NDArray[Any], weights: list[ir.LazyTensor], **attributes: int) -> NDArray[Any]:
-    """The product by a node whose arithmetic is in float32 (accuracy level 0)."""
+    """Product by a MatMulNBits node that computes in float32 (accuracy level 0)."""
     kind = ir.TensorType(ir.DataType.from_numpy(x_TK.dtype))
     x = ir.Value(name="x", type=kind, shape=ir.Shape(x_TK.shape))
     stored = [ir.Tensor(weight.numpy(), name=weight.name) for weight in weights]
@@ -70,7 +70,7 @@ def test_matrices_side_by_side_are_multiplied_as_they_are_dequantized(
     whole_KN = side_by_side(matrices).dequantized().astype(np.float64)
     x_TK = random.standard_normal((5, DEPTH)).astype(np.float32)
     bits = GRIDS[format_name].storage_bits
-    found = product(x_TK, weights, K=DEPTH, N=whole_KN.shape[1], bits=bits, block_size=group_size)
-    # A sum of K products in float32, as in tests/op/tolerance.py.
+    actual = product(x_TK, weights, K=DEPTH, N=whole_KN.shape[1], bits=bits, block_size=group_size)
+    # Error bound of a sum of K products in float32, as in `moe_export.testing.tolerance`.
     bound = 4 * (DEPTH + 2) ** 0.5 * 2**-24 * (np.abs(x_TK) @ np.abs(whole_KN))
-    assert (np.abs(found - x_TK @ whole_KN) <= bound).all()
+    assert (np.abs(actual - x_TK @ whole_KN) <= bound).all()

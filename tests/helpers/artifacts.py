@@ -38,6 +38,8 @@ from moe_export.artifacts.stage_mark import (
 from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
+from tests.helpers.report_artifacts import COMPARISON, REPORT
+from tests.helpers.result_artifacts import BAKEOFF, DOCUMENTS, MEASUREMENTS, SWEEP, VALIDATION
 
 FORMATS = TensorFormats(
     experts=("int4", "float"), dense="int8", embedding="int8", group_size=64, lm_head="int4"
@@ -181,6 +183,7 @@ EXCHANGE = Exchange(
 
 EXAMPLES: tuple[JsonArtifact, ...] = (
     *(PLAN, LEDGER, QUANTIZATION, EXPORT, MARK, CALIBRATION, EXCHANGE),
+    *(VALIDATION, DOCUMENTS, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON),
     RunInfo(moe_export="0.1.0"),
     ResolvedRecipe(recipe={"model": "demo", "plan": {"keep": 0.5}}),
 )

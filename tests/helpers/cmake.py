@@ -1,4 +1,4 @@
-"""Builds what the tests run, by CMake."""
+"""Builds the programs and libraries of the tests with CMake."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def build(source: Path, target: str, folder: Path) -> Path:
     """Compiles a target of a CMake project.
 
     Args:
-        source: of its CMakeLists.txt.
-        target: its name.
-        folder: for all that is made; used again, only what changed is compiled.
+        source: Folder of the project's CMakeLists.txt.
+        target: Name of the target.
+        folder: Folder for the results; used again, only changes are compiled.
 
     Returns:
         `folder`.

@@ -1,4 +1,4 @@
-"""Running an exported decoder step by step, as a runtime does."""
+"""Exported decoders that tests run step by step, as a runtime does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def exported(
 
 
 class Decoder:
-    """A session of ONNX Runtime with its KV cache; stock, or with the native library."""
+    """Session of ONNX Runtime with its KV cache; stock, or with the native library."""
 
     def __init__(self, directory: Path, *, native: bool = False) -> None:
         options = onnxruntime.SessionOptions()
@@ -65,7 +65,7 @@ class Decoder:
         return logits
 
     def greedy(self, prompt: NDArray[np.int64], steps: int) -> list[int]:
-        """The most likely continuation of one prompt [1, S]."""
+        """Most likely continuation of one prompt [1, S]."""
         logits = self.start(prompt)
         tokens = []
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""A recipe of a few seconds over a tiny random checkpoint, and ways to run it."""
+"""Recipe over a tiny random checkpoint that takes a few seconds, and ways to run it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEASURED = ("measurements.json", "report.json", "report.md", "report.html", "run
 
 
 def recipe(model: Path, /, **sections: Any) -> dict[str, Any]:
-    """The main job on a checkpoint, small in every way."""
+    """Recipe of all stages with small settings."""
     base: dict[str, Any] = {
         "model": {"source": str(model)},
         "calibrate": {
@@ -37,8 +37,8 @@ def recipe(model: Path, /, **sections: Any) -> dict[str, Any]:
                 "new_tokens": 2,
                 "repeats": 1,
             },
-            # A random model is less sure of its next token than a trained one, so the rounding of
-            # activations moves it further; tests/stages/test_quantize.py compares without rounding.
+            # A random model is less certain of its next token than a trained one, so the rounding
+            # of activations changes more; tests/stages/test_quantize.py compares without rounding.
             "gates": {"max_quantized_kl_nats": 0.05, "min_quantized_top1_agreement": 0.9},
         },
     }
@@ -52,7 +52,7 @@ def write_recipe(directory: Path, model: Path, /, **sections: Any) -> Path:
 
 
 def artifacts(run: Path) -> dict[str, bytes]:
-    """Every file of a run that must be the same in every run, by its path in it."""
+    """Content of the files that must be equal in every run, by path in the run directory."""
     found = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from moe_export.artifacts.base import save_json
+from moe_export.artifacts.calibration import CalibrationSummary
+from moe_export.artifacts.documents import Documents
+from moe_export.artifacts.export import Export
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.ledger import Ledger
+from moe_export.artifacts.measurements import Measurements
+from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.quantization import QuantizationRecord
+from moe_export.artifacts.stage_mark import StageMark
+from moe_export.artifacts.validation import Validation
 from moe_export.checkpoint import write_json
 from moe_export.experts import ExpertTable, descending
 from moe_export.recipe import ReportSettings
@@ -53,7 +62,7 @@ def write_run(
     Importance({"fisher_margin": scores}, tokens).save(folders["importance"])
     _calibrate(folders["calibrate"], source)
     plan = _plan(scores, widths, width)
-    save_json(folders["plan"] / "plan.json", plan)
+    save_json(folders["plan"] / Plan.FILE, plan)
     _prune(folders["prune"], plan, num_experts, width)
     _quantize(folders["quantize"])
     _export(folders["export"], plan, baseline)
@@ -65,10 +74,16 @@ def write_run(
         if stage == "validate":
             settings = {"speed": {"repeats": 5, "prompt_tokens": 128, "new_tokens": 64}}
         save_json(
-            folder / "stage.json",
+            folder / StageMark.FILE,
             {
                 "key": "0" * 64,
-                "identity": {"stage": stage, "version": 1, "settings": settings},
+                "identity": {
+                    "stage": stage,
+                    "version": 1,
+                    "settings": settings,
+                    "outside": {},
+                    "inputs": {},
+                },
                 "files": {"file": {"bytes": 123_456, "sha256": "0" * 64}},
                 "measured": {"wall_s": 12.345, "peak_resident_bytes": 456_000_000},
                 "predicted": {
@@ -101,7 +116,7 @@ def _widths(scores: list[np.ndarray], num_experts: int, width: int, keep: float)
 def _calibrate(folder: Path, source: str) -> None:
     names = [source, "sums", "facts", "strings", "text"]
     save_json(
-        folder / "calibration.json",
+        folder / CalibrationSummary.FILE,
         {
             "sequences": 480,
             "tokens": 20_411,
@@ -173,6 +188,7 @@ def _plan(scores: list[np.ndarray], widths: list[list[int]], width: int) -> dict
         "widths_before": [[width] * num_experts for _ in widths],
         "layers": layers,
         "checkpoint_tensor_bytes": 4_444_444,
+        "predicted_loss": None,
         "export_bytes": {
             "float32": {
                 "before": sizes([rows] * len(widths)),
@@ -215,12 +231,21 @@ def _prune(folder: Path, plan: dict[str, Any], num_experts: int, width: int) -> 
         },
     }
     ledger = {"tensor_bytes": 4_444_444, "counts": counts, **fitted, "tensors": {}}
-    save_json(folder / "ledger.json", ledger)
+    save_json(folder / Ledger.FILE, ledger)
 
 
 def _quantize(folder: Path) -> None:
     """A ledger alone: no quantized variant is among the exported ones."""
-    classes = {"experts": {"relative_error": 0.0912}, "shared_expert": {"relative_error": 0.0834}}
+    classes = {
+        name: {
+            "tensors": 102,
+            "elements": 51_200,
+            "code_bytes": 25_600,
+            "scale_bytes": 3200,
+            "relative_error": error,
+        }
+        for name, error in (("experts", 0.0912), ("shared_expert", 0.0834))
+    }
     fallback = {
         "tensor": "model.layers.0.mlp.experts.1.up_proj.weight",
         "layer": 0,
@@ -230,9 +255,15 @@ def _quantize(folder: Path) -> None:
         "inputs": 128,
     }
     save_json(
-        folder / "quantization.json",
+        folder / QuantizationRecord.FILE,
         {
+            "experts": "int4",
+            "dense": "float",
+            "embedding": "float",
+            "group_size": 32,
             "method": "gptq",
+            "tensor_bytes": 1_234_567,
+            "tensors": {},
             "counts": {"kept": 51, "quantized": 204},
             "classes": classes,
             "fallbacks": [fallback],
@@ -245,7 +276,8 @@ def _export(folder: Path, plan: dict[str, Any], baseline: bool) -> None:
     variants = {}
     for variant, side in sides.items():
         (folder / variant).mkdir()
-        weights = plan["export_bytes"]["float32"][side]
+        weights = dict(plan["export_bytes"]["float32"][side])
+        del weights["active_bytes_per_token"]
         # Sparse files: the size is all that a report looks at.
         with (folder / variant / "model.onnx.data").open("wb") as file:
             file.truncate(weights["total_bytes"])
@@ -257,7 +289,7 @@ def _export(folder: Path, plan: dict[str, Any], baseline: bool) -> None:
             "graph_bytes": 34_567,
             "quantization": None,
         }
-    save_json(folder / "export.json", {"dtype": "float32", "variants": variants})
+    save_json(folder / Export.FILE, {"dtype": "float32", "variants": variants})
 
 
 def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: bool) -> None:
@@ -286,7 +318,7 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
         },
     ]
     save_json(
-        folder / "validation.json",
+        folder / Validation.FILE,
         {
             "providers": {
                 "cpu": {
@@ -311,9 +343,9 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
         variant: {name: _documents(task) for name, task in of["tasks"].items()}
         for variant, of in variants.items()
     }
-    save_json(folder / "documents.json", {"providers": {"cpu": documents}})
+    save_json(folder / Documents.FILE, {"providers": {"cpu": documents}})
     save_json(
-        folder / "measurements.json",
+        folder / Measurements.FILE,
         {
             "machine": {
                 "cpu": "Imaginary CPU 3000 @ 2.5 GHz",

@@ -1,4 +1,4 @@
-"""What the tests of torch models share; see `moe_export.testing.tiny` for the checkpoints."""
+"""Tokens, models and tolerances of tests in torch; `moe_export.testing.tiny` has checkpoints."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ROUNDING = 30 * 128**0.5 * 2.0**-24
 
 
 def some_tokens(*shape: int) -> torch.Tensor:
-    """The same random token ids each time."""
+    """Random token ids from a fixed seed."""
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
 
 
 def stock_model(directory: Path) -> Qwen2MoeForCausalLM:
-    """What transformers makes of a stock checkpoint."""
+    """Model of a stock checkpoint, loaded by transformers."""
     return Qwen2MoeForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 

@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.op.triton import plan
+from moe_export.op.triton.device_layout import DeviceLayout, lay_out
 from moe_export.op.triton.driver import Call, DeviceLayer
-from moe_export.op.triton.packed import PackedLayer, pack
 from moe_export.testing.cases import Inputs
 
 
-def packed_layer(inputs: Inputs) -> PackedLayer:
-    """The experts in the kernels' layout."""
+def layout_of(inputs: Inputs) -> DeviceLayout:
+    """The experts in the layout of the CUDA kernels."""
     experts = inputs.experts if inputs.shared is None else (*inputs.experts, inputs.shared)
-    return pack(
+    return lay_out(
         experts,
         inputs.format_name,
         inputs.group_size,
@@ -28,9 +28,7 @@ def packed_layer(inputs: Inputs) -> PackedLayer:
 
 
 def large_shape(kernel: str, *facts: object) -> plan.Shape:
-    """In place of `plan.shape_of`: a program costs the interpreter milliseconds, however much it
-    does.
-    """
+    """Replacement of `plan.shape_of` with few programs: each costs the interpreter milliseconds."""
     pairs = facts[2]
     assert isinstance(pairs, int)
     rows = kernel.endswith("rows")
@@ -38,9 +36,9 @@ def large_shape(kernel: str, *facts: object) -> plan.Shape:
 
 
 def run_kernels(inputs: Inputs, path: plan.Path, pairs: int | None = None) -> NDArray[Any]:
-    """By the kernels of a path; every buffer holds NaN before it is written."""
+    """Runs the kernels of a path, on buffers filled with NaN."""
     call = Call(
-        DeviceLayer.of(packed_layer(inputs), "cpu"),
+        DeviceLayer.of(layout_of(inputs), "cpu"),
         *(_tensor(array) for array in (inputs.x, inputs.expert_indices, inputs.routing_weights)),
         None if inputs.shared_weight is None else _tensor(inputs.shared_weight),
         path=path,

@@ -14,15 +14,15 @@
 #include <string>
 #include <vector>
 
-#include "formats.h"
-#include "layer.h"
-#include "node.h"
-#include "ort_abi.h"
-#include "packed.h"
+#include "common/formats.h"
+#include "cpu/packed.h"
+#include "cpu/packing.h"
+#include "ort/abi.h"
+#include "ort/cpu_node.h"
 
 namespace ort = moe_export::ort;
 
-// ---- the stand-in: the types that ort_abi.h leaves open, and a function for each slot ----
+// ---- the stand-in: the types that ort/abi.h leaves open, and a function for each slot ----
 
 struct ort::Status {
   std::string message;

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from moe_export.artifacts.base import load_json, save_json
+from moe_export.artifacts.measurements import Measurements
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.validation import Validation
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.compare import compare, text_rows
 from moe_export.stages import report
@@ -22,17 +25,17 @@ def device_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic run as it would be on a GPU."""
     run = tmp_path_factory.mktemp("device") / "gpu"
     folders = write_run(run)
-    validation = load_json(folders["validate"] / "validation.json")
+    validation = load_json(folders["validate"] / Validation.FILE)
     validation["providers"] = {"cuda": validation["providers"]["cpu"]}
-    save_json(folders["validate"] / "validation.json", validation)
-    measurements = load_json(folders["validate"] / "measurements.json")
+    save_json(folders["validate"] / Validation.FILE, validation)
+    measurements = load_json(folders["validate"] / Measurements.FILE)
     for entry in measurements["memory"] + measurements["speed"]:
         entry["provider"] = "cuda"
     for number, entry in enumerate(measurements["memory"], 1):
         entry["device_loaded_bytes"] = number * 16 * MIB
         entry["device_peak_bytes"] = number * 24 * MIB
         entry["device_kv_cache_bytes"] = 3 * MIB
-    save_json(folders["validate"] / "measurements.json", measurements)
+    save_json(folders["validate"] / Measurements.FILE, measurements)
     (run / "report").mkdir()
     report.run(Job(ReportSettings(), run / "model", folders, run / "report"))
     return run
@@ -51,7 +54,7 @@ def test_the_report_has_a_table_of_device_memory_where_a_gpu_ran(
 
 
 def test_the_keys_are_those_of_a_report_without_a_gpu(device_run: Path) -> None:
-    found = load_json(device_run / "report" / "report.json")
+    found = load_json(device_run / "report" / Report.FILE)
     assert set(paths_of(found)) == documented("report.json")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moe_export.artifacts.documents import DocumentScores
+from moe_export.artifacts.sweep import Point, PointScores, Sweep
 from moe_export.errors import RecipeError
 from moe_export.quantization import choices_for_experts
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
@@ -80,17 +81,23 @@ def test_a_comparison_of_rankings_cannot_be_swept() -> None:
         sweep_steps(recipe, [])
 
 
-def point(name: str, weights_bytes: int, match: float, kl_nats: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "experts": name.rsplit("-", maxsplit=1)[-1],
-        "formats": name.rsplit("-", maxsplit=1)[-1],
-        "kept": 0.5,
-        "weights_bytes": weights_bytes,
-        "mean_exact_match": match,
-        "mean_kl_nats": kl_nats,
-        "tasks": {"sums": {"exact_match": match}},
-    }
+def point(
+    name: str, weights_bytes: int, match: float, kl_nats: float, ratio: float | None = None
+) -> Point:
+    return Point(
+        name=name,
+        experts=name.rsplit("-", maxsplit=1)[-1],
+        formats=name.rsplit("-", maxsplit=1)[-1],
+        kept=0.5,
+        weights_bytes=weights_bytes,
+        active_bytes_per_token=weights_bytes // 2,
+        mean_exact_match=match,
+        mean_kl_nats=kl_nats,
+        tasks={"sums": PointScores(exact_match=match, loss_nats=0.1)},
+        decode_tokens_per_s=None,
+        decode_ratio=ratio,
+        speed_setting=None,
+    )
 
 
 def test_on_the_front_are_the_points_that_none_beats() -> None:
@@ -101,14 +108,14 @@ def test_on_the_front_are_the_points_that_none_beats() -> None:
         point("d", 40, 0.8, 0.0),
         point("e", 10, 0.6, 0.0),
     ]
-    assert [p["name"] for p in front(points)] == ["e", "a"]
+    assert [p.name for p in front(points)] == ["e", "a"]
 
 
-def documents(right: int, kl_nats: float) -> dict[str, Any]:
+def documents(right: int, kl_nats: float) -> dict[str, DocumentScores]:
     """A hundred of one token; every other one a little further away."""
-    spread = [kl_nats * (1.1 if n % 2 else 0.9) for n in range(100)]
-    matches = [n < right for n in range(100)]
-    return {"sums": {"tokens": [1] * 100, "matches": matches, "kl_nats": spread}}
+    spread = tuple(kl_nats * (1.1 if n % 2 else 0.9) for n in range(100))
+    matches = tuple(n < right for n in range(100))
+    return {"sums": DocumentScores(tokens=(1,) * 100, matches=matches, kl_nats=spread)}
 
 
 def test_the_verdict_is_against_the_best_of_no_more_bytes() -> None:
@@ -118,21 +125,20 @@ def test_the_verdict_is_against_the_best_of_no_more_bytes() -> None:
         point("bytes-25-float", 24, 0.2, 0.01),
         point("bytes-25-auto", 25, 0.8, 0.1),
     ]
-    found_of = {p["name"]: documents(round(100 * p["mean_exact_match"]), p["mean_kl_nats"])
-                for p in points}  # fmt: skip
+    found_of = {p.name: documents(round(100 * p.mean_exact_match), p.mean_kl_nats) for p in points}
     assert shares(points) == ["25"]
     (found,) = verdicts(points, 100, found_of)
-    assert (found["own"], found["others"]) == ("bytes-25-auto", 2)
-    by_kl, by_match = found["by_kl"], found["by_match"]
-    assert (by_kl["best"], by_kl["verdict"]) == ("bytes-25-float", "worse")
-    assert by_kl["difference"] == pytest.approx(0.09)
+    assert (found.own, found.others) == ("bytes-25-auto", 2)
+    by_kl, by_match = found.by_kl, found.by_match
+    assert (by_kl.best, by_kl.verdict) == ("bytes-25-float", "worse")
+    assert by_kl.difference == pytest.approx(0.09)
     # Differences of 0.081 and 0.099 by turns.
-    assert by_kl["stderr"] == pytest.approx(0.009 / 99**0.5)
+    assert by_kl.stderr == pytest.approx(0.009 / 99**0.5)
     # A single document of a hundred.
-    assert (by_match["best"], by_match["verdict"]) == ("keep-50-int4", "equal within error")
-    assert by_match["difference"] == pytest.approx(-0.01)
-    assert by_match["stderr"] == pytest.approx((0.01 * 0.99 / 99) ** 0.5)
-    assert (by_match["only_own"], by_match["only_other"], by_match["documents"]) == (0, 1, 100)
+    assert (by_match.best, by_match.verdict) == ("keep-50-int4", "equal within error")
+    assert by_match.difference == pytest.approx(-0.01)
+    assert by_match.stderr == pytest.approx((0.01 * 0.99 / 99) ** 0.5)
+    assert (by_match.only_own, by_match.only_other, by_match.documents) == (0, 1, 100)
     said = sentence(points, found)
     assert "By KL: worse, against 0.0100 nats (50 % kept, float)" in said
     assert "By exact match: equal within error, against 81 % (50 % kept, int4)" in said
@@ -147,9 +153,9 @@ def test_a_choice_that_nothing_rivals_is_said_to_be_the_only_one() -> None:
 
 def test_ratios_of_speed_are_as_good_as_those_of_one_model_agree() -> None:
     points = [
-        point("keep-100-int8", 26, 0.9, 0.1) | {"decode_ratio": 1.2},
-        point("bytes-40-int8", 26, 0.9, 0.1) | {"decode_ratio": 1.5},
-        point("keep-50-int8", 13, 0.8, 0.2) | {"decode_ratio": 9.0},
+        point("keep-100-int8", 26, 0.9, 0.1, 1.2),
+        point("bytes-40-int8", 26, 0.9, 0.1, 1.5),
+        point("keep-50-int8", 13, 0.8, 0.2, 9.0),
     ]
     assert repeats_sentence(points).endswith("differ by up to 1.25 times.")
     assert repeats_sentence(points[1:]) == ""
@@ -168,15 +174,15 @@ def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: 
     out = tmp_path / "sweep"
     out.mkdir()
     run(Job(SweepSettings(), tmp_path, folders, out))
-    found = json.loads((out / "sweep.json").read_text())
-    assert [p["name"] for p in found["points"]] == [
+    found = Sweep.load(out)
+    assert [p.name for p in found.points] == [
         "keep-50-float", "bytes-50-float", "bytes-50-auto",
     ]  # fmt: skip
-    first = found["points"][0]
-    assert first["kept"] == 0.5
-    assert first["mean_kl_nats"] == pytest.approx(0.0213)
-    assert found["baseline"]["weights_bytes"] > first["weights_bytes"]
-    table, page = ((out / f"sweep.{kind}").read_text() for kind in ("md", "html"))
+    first = found.points[0]
+    assert first.kept == 0.5
+    assert first.mean_kl_nats == pytest.approx(0.0213)
+    assert found.baseline.weights_bytes > first.weights_bytes
+    table, page = ((out / name).read_text() for name in (Sweep.TABLE, Sweep.PAGE))
     assert "50 % of the unpruned bytes: the plan's choice" in table
     assert page.count("<svg") == 2
     assert "https://" not in page

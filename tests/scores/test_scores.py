@@ -1,4 +1,4 @@
-"""The scores against slow and plain computations of the same formulas."""
+"""Tests of the scores against slow and plain computations of their formulas."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOSS_OF = {
 
 
 class Norm64(nn.Module):
-    """RMS norm without the float32 in which transformers computes it."""
+    """RMS norm in float64; transformers computes it in float32."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Norm64(nn.Module):
 
 
 def in_float64(model: Any) -> Any:
-    """The model in float64 throughout, so that differences show nothing but mistakes."""
+    """Model entirely in float64, so that larger differences are mistakes, not rounding."""
     model.double()
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
@@ -84,7 +84,7 @@ def collect(
     model: Any, names: Sequence[str], lengths: Sequence[int] = LENGTHS, batch_tokens: int = 30
 ) -> Importance:
     with tempfile.TemporaryDirectory() as folder:
-        found = collect_importance(
+        actual = collect_importance(
             LayeredModel(model),
             axis_of(model),
             calibration_of(lengths),
@@ -92,8 +92,8 @@ def collect(
             batch_tokens,
             Path(folder),
         )
-    assert found is not None
-    return found
+    assert actual is not None
+    return actual
 
 
 def axis_of(model: Any, *, has_shared: bool = False) -> Axis:
@@ -105,7 +105,7 @@ def blocks_of(model: Any) -> list[RaggedMoEBlock]:
 
 
 def mean_loss(model: Any, tokens: NDArray[np.int32], loss: str) -> Tensor:
-    """By the definition, from the logits of one sequence alone."""
+    """Mean loss of one sequence by its definition, from its logits alone."""
     ids = torch.from_numpy(tokens.astype(np.int64))[None]
     logits_TV, gold_T = model(ids, use_cache=False).logits[0, :-1], ids[0, 1:]
     if loss == "cross_entropy":
@@ -142,7 +142,7 @@ def absolute(expert: Any) -> Tensor:
 
 
 def rounded(expert: Any) -> Tensor:
-    """For noise of the weights' size: squared gradients times squared weights, row by row."""
+    """Cost per row of noise of the weights' size: squared gradients times squared weights."""
     total = torch.zeros(len(expert.up.weight), dtype=torch.float64)
     for matrix, axis in ((expert.gate, 1), (expert.up, 1), (expert.down, 0)):
         weight = matrix.weight.detach()
@@ -160,17 +160,17 @@ OF_SEQUENCE = {
 
 @pytest.mark.parametrize("name", LOSS_OF)
 def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: str) -> None:
-    found = collect(model, [name, "magnitude"]).scores[name]
-    expected = [np.zeros(len(layer_R)) for layer_R in found]
+    actual = collect(model, [name, "magnitude"]).scores[name]
+    expected = [np.zeros(len(layer_R)) for layer_R in actual]
     for tokens in calibration_of(LENGTHS).sequences():
         with_weight_gradients(model, tokens, LOSS_OF[name])
         for total_R, block in zip(expected, blocks_of(model), strict=True):
             total_R += OF_SEQUENCE[name](block)
     # absgrad takes its gradients in float32; the weights 1/n of the tokens always are.
-    for found_R, expected_R in zip(found, expected, strict=True):
-        known = np.isfinite(found_R)
+    for actual_R, expected_R in zip(actual, expected, strict=True):
+        known = np.isfinite(actual_R)
         assert known.all()
-        np.testing.assert_allclose(found_R, expected_R / len(LENGTHS), rtol=2e-6, atol=1e-9)
+        np.testing.assert_allclose(actual_R, expected_R / len(LENGTHS), rtol=2e-6, atol=1e-9)
 
 
 def test_mask_gradient_is_the_same_through_down_and_through_up(model: Any) -> None:
@@ -186,10 +186,10 @@ def test_mask_gradient_is_the_same_through_down_and_through_up(model: Any) -> No
 @pytest.mark.parametrize("name", ["fisher", "fisher_margin"])
 def test_fisher_equals_finite_differences_of_a_mask(model: Any, name: str) -> None:
     lengths = (11, 6)
-    found = collect(model, [name], lengths).scores[name]
+    actual = collect(model, [name], lengths).scores[name]
     step = 1e-4  # the error of a central difference is of order step ** 2, rounding 1e-16 / step
     for layer, block in enumerate(blocks_of(model)):
-        reached = np.flatnonzero(np.isfinite(found[layer]))
+        reached = np.flatnonzero(np.isfinite(actual[layer]))
         for row in reached[:: len(reached) // 4]:
             column = block.routed[row // 24].down.weight[:, row % 24]
             kept, squares = column.clone(), []
@@ -200,7 +200,7 @@ def test_fisher_equals_finite_differences_of_a_mask(model: Any, name: str) -> No
                     values.append(float(mean_loss(model, tokens, LOSS_OF[name])))
                 squares.append(((values[0] - values[1]) / (2 * step)) ** 2)
             column.copy_(kept)
-            assert found[layer][row] == pytest.approx(np.mean(squares), rel=1e-5, abs=1e-14)
+            assert actual[layer][row] == pytest.approx(np.mean(squares), rel=1e-5, abs=1e-14)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
@@ -215,8 +215,8 @@ def test_loss_gradients_equal_autograd(loss: str) -> None:
     if loss == "margin":
         logits_TV = logits_TV.scatter(1, gold_T[:, None], -math.inf)
     (weight_T * (logits_TV.logsumexp(1) - chosen_T)).sum().backward()
-    found = loss_gradients(hidden_TD.detach(), head, gold_T, weight_T, [loss])[loss]
-    torch.testing.assert_close(found, hidden_TD.grad, rtol=1e-12, atol=1e-14)
+    actual = loss_gradients(hidden_TD.detach(), head, gold_T, weight_T, [loss])[loss]
+    torch.testing.assert_close(actual, hidden_TD.grad, rtol=1e-12, atol=1e-14)
 
 
 def test_margin_gradient_does_not_vanish_where_the_model_is_sure() -> None:
@@ -224,16 +224,16 @@ def test_margin_gradient_does_not_vanish_where_the_model_is_sure() -> None:
     head.weight.copy_(torch.eye(4))
     sure = torch.tensor([[60.0, 1.0, 0.0, 0.0]])
     gold, weight = torch.tensor([0]), torch.ones(1)
-    found = loss_gradients(sure, head, gold, weight, ["cross_entropy", "margin"])
-    assert float(found["cross_entropy"].abs().max()) < 1e-20
+    actual = loss_gradients(sure, head, gold, weight, ["cross_entropy", "margin"])
+    assert float(actual["cross_entropy"].abs().max()) < 1e-20
     e = math.e
     expected = torch.tensor([[-1, e / (e + 2), 1 / (e + 2), 1 / (e + 2)]])
-    torch.testing.assert_close(found["margin"], expected)
+    torch.testing.assert_close(actual["margin"], expected)
 
 
 def test_activation_scores_equal_their_formulas_token_by_token(model: Any) -> None:
     names = ["activation", "router_weighted_activation", "router_frequency", "reap"]
-    found = collect(model, names)
+    actual = collect(model, names)
     sequences = calibration_of(LENGTHS).sequences()
     inputs: dict[int, list[Tensor]] = {block.layer: [] for block in blocks_of(model)}
     for block in blocks_of(model):
@@ -259,11 +259,11 @@ def test_activation_scores_equal_their_formulas_token_by_token(model: Any) -> No
                 expected["reap"][number] += p * output
         count_E = expected["router_frequency"][:, :1]
         expected["reap"] /= count_E
-        np.testing.assert_array_equal(found.tokens_per_expert[block.layer], count_E[:, 0])
+        np.testing.assert_array_equal(actual.tokens_per_expert[block.layer], count_E[:, 0])
         assert count_E.sum() == 2 * sum(LENGTHS)
         for name in names:
             np.testing.assert_allclose(
-                found.scores[name][block.layer], expected[name].ravel(), rtol=1e-9, err_msg=name
+                actual.scores[name][block.layer], expected[name].ravel(), rtol=1e-9, err_msg=name
             )
 
 
@@ -317,21 +317,21 @@ def test_fisher_ignores_a_rescaling_that_leaves_the_function_as_it_is(model: Any
 
 
 def test_what_no_token_reached_is_unknown_to_scores_of_data(model: Any) -> None:
-    found = collect(model, list(SCORES), lengths=(2,))
-    for layer, tokens_E in enumerate(found.tokens_per_expert):
+    actual = collect(model, list(SCORES), lengths=(2,))
+    for layer, tokens_E in enumerate(actual.tokens_per_expert):
         unreached_R = np.repeat(tokens_E == 0, 24)
         assert unreached_R.any()
         for name in SCORES:
             is_known = name in ("magnitude", "random", "router_frequency")
             expected_R = np.zeros_like(unreached_R) if is_known else unreached_R
-            np.testing.assert_array_equal(np.isinf(found.scores[name][layer]), expected_R)
-        assert (found.scores["router_frequency"][layer][unreached_R] == 0).all()
+            np.testing.assert_array_equal(np.isinf(actual.scores[name][layer]), expected_R)
+        assert (actual.scores["router_frequency"][layer][unreached_R] == 0).all()
 
 
 def test_a_pruned_model_can_be_scored(directory: Path, tmp_path: Path) -> None:
     pruned = load_torch_model(pruned_checkpoint(directory, tmp_path, UNEQUAL), torch.float32)
-    found = collect(pruned, list(SCORES))
-    for widths, *layers in zip(UNEQUAL, *found.scores.values(), strict=True):
+    actual = collect(pruned, list(SCORES))
+    for widths, *layers in zip(UNEQUAL, *actual.scores.values(), strict=True):
         assert {layer_R.shape for layer_R in layers} == {(sum(widths),)}
 
 

@@ -1,4 +1,4 @@
-"""Scores of the shared expert against slow and plain computations of the same formulas."""
+"""Tests of the shared expert's scores against slow and plain computations of their formulas."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 def collect(model: Any, names: Sequence[str], *, shared: bool = True) -> Importance:
     with tempfile.TemporaryDirectory() as folder:
-        found = collect_importance(
+        actual = collect_importance(
             LayeredModel(model),
             axis_of(model, has_shared=shared),
             calibration_of(LENGTHS),
@@ -59,13 +59,13 @@ def collect(model: Any, names: Sequence[str], *, shared: bool = True) -> Importa
             30,
             Path(folder),
         )
-    assert found is not None
-    return found
+    assert actual is not None
+    return actual
 
 
 @pytest.mark.parametrize("name", LOSS_OF)
 def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: str) -> None:
-    found = collect(model, [name]).scores[name]
+    actual = collect(model, [name]).scores[name]
     expected = {block.layer: 0.0 for block in blocks_of(model)}
     for tokens in calibration_of(LENGTHS).sequences():
         with_weight_gradients(model, tokens, LOSS_OF[name])
@@ -74,12 +74,12 @@ def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: 
     assert len(expected) == 2
     for layer, expected_W in expected.items():
         # absgrad takes its gradients in float32; the weights 1/n of the tokens always are.
-        np.testing.assert_allclose(found[layer][ROUTED:], expected_W, rtol=2e-6, atol=1e-9)
+        np.testing.assert_allclose(actual[layer][ROUTED:], expected_W, rtol=2e-6, atol=1e-9)
 
 
 def test_activation_scores_take_every_token_with_the_weight_of_the_gate(model: Any) -> None:
     names = ["activation", "router_weighted_activation", "router_frequency", "reap"]
-    found = collect(model, names).scores
+    actual = collect(model, names).scores
     inputs: dict[int, list[Tensor]] = {block.layer: [] for block in blocks_of(model)}
     for block in blocks_of(model):
         block.register_forward_pre_hook(
@@ -106,7 +106,7 @@ def test_activation_scores_take_every_token_with_the_weight_of_the_gate(model: A
         }
         for name in names:
             np.testing.assert_allclose(
-                found[name][block.layer][ROUTED:], expected[name], rtol=1e-9, err_msg=name
+                actual[name][block.layer][ROUTED:], expected[name], rtol=1e-9, err_msg=name
             )
 
 
@@ -119,9 +119,9 @@ def test_a_few_sequences_at_a_time_give_the_same(
         monkeypatch.setattr(layerwise, "SHARED_TOKENS", tokens)
         parts = collect(model, names)
         for name in names:
-            for found, expected in zip(parts.scores[name], whole.scores[name], strict=True):
+            for actual, expected in zip(parts.scores[name], whole.scores[name], strict=True):
                 # absgrad adds its gradients in float32.
-                np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+                np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-12)
 
 
 def test_routed_experts_are_scored_as_without_it_to_the_bit(model: Any) -> None:

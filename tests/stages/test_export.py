@@ -1,4 +1,4 @@
-"""The export stage: what it writes, and what stops it before it writes."""
+"""Tests of the export stage: its files, and errors before it writes any."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WIDTHS = ((24, 0, 1, 7, 16, 24),) * 3
 
 
 def job_of(tmp_path: Path, settings: ExportSettings) -> Job[ExportSettings]:
-    """A job whose plan predicts what the prune folder really is."""
+    """Job whose plan predicts the bytes of the prune folder correctly."""
     source = tiny_checkpoint(tmp_path / "source")
     pruned = pruned_checkpoint(source, tmp_path / "prune", WIDTHS)
     before, after = (spec_of(Checkpoint(folder).config) for folder in (source, pruned))
@@ -102,7 +102,7 @@ def test_tokenizer_files_are_copied_to_the_byte(tmp_path: Path) -> None:
 
 
 def genai(tmp_path: Path, generation: dict[str, Any] | None, **overrides: Any) -> dict[str, Any]:
-    """The genai_config.json of a tiny model with a generation_config.json of given content."""
+    """Content of genai_config.json for a tiny model with the given generation_config.json."""
     source = tiny_checkpoint(tmp_path / "source", **overrides)
     path = source / "generation_config.json"
     path.unlink()

@@ -1,4 +1,4 @@
-"""The quantize stage with GPTQ, on the tiny model and random tokens."""
+"""Tests of the quantize stage with GPTQ, on the tiny model and random tokens."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_logits_on_other_tokens_lose_less_than_by_rounding(
             )
             for method, (folder, _) in made.items()
         }
-    # Seen: 0.87; inputs of random weights are hardly alike, so there is little to gain.
+    # Observed: 0.87; inputs of random weights are hardly correlated, so there is little to gain.
     assert lost["gptq"] < 0.95 * lost["mse"]
     folder, record = made["gptq"]
     after = Checkpoint(folder)

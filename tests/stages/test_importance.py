@@ -1,4 +1,4 @@
-"""The importance stage on a tiny checkpoint and a made-up calibration set."""
+"""Tests of the importance stage on a tiny checkpoint and an invented calibration set."""
 
 from __future__ import annotations
 

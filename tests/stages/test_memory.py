@@ -1,4 +1,4 @@
-"""Stages that stream hold a few tensors, not the model and not a layer of it."""
+"""Tests that streaming stages hold a few tensors in memory, not a layer or the model."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Most that Python and numpy have allocated meanwhile."""
-    work()  # once before, so that what is imported or cached is not counted
+    """Peak bytes that Python and numpy allocate during the work."""
+    work()  # once before, so that imports and caches are not counted
     tracemalloc.start()
     try:
         work()
@@ -73,7 +73,7 @@ def test_prune_holds_a_few_tensors(
     ).save(folders["plan"])
     job = Job(PruneSettings(), source, folders, tmp_path / "prune")
     found = peak_bytes(lambda: prune.run(job))
-    # One that is read, its kept part, and one that is written; then headers and the ledger.
+    # Tensor that is read, its kept part, tensor that is written; then headers and the ledger.
     assert found < 4 * largest_bytes(spec) + (1 << 20)
     assert found < layer_bytes(spec)
 
@@ -85,7 +85,7 @@ def test_quantize_holds_a_few_tensors(
     spec = spec_of(Checkpoint(source).config)
     job = Job(QuantizeSettings(), source, {"prune": source}, tmp_path)
     found = peak_bytes(lambda: quantize.run(job))
-    # One that is read, its codes in a byte each and packed; then headers and the ledger.
+    # Tensor that is read, its codes in a byte each and packed; then headers and the ledger.
     assert found < 3 * largest_bytes(spec) + (1 << 20)
     assert found < layer_bytes(spec)
 

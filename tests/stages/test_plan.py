@@ -1,4 +1,4 @@
-"""Plans that a byte budget decides, on the tiny model with made-up importance."""
+"""Tests of plans with a byte budget, on the tiny model with invented importance."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def importance(model: Path) -> Path:
 
 
 def exchange_of(rate: float) -> Exchange:
-    """Rounding costs so much of what it is predicted to, dropping all of it."""
+    """Measurements in which rounding costs `rate` times its prediction, and dropping once."""
     return Exchange(
         rounded=(Measured(predicted=1.0, kl_nats=rate),) * 3,
         all_rounded=Measured(predicted=3.0, kl_nats=3 * rate),

@@ -1,4 +1,4 @@
-"""The quantize stage, and its models in torch and in ONNX Runtime."""
+"""Tests of the quantize stage, and of its models in torch and in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NF4 = QuantizeSettings(experts="nf4", dense="uint4", lm_head="int8", method="mse
 ALL_SETTINGS = pytest.mark.parametrize("settings", [INT4, EVERYTHING, ASYMMETRIC, NF4])
 
 LIMITS = {8: 0.01, 4: 0.2}
-"""Of the error of a matrix over its norm, by bits of a code."""
+"""Largest error of a matrix relative to its norm, by bits of a code."""
 
 
 def quantized(pruned: Path, out: Path, settings: QuantizeSettings) -> Path:
@@ -61,14 +61,14 @@ def pruned(source: Path) -> Path:
     return pruned_checkpoint(source, source.parent / "pruned", WIDTHS)
 
 
-def median_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """How far logits are off, over their size.
+def median_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Median over tokens of the logits' relative error.
 
-    Rounding activations to int8 costs a product about 1.2 % (docs/reference/operator.md), and some
-    ten products follow each other. The median of tokens, because one that just chooses another
-    expert is far off and right.
+    Rounding activations to int8 adds an error of about 1.2 % per product
+    (docs/reference/operator.md), and about ten products follow each other. The median ignores
+    tokens that choose another expert, whose logits differ much and are right.
     """
-    lost = np.linalg.norm(found.astype(np.float64) - expected, axis=-1)
+    lost = np.linalg.norm(actual.astype(np.float64) - expected, axis=-1)
     return float(np.median(lost / np.linalg.norm(expected.astype(np.float64), axis=-1)))
 
 

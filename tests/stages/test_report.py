@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from moe_export.artifacts.base import save_json
+from moe_export.artifacts.ledger import Ledger
+from moe_export.artifacts.report import Report
+from moe_export.artifacts.validation import Validation
 from moe_export.errors import ArtifactError
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build import build_report
@@ -14,7 +17,7 @@ from moe_export.reporting.sentences import compensation_sentence
 from tests.helpers.report_keys import documented, paths_of
 from tests.helpers.synthetic_runs import write_report, write_run
 
-FILES = ("report.json", "report.md", "report.html")
+FILES = (Report.FILE, Report.TEXT, Report.PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_an_expert_that_too_few_tokens_reached_is_named(run: Path, name: str) ->
 
 def test_recovery_is_the_one_that_validation_found(run: Path) -> None:
     report = json.loads(read(run, "report.json"))
-    validation = json.loads((run / "validate" / "validation.json").read_text(encoding="utf-8"))
+    validation = json.loads((run / "validate" / Validation.FILE).read_text(encoding="utf-8"))
     assert report["headline"]["recovery"] == pytest.approx(validation["recovery"], rel=1e-12)
 
 
@@ -149,19 +152,19 @@ def test_what_was_fitted_is_said_and_what_came_of_it(tmp_path: Path) -> None:
         assert refitted in text
         assert "4 routers were distilled: on 1,684 calibration tokens" in text
         assert "0.117 nats with the routers as they were and 0.104 nats" in text
-    ledger = json.loads((folders["prune"] / "ledger.json").read_text())
+    ledger = json.loads((folders["prune"] / Ledger.FILE).read_text())
     ledger["distill"]["tensors"] = []
-    save_json(folders["prune"] / "ledger.json", ledger)
+    save_json(folders["prune"] / Ledger.FILE, ledger)
     found = build_report(folders, ReportSettings())
     assert "Distilled routers were no better and not taken" in compensation_sentence(found)
     del ledger["distill"]
-    save_json(folders["prune"] / "ledger.json", ledger)
+    save_json(folders["prune"] / Ledger.FILE, ledger)
     assert "routers" not in compensation_sentence(build_report(folders, ReportSettings()))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     folders = write_run(tmp_path / "run")
-    (folders["validate"] / "validation.json").unlink()
+    (folders["validate"] / Validation.FILE).unlink()
     with pytest.raises(ArtifactError, match=r"validation\.json is missing"):
         report_again(tmp_path / "run", folders)
 

@@ -1,4 +1,4 @@
-"""`plan.shared_expert: prune` from importance to the pruned checkpoint, with and without a gate."""
+"""Tests of `plan.shared_expert: prune` from importance to pruning, with and without a gate."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     expected = refitted(down, h_TW * block.shared_weight(x_TD), kept_P, 0.01)
     name = spec.name("shared_down", layer)
     made = Checkpoint(refit).read(name)
-    # Sums of some hundred terms in another order, through a matrix of condition 1 / ridge.
+    # Sums of about a hundred terms in another order, in a system of condition 1 / ridge.
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert np.abs(made - Checkpoint(plain).read(name)).max() > 0.01
     outcome = Ledger.load(refit).refit

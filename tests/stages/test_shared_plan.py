@@ -1,4 +1,4 @@
-"""Plans that prune the shared expert, with made-up importance, with and without a gate."""
+"""Tests of plans that prune the shared expert, with invented importance."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def planned(folders: dict[str, Path], out: Path, **settings: Any) -> Plan:
 
 
 def halfway(spec: ModelSpec, key: str) -> int:
-    """Bytes in the midst between none and all of the dimensions that may go."""
+    """Bytes halfway between removing none and all of the prunable dimensions."""
     axis = Axis(spec, True)
     ends = []
     for model in (axis.emptied().spec, spec):

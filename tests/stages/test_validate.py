@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moe_export.artifacts.validation import Greedy, Parity
 from moe_export.evaluation import tally as evaluation
 from moe_export.evaluation.parity import Compared, compare_with_torch
-from moe_export.ort.benchmark import execution_path, probe
+from moe_export.ort.benchmark import Setup, execution_path, probe
 from moe_export.ort.session import OrtModel
+from moe_export.recipe import SpeedSettings
 from moe_export.stages.validate import within
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported
@@ -32,7 +34,7 @@ def test_parity_is_the_same_in_parts_and_finds_another_model(
     compared = Compared(sequences, prompts=[sequences[0][:5]], new_tokens=6)
     scratch = tmp_path / "logits"
 
-    def compare(checkpoint: Path) -> tuple[dict[str, float], dict[str, float]]:
+    def compare(checkpoint: Path) -> tuple[Parity, Greedy]:
         open_model = partial(OrtModel, directory, operator="portable")
         parity, greedy = compare_with_torch(
             open_model, directory, checkpoint, compared, scratch, limit=1e-4
@@ -42,17 +44,17 @@ def test_parity_is_the_same_in_parts_and_finds_another_model(
         return parity, greedy
 
     whole, greedy = compare(source)
-    assert whole["tokens"] == 13
-    assert whole["max_logit_error"] <= 1e-4
-    assert whole["first_bad_layer"] is None
-    assert greedy == {"prompts": 1, "new_tokens": 6, "agreement": 1.0}
+    assert whole.tokens == 13
+    assert whole.max_logit_error <= 1e-4
+    assert whole.first_bad_layer is None
+    assert greedy == Greedy(prompts=1, new_tokens=6, agreement=1.0)
     monkeypatch.setattr(evaluation, "CHUNK_BYTES", 4 * 259 * 8)
     parts, _ = compare(source)
-    assert parts == pytest.approx(whole, abs=1e-5)
+    assert parts.plain() == pytest.approx(whole.plain(), abs=1e-5)
 
     other, _ = compare(tiny_checkpoint(tmp_path / "other", seed=1))
-    assert other["max_logit_error"] > 0.1
-    assert other["first_bad_layer"] == 0
+    assert other.max_logit_error > 0.1
+    assert other.first_bad_layer == 0
 
 
 def test_the_path_names_a_cache_that_does_not_grow() -> None:
@@ -65,7 +67,10 @@ def test_the_path_names_a_cache_that_does_not_grow() -> None:
 
 def test_speed_is_measured_through_the_cache_that_is_asked_for(tmp_path: Path) -> None:
     directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx")
-    speed = {"batch_sizes": [2], "threads": [1], "prompt_tokens": 5, "new_tokens": 3, "repeats": 2}
-    (found,) = probe(directory, "cpu", "portable", "static", speed)["speed"]
-    assert found["path"] == "portable function body, static KV cache"
-    assert found["decode_tokens_per_s"]["min"] > 0
+    speed = SpeedSettings(batch_sizes=(2,), threads=(1,), prompt_tokens=5, new_tokens=3, repeats=2)
+    setup = Setup(
+        directory=directory, provider="cpu", operator="portable", cache="static", speed=speed
+    )
+    (found,) = probe(setup).speed
+    assert found.path == "portable function body, static KV cache"
+    assert found.decode_tokens_per_s.min > 0

@@ -1,4 +1,4 @@
-"""Pruned checkpoints in stock transformers, and what importing moe_export costs."""
+"""Tests of pruned checkpoints in stock transformers, and of the cost of importing moe_export."""
 
 from __future__ import annotations
 

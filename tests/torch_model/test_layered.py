@@ -1,4 +1,4 @@
-"""A model streamed layer by layer is the model in memory."""
+"""Tests that a model streamed layer by layer equals the model in memory."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def test_importance_of_the_streamed_model_is_that_of_the_whole(
         "streamed": streamed,
         "whole": LayeredModel(load_torch_model(directory, torch.float32)),
     }
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     for name, model in models.items():
         (tmp_path / name).mkdir()
-        found[name] = collect_importance(
+        actual[name] = collect_importance(
             model,
             Axis(spec),
             calibration_of(LENGTHS),
@@ -83,11 +83,11 @@ def test_importance_of_the_streamed_model_is_that_of_the_whole(
             30,
             tmp_path / name,
         )
-    for layer, tokens_E in enumerate(found["whole"].tokens_per_expert):
-        np.testing.assert_array_equal(found["streamed"].tokens_per_expert[layer], tokens_E)
+    for layer, tokens_E in enumerate(actual["whole"].tokens_per_expert):
+        np.testing.assert_array_equal(actual["streamed"].tokens_per_expert[layer], tokens_E)
         for name in SCORES:
             np.testing.assert_array_equal(
-                found["streamed"].scores[name][layer], found["whole"].scores[name][layer], name
+                actual["streamed"].scores[name][layer], actual["whole"].scores[name][layer], name
             )
 
 

@@ -1,4 +1,4 @@
-"""Experts in bfloat16, whose tokens are filled up so that shapes recur.
+"""Tests of experts in bfloat16, whose tokens are padded so that shapes recur.
 
 Legend: N tokens, D hidden, K outputs.
 """
@@ -27,7 +27,7 @@ LENGTHS = (70, 33, 41, 5)
 
 
 class RowsMultiplied(TorchDispatchMode):  # type: ignore[misc]
-    """Notes the rows of the left side of every product of two matrices."""
+    """Recorder of the number of rows of the left matrix in every product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,27 +82,27 @@ def test_products_and_their_gradients_are_those_of_the_tokens_alone(rows: int) -
     x_ND = torch.randn(rows, 64, generator=generator).bfloat16().requires_grad_()
     slope_NK = torch.randn(rows, 24, generator=generator).bfloat16()
     y_NK = matrix_of(weight_KD)(x_ND)
-    (found_ND,) = torch.autograd.grad(y_NK, x_ND, slope_NK)
-    # One rounding to bfloat16, of sums in float32.
-    for found, left, right in (
+    (actual_ND,) = torch.autograd.grad(y_NK, x_ND, slope_NK)
+    # Sums are in float32 and rounded to bfloat16 once.
+    for actual, left, right in (
         (y_NK, x_ND, weight_KD.T),
-        (found_ND, slope_NK, weight_KD),
+        (actual_ND, slope_NK, weight_KD),
     ):
         exact = left.detach().double() @ right.double()
         size = left.detach().double().abs() @ right.double().abs()
-        assert found.shape == exact.shape
+        assert actual.shape == exact.shape
         limit = exact.abs() * 2.0**-8 + size * 64 * 2.0**-24
-        assert ((found.detach().double() - exact).abs() <= limit).all()
+        assert ((actual.detach().double() - exact).abs() <= limit).all()
 
 
 def test_rows_of_zeros_hand_nothing_on_where_weights_are_infinite() -> None:
-    # Zero times infinity is not a number; one times infinity is infinite.
+    # A padding row of zeros times an infinite weight is NaN; a row of ones gives infinity.
     x_ND = torch.ones(5, 64, dtype=torch.bfloat16, requires_grad=True)
     y_NK = matrix_of(torch.full((24, 64), math.inf))(x_ND)
     (slope_ND,) = torch.autograd.grad(y_NK, x_ND, torch.ones_like(y_NK))
-    for found, shape in ((y_NK, (5, 24)), (slope_ND, (5, 64))):
-        assert found.shape == shape
-        assert torch.isposinf(found).all()
+    for actual, shape in ((y_NK, (5, 24)), (slope_ND, (5, 64))):
+        assert actual.shape == shape
+        assert torch.isposinf(actual).all()
 
 
 def test_scores_are_those_of_tokens_that_are_not_filled_up(
@@ -112,12 +112,12 @@ def test_scores_are_those_of_tokens_that_are_not_filled_up(
     filled = collect(model, names, LENGTHS, batch_tokens=200)
     monkeypatch.setattr(block, "ROWS_AT_ONCE", 1)
     plain = collect(model, names, LENGTHS, batch_tokens=200)
-    for found_E, expected_E in zip(filled.tokens_per_expert, plain.tokens_per_expert, strict=True):
-        np.testing.assert_array_equal(found_E, expected_E)
+    for actual_E, expected_E in zip(filled.tokens_per_expert, plain.tokens_per_expert, strict=True):
+        np.testing.assert_array_equal(actual_E, expected_E)
         assert any(count % ROWS_AT_ONCE for count in expected_E)
     for name in names:
-        for found_R, expected_R in zip(filled.scores[name], plain.scores[name], strict=True):
-            # Sums in another order round to the next bfloat16 at worst, 2**-8 of their size; scores
-            # are squares of what three layers do.
+        for actual_R, expected_R in zip(filled.scores[name], plain.scores[name], strict=True):
+            # Sums in another order round to the neighbouring bfloat16 at worst, 2**-8 of their
+            # size; scores are squares of values that pass three layers.
             limit = 2 * 3 * 2.0**-8 * np.abs(expected_R).max()
-            np.testing.assert_allclose(found_R, expected_R, rtol=0, atol=limit, err_msg=name)
+            np.testing.assert_allclose(actual_R, expected_R, rtol=0, atol=limit, err_msg=name)

@@ -1,11 +1,10 @@
-"""The experts of a torch model in bitsandbytes' own layers, to compare with.
+"""The experts of a torch model in bitsandbytes' own layers, with their default settings.
 
-As they are by default: Linear4bit has codes of 4 bits in blocks of 64 along the flattened matrix,
-whose scales are quantized to 8 bits in turn; Linear8bitLt has int8 codes with a float32 scale for
-each output, and rounds activations to float16 and then to int8. Linear4bit's codes are
-looked up and multiplied in torch, because on a CPU (0.50) it refuses matrices whose outputs are no
-multiple of 32 and dequantizes some wrongly whose inputs are no multiple of 64. bitsandbytes is
-needed only when this is called.
+Linear4bit has codes of 4 bits in blocks of 64 along the flattened matrix, whose scales are
+quantized to 8 bits in turn. Linear8bitLt has int8 codes with a float32 scale for each output, and
+rounds activations to float16 and then to int8. Linear4bit's codes are looked up and multiplied in
+torch: on a CPU (0.50) it refuses matrices whose outputs are no multiple of 32, and dequantizes some
+wrongly whose inputs are no multiple of 64.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ LAYERS = ("Linear4bit nf4", "Linear4bit fp4", "Linear8bitLt")
 
 
 def is_installed() -> bool:
-    """Whether there is a bitsandbytes to compare with."""
+    """True if bitsandbytes is installed."""
     return find_spec("bitsandbytes") is not None
 
 
 @dataclass
 class Replaced:
-    """What became of the experts.
+    """Count of replaced weights.
 
     Attributes:
-        elements: weights that were replaced.
-        size_bytes: of their codes and scales.
+        elements: Number of weights that were replaced.
+        size_bytes: Bytes of their codes and scales.
     """
 
     elements: int = 0
@@ -42,12 +41,13 @@ class Replaced:
 
 
 def replace_experts(model: nn.Module, layer: str) -> Replaced:
-    """Puts a layer of bitsandbytes in place of every matrix of an expert, the shared one's too;
-    those of no or of one input stay.
+    """Replaces every matrix of routed and shared experts by a layer of bitsandbytes.
+
+    Matrices with no output, and with one input or none, stay.
 
     Args:
-        model: as `load_torch_model` gives it.
-        layer: one of `LAYERS`.
+        model: Model of `load_torch_model`.
+        layer: One of `LAYERS`.
     """
     replaced = Replaced()
     for block in model.modules():
@@ -64,9 +64,9 @@ def _expert(expert: SwiGlu, layer: str, replaced: Replaced) -> SwiGlu:
 
 
 def _linear(matrix: Any, layer: str, replaced: Replaced) -> Any:
-    import bitsandbytes  # noqa: PLC0415 - a peer that need not be there
+    import bitsandbytes  # noqa: PLC0415 - a peer that may be absent
 
-    # Says for every matrix that it casts what it is given.
+    # It logs for every matrix that it casts the input.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     outputs, inputs = matrix.weight.shape
     # Of one input, Linear8bitLt gives nonsense on a CPU (0.50).

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_export.op.triton.build import ARCHITECTURES, CUBINS, variants
-from moe_export.op.triton.packed import codes_per_byte
+from moe_export.op.triton.device_layout import codes_per_byte
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from tools.pages.page import write_page
@@ -32,12 +32,12 @@ MULTIPROCESSOR = {
 
 INTRODUCTION = """\
 Made by `python -m tools.pages cuda_kernels` from the
-[manifest](../../moe_export/op/native/cubins/manifest.json) that the build writes; **none of it was
-measured on a GPU**. It is what bounds the speed of a kernel before it has run: registers spilled to
-memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks fit on a
-multiprocessor, and how many KiB of weights these ask for before they wait. An H200 reads 4.8 TB/s
-with 132 multiprocessors (NVIDIA's data sheet): 36 KiB for each in a microsecond, and memory takes
-somewhat less than one to answer.
+[manifest](../../moe_export/op/native/cuda/cubins/manifest.json) that the build writes; **none of it
+was measured on a GPU**. It is what bounds the speed of a kernel before it has run: registers
+spilled to memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks
+fit on a multiprocessor, and how many KiB of weights these ask for before they wait. An H200 reads
+4.8 TB/s with 132 multiprocessors (NVIDIA's data sheet): 36 KiB for each in a microsecond, and
+memory takes somewhat less than one to answer.
 
 A block is pairs of a token and an expert by rows of the weights by values, or bytes of codes, taken
 at a time. Kernels of tiles copy ahead to shared memory, so that what is under way are the buffers

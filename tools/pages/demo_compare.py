@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts.base import load_json
-from moe_export.reporting.bakeoff_table import bakeoff_markdown as markdown
-from moe_export.reporting.bakeoff_table import keep_table, rankings
+from moe_export.artifacts.bakeoff import Bakeoff
+from moe_export.reporting.bakeoff_table import bakeoff_markdown, keep_table, rankings
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import percent
-from tools.pages.page import read_data, rounded, write_page
-
-__all__ = ["add_options", "make", "markdown", "small_table", "with_table"]
+from tools.pages.page import artifact, plain, read_data, rounded, write_page
 
 README = Path(__file__).parents[2] / "README.md"
 MARKS = re.compile(r"(<!-- *demo_compare *-->).*?(<!-- */demo_compare *-->)", re.DOTALL)
@@ -41,25 +38,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make(arguments: argparse.Namespace) -> None:
     """Writes the page and the table of the README."""
     if arguments.run is None:
-        bakeoff = read_data("demo_compare")
+        data = read_data("demo_compare")
     else:
-        bakeoff = rounded(load_json(arguments.run / "bakeoff" / "bakeoff.json"))
-    write_page("demo_compare", bakeoff, markdown(bakeoff))
-    README.write_text(with_table(README.read_text(encoding="utf-8"), bakeoff), encoding="utf-8")
+        data = rounded(plain(Bakeoff.load(arguments.run / "bakeoff")))
+    write_page("demo_compare", data, markdown(data))
+    README.write_text(with_table(README.read_text(encoding="utf-8"), data), encoding="utf-8")
 
 
-def with_table(readme: str, bakeoff: Mapping[str, Any]) -> str:
+def markdown(data: Mapping[str, Any]) -> str:
+    """Renders the page from its figures, the content of `Bakeoff`."""
+    return bakeoff_markdown(artifact(Bakeoff, data))
+
+
+def with_table(readme: str, data: Mapping[str, Any]) -> str:
     """The README with `small_table` between its two marks.
 
     Args:
         readme: Text of the README, with the marks `<!-- demo_compare -->` and
             `<!-- /demo_compare -->` once each.
-        bakeoff: Content of `bakeoff.json`.
+        data: Figures of the page, the content of `Bakeoff`.
 
     Raises:
         ValueError: The marks are not there exactly once.
     """
-    content = table(small_table(bakeoff))
+    content = table(small_table(artifact(Bakeoff, data)))
     filled, count = MARKS.subn(lambda marks: f"{marks[1]}\n{content}\n{marks[2]}", readme)
     if count != 1:
         raise ValueError(
@@ -69,11 +71,11 @@ def with_table(readme: str, bakeoff: Mapping[str, Any]) -> str:
     return filled
 
 
-def small_table(bakeoff: Mapping[str, Any]) -> Table:
+def small_table(bakeoff: Bakeoff) -> Table:
     """Means over the calibration draws of the best rankings at the shares in `KEEPS`.
 
     Args:
-        bakeoff: Content of `bakeoff.json`.
+        bakeoff: Results of all rankings.
     """
     rows: list[list[str]] = []
     strong: set[tuple[int, int]] = set()
@@ -94,7 +96,7 @@ def small_table(bakeoff: Mapping[str, Any]) -> Table:
     return Table(["kept", "ranking", *COLUMNS], rows, words=2, strong=frozenset(strong))
 
 
-def _best_rankings(bakeoff: Mapping[str, Any]) -> set[str]:
+def _best_rankings(bakeoff: Bakeoff) -> set[str]:
     """Names of the rankings with the best mean exact match over `KEEPS`."""
     sums: dict[str, float] = {}
     for keep in KEEPS:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import moe_export
 from moe_export.documents.sources import draw, has_answers, task_names
 from moe_export.evaluation.masking import ScoredTask, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.recipe import Recipe
-from moe_export.runner.fingerprints import fingerprints
-from moe_export.runner.run import Run
 from moe_export.runner.source_model import locate
-from moe_export.runner.steps import between, steps_of
-from moe_export.system.progress import silent
 
 TEST_SEED = 1234
 
@@ -29,11 +26,8 @@ def carried_out(recipe: Recipe, directory: Path, last: str) -> Path:
     Returns:
         Folder of the source model.
     """
-    model = locate(recipe.model)
-    steps, _ = between(steps_of(recipe), None, last)
-    run = Run(directory, steps, model, fingerprints(steps, model))
-    run.execute(recipe.plain(), set(), lambda _step: silent, lambda _state, _seconds: None)
-    return model
+    moe_export.run(recipe, directory, until=last)
+    return locate(recipe.model)
 
 
 def scored_tasks(recipe: Recipe, model: Path, items: int) -> dict[str, ScoredTask]:
@@ -63,7 +57,7 @@ def scores_of(model: Any, tasks: dict[str, ScoredTask], reference: Any) -> dict[
     scores = score_tasks(model, tasks, reference)
     return {
         "mean_exact_match": mean_exact_match(scores),
-        "text_loss_nats": scores["text"]["loss_nats"],
-        "text_kl_nats": scores["text"].get("kl_nats"),
-        "tasks": {name: score["exact_match"] for name, score in scores.items()},
+        "text_loss_nats": scores["text"].loss_nats,
+        "text_kl_nats": scores["text"].kl_nats,
+        "tasks": {name: score.exact_match for name, score in scores.items()},
     }

@@ -98,13 +98,13 @@ class Measuring:
         if key not in self._known:
             self._change(chosen.widths, by_layer)
             tallies = tally_tasks(self.changed, self.tasks, self.dense)
-            scores = {name: tally.as_dict() for name, tally in tallies.items()}
+            scores = {name: tally.scores() for name, tally in tallies.items()}
             self._known[key] = {
                 "kept": sum(map(sum, chosen.widths)) / sum(map(sum, self.spec.widths)),
                 "formats": list(by_layer),
-                "kl_nats": float(np.mean([score["kl_nats"] for score in scores.values()])),
+                "kl_nats": float(np.mean([score.kl_nats for score in scores.values()])),
                 "exact_match": mean_exact_match(scores),
-                "documents": {name: asdict(t.documents) for name, t in tallies.items()},
+                "documents": {name: t.document_scores() for name, t in tallies.items()},
             }
         return self._known[key]
 

@@ -14,11 +14,12 @@ from statistics import median
 from string import Template
 from typing import Any
 
-from moe_export.artifacts.base import load_json
 from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.measurements import Measurements
 from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.stage_mark import StageMark
+from moe_export.artifacts.validation import Validation
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
@@ -158,8 +159,8 @@ def collect(home: Path) -> dict[str, Any]:
     }
     checkpoint = Checkpoint(home / "checkpoint")
     spec = spec_of(checkpoint.config)
-    measurements = load_json(run / "validate" / "measurements.json")
-    validation = load_json(run / "validate" / "validation.json")
+    measurements = Measurements.load(run / "validate").plain()
+    results = Validation.load(run / "validate").providers["cpu"].plain()
     copied = copy_rate(home)
     checkpoint_bytes = sum(info.size_bytes for info in checkpoint.tensors.values())
     read = checkpoint_bytes + sum(stages[s]["output_bytes"] for s in COPIED_STAGES[:-1])
@@ -184,8 +185,8 @@ def collect(home: Path) -> dict[str, Any]:
             "stages_s": sum(stages[s]["wall_s"] for s in COPIED_STAGES),
         },
         "model": measurements["memory"][-1] | {"speed": measurements["speed"]},
-        "parity": validation["providers"]["cpu"]["parity"]["quantized"],
-        "greedy": validation["providers"]["cpu"]["greedy"]["quantized"],
+        "parity": results["parity"]["quantized"],
+        "greedy": results["greedy"]["quantized"],
         "read_per_token_bytes": {
             "float16": {"dense": per_token(spec), "pruned": per_token(kept)},
             "quantized": {

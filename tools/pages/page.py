@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from moe_export.artifacts.base import JsonArtifact
+
+ArtifactT = TypeVar("ArtifactT", bound=JsonArtifact)
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -29,6 +33,16 @@ def write_page(name: str, data: Any, markdown: str) -> None:
 def read_data(name: str) -> Any:
     """The figures of a page as they were committed."""
     return json.loads(data_file(name).read_text(encoding="utf-8"))
+
+
+def artifact(kind: type[ArtifactT], data: Any) -> ArtifactT:
+    """Makes an artifact from the figures of a page, which are its content."""
+    return kind.from_plain({key: value for key, value in data.items() if key != "schema"})
+
+
+def plain(content: JsonArtifact) -> dict[str, Any]:
+    """Returns the content of an artifact as its file has it."""
+    return {"schema": content.VERSION} | content.plain()
 
 
 def data_file(name: str) -> Path:

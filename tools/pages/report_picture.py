@@ -1,8 +1,6 @@
 """Picture in the README: the top of the demo recipe's report, docs/images/report.png.
 
-python -m tools.pages.report_picture             runs recipes/demo_50pct.yaml in a folder of its own
-python -m tools.pages.report_picture --run RUN   takes the report of a finished run
-
+It is that of a new run of recipes/demo_50pct.yaml, or with `--run RUN` that of a finished one.
 A Chromium browser must be installed (Debian and Ubuntu: `apt-get install chromium`).
 """
 
@@ -24,12 +22,6 @@ RECIPE = ROOT / "recipes" / "demo_50pct.yaml"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH_PIXELS, HEIGHT_PIXELS = 1100, 1500
 """Window of the browser: title, headline, widths and memory of the report."""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_options(parser)
-    make(parser.parse_args())
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +83,3 @@ def options(picture: Path, profile: Path) -> list[str]:
         *("--hide-scrollbars", f"--user-data-dir={profile}"),
         *(f"--window-size={WIDTH_PIXELS},{HEIGHT_PIXELS}", f"--screenshot={picture}"),
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts.base import load_json
-from moe_export.reporting.sweep_table import sweep_markdown as markdown
-from tools.pages.page import rounded, write_page
+from moe_export.artifacts.sweep import Sweep
+from moe_export.reporting.sweep_table import sweep_markdown
+from tools.pages.page import artifact, plain, rounded, write_page
 
 SPEEDS = ("decode_tokens_per_s", "decode_ratio", "speed_setting")
-
-__all__ = ["add_options", "make", "markdown"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +24,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def make(arguments: argparse.Namespace) -> None:
     """Writes the page of a finished sweep."""
-    sweep = load_json(arguments.run / "sweep" / "sweep.json")
-    content = rounded(timeless(sweep) if arguments.without_speed else sweep)
-    write_page("sweep", content, markdown(content))
+    sweep = plain(Sweep.load(arguments.run / "sweep"))
+    data = rounded(timeless(sweep) if arguments.without_speed else sweep)
+    write_page("sweep", data, markdown(data))
+
+
+def markdown(data: Mapping[str, Any]) -> str:
+    """Renders the page from its figures, the content of `Sweep`."""
+    return sweep_markdown(artifact(Sweep, data))
 
 
 def timeless(value: Any) -> Any:

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.validation import TaskScores
 from moe_export.demo import checkpoint_dir
 from moe_export.documents.sources import draw
-from moe_export.evaluation.masking import ScoredTask, TaskScores, masked, score_tasks
+from moe_export.evaluation.masking import ScoredTask, masked, score_tasks
 from moe_export.experts import descending
 from moe_export.recipe import Source
 from moe_export.scores import scores_named
@@ -72,7 +73,10 @@ def make(arguments: argparse.Namespace) -> None:  # noqa: ARG001 - as every page
             means = {
                 task: float(
                     np.mean(
-                        [s[task]["loss_nats" if task == "text" else "exact_match"] for s in scores]
+                        [
+                            s[task].loss_nats if task == "text" else s[task].exact_match
+                            for s in scores
+                        ]
                     )
                 )
                 for task in tasks
@@ -139,7 +143,7 @@ def kept_without(
 
 def score_without(
     model: torch.nn.Module, tasks: dict[str, ScoredTask], dropped: NDArray[np.int64]
-) -> TaskScores:
+) -> dict[str, TaskScores]:
     """Scores with some dimensions of the whole model masked."""
     with masked(model, kept_without(model, dropped)):
         return score_tasks(model, tasks)

@@ -68,7 +68,8 @@ def _value(action: argparse.Action) -> str:
 
 def _meaning(action: argparse.Action) -> str:
     choices = ", ".join(f"`{choice}`" for choice in action.choices or ())
-    return " ".join([sentence(action.help or ""), f"One of {choices}." if choices else ""]).strip()
+    text = (action.help or "") % vars(action)
+    return " ".join([sentence(text), f"One of {choices}." if choices else ""]).strip()
 
 
 def _exit_codes() -> Iterator[str]:

@@ -62,15 +62,15 @@ def _is_held_out(text: str) -> bool:
 
 
 def _collect() -> set[str]:
-    found = set()
+    paragraphs = set()
     for documentation in _documentation():
         for block in re.split(r"\n\s*\n", documentation):
             text = " ".join(block.split())
             if len(text) not in _CHARACTERS or not text.isascii():
                 continue
             if sum(c.isalpha() or c == " " for c in text) > _MIN_LETTERS * len(text):
-                found.add(text)
-    return found
+                paragraphs.add(text)
+    return paragraphs
 
 
 def _documentation() -> Iterator[str]:

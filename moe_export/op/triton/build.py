@@ -1,7 +1,7 @@
 """Compiles the kernels for every supported GPU: `python -m moe_export.op.triton.build`.
 
-No GPU is needed, nor a CUDA toolkit: Triton brings the assembler. For each architecture it writes
-one package (see `package`), and beside them `manifest.json`, which says what is in them.
+Needs neither a GPU nor a CUDA toolkit: Triton brings the assembler. Writes one package (see
+`package`) per architecture, and `manifest.json`, which lists their kernels.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from moe_export.op.spec import Format
 from moe_export.op.triton import kernels_1_common, kernels_2_rows, kernels_3_tiles, package, plan
 from moe_export.op.triton.census import census
 
-CUBINS = Path(__file__).parents[1] / "native" / "cubins"
+CUBINS = Path(__file__).parents[1] / "native" / "cuda" / "cubins"
 
 ARCHITECTURES = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
-"""Compute capability to the KiB of shared memory that a block may have (CUDA C++ Programming
-Guide, technical specifications per compute capability). A binary runs on later minor versions."""
+"""Shared memory of a block in KiB, by compute capability (CUDA C++ Programming Guide, technical
+specifications per compute capability). A binary also runs on later minor versions."""
 
 FORMATS_OF: dict[str, tuple[Format, ...]] = {
     x_dtype: tuple(name for name, facts in TABLE.items() if x_dtype in facts.cuda_dtypes)
     for x_dtype in ("float32", "float16")
 }
-"""x's dtype to the formats of weights on the device that are packaged with it. ONNX Runtime's CUDA
-provider has no attention in float32, so the three last would serve no whole model there."""
+"""Packaged formats of weights on the device, by dtype of x. ONNX Runtime's CUDA provider has no
+attention in float32, so the last three formats would serve no whole model there."""
 
 X_TYPES = {"float32": "fp32", "float16": "fp16"}
 WEIGHT_TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""Of formats of floats; codes are bytes."""
+"""Triton types of the float formats; codes are bytes."""
 
 _X = ("x", "hidden", "out", "weights", "shared_weight", "y", "padded")
 _WEIGHTS = ("gate", "up", "down")
@@ -55,7 +55,15 @@ _MULTIPLES_OF_16 = ("x_columns", "depth", "hidden_stride", "out_stride", "padded
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel with its types and constants."""
+    """A kernel with its types and constants.
+
+    Attributes:
+        kernel: function of Triton.
+        x_dtype: dtype of x, or `any`.
+        format_name: format of the weights on the device; None if the kernel reads no weights.
+        constants: compile-time arguments, by name.
+        shape: sizes of the work of one program.
+    """
 
     kernel: Any
     x_dtype: str
@@ -65,7 +73,10 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """`gate_up_tiles.float16.int4.128`: kernel, x, format and pairs of a tile."""
+        """Name in the package: kernel, dtype of x, format, pairs of a tile.
+
+        For example `gate_up_tiles.float16.int4.128`.
+        """
         parts = [self.kernel.__name__, self.x_dtype]
         if self.format_name is not None:
             parts.append(self.format_name)
@@ -75,13 +86,13 @@ class Variant:
 
     @property
     def kind(self) -> int:
-        """The kind of tile that the plan asks for, which may be larger than the tile."""
+        """Kind of tile in `plan`, in pairs; the tile itself may be smaller."""
         small = self.shape.pairs == plan.SMALL_TILE_PAIRS
         return plan.SMALL_TILE_PAIRS if small else plan.LARGE_TILE_PAIRS
 
 
 def variants(architecture: int) -> Iterator[Variant]:
-    """Everything that is compiled for an architecture."""
+    """Variants that are compiled for an architecture."""
     group = plan.Shape(1, 1, plan.GROUP_BLOCK, 4, 1)
     copy = plan.Shape(1, 1, plan.COPY_BLOCK, 4, 1)
     yield Variant(kernels_1_common.group_pairs, "any", None, {"BLOCK": plan.GROUP_BLOCK}, group)
@@ -106,7 +117,7 @@ def _variant(kernel: Any, x_dtype: str, format_name: Format, shape: plan.Shape) 
 
 
 def signature(variant: Variant) -> dict[str, str]:
-    """Triton's type of every argument, in order."""
+    """Triton types of the arguments, by name, in order."""
 
     def kind(name: str) -> str:
         if name in variant.constants:
@@ -129,7 +140,7 @@ def signature(variant: Variant) -> dict[str, str]:
 
 
 def compile_variant(variant: Variant, architecture: int) -> package.Kernel:
-    """One cubin, with as many stages as shared memory allows."""
+    """Compiles a variant, with as many pipeline stages as shared memory allows."""
     types = signature(variant)
     hints = {
         (position,): [["tt.divisibility", 16]]
@@ -165,18 +176,18 @@ def compile_variant(variant: Variant, architecture: int) -> package.Kernel:
 
 
 def sources_sha256() -> str:
-    """Of the files that the kernels follow from."""
+    """SHA-256 of the sources that determine the kernels."""
     folder = Path(__file__).parent
-    names = ("kernels_1_common", "kernels_2_rows", "kernels_3_tiles", "packed", "plan")
+    names = ("kernels_1_common", "kernels_2_rows", "kernels_3_tiles", "device_layout", "plan")
     texts = [(folder / f"{name}.py").read_bytes() for name in names]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
 def build(architectures: list[int], out: Path) -> None:
-    """Writes a package for each architecture, and the manifest of all that are in the folder."""
+    """Writes a package per architecture, and the manifest of all packages in the folder."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("TRITON_INTERPRET is 1, so nothing can be compiled; unset it")
-    # Lines of sources would put this machine's paths into the binaries.
+    # Source lines would put paths of this machine into the binaries.
     os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
     out.mkdir(parents=True, exist_ok=True)
@@ -187,12 +198,12 @@ def build(architectures: list[int], out: Path) -> None:
         mine = [kernel for kernel, job in zip(kernels, jobs, strict=True) if job[0] == architecture]
         (out / f"sm_{architecture}.bin").write_bytes(package.encode(mine))
     manifest = manifest_of(out)
-    for name, found in manifest["architectures"].items():
-        packed = package.decode((out / f"{name}.bin").read_bytes())
+    for name, entry in manifest["architectures"].items():
+        packaged = package.decode((out / f"{name}.bin").read_bytes())
         with ThreadPoolExecutor() as threads:
-            made = list(threads.map(census, (kernel.code for kernel in packed)))
-        for kernel, facts in zip(packed, made, strict=True):
-            found["kernels"][kernel.key] |= asdict(facts)
+            censuses = list(threads.map(census, (kernel.code for kernel in packaged)))
+        for kernel, facts in zip(packaged, censuses, strict=True):
+            entry["kernels"][kernel.key] |= asdict(facts)
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     (out / "manifest.json").write_text(text, encoding="utf-8")
 
@@ -203,7 +214,7 @@ def _compile(architecture: int, key: str) -> package.Kernel:
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """What the packages of a folder hold, and how their kernels are to be launched."""
+    """Content of the packages in a folder, with the arguments and launch grid of each kernel."""
     kernels = {}
     constants: dict[str, dict[str, Any]] = {}
     for architecture in ARCHITECTURES:
@@ -212,15 +223,15 @@ def manifest_of(folder: Path) -> dict[str, Any]:
             constants.setdefault(f"sm_{architecture}", {})[variant.key] = variant.constants
             kernels[variant.key] = {
                 "arguments": [f"{n}: {t}" for n, t in types.items() if t != "constexpr"],
-                "grid": GRIDS[variant.kernel.__name__],
+                "grid": LAUNCH_GRIDS[variant.kernel.__name__],
             }
-    found = {}
+    architectures = {}
     for path in sorted(folder.glob("sm_*.bin")):
         content = path.read_bytes()
-        packed = package.decode(content)
-        found[path.stem] = {
+        packaged = package.decode(content)
+        architectures[path.stem] = {
             "bytes": len(content),
-            "unpacked_bytes": sum(len(kernel.code) for kernel in packed),
+            "unpacked_bytes": sum(len(kernel.code) for kernel in packaged),
             "kernels": {
                 kernel.key: {
                     "name": kernel.name,
@@ -228,18 +239,18 @@ def manifest_of(folder: Path) -> dict[str, Any]:
                     "shared_bytes": kernel.shared_bytes,
                     "threads": kernel.threads,
                 }
-                for kernel in packed
+                for kernel in packaged
             },
         }
     return {
         "sources_sha256": sources_sha256(),
         "triton": triton.__version__,
         "kernels": kernels,
-        "architectures": found,
+        "architectures": architectures,
     }
 
 
-GRIDS = {
+LAUNCH_GRIDS = {
     "group_pairs": ["E"],
     "pad_rows": ["T", "ceil(x_columns / BLOCK)"],
     "add_pairs": ["T", "ceil(D / BLOCK)"],
@@ -248,18 +259,18 @@ GRIDS = {
     "gate_up_tiles": ["ceil(hidden_stride / ROWS)", "min(T * S, E + T * S / PAIRS)"],
     "down_tiles": ["ceil(D / ROWS)", "min(T * S, E + T * S / PAIRS)"],
 }
-"""Programs along each axis; T tokens, S slots, E experts with the shared one, D hidden."""
+"""Programs along each axis; T tokens, S slots, E experts with the shared one, D hidden size."""
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=CUBINS)
     parser.add_argument("--arch", type=int, action="append", choices=tuple(ARCHITECTURES))
     arguments = parser.parse_args()
     build(arguments.arch or list(ARCHITECTURES), arguments.out)
-    for name, found in manifest_of(arguments.out)["architectures"].items():
-        sys.stdout.write(f"{name}: {found['bytes']} bytes, {found['unpacked_bytes']} unpacked\n")
+    for name, entry in manifest_of(arguments.out)["architectures"].items():
+        sys.stdout.write(f"{name}: {entry['bytes']} bytes, {entry['unpacked_bytes']} unpacked\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the compiler made of a kernel: what can be known of its speed without a GPU.
+"""Registers, spills and loads of a compiled kernel: what its speed depends on, without a GPU.
 
 Read from the binary by the disassembler that Triton brings.
 """
@@ -21,11 +21,11 @@ _LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.\S*")
 
 @dataclass(frozen=True)
 class Census:
-    """Of one kernel.
+    """Resources of one kernel.
 
     Attributes:
-        registers: of a thread.
-        stack_bytes: of a thread; more than none means that registers are spilled to memory.
+        registers: registers of a thread.
+        stack_bytes: stack of a thread; above 0, registers are spilled to memory.
         wide_loads: instructions that load 16 bytes of global memory, or copy them to shared memory.
     """
 
@@ -35,32 +35,33 @@ class Census:
 
 
 def parameter_bytes(code: bytes) -> list[int]:
-    """The size of each argument that a cubin's kernel takes, in order.
+    """Sizes of the arguments of a cubin's kernel, in order, in bytes.
 
     Raises:
-        ValueError: it holds no kernel.
+        ValueError: if it holds no kernel.
     """
-    found = _PARAMETER.findall(_of_file(code, "cuobjdump", "-elf"))
-    if not found:
+    parameters = _PARAMETER.findall(_disassemble(code, "cuobjdump", "-elf"))
+    if not parameters:
         raise ValueError("the code holds no kernel")
-    return [size for _, size in sorted((int(place, 16), int(size, 16)) for place, size in found)]
+    sizes = sorted((int(place, 16), int(size, 16)) for place, size in parameters)
+    return [size for _, size in sizes]
 
 
 def census(code: bytes) -> Census:
-    """Of a cubin with one kernel.
+    """Reads the resources of a cubin with one kernel.
 
     Raises:
-        ValueError: it is none.
+        ValueError: if it holds no kernel.
     """
-    resources = _RESOURCES.search(_of_file(code, "cuobjdump", "-res-usage"))
+    resources = _RESOURCES.search(_disassemble(code, "cuobjdump", "-res-usage"))
     if resources is None:
         raise ValueError("the code holds no kernel")
-    loads = _LOAD.findall(_of_file(code, "nvdisasm", "-c"))
+    loads = _LOAD.findall(_disassemble(code, "nvdisasm", "-c"))
     wide = sum(".128" in load for load in loads)
     return Census(int(resources[1]), int(resources[2]), wide)
 
 
-def _of_file(code: bytes, tool: str, option: str) -> str:
+def _disassemble(code: bytes, tool: str, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()

@@ -1,6 +1,6 @@
-"""The kernels run from torch: on a GPU, or on the CPU where TRITON_INTERPRET=1 is set.
+"""Runs the kernels from torch: on a GPU, or on the CPU where TRITON_INTERPRET=1 is set.
 
-It is how the kernels are tested and timed. Exported models run them through the native library.
+For tests and timing. Exported models run the kernels through the native library.
 
 Legend: T tokens, D hidden, K experts per token, S slots per token (K, and one more with a shared
 expert), E experts with it.
@@ -17,34 +17,39 @@ import torch
 
 from moe_export.op.spec import ACTIVATIONS, GATED
 from moe_export.op.triton import plan
+from moe_export.op.triton.device_layout import RUN, DeviceLayout, codes_per_byte, padded_depth
 from moe_export.op.triton.kernels_1_common import add_pairs, group_pairs, pad_rows
 from moe_export.op.triton.kernels_2_rows import MAP_ROWS, down_rows, gate_up_rows
 from moe_export.op.triton.kernels_3_tiles import down_tiles, gate_up_tiles
-from moe_export.op.triton.packed import RUN, PackedLayer, codes_per_byte, padded_depth
 
 PARTS = ("", "_scale", "_zero")
-"""Behind a matrix's name, what it consists of."""
+"""Suffixes of the names of a matrix's arrays."""
 
 ALIGNMENT = 16
 """Rows of x and of scratch begin at multiples of this many values."""
 
 
 ANY_ARCHITECTURE = 90
-"""Whose shapes the interpreter takes."""
+"""Architecture whose shapes the interpreter uses."""
 
 
 @dataclass(frozen=True)
 class DeviceLayer:
-    """A packed layer in the memory of a device; the same fields as `PackedLayer`."""
+    """A layer in the memory of a device.
 
-    packed: PackedLayer
+    Attributes:
+        layout: sizes of the layer, and its arrays in host memory.
+        tensors: arrays of the layout on the device, by name.
+    """
+
+    layout: DeviceLayout
     tensors: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, packed: PackedLayer, device: str) -> DeviceLayer:
-        """Copies the arrays to a device."""
-        tensors = {name: _tensor(array).to(device) for name, array in packed.arrays.items()}
-        return cls(packed, tensors)
+    def of(cls, layout: DeviceLayout, device: str) -> DeviceLayer:
+        """Copies the arrays of a layout to a device."""
+        tensors = {name: _tensor(array).to(device) for name, array in layout.arrays.items()}
+        return cls(layout, tensors)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -56,7 +61,7 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def _architecture(x: torch.Tensor) -> int:
-    """The compute capability of x's device."""
+    """Compute capability of x's device, such as 90."""
     if x.device.type != "cuda":
         return ANY_ARCHITECTURE
     major, minor = torch.cuda.get_device_capability(x.device)
@@ -67,14 +72,14 @@ class Call:
     """One execution of a layer: buffers, and launches that can be repeated.
 
     Args:
-        layer: the weights.
-        x_TD: [T, D], float16 or float32.
-        indices_TK: [T, K] int64.
-        weights_TK: [T, K] in x's dtype.
-        shared_weight_T1: [T, 1]; given if the layer has a shared expert.
-        path: chosen by the number of tokens if None.
-        pairs: of a tile; chosen by the number of pairs if None.
-        shapes: by kernel, in place of those of the plan.
+        layer: weights on the device.
+        x_TD: input [T, D], float16 or float32.
+        indices_TK: experts of each token, [T, K] int64.
+        weights_TK: routing weights, [T, K] in x's dtype.
+        shared_weight_T1: weights of the shared expert, [T, 1] in x's dtype; None without one.
+        path: path of kernels; chosen by the number of tokens if None.
+        pairs: kind of tile; chosen by the number of pairs if None.
+        shapes: shapes by kernel that replace those of the plan.
     """
 
     def __init__(
@@ -89,22 +94,22 @@ class Call:
         pairs: int | None = None,
         shapes: Mapping[str, plan.Shape] | None = None,
     ) -> None:
-        packed = layer.packed
+        layout = layer.layout
         self.layer, self.x, self.indices, self.weights = layer, x_TD, indices_TK, weights_TK
         self.shared_weight = weights_TK if shared_weight_T1 is None else shared_weight_T1
         self.tokens, self.top_k = indices_TK.shape
-        self.hidden_size = packed.hidden_size
+        self.hidden_size = layout.hidden_size
         shared = shared_weight_T1 is not None
         self.slots = self.top_k + shared
-        self.num_experts = len(packed.widths)
-        self.activation = ACTIVATIONS.index(packed.activation)
+        self.num_experts = len(layout.widths)
+        self.activation = ACTIVATIONS.index(layout.activation)
         self.num_routed = self.num_experts - shared
         self.path = path or plan.path_of(self.tokens, self.slots)
         kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
         x_dtype = "float16" if x_TD.dtype == torch.float16 else "float32"
         architecture = _architecture(x_TD)
         self.shapes = {
-            name: plan.shape_of(name, packed.format_name, x_dtype, kind, architecture)
+            name: plan.shape_of(name, layout.format_name, x_dtype, kind, architecture)
             for name in ("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles")
         } | dict(shapes or {})
         self.y = torch.empty_like(x_TD)
@@ -118,13 +123,13 @@ class Call:
         self.rows_x = scratch(self.tokens, self.x_columns) if self.pads else x_TD
         if self.path == "rows":
             self.hidden_stride = plan.token_stride(
-                packed.widths, self.top_k, shared, packed.format_name
+                layout.widths, self.top_k, shared, layout.format_name
             )
             self.hidden = scratch(self.tokens, self.hidden_stride)
-            units = self.hidden_stride // (RUN * codes_per_byte(packed.format_name))
+            units = self.hidden_stride // (RUN * codes_per_byte(layout.format_name))
             self.unit_map = scratch(self.tokens, 1 + MAP_ROWS.value * units, dtype=torch.int32)
         else:
-            self.hidden_stride = padded_depth(max(packed.widths), packed.format_name)
+            self.hidden_stride = padded_depth(max(layout.widths), layout.format_name)
             self.hidden = scratch(count, self.hidden_stride)
             self.out = scratch(count, self.x_columns)
             self.pairs = scratch(count, dtype=torch.int32)
@@ -132,7 +137,7 @@ class Call:
             self.counts = scratch(self.num_experts, dtype=torch.int32)
 
     def run(self) -> torch.Tensor:
-        """Launches everything; nothing is waited for."""
+        """Launches all kernels, without waiting for them."""
         if self.tokens == 0:
             return self.y
         for kernel, grid, arguments, constants in self.launches():
@@ -148,20 +153,20 @@ class Call:
         yield from self._rows() if self.path == "rows" else self._tiles()
 
     def _weights(self) -> tuple[dict[str, torch.Tensor], int, int, int]:
-        packed = self.layer.packed
-        depth = padded_depth(packed.hidden_size, packed.format_name)
-        group = packed.group_size
-        scale_stride = -(-packed.hidden_size // group) if group else 0
+        layout = self.layer.layout
+        depth = padded_depth(layout.hidden_size, layout.format_name)
+        group = layout.group_size
+        scale_stride = -(-layout.hidden_size // group) if group else 0
         shift = (group // RUN).bit_length() - 1 if group else 0
         tensors = self.layer.tensors
-        if packed.activation not in GATED:
+        if layout.activation not in GATED:
             # The kernels multiply by up twice rather than be compiled once more without a gate.
             tensors = tensors | {f"gate{part}": tensors[f"up{part}"] for part in PARTS}
         return tensors, depth, scale_stride, shift
 
     def _constants(self, name: str) -> dict[str, Any]:
         shape = self.shapes[name]
-        constants = plan.constants_of(name, self.layer.packed.format_name, shape)
+        constants = plan.constants_of(name, self.layer.layout.format_name, shape)
         return constants | {"num_warps": shape.warps, "num_stages": shape.stages}
 
     def _tiles_of(self, name: str, size: int) -> int:

@@ -1,4 +1,9 @@
-"""Reading packed weights, and the kernels beside the products: grouping, padding, adding up.
+"""Decoding of stored weights, and the kernels beside the products: grouping, padding, adding up.
+
+Version 1 of 3, from plain to fast: what the product kernels of `kernels_2_rows` (few tokens) and
+`kernels_3_tiles` (many tokens) share. The layout of the weights is `device_layout`. All three files
+need a GPU to be timed: `python -m moe_export.gpu_check --parts layers` times whole layers,
+`--parts shapes` each kernel alone.
 
 Legend: T tokens, D hidden, K experts chosen per token, S slots per token (K, and one more with a
 shared expert), E experts (the shared one last), p pair (token * S + slot).
@@ -9,15 +14,15 @@ import triton.language as tl
 
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import ACTIVATIONS
-from moe_export.op.triton import packed
-from moe_export.op.triton.packed import DEPTH, GROUP, ROW, RUN, WIDTH
+from moe_export.op.triton import device_layout
+from moe_export.op.triton.device_layout import DEPTH, GROUP, ROW, RUN, WIDTH
 
-codes_per_byte = triton.constexpr_function(packed.codes_per_byte)
-is_quantized = triton.constexpr_function(packed.is_quantized)
-has_zero_points = triton.constexpr_function(packed.has_zero_points)
-values_per_load = triton.constexpr_function(packed.values_per_load)
+codes_per_byte = triton.constexpr_function(device_layout.codes_per_byte)
+is_quantized = triton.constexpr_function(device_layout.is_quantized)
+has_zero_points = triton.constexpr_function(device_layout.has_zero_points)
+values_per_load = triton.constexpr_function(device_layout.values_per_load)
 
-# Kernels may use a global only if it is declared to be constant.
+# A kernel may read a global only if it is a tl.constexpr.
 RUN_DEPTHS = tl.constexpr(RUN)
 RUN_SHIFT = tl.constexpr(RUN.bit_length() - 1)
 TABLE_WIDTH = tl.constexpr(WIDTH)
@@ -33,7 +38,7 @@ RELU2 = tl.constexpr(ACTIVATIONS.index("relu2"))
 
 @triton.jit
 def expert_of(indices, token, slot, top_k, num_routed):
-    """The expert of a slot; out of 0 to E - 1 if the model's index is."""
+    """Expert of a slot, int32: the shared one beyond top_k, -1 where the index names no expert."""
     routed = tl.load(indices + token * top_k + slot, mask=slot < top_k, other=num_routed)
     in_range = (routed >= 0) & (routed < num_routed)
     return tl.where((slot < top_k) & ~in_range, -1, routed).to(tl.int32)
@@ -41,26 +46,29 @@ def expert_of(indices, token, slot, top_k, num_routed):
 
 @triton.jit
 def stored_depth(width, FORMAT: tl.constexpr):
-    """What a row of `width` values is stored in: values, or bytes of codes."""
+    """Length of a stored row of `width` values: in values, or in bytes of codes."""
     unit: tl.constexpr = RUN_DEPTHS * codes_per_byte(FORMAT)
     return tl.multiple_of((width + unit - 1) // unit * RUN_DEPTHS, 32)
 
 
 @triton.jit
 def depth_of(width, FORMAT: tl.constexpr):
-    """The depth that a row of `width` values is stored with, as `packed.padded_depth`."""
+    """Padded depth of a row of `width` values, as `device_layout.padded_depth`."""
     return stored_depth(width, FORMAT) * codes_per_byte(FORMAT)
 
 
 @triton.jit
 def groups_of(width, group_shift):
-    """Groups of a row of `width` values."""
+    """Number of groups in a row of `width` values; a group is RUN << group_shift values."""
     return (width + (RUN_DEPTHS << group_shift) - 1) >> (RUN_SHIFT + group_shift)
 
 
 @triton.jit
 def lower_depth(byte):
-    """The depth that the lower nibble of a row's byte is of; the upper one's is RUN more."""
+    """Depth of the lower nibble of a row's byte; that of the upper nibble is RUN more.
+
+    A block of 2 * RUN depths lies in RUN bytes: byte j holds depth j and depth RUN + j.
+    """
     return byte // RUN_DEPTHS * (2 * RUN_DEPTHS) + byte % RUN_DEPTHS
 
 
@@ -68,8 +76,8 @@ def lower_depth(byte):
 def whole_number(code, OFFSET: tl.constexpr, dtype: tl.constexpr):
     """Code - OFFSET as a float, for codes below 256.
 
-    The code becomes the last bits of 2^23 (of 2^10 in float16), which is exact and, unlike a
-    conversion, runs at the full rate of the arithmetic units.
+    The code is written into the last bits of 2^23 (2^10 in float16) and the power is subtracted.
+    That is exact and, unlike a conversion, runs at the full rate of the arithmetic units.
     """
     if dtype == tl.float16:
         value = (code.to(tl.int16) | 0x6400).to(tl.float16, bitcast=True) - (1024.0 + OFFSET)
@@ -80,33 +88,35 @@ def whole_number(code, OFFSET: tl.constexpr, dtype: tl.constexpr):
 
 @triton.jit
 def looked_up(codebook, codes):
-    """The values of nf4's codes, [N], from a table that the threads of a program share: a load
-    from global memory for each would wait in line with those of the weights.
+    """Values of nf4 codes [N], gathered from a table in shared memory.
+
+    Loads from global memory would queue behind those of the weights.
     """
     return tl.gather(tl.load(codebook + tl.arange(0, 16)), codes.to(tl.int32), 0)
 
 
 @triton.jit
-def group_tile(of_groups, run, stride, rows, live, group_shift):
-    """The scale or zero point of each run of depths, [ROWS, RUNS].
+def group_tile(groups, run, stride, rows, group_shift):
+    """Scale or zero point of each run of depths, [ROWS, RUNS].
 
     Args:
-        of_groups: to row 0.
-        run: number of the runs, [RUNS].
-        stride: groups of a row.
-        rows: [ROWS].
-        live: which rows exist, [ROWS].
-        group_shift: log2 of runs to a group.
+        groups: pointer to the scales or zero points of row 0, [rows, stride].
+        run: indices of the runs, [RUNS].
+        stride: number of groups in a row.
+        rows: row indices [ROWS], and a mask of the rows that exist [ROWS].
+        group_shift: log2 of the number of runs in a group.
     """
+    row, row_exists = rows
     group = run >> group_shift
-    at = rows[:, None] * stride + group[None, :]
-    return tl.load(of_groups + at, mask=live[:, None] & (group < stride)[None, :], other=0)
+    offset = row[:, None] * stride + group[None, :]
+    mask = row_exists[:, None] & (group < stride)[None, :]
+    return tl.load(groups + offset, mask=mask, other=0)
 
 
 @triton.jit
-def expanded(of_runs, ROWS: tl.constexpr, RUNS: tl.constexpr):
-    """A number of each run for each of its depths, [ROWS, RUNS * RUN_DEPTHS]."""
-    spread = tl.broadcast_to(tl.expand_dims(of_runs, 2), (ROWS, RUNS, RUN_DEPTHS))
+def expanded(per_run, ROWS: tl.constexpr, RUNS: tl.constexpr):
+    """Values [ROWS, RUNS] repeated for every depth of their run, [ROWS, RUNS * RUN_DEPTHS]."""
+    spread = tl.broadcast_to(tl.expand_dims(per_run, 2), (ROWS, RUNS, RUN_DEPTHS))
     return tl.reshape(spread, (ROWS, RUNS * RUN_DEPTHS))
 
 
@@ -121,9 +131,9 @@ def decoded(
     RUNS: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """What codes [ROWS, RUNS * RUN_DEPTHS] stand for; scale and zero point by `group_tile`.
+    """Weights of codes [ROWS, RUNS * RUN_DEPTHS], with scale and zero point from `group_tile`.
 
-    What is beyond a row's end is finite and meets zeros in x or hidden.
+    Values beyond a row's end are finite, and are multiplied by zeros of x or hidden.
     """
     if FORMAT == "nf4":
         value = looked_up(codebook, tl.reshape(codes, (ROWS * RUNS * RUN_DEPTHS,)))
@@ -141,11 +151,11 @@ def decoded(
 
 @triton.jit
 def activated(a, b, activation):
-    """The hidden value of gate's product a and up's b, float32; without a gate a is up's.
+    """Hidden value, float32, of gate's product a and up's product b; without a gate a is up's.
 
     Args:
-        activation: a place in `spec.ACTIVATIONS`. A number and no constant: what it costs is
-            nothing beside the products, and one binary serves all.
+        activation: index in `spec.ACTIVATIONS`; an argument at run time, since its cost is nothing
+            beside the products and one binary then serves all activations.
     """
     argument = tl.where(activation == GEGLU, a * (OF_SIGMOID + OF_SIGMOID_CUBED * a * a), a)
     positive = tl.where(a < 0, 0.0, a)  # unlike a maximum it keeps NaN
@@ -158,15 +168,15 @@ def activated(a, b, activation):
 def group_pairs(
     indices, pairs, starts, counts, num_tokens, top_k, slots, num_routed, BLOCK: tl.constexpr
 ):
-    """Sorts the pairs by expert and then by token; one program for each expert.
+    """Sorts the pairs by expert and then by token; one program per expert.
 
-    A program counts the pairs of the experts before its own, and then writes its own from there
-    on. Each reads all indices twice, and none waits for another.
+    A program counts the pairs of all earlier experts, then writes its own behind them. It reads all
+    indices twice and waits for no other program.
 
     Writes:
-        pairs: [T * S] int32.
-        starts: first place of each expert in it, [E] int32.
-        counts: number of its pairs, [E] int32.
+        pairs: sorted pairs, [T * S] int32.
+        starts: first place of each expert in `pairs`, [E] int32.
+        counts: number of pairs of each expert, [E] int32.
     """
     expert = tl.program_id(0)
     total = num_tokens * top_k
@@ -183,9 +193,11 @@ def group_pairs(
             place = first + lane
             chosen = tl.load(indices + place, mask=place < total, other=-1)
             mine = (chosen == expert).to(tl.int32)
-            at = start + done + tl.cumsum(mine, axis=0) - 1
+            # The running count numbers the pairs of this expert from 1.
+            target = start + done + tl.cumsum(mine, axis=0) - 1
+            # The place is token * top_k + slot; the pair's number is token * slots + slot.
             pair = place // top_k * slots + place % top_k
-            tl.store(pairs + at, pair, mask=mine == 1)
+            tl.store(pairs + target, pair, mask=mine == 1)
             done += tl.sum(mine, axis=0)
     else:
         for first in range(0, num_tokens, BLOCK):
@@ -198,10 +210,10 @@ def group_pairs(
 
 @triton.jit
 def pad_rows(x, padded, num_columns, padded_columns, BLOCK: tl.constexpr):
-    """Copies x [T, D] into rows that begin at multiples of 16 values, zeros at their ends.
+    """Copies x [T, D] into rows that begin at multiples of 16 values, with zeros at their ends.
 
-    Only for a hidden size that is no multiple of 16, so that the products may load 16 bytes at a
-    time.
+    Runs only where the hidden size is no multiple of 16 or x is not aligned: the products load 16
+    bytes at a time.
     """
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -224,13 +236,13 @@ def add_pairs(
     num_routed,
     BLOCK: tl.constexpr,
 ):
-    """y[t] = the sum over a token's slots of weight * out, slot after slot.
+    """y[t] = sum over a token's slots of weight * out, in the order of the slots.
 
-    An index that names no expert makes the token's row NaN: nothing on the device can raise.
+    An index that names no expert makes the token's row NaN: a kernel cannot raise an error.
     """
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < num_columns
+    column_exists = column < num_columns
     total = tl.zeros((BLOCK,), tl.float32)
     for slot in range(slots):
         expert = expert_of(indices, token, slot, top_k, num_routed)
@@ -238,7 +250,7 @@ def add_pairs(
         routed = tl.load(weights + token * top_k + slot, mask=slot < top_k, other=0.0)
         shared = tl.load(shared_weight + token, mask=slot >= top_k, other=0.0)
         weight = tl.where(slot < top_k, routed, shared).to(tl.float32)
-        # What an expert of width 0 gives is not written by anyone.
+        # No kernel writes the output of an expert of width 0.
         value = tl.load(
             out + (token * slots + slot) * out_stride + column,
             mask=column < tl.where(width > 0, out_stride, 0),
@@ -246,4 +258,4 @@ def add_pairs(
         )
         term = tl.where(width > 0, weight * value.to(tl.float32), 0.0)
         total += tl.where(expert >= 0, term, float("nan"))
-    tl.store(y + token * num_columns + column, total.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + token * num_columns + column, total.to(y.dtype.element_ty), mask=column_exists)

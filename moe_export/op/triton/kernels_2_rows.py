@@ -1,13 +1,17 @@
-"""Few tokens: each token reads its experts' weights by itself, as a matrix times a vector.
+"""Few tokens: each token reads its experts' weights for itself, as a matrix times a vector.
 
-Two launches make a layer. A token's experts are laid side by side, each with its padded width, and
-both products go along that one axis: what a program does is the same whatever widths a token meets,
-no expert waits for the one before it, and y comes out of the second launch with nothing to add up
-across programs.
+Version 2 of 3, from plain to fast; plain and shared parts are in `kernels_1_common`, many tokens go
+through `kernels_3_tiles`. To time it on a GPU: `python -m moe_export.gpu_check --parts layers` for
+whole layers, `--parts shapes` for each kernel alone, in its shape and in neighbouring ones.
 
-Bound by the bytes of the weights, and for one token by how long the memory takes to answer: the
-first launch finds out once where the second one's weights are, and the loads of a step do not wait
-for each other.
+A layer takes two launches, `gate_up_rows` and `down_rows`. A token's experts lie side by side on
+one axis, each with its padded width, and both products run along that axis. All programs therefore
+do equal work whatever the widths are, no expert waits for the one before it, and the second launch
+writes y without adding up across programs.
+
+Time is bound by the bytes of the weights, and for one token by the latency of the memory. So the
+first launch looks up the places of the second one's weights once (the unit map), and the loads of a
+step do not wait for each other.
 
 Legend: D hidden, S slots per token, w width of an expert, u units of RUN stored values, H hidden
 values of a token (the sum of its experts' padded widths).
@@ -34,16 +38,14 @@ from moe_export.op.triton.kernels_1_common import (
     whole_number,
 )
 
-# Rows of the map of a token's units, [MAP_ROWS, capacity] int32: in units, where a unit is in the
-# first row of its expert's part of down and how long those rows are; the same for groups, of the
-# lower half, and how many groups later the upper half is; the factor, a float's bits. One number
-# more, before them, says how many units there are, -1 if an index names no expert.
-MAP_BASE = tl.constexpr(0)
-MAP_LENGTH = tl.constexpr(1)
-MAP_GROUP = tl.constexpr(2)
-MAP_GROUPS = tl.constexpr(3)
-MAP_UPPER = tl.constexpr(4)
-MAP_FACTOR = tl.constexpr(5)
+# The unit map of a token: the number of its units, -1 if an index names no expert, and then
+# MAP_ROWS rows of `capacity` int32. For unit u of the token's hidden values the rows hold
+MAP_BASE = tl.constexpr(0)  # its place in row 0 of its expert's part of down, in units
+MAP_LENGTH = tl.constexpr(1)  # length of a row of that part, in units
+MAP_GROUP = tl.constexpr(2)  # the group of its lower half in row 0 of the part's scales
+MAP_GROUPS = tl.constexpr(3)  # number of groups in a row of the part's scales
+MAP_UPPER = tl.constexpr(4)  # distance from there to the group of its upper half
+MAP_FACTOR = tl.constexpr(5)  # routing weight, the bits of a float32
 MAP_ROWS = tl.constexpr(6)
 
 
@@ -59,15 +61,16 @@ def unit_sums(
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """Total [ROWS, UNITS, parts] plus the sums over each unit's parts of weights * vector.
+    """Adds the sums of weights * vector over each part of a unit to total [ROWS, UNITS, parts].
 
-    A part is what a thread loads at once, so that nothing passes between threads here.
+    A part is the 16 bytes that a thread loads at once, so no value passes between threads here.
 
     Args:
+        total: sums so far, [ROWS, UNITS, parts] float32.
         stored: values, codes, or bytes of two codes, [ROWS, UNITS, RUN].
-        vector: float32, [UNITS, RUN].
-        groups: scales and zero points, [ROWS, UNITS] each; not read in formats without any.
-        half: of a byte.
+        vector: factor of the weights, [UNITS, RUN] float32.
+        groups: scales and zero points, [ROWS, UNITS] each; ignored in formats without them.
+        half: nibble of each byte, 0 the lower and 1 the upper; 0 in other formats.
     """
     scale, zero = groups
     if FORMAT == "nf4":
@@ -94,37 +97,42 @@ def unit_sums(
 
 @triton.jit
 def gate_up_half(
-    x,
-    gate_scale,
-    up_scale,
-    gate_zero,
-    up_zero,
-    row,
-    live,
-    run,
-    x_columns,
-    scale_stride,
-    group_shift,
-    FORMAT: tl.constexpr,
+    x, x_columns, scales, zeros, rows, run, scale_stride, group_shift, FORMAT: tl.constexpr
 ):
-    """What a half needs beside the codes: x, [UNITS, RUN], and for gate and for up the scales and
-    zero points of their rows, [ROWS, UNITS] each.
+    """Loads what a half of the codes is multiplied by: x, scales and zero points.
+
+    Args:
+        x: pointer to the token's row of x, [x_columns].
+        x_columns: number of values in the row.
+        scales: pointers to the scales of gate and of up, [R, scale_stride] each.
+        zeros: pointers to their zero points, likewise.
+        rows: row indices in gate and up [ROWS], and a mask of the rows that exist [ROWS].
+        run: indices of the runs, [UNITS].
+        scale_stride: number of groups in a row.
+        group_shift: log2 of the number of runs in a group.
+        FORMAT: format of the weights.
+
+    Returns:
+        x [UNITS, RUN] float32; scale and zero point of gate, and of up, [ROWS, UNITS] each.
     """
+    gate_scale, up_scale = scales
+    gate_zero, up_zero = zeros
+    row, row_exists = rows
     column = run[:, None] * RUN_DEPTHS + tl.arange(0, RUN_DEPTHS)[None, :]
     vector = tl.load(x + column, mask=column < x_columns, other=0.0).to(tl.float32)
     group = run >> group_shift
-    at = (row * scale_stride)[:, None] + group[None, :]
-    known = live[:, None] & (group < scale_stride)[None, :]
+    offset = (row * scale_stride)[:, None] + group[None, :]
+    mask = row_exists[:, None] & (group < scale_stride)[None, :]
     scale_a = 1.0
     scale_b = 1.0
     zero_a = 0.0
     zero_b = 0.0
     if is_quantized(FORMAT):
-        scale_a = tl.load(gate_scale + at, mask=known, other=0.0)
-        scale_b = tl.load(up_scale + at, mask=known, other=0.0)
+        scale_a = tl.load(gate_scale + offset, mask=mask, other=0.0)
+        scale_b = tl.load(up_scale + offset, mask=mask, other=0.0)
     if has_zero_points(FORMAT):
-        zero_a = tl.load(gate_zero + at, mask=known, other=0)
-        zero_b = tl.load(up_zero + at, mask=known, other=0)
+        zero_a = tl.load(gate_zero + offset, mask=mask, other=0)
+        zero_b = tl.load(up_zero + offset, mask=mask, other=0)
     return vector, (scale_a, zero_a), (scale_b, zero_b)
 
 
@@ -160,20 +168,22 @@ def gate_up_rows(
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """hidden[t, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the units j of the token's experts,
-    side by side, or what another activation makes of the two; and the map of the token's units.
+    """hidden[t, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the hidden units j of the token's
+    experts side by side (another activation likewise), and the token's unit map for `down_rows`.
 
-    Grid: (tiles of ROWS values of hidden, tokens). ROWS divides RUN, so that a tile is of one
-    expert.
+    Grid: (tiles of ROWS values of hidden, tokens). ROWS divides RUN, so a tile has one expert.
 
     Args:
         x: [T, x_columns], x_columns a multiple of 16.
-        hidden: [T, hidden_stride]; written as far as the experts go, zeros where they are padded.
-        weights: routing weights, [T, K]; shared_weight of the shared expert, [T, 1].
-        unit_map: [T, 1 + MAP_ROWS * capacity] int32; capacity is hidden_stride in units.
-        gate: [R, depth]; up where the activation has no gate.
-        depth: stored values of a row of gate and up.
-        activation: a place in `spec.ACTIVATIONS`.
+        indices: experts of each token, [T, K] int64.
+        weights: routing weights, [T, K].
+        shared_weight: weight of the shared expert, [T, 1].
+        hidden: result, [T, hidden_stride]; zeros where an expert's width is padded.
+        unit_map: result, [T, 1 + MAP_ROWS * capacity] int32; capacity is hidden_stride in units.
+        gate: weights [R, depth]; those of up where the activation has no gate.
+        up: weights [R, depth].
+        depth: padded depth of a row of gate and up.
+        activation: index in `spec.ACTIVATIONS`.
     """
     token = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
@@ -182,10 +192,11 @@ def gate_up_rows(
     capacity = hidden_stride // unit_depth
     unit_map += token * (1 + MAP_ROWS * capacity)
 
+    # The token's experts lie side by side: slot s covers [ends[s - 1], ends[s]) of its hidden row.
     slot = tl.arange(0, SLOTS)
     experts = expert_of(indices, token, slot, top_k, num_routed)
-    there = (slot < slots) & (experts >= 0)
-    widths = tl.load(table + TABLE_WIDTH * num_experts + experts, mask=there, other=0)
+    has_expert = (slot < slots) & (experts >= 0)
+    widths = tl.load(table + TABLE_WIDTH * num_experts + experts, mask=has_expert, other=0)
     ends = tl.cumsum(depth_of(widths, FORMAT), axis=0)
     num_values = tl.max(ends, axis=0)
     if tile == 0:
@@ -193,16 +204,20 @@ def gate_up_rows(
         tl.store(unit_map, tl.where(missing > 0, -1, num_values // unit_depth))
     if tile * ROWS >= num_values:
         return
-    here = tl.sum((ends <= tile * ROWS).to(tl.int32), axis=0)
-    expert = tl.sum(tl.where(slot == here, experts, 0), axis=0)
-    width = tl.sum(tl.where(slot == here, widths, 0), axis=0)
-    end = tl.sum(tl.where(slot == here, ends, 0), axis=0)
+    # The tile's slot is the number of slots that end before it. A sum over one lane selects.
+    tile_slot = tl.sum((ends <= tile * ROWS).to(tl.int32), axis=0)
+    expert = tl.sum(tl.where(slot == tile_slot, experts, 0), axis=0)
+    width = tl.sum(tl.where(slot == tile_slot, widths, 0), axis=0)
+    end = tl.sum(tl.where(slot == tile_slot, ends, 0), axis=0)
     first_value = tile * ROWS - (end - depth_of(width, FORMAT))
     first_row = tl.load(table + TABLE_ROW * num_experts + expert)
 
     value = first_value + tl.arange(0, ROWS)
-    live = value < width
+    row_exists = value < width
     row = (first_row + value).to(tl.int64)
+    rows = (row, row_exists)
+    scales = (gate_scale, up_scale)
+    zeros = (gate_zero, up_zero)
     lane = tl.arange(0, RUN_DEPTHS)
     units = depth // unit_depth
     parts: tl.constexpr = RUN_DEPTHS // values_per_load(FORMAT)
@@ -210,51 +225,55 @@ def gate_up_rows(
     b = tl.zeros((ROWS, UNITS, parts), tl.float32)
     for first in range(0, units, UNITS):
         unit = first + tl.arange(0, UNITS)
-        at = (row * units)[:, None] + unit[None, :]
-        at = (at * RUN_DEPTHS)[:, :, None] + lane[None, None, :]
-        inside = live[:, None, None] & (unit < units)[None, :, None]
-        of_gate = tl.load(gate + at, mask=inside, other=0)
-        of_up = tl.load(up + at, mask=inside, other=0)
-        # All that both halves of a byte need is asked for before the first one is used.
+        # Stored value [row, unit, lane] of a matrix of `units` units to a row.
+        offset = (row * units)[:, None] + unit[None, :]
+        offset = (offset * RUN_DEPTHS)[:, :, None] + lane[None, None, :]
+        mask = row_exists[:, None, None] & (unit < units)[None, :, None]
+        gate_codes = tl.load(gate + offset, mask=mask, other=0)
+        up_codes = tl.load(up + offset, mask=mask, other=0)
+        # All loads for both halves of a byte are issued before the first half is used.
+        x_row = x + token * x_columns
+        run = unit * halves
         vector, groups_a, groups_b = gate_up_half(
-            *(x + token * x_columns, gate_scale, up_scale, gate_zero, up_zero, row, live),
-            *(unit * halves, x_columns, scale_stride, group_shift, FORMAT),
+            x_row, x_columns, scales, zeros, rows, run, scale_stride, group_shift, FORMAT
         )
         upper = vector
         upper_a = groups_a
         upper_b = groups_b
         if halves == 2:
             upper, upper_a, upper_b = gate_up_half(
-                *(x + token * x_columns, gate_scale, up_scale, gate_zero, up_zero, row, live),
-                *(unit * halves + 1, x_columns, scale_stride, group_shift, FORMAT),
+                x_row, x_columns, scales, zeros, rows, run + 1, scale_stride, group_shift, FORMAT
             )
-        a = unit_sums(a, of_gate, vector, groups_a, codebook, 0, FORMAT, ROWS, UNITS)
-        b = unit_sums(b, of_up, vector, groups_b, codebook, 0, FORMAT, ROWS, UNITS)
+        a = unit_sums(a, gate_codes, vector, groups_a, codebook, 0, FORMAT, ROWS, UNITS)
+        b = unit_sums(b, up_codes, vector, groups_b, codebook, 0, FORMAT, ROWS, UNITS)
         if halves == 2:
-            a = unit_sums(a, of_gate, upper, upper_a, codebook, 1, FORMAT, ROWS, UNITS)
-            b = unit_sums(b, of_up, upper, upper_b, codebook, 1, FORMAT, ROWS, UNITS)
-    # Also NaN times the zeros that fill up the width has to be zero.
+            a = unit_sums(a, gate_codes, upper, upper_a, codebook, 1, FORMAT, ROWS, UNITS)
+            b = unit_sums(b, up_codes, upper, upper_b, codebook, 1, FORMAT, ROWS, UNITS)
+    # The padding of a width is zero even where x is NaN.
     a_rows = tl.sum(tl.reshape(a, (ROWS, UNITS * parts)), axis=1)
     b_rows = tl.sum(tl.reshape(b, (ROWS, UNITS * parts)), axis=1)
-    result = tl.where(live, activated(a_rows, b_rows, activation), 0.0).to(hidden.dtype.element_ty)
+    result = tl.where(row_exists, activated(a_rows, b_rows, activation), 0.0)
+    result = result.to(hidden.dtype.element_ty)
     tl.store(hidden + token * hidden_stride + tile * ROWS + tl.arange(0, ROWS), result)
 
+    # The program of a unit's first tile writes the unit's column of the map. down is [D, w] for
+    # each expert, so its parts begin at num_columns (D) times the sum of the depths before.
     if first_value % unit_depth == 0:
         unit = first_value // unit_depth
         depth_units = depth_of(width, FORMAT) // unit_depth
         groups = groups_of(width, group_shift)
         first_unit = tl.load(table + TABLE_DEPTH * num_experts + expert) // unit_depth
         first_group = tl.load(table + TABLE_GROUP * num_experts + expert)
-        routed = tl.load(weights + token * top_k + here, mask=here < top_k, other=0.0)
-        shared = tl.load(shared_weight + token, mask=here >= top_k, other=0.0)
-        factor = tl.where(here < top_k, routed, shared).to(tl.float32)
+        routed = tl.load(weights + token * top_k + tile_slot, mask=tile_slot < top_k, other=0.0)
+        shared = tl.load(shared_weight + token, mask=tile_slot >= top_k, other=0.0)
+        factor = tl.where(tile_slot < top_k, routed, shared).to(tl.float32)
         entry = unit_map + 1 + tile * ROWS // unit_depth
         tl.store(entry + MAP_BASE * capacity, first_unit * num_columns + unit)
         tl.store(entry + MAP_LENGTH * capacity, depth_units)
         group = unit * halves >> group_shift
         tl.store(entry + MAP_GROUP * capacity, first_group * num_columns + group)
         tl.store(entry + MAP_GROUPS * capacity, groups)
-        # The upper half may be no more than padding, of which there is no group.
+        # An upper half of padding has no group: it takes the last one.
         upper = tl.minimum((unit * halves + halves - 1) >> group_shift, groups - 1)
         tl.store(entry + MAP_UPPER * capacity, upper - group)
         tl.store(entry + MAP_FACTOR * capacity, factor.to(tl.int32, bitcast=True))
@@ -275,15 +294,14 @@ def down_rows(
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """y[t, d] = the sum over the token's hidden values j, side by side, of factor * hidden[t, j] *
-    down[d, j].
+    """y[t, d] = sum over the token's hidden values j of factor[j] * hidden[t, j] * down[d, j].
 
-    Grid: (tiles of ROWS columns of y, tokens). Where the map says that an index names no expert
-    the token's row is NaN: nothing on the device can raise.
+    Grid: (tiles of ROWS columns of y, tokens). The token's row is NaN where its map says that an
+    index names no expert: a kernel cannot raise an error.
     """
     token = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    live = column < num_columns
+    column_exists = column < num_columns
     halves: tl.constexpr = codes_per_byte(FORMAT)
     unit_depth: tl.constexpr = halves * RUN_DEPTHS
     capacity = hidden_stride // unit_depth
@@ -294,34 +312,37 @@ def down_rows(
     total = tl.zeros((ROWS, UNITS, parts), tl.float32)
     for first in range(0, units, UNITS):
         unit = first + tl.arange(0, UNITS)
-        there = unit < units
+        unit_exists = unit < units
         entry = unit_map + 1 + unit
-        base = tl.load(entry + MAP_BASE * capacity, mask=there, other=0)
-        length = tl.load(entry + MAP_LENGTH * capacity, mask=there, other=0)
-        at = base.to(tl.int64)[None, :] + column[:, None] * length[None, :]
-        at = (at * RUN_DEPTHS)[:, :, None] + lane[None, None, :]
-        inside = live[:, None, None] & there[None, :, None]
-        stored = tl.load(down + at, mask=inside, other=0)
-        factor = tl.load(entry + MAP_FACTOR * capacity, mask=there, other=0)
+        base = tl.load(entry + MAP_BASE * capacity, mask=unit_exists, other=0)
+        length = tl.load(entry + MAP_LENGTH * capacity, mask=unit_exists, other=0)
+        # Column d of y is row d of each expert's part of down: d * length units after its row 0.
+        offset = base.to(tl.int64)[None, :] + column[:, None] * length[None, :]
+        offset = (offset * RUN_DEPTHS)[:, :, None] + lane[None, None, :]
+        mask = column_exists[:, None, None] & unit_exists[None, :, None]
+        stored = tl.load(down + offset, mask=mask, other=0)
+        factor = tl.load(entry + MAP_FACTOR * capacity, mask=unit_exists, other=0)
         factor = factor.to(tl.float32, bitcast=True)
-        group = tl.load(entry + MAP_GROUP * capacity, mask=there, other=0)
-        stride = tl.load(entry + MAP_GROUPS * capacity, mask=there, other=0)
-        to_upper = tl.load(entry + MAP_UPPER * capacity, mask=there, other=0)
-        of_groups = group.to(tl.int64)[None, :] + column[:, None] * stride[None, :]
-        known = live[:, None] & there[None, :]
+        group = tl.load(entry + MAP_GROUP * capacity, mask=unit_exists, other=0)
+        stride = tl.load(entry + MAP_GROUPS * capacity, mask=unit_exists, other=0)
+        to_upper = tl.load(entry + MAP_UPPER * capacity, mask=unit_exists, other=0)
+        lower_group = group.to(tl.int64)[None, :] + column[:, None] * stride[None, :]
+        group_mask = column_exists[:, None] & unit_exists[None, :]
         for half in tl.static_range(halves):
             value = (unit * halves + half)[:, None] * RUN_DEPTHS + lane[None, :]
-            vector = tl.load(hidden + token * hidden_stride + value, mask=there[:, None], other=0.0)
+            vector = tl.load(
+                hidden + token * hidden_stride + value, mask=unit_exists[:, None], other=0.0
+            )
             vector = vector.to(tl.float32) * factor[:, None]
             scale = 1.0
             zero = 0.0
-            at_groups = of_groups + half * to_upper[None, :]
+            half_group = lower_group + half * to_upper[None, :]
             if is_quantized(FORMAT):
-                scale = tl.load(down_scale + at_groups, mask=known, other=0.0)
+                scale = tl.load(down_scale + half_group, mask=group_mask, other=0.0)
             if has_zero_points(FORMAT):
-                zero = tl.load(down_zero + at_groups, mask=known, other=0)
+                zero = tl.load(down_zero + half_group, mask=group_mask, other=0)
             groups = (scale, zero)
             total = unit_sums(total, stored, vector, groups, codebook, half, FORMAT, ROWS, UNITS)
     result = tl.sum(tl.reshape(total, (ROWS, UNITS * parts)), axis=1)
     result = tl.where(units < 0, float("nan"), result).to(y.dtype.element_ty)
-    tl.store(y + token * num_columns + column, result, mask=live)
+    tl.store(y + token * num_columns + column, result, mask=column_exists)

@@ -1,15 +1,19 @@
 """Many tokens: pairs sorted by expert, and products of tiles by the tensor cores.
 
-`group_pairs`, `gate_up_tiles`, `down_tiles` and `add_pairs` make a layer. The number of tiles is
-not known to the host, which must not wait for the device: the grid is the most that there can be,
-and programs beyond the last tile end at once. Each number of y is added up in a fixed order, so
-the same inputs give the same bits.
+Version 3 of 3, from plain to fast; shared parts are in `kernels_1_common`, few tokens go through
+`kernels_2_rows`. To time it on a GPU: `python -m moe_export.gpu_check --parts layers` for whole
+layers, `--parts shapes` for each kernel alone, in its shape and in neighbouring ones.
+
+A layer takes four launches: `group_pairs`, `gate_up_tiles`, `down_tiles` and `add_pairs`. The host
+must not wait for the device and does not know the number of tiles, so the grid is the largest
+possible number, and programs beyond the last tile end at once. Each value of y is summed in a fixed
+order, so the same inputs give the same bits.
 
 Products run in float16 where x is float16 (weights are rounded to it, codes are exact in it), and
-in three passes of tf32 where x is float32, which is nearly float32; sums are always float32.
+in three passes of tf32, nearly float32, where x is float32. Sums are always float32.
 
-The weights are the left factor of each product: codes are decoded in the registers that it is read
-from, where a right factor would go through shared memory.
+The weights are the left factor of each product: the left factor is read from registers, where codes
+are decoded, and the right one from shared memory.
 
 Legend: T tokens, D hidden, S slots per token, w width of an expert, E experts, p pair.
 """
@@ -38,11 +42,13 @@ from moe_export.op.triton.kernels_1_common import (
 
 @triton.jit
 def tile_of(counts, tile, num_experts, PAIRS: tl.constexpr):
-    """The expert of a tile and which of the expert's tiles it is; E if there is no such tile."""
+    """Expert of a tile, and the tile's number within that expert; E beyond the last tile."""
     expert = 0
     first = 0
     before = 0
     for block in range(0, num_experts, 128):
+        # Experts whose tiles all end before this one are passed: their number is the expert, and
+        # the sum of their tiles is the expert's first.
         e = block + tl.arange(0, 128)
         count = tl.load(counts + e, mask=e < num_experts, other=0)
         tiles = (count + PAIRS - 1) // PAIRS
@@ -57,29 +63,39 @@ def tile_of(counts, tile, num_experts, PAIRS: tl.constexpr):
 @triton.jit
 def weight_tile(
     weights,
-    scale,
-    zero,
+    groups,
     codebook,
     rows,
-    live,
     place,
     half: tl.constexpr,
     stored,
     dtype: tl.constexpr,
     FORMAT: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
 ):
-    """[ROWS, COLUMNS] values in dtype; place numbers stored values, or bytes of codes, of which a
-    row has `stored`.
+    """Weights of a tile, [ROWS, COLUMNS] in dtype.
+
+    Args:
+        weights: pointer to row 0 of the matrix.
+        groups: scales and zero points from `group_tiles`, for each half of a byte.
+        codebook: pointer to the values of nf4, [16] float32.
+        rows: row indices [ROWS], and a mask of the rows that exist [ROWS].
+        place: places in a row of stored values, or of bytes of codes, [COLUMNS].
+        half: nibble of each byte, 0 the lower and 1 the upper; 0 in other formats.
+        stored: length of a stored row.
+        dtype: float16 or float32.
     """
+    scales, zeros = groups
+    row, row_exists = rows
     halves: tl.constexpr = codes_per_byte(FORMAT)
-    at = rows.to(tl.int64)[:, None] * stored + place[None, :]
-    tile = tl.load(weights + at, mask=live[:, None] & (place < stored)[None, :], other=0)
+    offset = row.to(tl.int64)[:, None] * stored + place[None, :]
+    mask = row_exists[:, None] & (place < stored)[None, :]
+    tile = tl.load(weights + offset, mask=mask, other=0)
     if is_quantized(FORMAT):
         if halves == 2:
             tile = (tile >> (4 * half)) & 15
-        tile = decoded(tile, scale, zero, codebook, FORMAT, ROWS, COLUMNS // RUN_DEPTHS, dtype)
+        count: tl.constexpr = row.shape[0]
+        runs: tl.constexpr = place.shape[0] // RUN_DEPTHS
+        tile = decoded(tile, scales[half], zeros[half], codebook, FORMAT, count, runs, dtype)
     else:
         tile = tile.to(dtype)
     return tile
@@ -87,34 +103,26 @@ def weight_tile(
 
 @triton.jit
 def group_tiles(
-    scales,
-    zeros,
-    first,
-    stride,
-    rows,
-    live,
-    group_shift,
-    FORMAT: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    scales, zeros, first, stride, rows, group_shift, FORMAT: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Scales and zero points of the lower half and the upper, for the columns from `first` on.
+    """Scales, and zero points, of the lower and the upper half of the bytes from `first` on.
 
-    They are loaded a step ahead: as they are too short for the pipeline of the codes, the products
-    would wait for them in every step.
+    They are loaded a step ahead. They are too short for the pipeline of the codes, so the products
+    would otherwise wait for them in every step.
     """
     halves: tl.constexpr = codes_per_byte(FORMAT)
     run = (tl.arange(0, COLUMNS // RUN_DEPTHS) + first // RUN_DEPTHS) * halves
-    scale = group_tile(scales, run, stride, rows, live, group_shift)
+    scale = group_tile(scales, run, stride, rows, group_shift)
     next_scale = scale
     zero = scale
     next_zero = scale
     if halves == 2:
-        next_scale = group_tile(scales, run + 1, stride, rows, live, group_shift)
+        next_scale = group_tile(scales, run + 1, stride, rows, group_shift)
     if has_zero_points(FORMAT):
-        zero = group_tile(zeros, run, stride, rows, live, group_shift)
+        zero = group_tile(zeros, run, stride, rows, group_shift)
         next_zero = zero
         if halves == 2:
-            next_zero = group_tile(zeros, run + 1, stride, rows, live, group_shift)
+            next_zero = group_tile(zeros, run + 1, stride, rows, group_shift)
     return (scale, next_scale), (zero, next_zero)
 
 
@@ -152,11 +160,11 @@ def gate_up_tiles(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """hidden[i, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the pair in place i of `pairs`, or
-    what another activation makes of the two; gate is up where it has none.
+    """hidden[i, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the pair in place i of `pairs`
+    (another activation likewise); gate is up where the activation has none.
 
-    Grid: (tiles of ROWS units of the widest expert, tiles of PAIRS pairs). Programs that follow
-    each other share the rows of x, and those of the next tile the weights, which are then in L2.
+    Grid: (tiles of ROWS units of the widest expert, tiles of PAIRS pairs). Consecutive programs
+    share rows of x; those of the next tile find the weights in L2.
     """
     expert, tile = tile_of(counts, tl.program_id(1), num_experts, PAIRS)
     if expert >= num_experts:
@@ -167,40 +175,37 @@ def gate_up_tiles(
         return
     first_row = tl.load(table + TABLE_ROW * num_experts + expert)
     start = tl.load(starts + expert)
+    # Pairs of the tile: numbered within the expert, and looked up behind the expert's start.
     in_expert = tile * PAIRS + tl.arange(0, PAIRS)
     chosen = in_expert < tl.load(counts + expert)
     pair = tl.load(pairs + start + in_expert, mask=chosen, other=0)
     token = (pair // slots).to(tl.int64)
     unit = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    live = unit < width
+    unit_exists = unit < width
     dtype: tl.constexpr = x.dtype.element_ty
     a = tl.zeros((ROWS, PAIRS), tl.float32)
     b = tl.zeros((ROWS, PAIRS), tl.float32)
     halves: tl.constexpr = codes_per_byte(FORMAT)
     row_stored = tl.multiple_of(depth // halves, 32)
-    row = first_row + unit
+    rows = (first_row + unit, unit_exists)
     if is_quantized(FORMAT):
         next_a = group_tiles(
-            *(gate_scale, gate_zero, 0, scale_stride, row, live, group_shift, FORMAT, COLUMNS)
+            gate_scale, gate_zero, 0, scale_stride, rows, group_shift, FORMAT, COLUMNS
         )
-        next_b = group_tiles(
-            *(up_scale, up_zero, 0, scale_stride, row, live, group_shift, FORMAT, COLUMNS)
-        )
+        next_b = group_tiles(up_scale, up_zero, 0, scale_stride, rows, group_shift, FORMAT, COLUMNS)
     else:
         next_a = (0, 0), (0, 0)
         next_b = next_a
     for first in range(0, row_stored, COLUMNS):
-        scales_a, zeros_a = next_a
-        scales_b, zeros_b = next_b
+        groups_a = next_a
+        groups_b = next_b
         if is_quantized(FORMAT):
             after = first + COLUMNS
             next_a = group_tiles(
-                *(gate_scale, gate_zero, after, scale_stride, row, live, group_shift),
-                *(FORMAT, COLUMNS),
+                gate_scale, gate_zero, after, scale_stride, rows, group_shift, FORMAT, COLUMNS
             )
             next_b = group_tiles(
-                *(up_scale, up_zero, after, scale_stride, row, live, group_shift),
-                *(FORMAT, COLUMNS),
+                up_scale, up_zero, after, scale_stride, rows, group_shift, FORMAT, COLUMNS
             )
         place = first + tl.arange(0, COLUMNS)
         for half in tl.static_range(halves):
@@ -213,20 +218,15 @@ def gate_up_tiles(
                 mask=chosen[:, None] & (column < x_columns)[None, :],
                 other=0.0,
             )
-            w = weight_tile(
-                *(gate, scales_a[half], zeros_a[half], codebook, row, live, place, half),
-                *(row_stored, dtype, FORMAT, ROWS, COLUMNS),
-            )
+            w = weight_tile(gate, groups_a, codebook, rows, place, half, row_stored, dtype, FORMAT)
             a = product(w, rows_x, a)
-            w = weight_tile(
-                *(up, scales_b[half], zeros_b[half], codebook, row, live, place, half),
-                *(row_stored, dtype, FORMAT, ROWS, COLUMNS),
-            )
+            w = weight_tile(up, groups_b, codebook, rows, place, half, row_stored, dtype, FORMAT)
             b = product(w, rows_x, b)
-    # Also NaN times the zeros that fill up the width has to be zero.
-    value = tl.trans(tl.where(live[:, None], activated(a, b, activation), 0.0).to(dtype))
-    at = (start + in_expert).to(tl.int64)[:, None] * hidden_stride + unit[None, :]
-    tl.store(hidden + at, value, mask=chosen[:, None] & (unit < stored)[None, :])
+    # The padding of a width is zero even where x is NaN.
+    value = tl.trans(tl.where(unit_exists[:, None], activated(a, b, activation), 0.0).to(dtype))
+    # Row i of hidden belongs to the pair in place i of the sorted pairs.
+    offset = (start + in_expert).to(tl.int64)[:, None] * hidden_stride + unit[None, :]
+    tl.store(hidden + offset, value, mask=chosen[:, None] & (unit < stored)[None, :])
 
 
 @triton.jit
@@ -263,34 +263,35 @@ def down_tiles(
         return
     depth = depth_of(width, FORMAT)
     row_stored = stored_depth(width, FORMAT)
-    # Said of what is loaded: of a quotient by 1, which is dropped, it would be forgotten.
+    # The hint stands on the loaded value: the compiler drops a division by 1, and the hint with it.
     halves: tl.constexpr = codes_per_byte(FORMAT)
     first_depth = tl.multiple_of(tl.load(table + TABLE_DEPTH * num_experts + expert), 32 * halves)
     first_group = tl.load(table + TABLE_GROUP * num_experts + expert).to(tl.int64)
     groups = groups_of(width, group_shift)
     start = tl.load(starts + expert)
+    # Pairs of the tile: numbered within the expert, and looked up behind the expert's start.
     in_expert = tile * PAIRS + tl.arange(0, PAIRS)
     chosen = in_expert < tl.load(counts + expert)
     pair = tl.load(pairs + start + in_expert, mask=chosen, other=0).to(tl.int64)
     row_i = (start + in_expert).to(tl.int64)
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    live = column < num_columns
+    column_exists = column < num_columns
+    rows = (column, column_exists)
     dtype: tl.constexpr = hidden.dtype.element_ty
+    # down is [D, w] for each expert: its part begins at D times the sum of the depths before.
     weights = down + (first_depth // halves).to(tl.int64) * num_columns
     scales = down_scale + first_group * num_columns
     zeros = down_zero + first_group * num_columns
     total = tl.zeros((ROWS, PAIRS), tl.float32)
     if is_quantized(FORMAT):
-        next_groups = group_tiles(
-            scales, zeros, 0, groups, column, live, group_shift, FORMAT, COLUMNS
-        )
+        next_groups = group_tiles(scales, zeros, 0, groups, rows, group_shift, FORMAT, COLUMNS)
     else:
         next_groups = (0, 0), (0, 0)
     for first in range(0, row_stored, COLUMNS):
-        now_scales, now_zeros = next_groups
+        step_groups = next_groups
         if is_quantized(FORMAT):
             next_groups = group_tiles(
-                scales, zeros, first + COLUMNS, groups, column, live, group_shift, FORMAT, COLUMNS
+                scales, zeros, first + COLUMNS, groups, rows, group_shift, FORMAT, COLUMNS
             )
         place = first + tl.arange(0, COLUMNS)
         for half in tl.static_range(halves):
@@ -304,9 +305,9 @@ def down_tiles(
                 other=0.0,
             )
             w = weight_tile(
-                *(weights, now_scales[half], now_zeros[half], codebook, column, live, place, half),
-                *(row_stored, dtype, FORMAT, ROWS, COLUMNS),
+                weights, step_groups, codebook, rows, place, half, row_stored, dtype, FORMAT
             )
             total = product(w, values, total)
-    at = pair[:, None] * out_stride + column[None, :]
-    tl.store(out + at, tl.trans(total.to(dtype)), mask=chosen[:, None] & live[None, :])
+    offset = pair[:, None] * out_stride + column[None, :]
+    mask = chosen[:, None] & column_exists[None, :]
+    tl.store(out + offset, tl.trans(total.to(dtype)), mask=mask)

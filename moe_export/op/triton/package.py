@@ -1,4 +1,4 @@
-r"""The file that holds an architecture's kernels, as the native library reads it.
+r"""File of an architecture's kernels, as the native library reads it.
 
 moe_export cubins 1 <bytes of all code> <number of kernels>\n
 <key> <name> <shared bytes> <threads> <pairs> <rows> <offset> <bytes>\n   for each kernel
@@ -19,13 +19,13 @@ class Kernel:
     """A compiled kernel.
 
     Attributes:
-        key: what the library asks for.
-        name: of the function in the code.
-        shared_bytes: of a block's dynamic shared memory.
-        threads: of a block.
-        pairs: that a program takes.
-        rows: of the weights that a program takes.
-        code: a cubin.
+        key: name under which the library looks it up, such as `gate_up_tiles.float16.int4.128`.
+        name: name of the function in the code.
+        shared_bytes: dynamic shared memory of a block.
+        threads: threads of a block.
+        pairs: pairs that a program takes.
+        rows: rows of the weights that a program takes.
+        code: cubin.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Kernel:
 
 
 def encode(kernels: Sequence[Kernel]) -> bytes:
-    """The file's content."""
+    """Content of a file that holds the kernels."""
     lines = [f"{MAGIC} {sum(len(k.code) for k in kernels)} {len(kernels)}"]
     offset = 0
     for k in kernels:
@@ -50,7 +50,7 @@ def encode(kernels: Sequence[Kernel]) -> bytes:
 
 
 def decode(content: bytes) -> list[Kernel]:
-    """What `encode` was given.
+    """Kernels of a file; the inverse of `encode`.
 
     >>> kernel = Kernel("k.float16", "k", 0, 128, 1, 8, b"code")
     >>> decode(encode([kernel])) == [kernel]
@@ -58,8 +58,8 @@ def decode(content: bytes) -> list[Kernel]:
     """
     head, _, rest = content.partition(b"\n")
     count = int(head.split()[-1])
-    *lines, packed = rest.split(b"\n", count)
-    code = zlib.decompress(packed)
+    *lines, compressed = rest.split(b"\n", count)
+    code = zlib.decompress(compressed)
     kernels = []
     for line in lines:
         key, name, *sizes = line.decode().split()

@@ -2,11 +2,10 @@
 
     python -m tools.bench.op --threads 1 --tokens 1 128 --out result.json
 
-All candidates take turns in one process, and so does a plain read of as many bytes as a decoding
-step of ours must move, which is the limit on this machine at this moment. A session has several
-layers, as a model has, and times are of all of them: those of a single one are mostly of what
-surrounds it, once the caches are cold. Times of a machine that
-does other work at the same time are upper bounds; ratios of medians within a run are steadier.
+All candidates take turns in one process, with a plain read of as many bytes as our decoding step
+moves: the limit of this machine at this moment. A session has several layers, as a model has, and a
+time is of all of them, since the time of one layer would be mostly overhead with cold caches. Times
+on a machine with other work are upper bounds; ratios of medians within a run are steadier.
 
 llama.cpp takes part with `--ggml DIR`, where DIR holds the unpacked sources of llama-cpp-python
 (`pip download --no-binary llama-cpp-python --no-deps llama-cpp-python`). It is compiled there.
@@ -61,7 +60,7 @@ def compiled_reader(folder: Path) -> ctypes.CDLL:
 
 
 class Reading:
-    """Reads on, in an area much larger than the caches."""
+    """Reader of memory, in an area much larger than the caches."""
 
     def __init__(self, reader: ctypes.CDLL, threads: int) -> None:
         self._reader, self._threads, self._at = reader, threads, 0
@@ -78,7 +77,7 @@ def session_of(path: Path, threads: int, native: Path | None) -> onnxruntime.Inf
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Or threads that wait for one candidate's next run take time from the others.
+    # Otherwise threads that wait for the next run of one candidate slow the others.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if native is not None:
         library.register(options, native)
@@ -103,7 +102,7 @@ def summary(times_s: list[float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Turn:
-    """One execution, ready to be timed, and the bytes it has to move."""
+    """An execution to time, and the bytes that it moves."""
 
     run: Job
     moved_bytes: int
@@ -158,7 +157,7 @@ def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             runners[name](models.feeds(name, ALL_EXPERTS_TOKENS, random))
             continue
         path, weight_bytes = built[name]
-        # What building the models left behind would be used again and hide what a session takes.
+        # Memory left over from building would be reused and hide the memory of a session.
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         before, start = resident_bytes(), time.perf_counter()
@@ -172,7 +171,7 @@ def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "load_s": load_s,
             "resident_bytes": {key: after[key] - before[key] for key in after},
         }
-        # So many tokens choose every expert, and then all pages of a mapped file are in place.
+        # This many tokens choose every expert, so that all pages of a mapped file are loaded.
         runners[name](models.feeds(name, ALL_EXPERTS_TOKENS, random))
         used = resident_bytes()
         loaded[name]["resident_after_use_bytes"] = {key: used[key] - before[key] for key in used}

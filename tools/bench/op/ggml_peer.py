@@ -1,4 +1,4 @@
-"""llama.cpp's way with the same layers: its ggml, compiled from the sources that are given."""
+"""Layers of the benchmark in llama.cpp's ggml, compiled from given sources."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ BUILD_FOLDER = "build-bench-op"
 
 
 def built(directory: Path) -> Path:
-    """The peer as a library, made in a folder within `directory` and kept there.
+    """Compiles the peer in a folder within `directory`, which is kept; returns the library.
 
     Args:
-        directory: that of ggml, of llama.cpp, or of the unpacked sources of llama-cpp-python.
+        directory: Sources of ggml, of llama.cpp, or of llama-cpp-python, unpacked.
     """
     candidates = (".", "ggml", "vendor/llama.cpp/ggml")
-    found = [directory / c for c in candidates if (directory / c / "include/ggml.h").exists()]
-    if not found:
+    sources = [directory / c for c in candidates if (directory / c / "include/ggml.h").exists()]
+    if not sources:
         raise SystemExit(f"{directory} holds no ggml; expected include/ggml.h in it")
     folder = directory.resolve() / BUILD_FOLDER
-    definition = f"-DGGML_DIR={found[0].resolve()}"
+    definition = f"-DGGML_DIR={sources[0].resolve()}"
     for command in (
         ["cmake", definition, "-S", SOURCE, "-B", folder],
         ["cmake", "--build", folder, "--target", "bench_ggml", "--parallel"],
@@ -40,12 +40,12 @@ class GgmlLayers:
     """Layers in Q4_0 with experts of one width.
 
     Args:
-        library: from `built`.
-        layers: how many.
-        width: of every expert.
-        shared_width: 0 without a shared expert.
-        threads: of ggml.
-        random: for the codes.
+        library: Library that `built` compiled.
+        layers: Number of layers.
+        width: Width of every expert.
+        shared_width: Width of the shared expert; 0 for none.
+        threads: Threads of ggml.
+        random: Generator of the codes.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class GgmlLayers:
             raise SystemExit("ggml has no repacked buffers on this processor")
 
     def run(self, fed: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """[layers, T, D]."""
+        """Runs all layers; returns y [layers, T, D]."""
         tokens = len(fed["x"])
         ids = fed["expert_indices"].astype(np.int32)
         shared = fed.get("shared_weight", np.zeros((tokens, 1), np.float32))

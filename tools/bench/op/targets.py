@@ -1,9 +1,9 @@
-"""Measures what the operator has to reach, and prints it beside the targets.
+"""Measures the operator and prints the figures beside their targets.
 
     python -m tools.bench.op.targets --out DIR --ggml SOURCES --realtime
 
-Each group of candidates is one run of `tools/bench/op`, so that ratios are of one process; its JSON
-is kept in DIR and used again if it is there.
+Each group of candidates is one run of `tools.bench.op`, so that ratios are of one process. Its JSON
+is kept in DIR and used again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BENCH = Path(__file__).parent
-
 GROUPS = {
     "int4": (1, 8, [1], ["packed_int4", "packed_int4_uniform", "ragged_int4"]),
     "int8": (1, 4, [1], ["packed_int8", "ragged_int8"]),
@@ -28,8 +26,8 @@ GROUPS = {
     "whole": (1, 4, [1], ["packed_int4_shared", "ggml_q4_0_dense_shared"]),
     "two": (2, 4, [1, 128], ["packed_int4", "packed_int8"]),
 }
-"""Threads, layers, tokens and candidates of each run. The more layers, the less what a run of a
-session takes besides them counts, as in a whole model; memory sets the limit."""
+"""Threads, layers, tokens and candidates of each run. Many layers make the overhead of a session
+small, as in a whole model; memory limits them."""
 
 Runs = dict[str, dict[str, Any]]
 
@@ -38,7 +36,7 @@ Runs = dict[str, dict[str, Any]]
 class Target:
     what: str
     least: float
-    found: Callable[[Runs], float]
+    measure: Callable[[Runs], float]
 
     @property
     def is_limit(self) -> bool:
@@ -47,8 +45,8 @@ class Target:
 
 def measured(runs: Runs, group: str, name: str, tokens: int) -> dict[str, Any]:
     (result,) = (r for r in runs[group]["results"] if r["tokens"] == tokens)
-    found: dict[str, Any] = result["measured"][name]
-    return found
+    figures: dict[str, Any] = result["measured"][name]
+    return figures
 
 
 def share(group: str, name: str) -> Callable[[Runs], float]:
@@ -115,20 +113,22 @@ def run_group(group: str, arguments: argparse.Namespace) -> dict[str, Any]:
     path = arguments.out / f"{group}.json"
     threads, layers, tokens, candidates = GROUPS[group]
     if not path.exists():
-        command = [sys.executable, BENCH, "--out", path, "--threads", str(threads)]
+        command = [sys.executable, "-m", "tools.bench.op", "--out", path, "--threads", str(threads)]
         command += ["--layers", str(layers), "--rounds", str(arguments.rounds)]
         command += ["--tokens", *map(str, tokens), "--candidates", *candidates]
         command += ["--realtime"] if arguments.realtime else []
         command += ["--ggml", arguments.ggml] if arguments.ggml else []
         subprocess.run(command, check=True)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs' JSON")
-    parser.add_argument("--ggml", type=Path, help="as for tools/bench/op; without it, no llama.cpp")
+    parser.add_argument(
+        "--ggml", type=Path, help="sources of ggml, as for tools.bench.op (default: no llama.cpp)"
+    )
     parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--rounds", type=int, default=80)
     arguments = parser.parse_args()
@@ -140,14 +140,15 @@ def main() -> None:
     print("| | target | measured | |\n|---|---|---|---|")
     for target in TARGETS:
         try:
-            found = target.found(runs)
+            value = target.measure(runs)
         except KeyError:
             print(f"| {target.what} | | not measured | |")
             continue
-        reached = found <= target.least if target.is_limit else found >= target.least
+        reached = value <= target.least if target.is_limit else value >= target.least
         sign = "≤" if target.is_limit else "≥"
         verdict = "yes" if reached else "no"
-        print(f"| {target.what} | {sign} {target.least} | {found:.2f} | {verdict} |")
+        print(f"| {target.what} | {sign} {target.least} | {value:.2f} | {verdict} |")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""`validation.json`: parity with torch, accuracy on held-out documents, and the recipe's gates."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from moe_export.artifacts.base import JsonArtifact, Record
+
+
+class TaskScores(Record):
+    """Scores of one model on the held-out documents of one task.
+
+    Attributes:
+        items: number of documents.
+        answer_tokens: number of scored tokens.
+        exact_match: fraction of documents with every answer token right; None for a task without
+            answers.
+        exact_match_stderr: standard error of `exact_match`; None for a task without answers.
+        loss_nats: mean negative log-likelihood per scored token.
+        perplexity: exp(`loss_nats`).
+        kl_nats: mean divergence from the baseline per scored token; absent without a baseline.
+        top1_agreement: fraction of scored tokens whose most likely token is the baseline's; absent
+            without a baseline.
+    """
+
+    items: int
+    answer_tokens: int
+    exact_match: float | None
+    exact_match_stderr: float | None
+    loss_nats: float
+    perplexity: float
+    kl_nats: float | None = None
+    top1_agreement: float | None = None
+
+
+class VariantScores(Record):
+    """Scores of one exported variant.
+
+    Attributes:
+        tasks: scores by task name.
+        mean_exact_match: mean over the tasks with answers, fraction; None if no task has answers.
+    """
+
+    tasks: dict[str, TaskScores]
+    mean_exact_match: float | None
+
+
+class Parity(Record):
+    """Distance of an exported model from the torch model of the same checkpoint.
+
+    Attributes:
+        max_logit_error: largest absolute difference of any logit.
+        tokens: number of compared tokens.
+        kl_nats: mean divergence from torch per token.
+        top1_agreement: fraction of tokens after which both models find the same token most likely.
+        first_bad_layer: layer at which a difference above the gate begins, the number of layers if
+            the head is at fault; None within the gate or without one.
+    """
+
+    max_logit_error: float
+    tokens: int
+    kl_nats: float
+    top1_agreement: float
+    first_bad_layer: int | None
+
+
+class Greedy(Record):
+    """Greedy decoding of an exported model, held against torch.
+
+    Attributes:
+        prompts: number of continued prompts.
+        new_tokens: number of tokens generated after each prompt.
+        agreement: fraction of the generated tokens before each prompt's first difference.
+    """
+
+    prompts: int
+    new_tokens: int
+    agreement: float
+
+
+class ProviderResults(Record):
+    """Results on one execution provider.
+
+    Attributes:
+        parity: distance from torch by variant.
+        greedy: greedy decoding by variant; None without prompts.
+        variants: scores by variant.
+    """
+
+    parity: dict[str, Parity]
+    greedy: dict[str, Greedy | None]
+    variants: dict[str, VariantScores]
+
+
+class Gate(Record):
+    """A limit of the recipe and its outcome.
+
+    Attributes:
+        name: name of the limit in the recipe.
+        provider: execution provider of the measurement.
+        limit: limit, in the unit of the value.
+        value: measured value.
+        passed: True if the limit was met.
+    """
+
+    name: str
+    provider: str
+    limit: float
+    value: float
+    passed: bool
+
+
+class Validation(JsonArtifact):
+    """Results of validation; two runs of a recipe on one machine give the same file.
+
+    Attributes:
+        providers: results by execution provider, in the recipe's order.
+        recovery: mean over the tasks with answers of the product's exact match divided by the
+            baseline's, on the first provider; None without a baseline that solves anything.
+        gates: every limit that applies.
+    """
+
+    FILE: ClassVar[str] = "validation.json"
+
+    providers: dict[str, ProviderResults]
+    recovery: float | None
+    gates: tuple[Gate, ...]
+
+    @property
+    def first_provider(self) -> ProviderResults:
+        """Results on the first provider of the recipe."""
+        return next(iter(self.providers.values()))

@@ -1,0 +1,43 @@
+// Structures of the library's plain C interface, shared by its CPU and CUDA sides.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MOE_EXPORT_API extern "C" __attribute__((visibility("default")))
+
+extern "C" {
+
+// A tensor in row-major order. `type` is the number of the element type in ONNX: 1 float32, 2
+// uint8, 3 int8, 7 int64, 10 float16, 16 bfloat16, 21 uint4 and 22 int4 (two to a byte, the lower
+// nibble first).
+struct MoeTensor {
+  const void* data;
+  const int64_t* shape;
+  int32_t rank;
+  int32_t type;
+};
+
+// The experts of a layer. `tensors` are the node's inputs from gate_0 on, without shared_weight.
+struct MoeWeights {
+  int64_t num_experts;
+  const char* activation;
+  const char* format;
+  int64_t group_size;  // 32, 64 or 128 in the quantized formats; 0 otherwise
+  int32_t x_type;
+  int32_t exact_activations;  // 1: multiply integer codes by x in float32 instead of int8
+  const struct MoeTensor* tensors;
+  size_t num_tensors;
+};
+
+// One execution. `shared_weight` has null data where the layer has no shared expert. `y` has the
+// shape and type of `x`.
+struct MoeCall {
+  struct MoeTensor x;
+  struct MoeTensor expert_indices;
+  struct MoeTensor routing_weights;
+  struct MoeTensor shared_weight;
+  void* y;
+};
+
+}  // extern "C"

@@ -1,0 +1,253 @@
+#include "common/ragged_moe.h"
+
+#include <initializer_list>
+
+namespace moe_export {
+namespace {
+
+// No product of sizes within these bounds overflows 64 bits, for tensors that are in memory.
+constexpr int64_t kLargestSize = (int64_t{1} << 28) - 1;
+constexpr int64_t kLargestCount = int64_t{1} << 16;
+
+std::string type_name(int32_t type) {
+  switch (type) {
+    case kFloat32:
+      return "float32";
+    case kUint8:
+      return "uint8";
+    case kInt8:
+      return "int8";
+    case kInt64:
+      return "int64";
+    case kFloat16:
+      return "float16";
+    case kBfloat16:
+      return "bfloat16";
+    case kUint4:
+      return "uint4";
+    case kInt4:
+      return "int4";
+    default:
+      return "element type " + std::to_string(type);
+  }
+}
+
+// An expected size that fits any; messages show it as `open`.
+constexpr int64_t kAny = -1;
+
+std::string shape_text(const int64_t* shape, size_t rank, const char* open) {
+  std::string text = "[";
+  for (size_t axis = 0; axis < rank; ++axis) {
+    if (axis > 0) text += ", ";
+    text += shape[axis] < 0 ? open : std::to_string(shape[axis]);
+  }
+  return text + "]";
+}
+
+Refusal check_tensor(const std::string& name, const MoeTensor& tensor, int32_t type,
+                     std::initializer_list<int64_t> shape, const char* open) {
+  bool fits = tensor.type == type && tensor.rank == static_cast<int32_t>(shape.size());
+  for (size_t axis = 0; fits && axis < shape.size(); ++axis) {
+    const int64_t expected = shape.begin()[axis];
+    fits = tensor.shape[axis] >= 0 && (expected == kAny || tensor.shape[axis] == expected);
+  }
+  if (fits) return std::nullopt;
+  const size_t rank = tensor.rank < 0 ? 0 : static_cast<size_t>(tensor.rank);
+  return name + " is " + type_name(tensor.type) + " " + shape_text(tensor.shape, rank, "?") +
+         ", expected " + type_name(type) + " " + shape_text(shape.begin(), shape.size(), open);
+}
+
+Refusal check_size(const std::string& what, int64_t size, int64_t smallest, int64_t largest) {
+  if (smallest <= size && size <= largest) return std::nullopt;
+  return what + " is " + std::to_string(size) + ", expected " + std::to_string(smallest) + " to " +
+         std::to_string(largest);
+}
+
+using NameOf = const char*(uint32_t number);
+
+// The number with this name, or -1.
+int find(int count, const std::string& name, NameOf* name_of) {
+  for (int i = 0; i < count; ++i) {
+    if (name == name_of(static_cast<uint32_t>(i))) return i;
+  }
+  return -1;
+}
+
+// "swiglu, geglu, silu, relu or relu2".
+std::string listed(int count, NameOf* name_of) {
+  std::string text = name_of(0);
+  for (int i = 1; i < count; ++i) {
+    text += (i + 1 < count ? ", " : " or ") + std::string(name_of(static_cast<uint32_t>(i)));
+  }
+  return text;
+}
+
+}  // namespace
+
+Refusal check_attributes(const MoeWeights& weights, Problem* problem) {
+  *problem = Problem();
+  const std::string format = weights.format, activation = weights.activation;
+  const int format_number = find(kNumFormats, format, format_name);
+  if (format_number < 0) {
+    return "attribute format is '" + format + "', expected " + listed(kNumFormats, format_name);
+  }
+  problem->format = static_cast<Format>(format_number);
+  const int activation_number = find(kNumActivations, activation, activation_name);
+  if (activation_number < 0) {
+    return "attribute activation is '" + activation + "', expected " +
+           listed(kNumActivations, activation_name);
+  }
+  problem->activation = static_cast<Activation>(activation_number);
+  const FormatFacts& facts = facts_of(problem->format);
+  const bool fits = (weights.x_type == kFloat32 && facts.takes_float32) ||
+                    (weights.x_type == kFloat16 && facts.takes_float16);
+  if (!fits) {
+    return "x is " + type_name(weights.x_type) + ", which does not go with the format " + format;
+  }
+  problem->x_type = weights.x_type;
+  problem->group_size = weights.group_size;
+  problem->exact_activations = weights.exact_activations != 0;
+  if (facts.is_quantized && weights.group_size != 32 && weights.group_size != 64 &&
+      weights.group_size != 128) {
+    return "attribute group_size is " + std::to_string(weights.group_size) +
+           ", expected 32, 64 or 128";
+  }
+  problem->num_experts = weights.num_experts;
+  return check_size("attribute num_experts", weights.num_experts, 1, kLargestCount);
+}
+
+namespace {
+
+// Checks the weights of one expert, from index `first` on, and adds its width to `problem`.
+Refusal check_expert(const MoeWeights& weights, size_t first, Problem* problem) {
+  const int32_t weight_type = facts_of(problem->format).weight_type;
+  int64_t width = kAny;
+  size_t index = first;
+  const int last = problem->matrices_per_expert() - 1;
+  for (int role = 0; role <= last; ++role) {
+    const MoeTensor& tensor = weights.tensors[index];
+    const std::string name = weight_name(*problem, index++);
+    const int64_t hidden_size = problem->hidden_size;
+    const int64_t depth = role == last ? width : hidden_size;
+    const int64_t columns = role == last ? hidden_size : width;
+    Refusal refusal =
+        check_tensor(name, tensor, weight_type, {depth, columns}, depth == kAny ? "D" : "w");
+    if (!refusal && role == 0) {
+      problem->hidden_size = tensor.shape[0];
+      width = tensor.shape[1];
+      refusal = check_sizes(tensor.shape[0], width);
+      if (refusal) refusal = name + ": " + *refusal;
+    }
+    // Scales are of x's type, zero points of the codes' type.
+    for (int part = 1; part < problem->tensors_per_matrix() && !refusal; ++part, ++index) {
+      const int64_t groups = round_up(tensor.shape[0], problem->group_size) / problem->group_size;
+      refusal =
+          check_tensor(weight_name(*problem, index), weights.tensors[index],
+                       part == 1 ? problem->x_type : weight_type, {groups, tensor.shape[1]}, "");
+    }
+    if (refusal) return refusal;
+  }
+  problem->widths.push_back(width);
+  return std::nullopt;
+}
+
+}  // namespace
+
+Refusal check_sizes(int64_t hidden_size, int64_t width) {
+  const Refusal refusal = check_size("the hidden size", hidden_size, 1, kLargestSize);
+  return refusal ? refusal : check_size("the width", width, 0, kLargestSize);
+}
+
+bool has_group_size(const std::string& format) {
+  const int number = find(kNumFormats, format, format_name);
+  return number >= 0 && is_quantized(static_cast<Format>(number));
+}
+
+const char* format_name(uint32_t format) {
+  return format < kNumFormats ? kFormats[format].name : "?";
+}
+
+const char* activation_name(uint32_t activation) {
+  return activation < kNumActivations ? kActivationNames[activation] : "?";
+}
+
+size_t data_bytes(const MoeTensor& tensor) {
+  const size_t count = static_cast<size_t>(tensor.shape[0]) * static_cast<size_t>(tensor.shape[1]);
+  switch (tensor.type) {
+    case kFloat32:
+      return count * 4;
+    case kInt8:
+    case kUint8:
+      return count;
+    case kInt4:
+    case kUint4:
+      return (count + 1) / 2;
+    default:
+      return count * 2;
+  }
+}
+
+std::string weight_name(const Problem& problem, size_t index) {
+  static const char* const kRoles[] = {"gate", "up", "down"};
+  const size_t each = static_cast<size_t>(problem.tensors_per_expert());
+  const size_t step = static_cast<size_t>(problem.tensors_per_matrix());
+  const size_t expert = index / each, part = index % each;
+  std::string name = kRoles[part / step + (is_gated(problem.activation) ? 0 : 1)];
+  static const char* const kParts[] = {"", "_scale", "_zero_point"};
+  name += kParts[part % step];
+  if (expert == static_cast<size_t>(problem.num_experts)) return "shared_" + name;
+  return name + "_" + std::to_string(expert);
+}
+
+Refusal check_weights(const MoeWeights& weights, Problem* problem) {
+  Refusal refusal = check_attributes(weights, problem);
+  if (refusal) return refusal;
+  const size_t each = static_cast<size_t>(problem->tensors_per_expert());
+  const size_t experts = weights.num_tensors / each;
+  const size_t routed = static_cast<size_t>(weights.num_experts);
+  if (weights.num_tensors % each != 0 || (experts != routed && experts != routed + 1)) {
+    return "the node has " + std::to_string(weights.num_tensors) + " weights, expected " +
+           std::to_string(routed * each) + " for " + std::to_string(routed) + " experts, or " +
+           std::to_string(routed * each + each) + " with a shared expert";
+  }
+  problem->hidden_size = kAny;
+  for (size_t expert = 0; expert < experts && !refusal; ++expert) {
+    refusal = check_expert(weights, expert * each, problem);
+  }
+  return refusal;
+}
+
+Refusal check_call_shapes(const Problem& problem, const MoeCall& call) {
+  const int64_t num_experts = problem.num_experts;
+  Refusal refusal = check_tensor("x", call.x, problem.x_type, {kAny, problem.hidden_size}, "T");
+  if (refusal) return refusal;
+  const int64_t tokens = call.x.shape[0];
+  refusal = check_size("the number of tokens", tokens, 0, kLargestSize);
+  if (refusal) return refusal;
+  refusal = check_tensor("expert_indices", call.expert_indices, kInt64, {tokens, kAny}, "K");
+  if (refusal) return refusal;
+  const int64_t top_k = call.expert_indices.shape[1];
+  refusal = check_size("the number of columns of expert_indices", top_k, 1, num_experts);
+  if (refusal) return refusal;
+  refusal =
+      check_tensor("routing_weights", call.routing_weights, problem.x_type, {tokens, top_k}, "");
+  if (refusal || !problem.has_shared_expert()) return refusal;
+  return check_tensor("shared_weight", call.shared_weight, problem.x_type, {tokens, 1}, "");
+}
+
+Refusal check_call(const Problem& problem, const MoeCall& call) {
+  const Refusal refusal = check_call_shapes(problem, call);
+  if (refusal) return refusal;
+  const int64_t num_experts = problem.num_experts;
+  const int64_t pairs = call.expert_indices.shape[0] * call.expert_indices.shape[1];
+  const int64_t* indices = static_cast<const int64_t*>(call.expert_indices.data);
+  for (int64_t i = 0; i < pairs; ++i) {
+    if (indices[i] < 0 || indices[i] >= num_experts) {
+      return "expert_indices holds " + std::to_string(indices[i]) + ", expected 0 to " +
+             std::to_string(num_experts - 1);
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace moe_export

@@ -1,0 +1,68 @@
+// The rules of a RaggedMoE node: every check of its shapes and types, once.
+//
+// Legend: T tokens, D hidden, K experts per token, w width of an expert.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/c_types.h"
+#include "common/formats.h"
+#include "common/refusal.h"
+
+namespace moe_export {
+
+// The sizes of a layer, read from weights that passed the check. A shared expert is the last entry
+// of `widths` and does not count in `num_experts`.
+struct Problem {
+  Format format = Format::kFloat32;
+  Activation activation = Activation::kSwiglu;
+  int32_t x_type = kFloat32;
+  bool exact_activations = false;
+  int64_t group_size = 0;
+  int64_t num_experts = 0;
+  int64_t hidden_size = 0;
+  std::vector<int64_t> widths;
+
+  bool has_shared_expert() const { return static_cast<int64_t>(widths.size()) > num_experts; }
+
+  // gate, up and down, or up and down.
+  int matrices_per_expert() const { return is_gated(activation) ? 3 : 2; }
+
+  // Values or codes, then scales, then zero points, as far as the format has them.
+  int tensors_per_matrix() const {
+    return 1 + (is_quantized(format) ? 1 : 0) + (has_zero_points(format) ? 1 : 0);
+  }
+
+  int tensors_per_expert() const { return matrices_per_expert() * tensors_per_matrix(); }
+};
+
+// Fills `problem` with what the node's attributes say.
+Refusal check_attributes(const MoeWeights& weights, Problem* problem);
+
+// Bounds the hidden size and a width so that no product of sizes overflows.
+Refusal check_sizes(int64_t hidden_size, int64_t width);
+
+// True if nodes of the format with this name have the attribute group_size.
+bool has_group_size(const std::string& format);
+
+// Names by number; "?" beyond the last.
+const char* format_name(uint32_t format);
+const char* activation_name(uint32_t activation);
+
+// Bytes of a matrix's data in the model.
+size_t data_bytes(const MoeTensor& tensor);
+
+// Name of a weight of the node; `index` counts the weights from gate_0 on.
+std::string weight_name(const Problem& problem, size_t index);
+
+// Checks all weights and fills `problem`.
+Refusal check_weights(const MoeWeights& weights, Problem* problem);
+
+// Checks the shapes and types of a call, but not the indices, which may be on a device.
+Refusal check_call_shapes(const Problem& problem, const MoeCall& call);
+
+// Checks shapes, types and indices of a call.
+Refusal check_call(const Problem& problem, const MoeCall& call);
+
+}  // namespace moe_export

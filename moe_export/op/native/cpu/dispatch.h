@@ -1,0 +1,21 @@
+// The choice of kernels for this process.
+#pragma once
+
+#include <string>
+
+#include "cpu/kernels.h"
+
+namespace moe_export {
+
+struct Choice {
+  const Kernels* kernels;  // null if there are none; `reason` says why
+  std::string reason;
+};
+
+// Chooses the kernels with this name; an empty name takes the fastest that this processor has.
+Choice choose(const std::string& name);
+
+// The choice of the process, made once by the environment variable MOE_EXPORT_KERNEL.
+const Choice& process_choice();
+
+}  // namespace moe_export

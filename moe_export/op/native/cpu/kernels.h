@@ -1,0 +1,53 @@
+// The arithmetic of a layer, once per instruction set. Versions from plain to fast:
+//
+//   kernels_1_portable.cc   plain C++, for every processor
+//   kernels_2_avx2.cc       AVX2, FMA and F16C: rows take turns with a chunk of a panel in cache
+//   kernels_3_avx512.cc     AVX-512 with VNNI: six rows by 64 columns in registers
+//
+// To time one, here AVX2 with one token a step:
+//
+//   MOE_EXPORT_KERNEL=avx2 python -m tools.bench.op --candidates packed_int4 --tokens 1
+//
+// The files are compiled with different flags. Headers that they include must keep functions in
+// anonymous namespaces, or the linker could share one file's code with another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/panels.h"
+
+namespace moe_export {
+
+// Most rows of one product. With 6 rows of 64 columns, AVX-512 keeps 24 sums, 4 vectors of weights
+// and an activation in its 32 registers.
+constexpr int kTile = 6;
+
+// gelu(a) = a * sigmoid(a * (kGeluLinear + kGeluCubic * a * a)), as in op/reference.py.
+constexpr float kGeluLinear = 1.5957691216057308f;
+constexpr float kGeluCubic = 0.07135481282550528f;
+
+// sums[row * 64 + column] = sum over d < depth of rows[row][d] * panel[d][column], in float32.
+// `rows` point to floats, or to QuantizedBlocks in formats of integer codes; 1 <= count <= kTile.
+using Product = void(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+                     float* sums);
+
+struct Kernels {
+  const char* name;
+  Product* product[kNumFormats];  // in the order of `Format`
+  // hidden[unit] = f(sums[unit]) * sums[32 + unit] for 32 units, or f(sums[unit]) for 64 where
+  // there is no gate; in the order of `Activation`.
+  void (*activate[kNumActivations])(const float* sums, float* hidden);
+  // Quantizes `count` values to one block per 32; the last block is filled up with zeros.
+  void (*quantize)(const float* values, int64_t count, QuantizedBlock* blocks);
+  // float16 to float32, and back.
+  void (*widen)(const uint16_t* halves, int64_t count, float* values);
+  void (*narrow)(const float* values, int64_t count, uint16_t* halves);
+};
+
+// The kernels of an instruction set; null if the library was built for another processor family.
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+
+}  // namespace moe_export

@@ -1,0 +1,177 @@
+// Version 1 of 3, from plain to fast: plain C++ for every processor.
+//
+// To time it: `MOE_EXPORT_KERNEL=portable python -m tools.bench.op --candidates packed_int4`.
+#include <cmath>
+
+#include "common/half.h"
+#include "cpu/kernels.h"
+
+namespace moe_export {
+namespace {
+
+struct Float32 {
+  static constexpr int64_t kBytes = 4;
+  static float load(const uint8_t* at) {
+    float value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+};
+
+struct Float16 {
+  static constexpr int64_t kBytes = 2;
+  static float load(const uint8_t* at) {
+    uint16_t half;
+    std::memcpy(&half, at, sizeof half);
+    return float_of_half(half);
+  }
+};
+
+struct Bfloat16 {
+  static constexpr int64_t kBytes = 2;
+  static float load(const uint8_t* at) {
+    uint16_t half;
+    std::memcpy(&half, at, sizeof half);
+    return float_of_bfloat16(half);
+  }
+};
+
+template <typename Weight>
+void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count, float* sums) {
+  std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
+  for (int64_t d = 0; d < depth; ++d, panel += kColumns * Weight::kBytes) {
+    float weights[kColumns];
+    for (int64_t c = 0; c < kColumns; ++c) weights[c] = Weight::load(panel + c * Weight::kBytes);
+    for (int row = 0; row < count; ++row) {
+      const float x = static_cast<const float*>(rows[row])[d];
+      float* sum = sums + row * kColumns;
+      for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
+    }
+  }
+}
+
+// A stored code of a block.
+template <Format kFormat>
+int32_t code(const uint8_t* block, int64_t d, int64_t column) {
+  const uint8_t* codes = block + codes_offset(kFormat);
+  if (!has_four_bits(kFormat)) return codes[(d / 4 * kColumns + column) * 4 + d % 4];
+  const uint8_t pair = codes[(d / 8 * kColumns + column) * 4 + d % 4];
+  return d % 8 < 4 ? pair & 15 : pair >> 4;
+}
+
+template <Format kFormat>
+void quantized_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+                       float* sums) {
+  std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
+  for (int64_t block = 0; block * kBlock < depth; ++block, panel += block_bytes(kFormat)) {
+    for (int64_t c = 0; c < kColumns; ++c) {
+      const int32_t zero = has_zero_points(kFormat) ? panel[kScaleBytes + c] : zero_code(kFormat);
+      int32_t codes[kBlock];
+      for (int64_t d = 0; d < kBlock; ++d) codes[d] = code<kFormat>(panel, d, c) - zero;
+      const float scale = Float16::load(panel + 2 * c);
+      for (int row = 0; row < count; ++row) {
+        const QuantizedBlock& x = static_cast<const QuantizedBlock*>(rows[row])[block];
+        int32_t sum = 0;
+        for (int64_t d = 0; d < kBlock; ++d) sum += x.codes[d] * codes[d];
+        sums[row * kColumns + c] += static_cast<float>(sum) * (scale * x.scale);
+      }
+    }
+  }
+}
+
+void nf4_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+                 float* sums) {
+  std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
+  for (int64_t d = 0; d < depth; ++d) {
+    const uint8_t* block = panel + d / kBlock * block_bytes(Format::kNf4);
+    float weights[kColumns];
+    for (int64_t c = 0; c < kColumns; ++c) {
+      weights[c] = kNf4[code<Format::kNf4>(block, d % kBlock, c)] * Float16::load(block + 2 * c);
+    }
+    for (int row = 0; row < count; ++row) {
+      const float x = static_cast<const float*>(rows[row])[d];
+      float* sum = sums + row * kColumns;
+      for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
+    }
+  }
+}
+
+struct Silu {
+  static float of(float a) { return a / (1.0f + std::exp(-a)); }
+};
+
+struct Gelu {
+  static float of(float a) {
+    return a / (1.0f + std::exp(-a * (kGeluLinear + kGeluCubic * a * a)));
+  }
+};
+
+struct Relu {
+  static float of(float a) { return a < 0 ? 0 : a; }  // NaN stays NaN
+};
+
+struct Relu2 {
+  static float of(float a) { return Relu::of(a) * Relu::of(a); }
+};
+
+template <typename Function>
+void gated(const float* sums, float* hidden) {
+  constexpr int64_t kUnits = kColumns / 2;
+  for (int64_t unit = 0; unit < kUnits; ++unit) {
+    hidden[unit] = Function::of(sums[unit]) * sums[kUnits + unit];
+  }
+}
+
+template <typename Function>
+void plain(const float* sums, float* hidden) {
+  for (int64_t unit = 0; unit < kColumns; ++unit) hidden[unit] = Function::of(sums[unit]);
+}
+
+void quantize(const float* values, int64_t count, QuantizedBlock* blocks) {
+  for (int64_t first = 0; first < count; first += kBlock, ++blocks) {
+    const int64_t size = count - first < kBlock ? count - first : kBlock;
+    // Compared as integers, infinity and NaN are above all other magnitudes.
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      const uint32_t magnitude = bits_of_float(values[first + i]) & 0x7fffffff;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    std::memset(blocks->codes, 0, sizeof blocks->codes);
+    blocks->sum = 0;
+    blocks->scale = float_of_bits(largest) / 127.0f;
+    if (largest >= 0x7f800000) {
+      blocks->scale = NAN;
+      continue;
+    }
+    const float inverse = blocks->scale > 0 ? 127.0f / float_of_bits(largest) : 0.0f;
+    if (!(inverse < HUGE_VALF)) continue;
+    for (int64_t i = 0; i < size; ++i) {
+      blocks->codes[i] = static_cast<int8_t>(std::nearbyint(values[first + i] * inverse));
+      blocks->sum += blocks->codes[i];
+    }
+  }
+}
+
+void widen(const uint16_t* halves, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] = float_of_half(halves[i]);
+}
+
+void narrow(const float* values, int64_t count, uint16_t* halves) {
+  for (int64_t i = 0; i < count; ++i) halves[i] = half_of_float(values[i]);
+}
+
+const Kernels kKernels = {
+    "portable",
+    {product<Float32>, product<Float16>, product<Bfloat16>, quantized_product<Format::kInt8>,
+     quantized_product<Format::kInt4>, quantized_product<Format::kUint8>,
+     quantized_product<Format::kUint4>, nf4_product},
+    {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
+    quantize,
+    widen,
+    narrow};
+
+}  // namespace
+
+const Kernels* portable_kernels() { return &kKernels; }
+
+}  // namespace moe_export

@@ -1,0 +1,297 @@
+// Tokens are grouped by expert, so a panel of weights is read once for all its tokens; with one
+// token each group has one row. Then three steps run, each in parallel:
+//
+//   1. prepare   an item is a token: its row of x in the form that the products take
+//   2. gate_up   an item is a panel of an expert: 32 hidden units, or 64 without a gate, for all
+//                rows of its group
+//   3. down      an item is a range of 64-column panels of y for all tokens, expert after expert
+//
+// Two passes over the experts cost one more synchronization than gate, up and down of a panel's
+// units at once, but need no copy of y per thread and give the same bits on any number of threads.
+#include "cpu/run.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "cpu/exact_product.h"
+
+namespace moe_export {
+namespace {
+
+// Work below this, in bytes of weights times tiles of rows, ends before other threads wake up.
+constexpr int64_t kSerialBytes = 1 << 16;
+
+// Items of the last step per thread: enough for the threads to end together, few enough to read
+// each expert's panels in long runs. Long runs matter where a panel is read for few tokens.
+constexpr size_t kItemsPerThread = 4;
+constexpr size_t kDecodingItemsPerThread = 2;
+
+size_t threads() {
+  static const size_t count = std::max(1u, std::thread::hardware_concurrency());
+  return count;
+}
+
+// The tokens of one expert, whose width is at least 1.
+struct Group {
+  size_t expert;
+  size_t first_pair;
+  size_t count;
+  size_t first_item;
+  size_t hidden_offset;
+};
+
+class LayerRun {
+ public:
+  LayerRun(const Layer& layer, const MoeCall& call)
+      : layer_(layer),
+        problem_(layer.problem()),
+        kernels_(layer.kernels()),
+        call_(call),
+        tokens_(static_cast<size_t>(call.x.shape[0])),
+        row_bytes_(row_bytes(problem_.hidden_size)),
+        down_items_(
+            std::min(static_cast<size_t>(layer.down_panels()),
+                     threads() * (tokens_ <= static_cast<size_t>(kTile) ? kDecodingItemsPerThread
+                                                                        : kItemsPerThread))) {
+    group_pairs();
+    if (!x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
+    hidden_ = allocate(hidden_bytes_);
+    y_ = allocate(tokens_ * static_cast<size_t>(layer.down_panels()) * kColumns * sizeof(float));
+  }
+
+  void execute(const ParallelFor& parallel_for) {
+    if (!x_is_ready()) step<&LayerRun::prepare>(parallel_for, tokens_);
+    step<&LayerRun::gate_up>(parallel_for, items_);
+    step<&LayerRun::down>(parallel_for, down_items_);
+  }
+
+ private:
+  template <void (LayerRun::*method)(size_t)>
+  void step(const ParallelFor& parallel_for, size_t items) {
+    if (work_bytes_ < kSerialBytes || items < 2) {
+      for (size_t i = 0; i < items; ++i) (this->*method)(i);
+      return;
+    }
+    const auto item = [](void* job, size_t i) { (static_cast<LayerRun*>(job)->*method)(i); };
+    parallel_for.call(parallel_for.pool, items, item, this);
+  }
+
+  bool rows_are_quantized() const { return layer_.rows_are_quantized(); }
+
+  bool x_is_ready() const { return problem_.x_type == kFloat32 && !rows_are_quantized(); }
+
+  size_t row_bytes(int64_t depth) const {
+    const size_t blocks = static_cast<size_t>(round_up(depth, kBlock) / kBlock);
+    return blocks * (rows_are_quantized() ? sizeof(QuantizedBlock) : kBlock * sizeof(float));
+  }
+
+  std::vector<float> widened(const MoeTensor& tensor, size_t count) const {
+    std::vector<float> values(count);
+    if (problem_.x_type == kFloat32) {
+      std::memcpy(values.data(), tensor.data, count * sizeof(float));
+    } else {
+      kernels_.widen(static_cast<const uint16_t*>(tensor.data), static_cast<int64_t>(count),
+                     values.data());
+    }
+    return values;
+  }
+
+  // Sorts the pairs of a token and an expert by expert.
+  void group_pairs() {
+    const size_t top_k = static_cast<size_t>(call_.expert_indices.shape[1]);
+    const size_t routed = tokens_ * top_k;
+    const int64_t* indices = static_cast<const int64_t*>(call_.expert_indices.data);
+    const std::vector<float> weights = widened(call_.routing_weights, routed);
+    std::vector<size_t> count(problem_.widths.size());
+    for (size_t pair = 0; pair < routed; ++pair) ++count[static_cast<size_t>(indices[pair])];
+    if (problem_.has_shared_expert()) count.back() = tokens_;
+
+    std::vector<size_t> place(count.size());
+    size_t pairs = 0;
+    for (size_t expert = 0; expert < count.size(); ++expert) {
+      place[expert] = pairs;
+      const int64_t width = problem_.widths[expert];
+      if (count[expert] > 0 && width > 0) {
+        groups_.push_back({expert, pairs, count[expert], items_, hidden_bytes_});
+        items_ += static_cast<size_t>(layer_.gate_up_panels(expert));
+        hidden_bytes_ += count[expert] * row_bytes(width);
+        work_bytes_ += layer_.gate_up_panels(expert) *
+                       panel_bytes(problem_.format, problem_.hidden_size) *
+                       static_cast<int64_t>((count[expert] + kTile - 1) / kTile);
+      }
+      pairs += count[expert];
+    }
+    pair_token_.resize(pairs);
+    pair_weight_.resize(pairs);
+    for (size_t pair = 0; pair < routed; ++pair) {
+      const size_t at = place[static_cast<size_t>(indices[pair])]++;
+      pair_token_[at] = pair / top_k;
+      pair_weight_[at] = weights[pair];
+    }
+    if (!problem_.has_shared_expert()) return;
+    const std::vector<float> shared = widened(call_.shared_weight, tokens_);
+    for (size_t token = 0; token < tokens_; ++token) {
+      pair_token_[routed + token] = token;
+      pair_weight_[routed + token] = shared[token];
+    }
+  }
+
+  const void* x_row(size_t token) const {
+    if (!x_is_ready()) return x_rows_.get() + token * row_bytes_;
+    return static_cast<const float*>(call_.x.data) +
+           token * static_cast<size_t>(problem_.hidden_size);
+  }
+
+  uint8_t* hidden_row(const Group& group, size_t row) const {
+    return hidden_.get() + group.hidden_offset + row * row_bytes(problem_.widths[group.expert]);
+  }
+
+  void prepare(size_t token) {
+    const int64_t size = problem_.hidden_size;
+    uint8_t* to = x_rows_.get() + token * row_bytes_;
+    const size_t first = token * static_cast<size_t>(size);
+    if (problem_.x_type == kFloat32) {
+      kernels_.quantize(static_cast<const float*>(call_.x.data) + first, size,
+                        reinterpret_cast<QuantizedBlock*>(to));
+      return;
+    }
+    const uint16_t* halves = static_cast<const uint16_t*>(call_.x.data) + first;
+    if (!rows_are_quantized()) return kernels_.widen(halves, size, reinterpret_cast<float*>(to));
+    for (int64_t d = 0; d < size; d += kBlock, to += sizeof(QuantizedBlock)) {
+      float values[kBlock];
+      const int64_t count = std::min(kBlock, size - d);
+      kernels_.widen(halves + d, count, values);
+      kernels_.quantize(values, count, reinterpret_cast<QuantizedBlock*>(to));
+    }
+  }
+
+  void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+               float* sums) const {
+    if (has_integer_codes(problem_.format) && !rows_are_quantized()) {
+      return exact_product(kernels_, problem_.format, panel, depth, rows, count, sums);
+    }
+    kernels_.product[static_cast<int>(problem_.format)](panel, depth, rows, count, sums);
+  }
+
+  // Calls body(first, count) for tiles of rows of nearly equal size.
+  template <typename Body>
+  static void for_tiles(size_t rows, const Body& body) {
+    const size_t tiles = (rows + kTile - 1) / kTile;
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      const size_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
+      body(first, static_cast<int>(last - first));
+    }
+  }
+
+  void gate_up(size_t item) {
+    const auto next =
+        std::upper_bound(groups_.begin(), groups_.end(), item,
+                         [](size_t value, const Group& group) { return value < group.first_item; });
+    const Group& group = *(next - 1);
+    const int64_t index = static_cast<int64_t>(item - group.first_item);
+    const uint8_t* panel = layer_.gate_up_panel(group.expert, index);
+    const int64_t most = units_per_panel(problem_.activation);
+    const int64_t units = std::min(most, problem_.widths[group.expert] - index * most);
+    // Rows have room for whole blocks, with zeros beyond the units.
+    const int64_t room = round_up(units, kBlock);
+    for_tiles(group.count, [&](size_t first, int count) {
+      const void* rows[kTile];
+      for (int i = 0; i < count; ++i) {
+        rows[i] = x_row(pair_token_[group.first_pair + first + static_cast<size_t>(i)]);
+      }
+      alignas(64) float sums[kTile * kColumns];
+      product(panel, problem_.hidden_size, rows, count, sums);
+      for (int i = 0; i < count; ++i) {
+        alignas(64) float hidden[kColumns];
+        kernels_.activate[static_cast<int>(problem_.activation)](sums + i * kColumns, hidden);
+        uint8_t* row = hidden_row(group, first + static_cast<size_t>(i));
+        if (rows_are_quantized()) {
+          kernels_.quantize(hidden, units,
+                            reinterpret_cast<QuantizedBlock*>(row) + index * most / kBlock);
+        } else {
+          std::memcpy(reinterpret_cast<float*>(row) + index * most, hidden,
+                      static_cast<size_t>(room) * sizeof(float));
+        }
+      }
+    });
+  }
+
+  void down(size_t item) {
+    const size_t panels = static_cast<size_t>(layer_.down_panels());
+    const size_t first_panel = panels * item / down_items_;
+    const size_t last_panel = panels * (item + 1) / down_items_;
+    const size_t tile = tokens_ * kColumns;
+    float* y = reinterpret_cast<float*>(y_.get());
+    std::memset(y + first_panel * tile, 0, (last_panel - first_panel) * tile * sizeof(float));
+    for (const Group& group : groups_) {
+      for (size_t panel = first_panel; panel < last_panel; ++panel) {
+        add_down(group, panel, y + panel * tile);
+      }
+    }
+    for (size_t panel = first_panel; panel < last_panel; ++panel) {
+      write_y(panel * kColumns, y + panel * tile);
+    }
+  }
+
+  // Adds an expert's weighted output to 64 columns of y, [T][64].
+  void add_down(const Group& group, size_t index, float* y) {
+    const uint8_t* panel = layer_.down_panel(group.expert, static_cast<int64_t>(index));
+    for_tiles(group.count, [&](size_t first, int count) {
+      const void* rows[kTile];
+      for (int i = 0; i < count; ++i) {
+        rows[i] = hidden_row(group, first + static_cast<size_t>(i));
+      }
+      alignas(64) float sums[kTile * kColumns];
+      product(panel, problem_.widths[group.expert], rows, count, sums);
+      for (int i = 0; i < count; ++i) {
+        const size_t pair = group.first_pair + first + static_cast<size_t>(i);
+        float* to = y + pair_token_[pair] * kColumns;
+        const float* from = sums + i * kColumns;
+        const float weight = pair_weight_[pair];
+        for (int64_t c = 0; c < kColumns; ++c) to[c] += weight * from[c];
+      }
+    });
+  }
+
+  void write_y(size_t column, const float* columns) {
+    const size_t hidden_size = static_cast<size_t>(problem_.hidden_size);
+    const size_t count = std::min<size_t>(kColumns, hidden_size - column);
+    for (size_t token = 0; token < tokens_; ++token) {
+      const float* from = columns + token * kColumns;
+      const size_t at = token * hidden_size + column;
+      if (problem_.x_type == kFloat32) {
+        std::memcpy(static_cast<float*>(call_.y) + at, from, count * sizeof(float));
+      } else {
+        kernels_.narrow(from, static_cast<int64_t>(count), static_cast<uint16_t*>(call_.y) + at);
+      }
+    }
+  }
+
+  const Layer& layer_;
+  const Problem& problem_;
+  const Kernels& kernels_;
+  const MoeCall& call_;
+  const size_t tokens_;
+  const size_t row_bytes_;  // of a prepared row of x
+  const size_t down_items_;
+
+  std::vector<Group> groups_;
+  std::vector<size_t> pair_token_;
+  std::vector<float> pair_weight_;
+  size_t items_ = 0;
+  size_t hidden_bytes_ = 0;
+  int64_t work_bytes_ = 0;
+
+  Memory x_rows_;  // [T] prepared rows of x; empty if x itself serves
+  Memory hidden_;  // one row per pair: silu(x gate) * (x up)
+  Memory y_;       // [panels of y][T][64] floats
+};
+
+}  // namespace
+
+void run(const Layer& layer, const MoeCall& call, const ParallelFor& parallel_for) {
+  if (call.x.shape[0] > 0) LayerRun(layer, call).execute(parallel_for);
+}
+
+}  // namespace moe_export

@@ -1,0 +1,223 @@
+// Chooses kernels and grids, as moe_export/op/triton/plan.py and driver.py do.
+#include "cuda/run.h"
+
+#include <algorithm>
+
+#include "cuda/device_layout.h"
+
+namespace moe_export::cuda {
+namespace {
+
+// As in plan.py.
+constexpr int64_t kRowsPathTokens = 8;
+constexpr int64_t kPairsPerExpert = 16;
+constexpr int64_t kSmallTilePairs = 16;
+constexpr int64_t kLargeTilePairs = 128;
+constexpr int64_t kMostSlots = 16;
+constexpr int64_t kCopyBlock = 1024;
+
+// Rows of a token's unit map, after the number of its units: MAP_ROWS of kernels_2_rows.py.
+constexpr int64_t kMapRows = 6;
+
+// Rows of x and of scratch are rounded up to a multiple of this many values; x must begin at a
+// multiple of this many bytes.
+constexpr int64_t kAlignedValues = 16;
+constexpr Pointer kAlignedBytes = 16;
+constexpr size_t kPartAlignment = 256;
+
+int64_t ceil_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+Pointer pointer(const MoeTensor& tensor) { return reinterpret_cast<Pointer>(tensor.data); }
+
+// The arguments of a launch, at addresses that stay.
+class Arguments {
+ public:
+  Arguments& pointers(std::initializer_list<Pointer> values) {
+    for (const Pointer value : values) add(value);
+    return *this;
+  }
+  Arguments& numbers(std::initializer_list<int64_t> values) {
+    for (const int64_t value : values) {
+      if (value > INT32_MAX) throw Error{"a size is too large for the CUDA kernels"};
+      add(static_cast<uint64_t>(static_cast<uint32_t>(value)));
+    }
+    return *this;
+  }
+  void launch(const Kernel& kernel, Stream stream, int64_t grid_x, int64_t grid_y) {
+    std::vector<void*> addresses;
+    for (size_t i = 0; i < count_; ++i) addresses.push_back(&values_[i]);
+    kernel.launch(stream, grid_x, grid_y, addresses);
+  }
+
+ private:
+  // A 32-bit argument is the lower half of its entry.
+  void add(uint64_t value) { values_[count_++] = value; }
+
+  uint64_t values_[32];
+  size_t count_ = 0;
+};
+
+class DeviceRun {
+ public:
+  DeviceRun(const DeviceLayer& layer, const MoeCall& call, Stream stream)
+      : layer_(layer),
+        problem_(layer.problem()),
+        call_(call),
+        stream_(stream),
+        tokens_(call.x.shape[0]),
+        top_k_(call.expert_indices.shape[1]),
+        slots_(top_k_ + (problem_.has_shared_expert() ? 1 : 0)),
+        rows_path_(tokens_ <= kRowsPathTokens && slots_ <= kMostSlots),
+        x_columns_(round_up(problem_.hidden_size, kAlignedValues)),
+        pads_(x_columns_ != problem_.hidden_size || pointer(call.x) % kAlignedBytes != 0),
+        hidden_stride_(rows_path_ ? layer.token_stride(top_k_) : layer.pair_stride()),
+        depth_(padded_depth(problem_.hidden_size, layer.format())) {
+    const int64_t value_bytes = problem_.x_type == kFloat16 ? 2 : 4, pairs = tokens_ * slots_;
+    const int64_t capacity = hidden_stride_ / padded_depth(1, layer.format());
+    padded_ = reserve(pads_ ? tokens_ * x_columns_ * value_bytes : 0);
+    hidden_ = reserve((rows_path_ ? tokens_ : pairs) * hidden_stride_ * value_bytes);
+    unit_map_ = reserve(rows_path_ ? tokens_ * (1 + kMapRows * capacity) * 4 : 0);
+    out_ = reserve(rows_path_ ? 0 : pairs * x_columns_ * value_bytes);
+    pairs_ = reserve(rows_path_ ? 0 : pairs * 4);
+    starts_ = reserve(rows_path_ ? 0 : layer.num_experts() * 4);
+    counts_ = reserve(rows_path_ ? 0 : layer.num_experts() * 4);
+    for (int64_t size = problem_.group_size; size > 32; size /= 2) ++group_shift_;
+    if (problem_.group_size > 0) scale_stride_ = ceil_of(problem_.hidden_size, problem_.group_size);
+  }
+
+  size_t scratch_bytes() const { return scratch_bytes_; }
+
+  void execute(Pointer scratch) {
+    scratch_ = scratch;
+    x_ = pads_ ? scratch_ + padded_ : pointer(call_.x);
+    if (pads_) {
+      Arguments()
+          .pointers({pointer(call_.x), x_})
+          .numbers({problem_.hidden_size, x_columns_})
+          .launch(kernel("pad_rows", false), stream_, tokens_, ceil_of(x_columns_, kCopyBlock));
+    }
+    if (rows_path_) {
+      rows();
+    } else {
+      tiles();
+    }
+  }
+
+ private:
+  size_t reserve(int64_t bytes) {
+    const size_t offset = scratch_bytes_;
+    scratch_bytes_ +=
+        (static_cast<size_t>(bytes) + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+    return offset;
+  }
+
+  const Kernel& kernel(const std::string& name, bool by_format, int64_t pairs = 0) const {
+    std::string key = name + (problem_.x_type == kFloat16 ? ".float16" : ".float32");
+    if (by_format) key += std::string(".") + facts_of(layer_.format()).name;
+    if (pairs > 0) key += "." + std::to_string(pairs);
+    return layer_.kernels()[key];
+  }
+
+  int64_t activation() const { return static_cast<int64_t>(problem_.activation); }
+
+  // A kernel takes no null pointer; without a shared expert it does not read this one.
+  Pointer shared_weight() const {
+    return problem_.has_shared_expert() ? pointer(call_.shared_weight)
+                                        : pointer(call_.routing_weights);
+  }
+
+  void rows() {
+    const int64_t experts = layer_.num_experts();
+    const Kernel& gate_up = kernel("gate_up_rows", true);
+    Arguments()
+        .pointers({x_, pointer(call_.expert_indices), pointer(call_.routing_weights),
+                   shared_weight(), scratch_ + hidden_, scratch_ + unit_map_, layer_.weights(0),
+                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
+                   layer_.zeros(1), layer_.codebook(), layer_.table()})
+        .numbers({problem_.hidden_size, x_columns_, depth_, hidden_stride_, scale_stride_,
+                  group_shift_, top_k_, slots_, problem_.num_experts, experts, activation()})
+        // At least one program, which writes the map where all widths are 0.
+        .launch(gate_up, stream_, std::max<int64_t>(ceil_of(hidden_stride_, gate_up.rows), 1),
+                tokens_);
+    const Kernel& down = kernel("down_rows", true);
+    Arguments()
+        .pointers({scratch_ + hidden_, scratch_ + unit_map_, reinterpret_cast<Pointer>(call_.y),
+                   layer_.weights(2), layer_.scales(2), layer_.zeros(2), layer_.codebook()})
+        .numbers({problem_.hidden_size, hidden_stride_})
+        .launch(down, stream_, ceil_of(problem_.hidden_size, down.rows), tokens_);
+  }
+
+  void tiles() {
+    const int64_t experts = layer_.num_experts(), pairs = tokens_ * slots_;
+    const int64_t kind = pairs <= kPairsPerExpert * experts ? kSmallTilePairs : kLargeTilePairs;
+    const Pointer sorted = scratch_ + pairs_, starts = scratch_ + starts_,
+                  counts = scratch_ + counts_;
+    Arguments()
+        .pointers({pointer(call_.expert_indices), sorted, starts, counts})
+        .numbers({tokens_, top_k_, slots_, problem_.num_experts})
+        .launch(layer_.kernels()["group_pairs.any"], stream_, experts, 1);
+    const auto most_tiles = [&](const Kernel& k) {
+      return std::min(pairs, experts + pairs / k.pairs);
+    };
+    const Kernel& gate_up = kernel("gate_up_tiles", true, kind);
+    Arguments()
+        .pointers({x_, sorted, starts, counts, scratch_ + hidden_, layer_.weights(0),
+                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
+                   layer_.zeros(1), layer_.codebook(), layer_.table()})
+        .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, slots_, experts,
+                  activation()})
+        .launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), most_tiles(gate_up));
+    const Kernel& down = kernel("down_tiles", true, kind);
+    Arguments()
+        .pointers({scratch_ + hidden_, sorted, starts, counts, scratch_ + out_, layer_.weights(2),
+                   layer_.scales(2), layer_.zeros(2), layer_.codebook(), layer_.table()})
+        .numbers({problem_.hidden_size, hidden_stride_, x_columns_, group_shift_, experts})
+        .launch(down, stream_, ceil_of(problem_.hidden_size, down.rows), most_tiles(down));
+    Arguments()
+        .pointers({scratch_ + out_, pointer(call_.expert_indices), pointer(call_.routing_weights),
+                   shared_weight(), reinterpret_cast<Pointer>(call_.y), layer_.table()})
+        .numbers({problem_.hidden_size, x_columns_, top_k_, slots_, problem_.num_experts})
+        .launch(kernel("add_pairs", false), stream_, tokens_,
+                ceil_of(problem_.hidden_size, kCopyBlock));
+  }
+
+  const DeviceLayer& layer_;
+  const Problem& problem_;
+  const MoeCall& call_;
+  const Stream stream_;
+  const int64_t tokens_;
+  const int64_t top_k_;
+  const int64_t slots_;
+  const bool rows_path_;
+  const int64_t x_columns_;
+  const bool pads_;
+  const int64_t hidden_stride_;
+  const int64_t depth_;
+  int64_t group_shift_ = 0;
+  int64_t scale_stride_ = 0;
+
+  size_t scratch_bytes_ = 0;
+  size_t padded_, hidden_, unit_map_, out_, pairs_, starts_, counts_;  // offsets in scratch
+  Pointer scratch_ = 0;
+  Pointer x_ = 0;
+};
+
+}  // namespace
+
+void run(const DeviceLayer& layer, const MoeCall& call, Stream stream, const Scratch& scratch) {
+  if (call.x.shape[0] == 0) return;
+  const Current current(layer.kernels().context());
+  DeviceRun run(layer, call, stream);
+  const size_t bytes = std::max(run.scratch_bytes(), kPartAlignment);
+  void* const memory = scratch.allocate(scratch.owner, bytes);
+  try {
+    run.execute(reinterpret_cast<Pointer>(memory));
+  } catch (...) {
+    scratch.release(scratch.owner, memory);
+    throw;
+  }
+  // Later work on the stream may reuse the memory, since it runs after these kernels.
+  scratch.release(scratch.owner, memory);
+}
+
+}  // namespace moe_export::cuda

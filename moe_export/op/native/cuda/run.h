@@ -1,0 +1,19 @@
+// One execution of a layer on a device.
+#pragma once
+
+#include "cuda/device_layer.h"
+
+namespace moe_export::cuda {
+
+// An allocator of device memory; the stream may use a block until `release`.
+struct Scratch {
+  void* (*allocate)(void* owner, size_t bytes);
+  void (*release)(void* owner, void* memory);
+  void* owner;
+};
+
+// Enqueues a call whose shapes passed the check, with all data on the device. Waits for nothing and
+// reads nothing from the device, so the launches can be captured into a graph. Throws Error.
+void run(const DeviceLayer& layer, const MoeCall& call, Stream stream, const Scratch& scratch);
+
+}  // namespace moe_export::cuda
