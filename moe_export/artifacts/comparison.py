@@ -46,7 +46,7 @@ class Column(Record):
         tasks: scores of each task.
         prefill_tokens_per_s: median at the comparison's setting; None if not measured.
         decode_tokens_per_s: median at the comparison's setting; None if not measured.
-        decode_ratio: that over the median of the run's own baseline; None if not measured.
+        decode_ratio: ratio to the median of the run's own baseline; None if not measured.
         gates_passed: True if the run met every gate; None for a baseline.
     """
 

@@ -22,9 +22,9 @@ class Headline(Record):
         speed_setting: conditions of the speeds; None if no speed was measured.
         gates_passed: True if every gate was met.
         product_prefill_tokens_per_s: median of the product; None if not measured.
-        prefill_ratio: that over the baseline's median; None if either was not measured.
+        prefill_ratio: ratio to the baseline's median; None if either was not measured.
         product_decode_tokens_per_s: median of the product; None if not measured.
-        decode_ratio: that over the baseline's median; None if either was not measured.
+        decode_ratio: ratio to the baseline's median; None if either was not measured.
     """
 
     product: str

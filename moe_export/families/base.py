@@ -214,6 +214,11 @@ class ModelSpec:
         return bool(self.widths[layer])
 
     @property
+    def parameters(self) -> int:
+        """Number of values of all tensors."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
     def has_shared_expert(self) -> bool:
         """Whether every layer with experts has an always-on one, however narrow."""
         return any(width is not None for width in self.shared_widths)
