@@ -88,7 +88,8 @@ class Comparison(JsonArtifact):
     Attributes:
         runs: names of the runs: their folders, with parents if these are alike.
         tasks: names of all tasks.
-        speed_setting: conditions of all speeds, measured in every run; None without such.
+        speed_setting: conditions of all speeds, measured in every run and chosen like those of the
+            headline; None if there are no such conditions.
         notes: warnings for the reader, such as different machines.
         columns: one column per exported variant and run.
     """
