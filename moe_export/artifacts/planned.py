@@ -1,5 +1,5 @@
-"""What a plan says of widths, in the order of R: a layer's routed experts, and then the shared one
-where the plan prunes it.
+"""Widths of a plan in the order of R: a layer's routed experts, then the shared one if the plan
+prunes it.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_export.errors import RecipeError
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 
 SHARED_EXPERT = "shared_expert"
@@ -15,21 +15,13 @@ SHARED_EXPERT = "shared_expert"
 
 
 def prunes_shared(plan: Mapping[str, Any]) -> bool:
-    """Whether the shared expert's dimensions are among those ranked."""
+    """True if the shared expert's dimensions are ranked."""
     return SHARED_EXPERT in plan
 
 
-def require_shared_expert(spec: ModelSpec) -> None:
-    """Makes sure that there is what a plan is to prune.
-
-    Raises:
-        RecipeError: there is not.
-    """
-    if not spec.has_shared_expert:
-        raise RecipeError(
-            f"plan.shared_expert is prune, but this {spec.family.model_type} has no shared expert; "
-            "leave it out"
-        )
+def axis_of(spec: ModelSpec, plan: Mapping[str, Any]) -> Axis:
+    """The experts of a model that a plan ranks."""
+    return Axis(spec, prunes_shared(plan))
 
 
 def widths_before(plan: Mapping[str, Any]) -> list[list[int]]:
@@ -44,8 +36,8 @@ def widths_after(plan: Mapping[str, Any]) -> list[list[int]]:
 
 
 def unpruned(pruned: ModelSpec, plan: Mapping[str, Any]) -> ModelSpec:
-    """The model that a plan was made for, from what it became."""
-    return pruned.resized(widths_before(plan), shared=prunes_shared(plan))
+    """The model that a plan was made for, from the pruned model."""
+    return axis_of(pruned, plan).resized(widths_before(plan)).spec
 
 
 def _ordered(widths: Sequence[int], shared: int | None) -> list[int]:

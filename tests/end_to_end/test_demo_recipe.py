@@ -18,6 +18,7 @@ from moe_export.documents.tokens import TextTokenizer
 from moe_export.evaluation.masking import masked
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.torch_model import load_torch_model
@@ -64,7 +65,7 @@ def test_masked_equals_removed(run: Path, prompts: list[list[int]]) -> None:
     spec = spec_of(json.loads((checkpoint_dir() / "config.json").read_text()))
     after = spec_of(json.loads((run / "prune" / "config.json").read_text()))
     kept = [
-        kept_rows(importance[layer], spec.table(layer), after.widths[layer])
+        kept_rows(importance[layer], Axis(spec).tables[layer], after.widths[layer])
         for layer in range(spec.num_layers)
     ]
     whole = load_torch_model(checkpoint_dir(), torch.float32)

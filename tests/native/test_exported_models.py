@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from moe_export.graph.weights import Dtype
 from moe_export.op import spec
 from moe_export.op.library import register
+from moe_export.op.spec import Dtype
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.helpers.decoding import Decoder, exported
 

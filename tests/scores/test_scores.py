@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.importance import Importance
 from moe_export.errors import CalibrationError, MoeExportError, RecipeError
+from moe_export.families.axis import Axis
 from moe_export.passes.loss import loss_gradients
 from moe_export.recipe import Score as ScoreName
 from moe_export.scores import SCORES, scores_named
-from moe_export.scores.collect import collect_importance
+from moe_export.scoring.collect import collect_importance
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
 from tests.helpers.torch_models import UNEQUAL
@@ -84,6 +85,7 @@ def collect(
     with tempfile.TemporaryDirectory() as folder:
         actual = collect_importance(
             LayeredModel(model),
+            axis_of(model),
             calibration_of(lengths),
             scores_named(names),
             batch_tokens,
@@ -91,6 +93,10 @@ def collect(
         )
     assert actual is not None
     return actual
+
+
+def axis_of(model: Any, *, has_shared: bool = False) -> Axis:
+    return Axis(blocks_of(model)[0].spec, has_shared)
 
 
 def blocks_of(model: Any) -> list[RaggedMoEBlock]:
@@ -356,7 +362,12 @@ def test_unsuitable_sequences_are_refused(
 ) -> None:
     with pytest.raises(CalibrationError, match=message):
         collect_importance(
-            LayeredModel(model), calibration, scores_named(["fisher"]), 100, tmp_path
+            LayeredModel(model),
+            axis_of(model),
+            calibration,
+            scores_named(["fisher"]),
+            100,
+            tmp_path,
         )
 
 

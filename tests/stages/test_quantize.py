@@ -99,7 +99,7 @@ def test_the_record_holds_every_tensor_and_the_error_of_the_quantized(
             continue
         norm = float(np.linalg.norm(values.astype(np.float64)))
         assert entry.relative_error == pytest.approx(lost / norm if norm else 0.0)
-        assert lost <= norm * LIMITS[GRIDS[entry.format].bits]
+        assert lost <= norm * LIMITS[GRIDS[entry.format].code_bits]
         parts = [after.tensors[part] for part in part_names(spec, name)]
         assert entry.bytes == sum(part.size_bytes for part in parts)
     assert (out / "tokenizer.json").read_bytes() == (pruned / "tokenizer.json").read_bytes()
