@@ -29,7 +29,7 @@ from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError
 from moe_export.experts import kept_rows
-from moe_export.families import check_ledger, open_checkpoint, spec_of
+from moe_export.families import check_tensors, open_checkpoint, spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import (
     PRUNED_PREFIX,
@@ -271,7 +271,7 @@ def _ledger(
         ArtifactError: the written tensors have other bytes than the plan predicted.
     """
     written = Checkpoint(out)
-    check_ledger(written, pruned)
+    check_tensors(written, pruned)
     entries = {
         name: PrunedTensor(
             action="kept" if pruned.tensors[name].shape == before.shape else "sliced",

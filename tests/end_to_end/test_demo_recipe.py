@@ -12,6 +12,7 @@ import torch
 
 import moe_export  # noqa: F401 - makes transformers know pruned checkpoints
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.demo import checkpoint_dir
 from moe_export.documents.tokens import TextTokenizer
@@ -51,9 +52,9 @@ def logits_of(model: torch.nn.Module, prompt: list[int]) -> np.ndarray:
 
 
 def test_half_of_the_dimensions_keep_the_skills(run: Path) -> None:
-    plan = json.loads((run / "plan" / "plan.json").read_text())
-    assert plan["kept"] == 0.5
-    assert plan["layers"][0]["widths"] != plan["layers"][1]["widths"]
+    plan = Plan.load(run / "plan")
+    assert plan.kept == 0.5
+    assert plan.layers[0].widths != plan.layers[1].widths
     validation = json.loads((run / "validate" / "validation.json").read_text())
     tasks = validation["providers"]["cpu"]["variants"]["pruned"]["tasks"]
     assert tasks["arithmetic"]["exact_match"] >= 0.97

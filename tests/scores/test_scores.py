@@ -6,13 +6,14 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from moe_export.artifacts.calibration import Calibration
@@ -384,7 +385,11 @@ def test_an_unknown_score_is_refused_with_the_nearest_name() -> None:
 
 
 def test_recipe_and_registry_know_the_same_scores() -> None:
-    assert set(get_args(ScoreName)) == set(SCORES)
+    known = TypeAdapter(ScoreName)
+    assert known.json_schema()["enum"] == list(SCORES)
+    assert [known.validate_python(name) for name in SCORES] == list(SCORES)
+    with pytest.raises(ValidationError):
+        known.validate_python("taylor")
 
 
 def test_every_score_says_what_it_is() -> None:

@@ -21,7 +21,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, RecipeError
 from moe_export.evaluation.masking import masked
 from moe_export.experts import kept_rows
-from moe_export.families import check_ledger, open_checkpoint, spec_of
+from moe_export.families import check_tensors, open_checkpoint, spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.fitting.refit import refitted
@@ -145,7 +145,7 @@ def test_widths_that_the_tensors_do_not_have_are_refused(
     layer = next(number for number, width in enumerate(widths) if width is not None)
     wrong = [*widths[:layer], widths[layer] - 1, *widths[layer + 1 :]]
     with pytest.raises(CheckpointError, match="has shape"):
-        check_ledger(Checkpoint(out), spec_of(config | {"shared_expert_widths": wrong}))
+        check_tensors(Checkpoint(out), spec_of(config | {"shared_expert_widths": wrong}))
     full = max(width or 0 for width in spec_at(folders["model"]).shared_widths)
     for bad in (
         5,
