@@ -95,11 +95,6 @@ def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
     return replace(spec, widths=widths)
 
 
-def parameters(spec: ModelSpec) -> int:
-    """Number of parameters of a model."""
-    return sum(tensor.elements for tensor in spec.tensors.values())
-
-
 def size_table(sizes: Sizes) -> Table:
     """Sizes as text, one row for each model."""
     head = ["removed", "parameters", "saved", "format", "bytes", "GiB", "of float16 whole"]
@@ -123,7 +118,7 @@ def _size_of(spec: ModelSpec, keep: float, name: SizeFormat) -> ModelSize:
     size_bytes = predicted_bytes(model, dtype)
     equally_E = np.full(spec.num_experts, spec.top_k / spec.num_experts)
     active_bytes = size_bytes.active_bytes(model, [equally_E] * spec.num_layers)
-    return ModelSize(keep, name, parameters(model), size_bytes.total_bytes, active_bytes)
+    return ModelSize(keep, name, model.parameters, size_bytes.total_bytes, active_bytes)
 
 
 def _quantization(name: SizeFormat) -> Quantization:
