@@ -27,7 +27,7 @@ def expert_bytes(width: int, format_name: Format, group_size: int) -> float:
     grid = GRIDS.get(format_name)
     bits = 16.0
     if grid is not None:
-        bits = grid.bits + (16 + 8 * grid.has_zero_point) / group_size
+        bits = grid.storage_bits + (16 + 8 * grid.has_zero_point) / group_size
     return 3 * sizes.HIDDEN * width * bits / 8
 
 
@@ -39,7 +39,7 @@ def random_layer(
     hidden_size: int,
     device: str,
 ) -> DeviceLayer:
-    """A layer as `lay_out` would give it, which would take longer than the timing.
+    """A layer in the layout of `lay_out`, which would take longer than the timing.
 
     Args:
         widths: w of each expert.

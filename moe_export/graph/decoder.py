@@ -17,9 +17,8 @@ from moe_export.graph.latent_attention import latent_attention
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
-from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.function import ragged_moe_function
-from moe_export.op.spec import QUANTIZED_FORMATS, Format
+from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout
 
 IR_VERSION = 10
 """Lowest version of the ONNX IR that opset 21 allows."""

@@ -1,4 +1,4 @@
-"""The weight of a `RaggedMoEPacked` node: all experts of a layer, packed when it is written.
+"""Packed weight of a layer: all experts in the CPU kernels' layout, packed when it is written.
 
 Legend: K depth (inputs), N columns (outputs).
 """
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import part_names
-from moe_export.graph.weights import CheckpointTensor, ChunkedTensor, Dtype, Read
+from moe_export.graph.weights import CheckpointTensor, ChunkedTensor, Read
 from moe_export.op.packed import PackedLayout, Packer
-from moe_export.op.spec import EXPERT_INPUTS
+from moe_export.op.spec import EXPERT_INPUTS, Dtype
 
 
 def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:
-    """Layout of the packed weight of a layer."""
+    """Format, sizes and widths of a layer's packed weight."""
     format_name = spec.quantization.format_of("gate", layer)
     return PackedLayout(
         format_name or spec.quantization.float_of("gate", layer) or dtype,
@@ -32,14 +32,14 @@ def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:
 
 
 class PackedTensor(ChunkedTensor):
-    """Weight of a `RaggedMoEPacked` node; holds at most one expert in memory at a time.
+    """Weight of a `RaggedMoEPacked` node; at most one expert is in memory at a time.
 
     Args:
-        name: name of the initializer.
-        spec: sizes of the model, and the names of its tensors.
-        layer: index of the layer.
-        dtype: dtype of weights that are neither quantized nor stored as bfloat16.
-        read: function that reads a tensor of the checkpoint by name.
+        name: Name of the initializer.
+        spec: Sizes of the model and names of its tensors.
+        layer: Number of the layer.
+        dtype: Dtype of weights that are neither quantized nor stored as bfloat16.
+        read: Function that reads a tensor of the checkpoint by name.
     """
 
     def __init__(self, name: str, spec: ModelSpec, layer: int, dtype: Dtype, read: Read) -> None:
@@ -48,11 +48,11 @@ class PackedTensor(ChunkedTensor):
         self._spec, self._layer, self._float, self._read = spec, layer, dtype, read
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """Yields the header, then the panels of each expert.
+        """Yields the header, and then the panels of each expert.
 
         Raises:
-            CheckpointError: if a tensor is missing or damaged, or a value does not fit the format.
-            DependencyError: if the native library, which packs, is absent.
+            CheckpointError: A source is missing or damaged, or a value does not fit the format.
+            DependencyError: The native library, which packs, is absent.
         """
         packer = Packer(self.layout)
         yield np.frombuffer(self.layout.header(), np.uint8)
@@ -64,7 +64,7 @@ class PackedTensor(ChunkedTensor):
             yield packer.expert(weights, width, names[0])
 
     def _parts(self, name: str) -> list[NDArray[Any]]:
-        """Reads a matrix [K, N], or the stored parts of a quantized one."""
+        """Matrix [K, N] in the model's dtype or its own, or the stored parts of a quantized one."""
         tensor = self._spec.tensors[name]
         if self._spec.quantization.format_of(tensor.role, tensor.layer) is not None:
             return [self._read(part) for part in part_names(self._spec, name)]

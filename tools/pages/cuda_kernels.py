@@ -34,10 +34,10 @@ INTRODUCTION = """\
 Made by `python -m tools.pages cuda_kernels` from the
 [manifest](../../moe_export/op/native/cuda/cubins/manifest.json) that the build writes; **none of it
 was measured on a GPU**. It is what bounds the speed of a kernel before it has run: registers
-spilled to memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks fit on a
-multiprocessor, and how many KiB of weights these ask for before they wait. An H200 reads 4.8 TB/s
-with 132 multiprocessors (NVIDIA's data sheet): 36 KiB for each in a microsecond, and memory takes
-somewhat less than one to answer.
+spilled to memory (`tests/cuda/test_build.py` holds that there are next to none), how many blocks
+fit on a multiprocessor, and how many KiB of weights these ask for before they wait. An H200 reads
+4.8 TB/s with 132 multiprocessors (NVIDIA's data sheet): 36 KiB for each in a microsecond, and
+memory takes somewhat less than one to answer.
 
 A block is pairs of a token and an expert by rows of the weights by values, or bytes of codes, taken
 at a time. Kernels of tiles copy ahead to shared memory, so that what is under way are the buffers
