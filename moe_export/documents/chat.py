@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from moe_export.documents.fields import Conversation, require_characters
-from moe_export.documents.render_chat import SECONDS
 from moe_export.errors import CalibrationError, CheckpointError, MoeExportError
+
+SECONDS = 5.0
+"""Processor time for one conversation."""
 
 
 class ChatTemplate:
@@ -25,15 +27,17 @@ class ChatTemplate:
 
     Args:
         model: Checkpoint directory.
+        seconds: Processor time for one conversation, after which its process is ended.
 
     Raises:
         CheckpointError: The tokenizer's files are damaged.
         CalibrationError: The tokenizer has no chat template.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moe_export.documents.render_chat", str(model)],
+            [sys.executable, "-m", "moe_export.documents.render_chat", str(model), str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -118,7 +122,7 @@ class ChatTemplate:
             return answer
         code = self._process.wait()
         if code == -signal.SIGPROF:
-            return {"error": f"it does not end within {SECONDS} seconds"}
+            return {"error": f"it does not end within {self._seconds:g} seconds"}
         raise MoeExportError(
             f"the process that renders the chat template ended with code {code}; run the same "
             "command again"

@@ -1,8 +1,8 @@
 """Process that renders a chat template; started by `moe_export.documents.chat`.
 
-`python -m moe_export.documents.render_chat DIRECTORY` answers each line of JSON on its input with
-one on its output. A request has `messages`, `tools` and `ask`, an answer `text` or `error`. The
-first line of output says if the tokenizer has a template.
+`python -m moe_export.documents.render_chat DIRECTORY SECONDS` answers each line of JSON on its
+input with one on its output. A request has `messages`, `tools` and `ask`, an answer `text` or
+`error`. The first line of output says if the tokenizer has a template.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-SECONDS = 5
-"""Processor time for one conversation, after which the system ends this process."""
 
 MEMORY_BYTES = 1 << 30
 """Memory for one conversation, beside that of the interpreter."""
@@ -47,7 +44,7 @@ def main() -> None:
         return {"has_template": tokenizer.chat_template is not None}
 
     def rendered() -> dict[str, Any]:
-        with _limited_time():
+        with _limited_time(float(sys.argv[2])):
             text = tokenizer.apply_chat_template(
                 request["messages"],
                 tools=request["tools"] or None,
@@ -77,10 +74,10 @@ def _write(output: Any, work: Callable[[], dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _limited_time() -> Iterator[None]:
-    """Has the system end this process after a time, in the middle of whatever it does."""
+def _limited_time(seconds: float) -> Iterator[None]:
+    """Has the system end this process after a processor time, whatever it does then."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:

@@ -94,29 +94,45 @@ def draw(
     tokenizer = TextTokenizer(model)
     if source.text is not None:
         return Drawn(windows(Path(source.text), tokenizer, count, length, seed))
-    encoded = list(_encoded(_contents(source, count, seed, part), tokenizer, source, model, length))
+    contents = _contents(source, count, seed, part)
+    encoded = list(_encoded(contents, tokenizer, source, model, length))
+    # A prompt alone may fill the length only where no answer is to follow.
     answered = [s for s in encoded if s.prompt_tokens < length or not has_prompts(source)]
     if not answered:
         raise CalibrationError(
-            f"{source.name}: the prompts of all {count} documents drawn have {length} tokens or "
-            f"more (that of the first has {encoded[0].prompt_tokens}), so that no answer is left; "
-            "raise sequence_length, or give shorter prompts"
+            f"{source.name}: no prompt of the {count} drawn leaves room for an answer: that of "
+            f"document {contents[0].number} has {encoded[0].prompt_tokens} tokens or more, and "
+            f"sequence_length is {length}; raise it, or give shorter prompts"
         )
-    dropped = len(encoded) - len(answered)
-    if dropped:
+    drawn = Drawn(
+        [
+            replace(s, tokens=s.tokens[:length], prompt_tokens=min(s.prompt_tokens, length))
+            for s in answered
+        ],
+        truncated=sum(len(s.tokens) > length for s in answered),
+        dropped=len(encoded) - len(answered),
+    )
+    _tell_of_lost(drawn, source, length, part)
+    return drawn
+
+
+def _tell_of_lost(drawn: Drawn, source: Source, length: int, part: Part) -> None:
+    """Warns of documents that are dropped, and of answers to be scored that are cut."""
+    advice = f"because sequence_length is {length}; raise it, or give shorter documents"
+    if drawn.dropped:
         _LOG.warning(
-            "%s: %d of %d documents are dropped, because their prompts have %d tokens or more; "
-            "raise sequence_length to keep them",
+            "%s: %d documents are left out, whose prompts leave no room for an answer, %s",
             source.name,
-            dropped,
-            count,
-            length,
+            drawn.dropped,
+            advice,
         )
-    cut = [
-        replace(s, tokens=s.tokens[:length], prompt_tokens=min(s.prompt_tokens, length))
-        for s in answered
-    ]
-    return Drawn(cut, sum(len(s.tokens) > length for s in answered), dropped)
+    if drawn.truncated and part == "test" and has_prompts(source):
+        _LOG.warning(
+            "%s: %d answers are cut, and scored as far as they go, %s",
+            source.name,
+            drawn.truncated,
+            advice,
+        )
 
 
 def task_names(tasks: tuple[Task, ...]) -> dict[str, Task]:

@@ -17,7 +17,7 @@ LIBRARY_BYTES = 6 << 20
 PYTHON_BYTES = 100 << 20
 """Memory of an interpreter with numpy, onnx_ir and safetensors loaded."""
 
-TOKENIZER_FACTOR = 12
+TOKENIZER_FACTOR = 35
 """Memory of a loaded tokenizer over the size of its `tokenizer.json`."""
 
 TOKEN_BYTES = 48
