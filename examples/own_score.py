@@ -15,7 +15,7 @@ from moe_export.scores import DataScore
 
 
 def absolute_output(batch):
-    """Mean length of what a dimension adds to the layer's output:
+    """Mean norm of the contribution of a dimension to the layer's output:
 
         sum over routed tokens t of |p[t] * h[t, j]| * |down[:, j]|,
         divided by the tokens of the whole set
