@@ -112,7 +112,7 @@ class Model:
             return
         advice = f"ask for at most {self.context - tokens + 1} new tokens"
         if tokens > self.context:
-            advice = "shorten the prompt"
+            advice = "shorten it"
         asked = f" and {new_tokens + 1} new ones are asked for" if new_tokens > 0 else ""
         raise RecipeError(
             f"the prompt has {tokens} tokens{asked}, the context of the model is {self.context}; "
