@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_export.demo.tasks import Document
+from moe_export.documents.files import shortened
 from moe_export.documents.rows import Row
 from moe_export.errors import CalibrationError
 from moe_export.recipe import Source
 
 CONVERSATION_FIELDS = ("messages", "conversations")
 """Fields that may hold a conversation, the first that a row has."""
+
+MOST_NAMES = 12
+"""Names of fields in a message."""
 
 TOOLS_FIELD, SYSTEM_FIELD = "tools", "system"
 
@@ -161,8 +165,8 @@ def _message(value: Any, place: str) -> dict[str, Any]:
         message["role"] = ROLES.get(speaker) if isinstance(speaker, str) else None
         if message["role"] is None:
             raise CalibrationError(
-                f"{place} is from {speaker!r}, expected one of {', '.join(ROLES)}; rename the "
-                "speaker or remove the row"
+                f"{place} is from {shortened(speaker)}, expected one of {', '.join(ROLES)}; rename "
+                "the speaker or remove the row"
             )
         if "content" not in message and "value" in message:
             message["content"] = message.pop("value")
@@ -212,7 +216,9 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _names(row: Row) -> str:
-    return ", ".join(map(repr, row.fields)) or "no fields"
+    names = [shortened(name) for name in row.fields]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return (", ".join(names[:MOST_NAMES]) or "no fields") + more
 
 
 def _kind(value: Any) -> str:

@@ -147,3 +147,9 @@ def not_utf8(path: Path, place: str, error: UnicodeDecodeError) -> CalibrationEr
         f"{path} cannot be read as UTF-8 text (byte 0x{byte:02x} in {place}); convert it, such as "
         "with `iconv -f LATIN1 -t UTF-8`"
     )
+
+
+def shortened(value: object, characters: int = 60) -> str:
+    """Python's notation of a value for a message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= characters else f"{text[:characters]}…"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
+from moe_export.documents.files import shortened
 from moe_export.errors import CheckpointError
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -64,17 +65,23 @@ def who_adds_bos(
     return special.first, "tokenizer"
 
 
-def special_tokens(tokenizer: Tokenizer, directory: Path) -> SpecialTokens:
-    """Finds the tokens that a tokenizer puts around a text.
+def special_tokens(
+    tokenizer: Tokenizer, directory: Path, first: tuple[int, ...], last: tuple[int, ...]
+) -> SpecialTokens:
+    """Puts together what `tokenizer.json` and `tokenizer_config.json` say of special tokens.
 
-    They come from the post-processor of `tokenizer.json`. If it adds nothing in front, but
-    `tokenizer_config.json` has `add_bos_token: true`, BOS is put in front, as the tokenizers of
-    LLaMA do in transformers.
+    If the first adds nothing in front, but the second has `add_bos_token: true`, BOS is put in
+    front, as the tokenizers of LLaMA do in transformers.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        directory: Checkpoint directory.
+        first: Ids that the post-processor of `tokenizer.json` adds before a text.
+        last: Ids that it adds after a text.
 
     Raises:
-        CheckpointError: `tokenizer_config.json` is damaged, or the tokenizer encodes no text.
+        CheckpointError: `tokenizer_config.json` is damaged.
     """
-    first, last = _added_around(tokenizer)
     config = _json_object(directory / TOKENIZER_CONFIG_FILE)
     name = name_of_bos(config)
     bos = tokenizer.token_to_id(name) if name is not None else None
@@ -83,8 +90,8 @@ def special_tokens(tokenizer: Tokenizer, directory: Path) -> SpecialTokens:
     return SpecialTokens(first, last, bos)
 
 
-def _added_around(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that the post-processor adds before and after a text, found by encoding a short text."""
+def added_around(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that a tokenizer adds before and after a text, found by encoding a short text."""
     words = [tokenizer.id_to_token(token) for token in range(min(tokenizer.get_vocab_size(), 300))]
     for probe in ("a", "1", *filter(None, words)):
         encoding = tokenizer.encode(probe)
@@ -113,10 +120,10 @@ def end_ids(directory: Path) -> list[int]:
         if eos is None:
             continue
         ids = eos if isinstance(eos, list) else [eos]
-        if not all(type(token) is int and token >= 0 for token in ids):
+        if not all(type(token) is int and 0 <= token < 1 << 31 for token in ids):
             raise CheckpointError(
-                f"{directory / name}: eos_token_id is {eos!r}, expected the id of a token or a "
-                "list of ids; correct it"
+                f"{directory / name}: eos_token_id is {shortened(eos)}, expected the id of a token "
+                "or a list of ids; correct it"
             )
         return ids
     return []

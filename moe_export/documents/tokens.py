@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from moe_export.demo.tasks import Document
 from moe_export.documents.special_tokens import (
     Bos,
+    added_around,
     end_ids,
     special_tokens,
     who_adds_bos,
@@ -57,13 +59,23 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     path = directory / TOKENIZER_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy it beside the weights")
-    try:
+    with _told(path, "is damaged", "copy it again"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+@contextmanager
+def _told(path: Path, what: str, advice: str) -> Iterator[None]:
+    """Turns the errors of the tokenizers library, panics of its Rust code too, into sentences."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} {what} ({reason}); {advice}") from error
 
 
 class TextTokenizer:
@@ -80,7 +92,9 @@ class TextTokenizer:
     def __init__(self, directory: Path) -> None:
         self._tokenizer = load_tokenizer(directory)
         self._path = directory / TOKENIZER_FILE
-        self.special = special_tokens(self._tokenizer, directory)
+        with _told(self._path, "cannot encode a text", "use the tokenizer of the model"):
+            first, last = added_around(self._tokenizer)
+        self.special = special_tokens(self._tokenizer, directory, first, last)
         self.eos_ids = end_ids(directory)
 
     def encode(
@@ -130,7 +144,8 @@ class TextTokenizer:
 
         Many tokenizers drop a space at the beginning; `continuation` keeps it.
         """
-        text: str = self._tokenizer.decode(tokens)
+        with _told(self._path, "cannot decode tokens", "use the tokenizer of the model"):
+            text: str = self._tokenizer.decode(tokens)
         return text
 
     def continuation(self, prompt: list[int], tokens: Iterable[int]) -> Iterator[str]:
@@ -174,10 +189,6 @@ class TextTokenizer:
 
     def _encoded(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids, and the character of the text after each token."""
-        try:
+        with _told(self._path, "cannot encode a text", "use the tokenizer of the model"):
             encoding: Any = self._tokenizer.encode(text, add_special_tokens=False)
-        except Exception as error:
-            raise CheckpointError(
-                f"{self._path} cannot encode a text ({error}); use the tokenizer of the model"
-            ) from error
         return encoding.ids, [end for _, end in encoding.offsets]

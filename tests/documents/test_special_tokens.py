@@ -97,7 +97,7 @@ def test_windows_of_a_text_begin_with_bos_and_are_full(tmp_path: Path) -> None:
     assert drawn.bos == "tokenizer"
 
 
-@pytest.mark.parametrize("ids", ["x", [[1]], 1.5, True, [-1]])
+@pytest.mark.parametrize("ids", ["x", [[1]], 1.5, True, [-1], 2**63])
 def test_ids_of_eos_that_are_no_ids_are_refused(tmp_path: Path, ids: Any) -> None:
     model = tiny_checkpoint(tmp_path / "model")
     change_json(model / "generation_config.json", eos_token_id=ids)

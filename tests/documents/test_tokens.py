@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -10,8 +13,9 @@ from tokenizers import Tokenizer, models
 from moe_export.demo import checkpoint_dir
 from moe_export.demo.tasks import KINDS, Document, training_documents
 from moe_export.documents.tokens import HEAD_CHARACTERS, TextTokenizer
+from moe_export.errors import CheckpointError
 from moe_export.testing.tiny import tiny_checkpoint
-from tests.helpers.text_models import change_json, metaspace_model
+from tests.helpers.text_models import adding, change_json, metaspace_model, model_with
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +119,21 @@ def test_a_continuation_comes_in_whole_characters_and_loses_nothing(model: Path)
     assert [len(piece) for piece in pieces] == [1] * len(text)
     broken = tokenizer.encode_text("é")[:1]
     assert list(tokenizer.continuation(prompt, broken)) == ["\ufffd"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda keys: keys["post_processor"]["special_tokens"].clear(),
+        lambda keys: keys.update(model={"type": "WordLevel", "vocab": {}, "unk_token": "?"}),
+    ],
+)
+def test_a_tokenizer_that_panics_or_fails_is_one_sentence(
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], object]
+) -> None:
+    model = model_with(tmp_path / "model", **adding())
+    keys = json.loads((model / "tokenizer.json").read_text())
+    spoil(keys)
+    (model / "tokenizer.json").write_text(json.dumps(keys))
+    with pytest.raises(CheckpointError, match=r"tokenizer.json (is damaged|cannot encode a text)"):
+        TextTokenizer(model).encode(Document("a", "b"))
