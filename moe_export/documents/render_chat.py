@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 1 << 28
 """Memory for one conversation, beside that of the interpreter."""
 
 TEXT_CHARACTERS = 16 << 20
