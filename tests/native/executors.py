@@ -53,7 +53,7 @@ def native_session(
 
 
 def run_in_onnx_runtime(library: Path, inputs: Inputs) -> NDArray[Any]:
-    """By the library, in a model that has the function too."""
+    """Output of the library in ONNX Runtime, in a model that has the function too."""
     y: NDArray[Any] = native_session(library, one_node_model(inputs)).run(None, feeds(inputs))[0]
     return y
 
@@ -83,7 +83,7 @@ def run_kernel(
     *,
     exact_activations: bool = False,
 ) -> NDArray[Any]:
-    """By a kernel of the library, without ONNX Runtime."""
+    """Output of one kernel of the library, without ONNX Runtime."""
     return layer_of(library, inputs, kernel, exact_activations=exact_activations).run(
         inputs.x,
         inputs.expert_indices,
