@@ -100,7 +100,9 @@ def _tuples(value: Any) -> Any:
 def _sentence(name: str, node: yaml.Node | None, error: ErrorDetails) -> str:
     location = error["loc"]
     key = ".".join(str(part) for part in location)
-    where = f"{name}: " if node is None else f"{name}:{_line(node, location)}: "
+    # Sections that disagree have no line of their own; the reason names their keys.
+    has_line = node is not None and bool(location)
+    where = f"{name}:{_line(node, location)}: " if has_line else f"{name}: "
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
