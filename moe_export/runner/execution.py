@@ -1,4 +1,4 @@
-"""From a recipe and a directory to a run, and its execution in one or several processes."""
+"""Run of a recipe in a directory, and its execution in one or several processes."""
 
 from __future__ import annotations
 
