@@ -23,7 +23,7 @@ class AttentionInputs:
     """Inputs of the attention operator that are the same in every layer.
 
     Attributes:
-        last_position: Position of the last real token, [batch] int32; padding is on the right.
+        last_position: Position of the last real token, [batch] int32.
         total_length: Number of past and new tokens, padding included, scalar int32.
         cos: Cosines of the rotary angles, [P, F] in the model's dtype.
         sin: Sines of the rotary angles, [P, F] in the model's dtype.
@@ -36,7 +36,10 @@ class AttentionInputs:
 
 
 def attention_inputs(builder: GraphBuilder, attention_mask: ir.Value) -> AttentionInputs:
-    """Computes the lengths from the mask [batch, total] and adds the rotary tables."""
+    """Computes the lengths from the mask [batch, total] and adds the rotary tables.
+
+    The padding of a row is behind its real tokens; see `graph.padding`.
+    """
     int32 = ir.DataType.INT32.value
     real = builder.op("ReduceSum", attention_mask, builder.ints(1), name="mask.tokens", keepdims=0)
     last = builder.op("Sub", real, builder.ints(1), name="mask.last")

@@ -117,6 +117,8 @@ class GraphBuilder:
         **attributes: AttributeValue,
     ) -> Sequence[ir.Value]:
         """Appends a node and returns its outputs, named `name`, `name:1`, `name:2` and so on."""
+        if kind == "Split" and len(inputs) == 1:
+            attributes["num_outputs"] = num_outputs  # a Split into equal parts states it too
         node = ir.node(
             kind,
             list(inputs),
