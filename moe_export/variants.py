@@ -9,9 +9,6 @@ BASELINE, PRUNED, QUANTIZED = "baseline", "pruned", "quantized"
 
 VARIANTS = (BASELINE, PRUNED, QUANTIZED)
 
-PLANNED = {BASELINE: "before", PRUNED: "after", QUANTIZED: "quantized"}
-"""Variant to the name that its bytes have in `plan.json`."""
-
 
 def exported(export: Path) -> dict[str, Path]:
     """Folders of the exported variants by name; the last one is the run's final model."""

@@ -14,10 +14,10 @@ from moe_export.stages import STAGES
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moe_export"
 TORCH_MODULES = (
-    *("torch_model", "passes", "fitting", "scores.collect", "scores.backward"),
-    *("gpu_check", "testing"),
+    *("torch_model", "passes", "fitting", "scoring"),
     *("evaluation.expected", "evaluation.masking"),
-    *("op.triton.driver", "stages.importance", "stages.bakeoff", "testing", "gpu_check"),
+    *("op.triton.driver", "stages.importance", "stages.bakeoff"),
+    *("testing", "gpu_check"),
 )
 FIGURES = ("reporting.figures",)
 HEAVY = ("torch", "transformers", "onnxruntime", "matplotlib", "datasets")

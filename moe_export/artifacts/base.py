@@ -89,7 +89,7 @@ class JsonArtifact(Record):
                 missing, unknown or of the wrong type.
         """
         path = folder / cls.FILE
-        content = load_json(path, cls.VERSION)
+        content = _load_json(path, cls.VERSION)
         del content["schema"]
         for name in cls.DERIVED:
             if name not in content:
@@ -137,12 +137,7 @@ def _first_fault(error: ValidationError, content: Any) -> str:
     return f"field {field!r} is {shown}; {wanted}"
 
 
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON artifact with its schema version."""
-    write_json(path, {"schema": SCHEMA} | content)
-
-
-def load_json(path: Path, version: int = SCHEMA) -> dict[str, Any]:
+def _load_json(path: Path, version: int) -> dict[str, Any]:
     """Reads a JSON object with a schema version.
 
     Raises:

@@ -46,7 +46,7 @@ class Column(Record):
         tasks: scores of each task.
         prefill_tokens_per_s: median at the comparison's setting; None if not measured.
         decode_tokens_per_s: median at the comparison's setting; None if not measured.
-        decode_ratio: that over the median of the run's own baseline; None if not measured.
+        decode_ratio: ratio to the median of the run's own baseline; None if not measured.
         gates_passed: True if the run met every gate; None for a baseline.
     """
 
@@ -88,7 +88,8 @@ class Comparison(JsonArtifact):
     Attributes:
         runs: names of the runs: their folders, with parents if these are alike.
         tasks: names of all tasks.
-        speed_setting: conditions of all speeds, measured in every run; None without such.
+        speed_setting: conditions of all speeds, measured in every run and chosen like those of the
+            headline; None if there are no such conditions.
         notes: warnings for the reader, such as different machines.
         columns: one column per exported variant and run.
     """

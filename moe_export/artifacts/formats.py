@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from moe_export.artifacts.base import Record
-from moe_export.quantization import (
-    DenseFormat,
-    EmbeddingFormat,
-    ExpertFormat,
-    Quantization,
-)
+from moe_export.quantization import Quantization, words_for
+from moe_export.recipe.base import OneOf
+
+ExpertFormat = Annotated[str, OneOf(lambda: words_for("experts"))]
+DenseFormat = Annotated[str, OneOf(lambda: words_for("dense"))]
+EmbeddingFormat = Annotated[str, OneOf(lambda: words_for("embedding"))]
 
 
 class TensorFormats(Record):

@@ -47,7 +47,8 @@ class Speed(Record):
         variant: name of the exported variant.
         provider: execution provider, `cpu` or `cuda`.
         threads: number of threads within an operator.
-        path: implementation of the experts that ran and, unless it grows, the KV cache, in words.
+        path: implementation of the experts that ran, in words; then `static KV cache` and
+            `CUDA graph` if the cache did not grow at every step (`validate.cache`).
         batch_size: number of sequences decoded together.
         prompt_tokens: number of tokens of each prompt.
         new_tokens: number of tokens decoded after each prompt.

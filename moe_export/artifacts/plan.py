@@ -8,6 +8,7 @@ from typing import Literal
 from moe_export.artifacts.base import JsonArtifact, Record
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.weight_bytes import PlannedBytes
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.recipe import Dtype
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED
@@ -122,9 +123,13 @@ class Plan(JsonArtifact):
         models = self.export_bytes.get(dtype)
         return models.of(variant) if models else None
 
+    def axis_of(self, spec: ModelSpec) -> Axis:
+        """Returns the experts of a model that the plan ranks."""
+        return Axis(spec, self.prunes_shared)
+
     def unpruned(self, pruned: ModelSpec) -> ModelSpec:
         """Returns the spec of the model that the plan was made for, given that of the pruned."""
-        return pruned.resized(self.axis_widths_before, shared=self.prunes_shared)
+        return self.axis_of(pruned).resized(self.axis_widths_before).spec
 
 
 def _on_axis(routed: Sequence[int], shared: int | None) -> list[int]:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from moe_export.artifacts.base import JsonArtifact, Record
-from moe_export.artifacts.formats import TensorFormats
-from moe_export.quantization import ExpertFormat, Method
+from moe_export.artifacts.formats import ExpertFormat, TensorFormats
+from moe_export.quantization import Method
 
 
 class KeptTensor(Record):

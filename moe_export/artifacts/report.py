@@ -50,10 +50,10 @@ class Report(JsonArtifact):
         speed: throughput at every setting.
         execution: implementation of the experts by variant and provider.
         machine: machine of the measurements.
-        versions: version by package, for those that decide a result.
+        versions: version by package, for those that decide a result (keys vary).
         stages: cost of every stage before the report.
         methods: method of measurement of each quantity.
-        settings: settings by stage, as in the recipe.
+        settings: settings by stage, as in the recipe (keys vary).
     """
 
     FILE: ClassVar[str] = "report.json"

@@ -54,7 +54,7 @@ class ClassError(Record):
     """Error of quantization of one class of tensors.
 
     Attributes:
-        name: class of tensors; the key is `class`.
+        name: class of tensors.
         relative_error: root of the squared error of the weights over that of their squares.
     """
 

@@ -11,7 +11,9 @@ class ClassBytes(Record):
     """Bytes of one class of tensors.
 
     Attributes:
-        name: memory class, such as `experts`; the key is `class`.
+        name: `embeddings`, `attention`, `router`, `experts`, `shared_expert`, `norms`, `scales`
+            (with zero points), `constants` (rotary tables and the like) or `padding` (between
+            weights).
         weights_bytes: part of `model.onnx.data`.
     """
 
@@ -26,9 +28,13 @@ class ResidentMemory(Record):
         provider: execution provider, `cpu` or `cuda`.
         load_peak_bytes: peak resident memory while the session loads, less that before loading.
         steady_resident_bytes: resident memory after a short generation, less that before loading.
-        device_loaded_bytes: memory in use on the GPU after loading; None without a GPU.
-        device_peak_bytes: most memory in use on the GPU; None without a GPU.
-        device_kv_cache_bytes: keys and values of the largest batch; None without a GPU.
+        device_loaded_bytes: memory in use on the GPU after loading, as the driver counts it for all
+            processes, less that before loading; None without a GPU.
+        device_peak_bytes: most memory in use on the GPU after any measured run, less that before
+            loading; None without a GPU. ONNX Runtime keeps memory that a run took, so that it is
+            included.
+        device_kv_cache_bytes: keys and values of the largest batch at full length, counted from
+            their shapes and part of the peak; None without a GPU.
     """
 
     provider: str
@@ -48,8 +54,9 @@ class VariantMemory(Record):
         weights_bytes: size of `model.onnx.data`, predicted if the variant was not exported.
         predicted_weights_bytes: size that the plan predicted; None if it predicted none.
         disk_weights_bytes: size of `model.onnx.data`; None if the variant was not exported.
-        active_bytes_per_token: bytes of weights that a token reads, mean over the calibration; None
-            if the plan predicted none.
+        active_bytes_per_token: bytes of weights that a token reads, mean over the calibration
+            tokens as the unpruned model routes them: its own embedding, the routed experts that it
+            is sent to, and everything else; None if the plan predicted none.
         graph_bytes: size of `model.onnx`; None if the variant was not exported.
         nodes: number of nodes of the graph; None if the variant was not exported.
         classes: bytes by class of tensors.

@@ -43,8 +43,8 @@ class ModelFacts(Record):
         hidden_size: number of elements of the residual stream.
         vocabulary_tokens: size of the vocabulary.
         parameters: number of parameters.
-        active_parameters_per_token: parameters outside the routed experts, and those of the experts
-            that a token is sent to.
+        active_parameters_per_token: parameters outside the routed experts, embeddings included, and
+            those of the experts that a token is sent to.
     """
 
     family: str

@@ -19,12 +19,13 @@ class Headline(Record):
         product_exact_match: mean exact match of the product on the first provider, fraction; None
             if not measured.
         recovery: recovery of the product on the first provider; None without a baseline.
-        speed_setting: conditions of the speeds; None if no speed was measured.
+        speed_setting: conditions of the speeds: first provider, smallest batch, most threads; None
+            if no speed was measured.
         gates_passed: True if every gate was met.
         product_prefill_tokens_per_s: median of the product; None if not measured.
-        prefill_ratio: that over the baseline's median; None if either was not measured.
+        prefill_ratio: ratio to the baseline's median; None if either was not measured.
         product_decode_tokens_per_s: median of the product; None if not measured.
-        decode_ratio: that over the baseline's median; None if either was not measured.
+        decode_ratio: ratio to the baseline's median; None if either was not measured.
     """
 
     product: str
@@ -122,7 +123,7 @@ class ExecutionFacts(Record):
     Attributes:
         variant: name of the variant.
         provider: execution provider, `cpu` or `cuda`.
-        path: implementation in words, as in `Speed`.
+        path: implementation in words, as in `speed[].path`.
     """
 
     variant: str

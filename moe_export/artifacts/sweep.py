@@ -56,7 +56,7 @@ class Point(Record):
             without a baseline.
         tasks: scores by task name.
         decode_tokens_per_s: median speed of decoding at `speed_setting`; None if not measured.
-        decode_ratio: that speed over the unpruned model's, measured in the same run; None if
+        decode_ratio: ratio of that speed to the unpruned model's, measured in the same run; None if
             either was not measured.
         speed_setting: conditions of the speed; None if not measured.
     """

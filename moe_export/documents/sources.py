@@ -21,6 +21,9 @@ from moe_export.recipe import Source, Task
 
 Part = Literal["train", "test"]
 
+TEST_SEED = 1234
+"""Seed of the draws of scored documents, which are the same in every run, so that runs compare."""
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -68,7 +68,10 @@ def score_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> dict[str, TaskScores]:
-    """Scores every task as `evaluation.tally` does, and its divergence from any reference."""
+    """Scores every task, with the divergence from the reference model if one is given.
+
+    `evaluation.tally` documents the scores.
+    """
     return {name: tally.scores() for name, tally in tally_tasks(model, tasks, reference).items()}
 
 
@@ -77,7 +80,7 @@ def tally_tasks(
     tasks: Mapping[str, ScoredTask],
     reference: PreTrainedModel | None = None,
 ) -> dict[str, Tally]:
-    """Tallies every task document by document."""
+    """Tallies every task; `score_tasks` summarizes the tallies."""
     tallies = {}
     for name, task in tasks.items():
         tally = Tally(task.has_answers)

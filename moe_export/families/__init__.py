@@ -14,9 +14,9 @@ from moe_export.families import known
 from moe_export.families.base import PRUNED_PREFIX, Family, ModelSpec
 from moe_export.families.config import read_spec
 from moe_export.families.layouts import divide_fused
-from moe_export.families.stored import check_ledger
+from moe_export.families.stored import check_tensors
 
-__all__ = ["FAMILIES", "check_ledger", "open_checkpoint", "spec_of"]
+__all__ = ["FAMILIES", "check_tensors", "open_checkpoint", "spec_of"]
 
 FAMILIES: dict[str, Family] = {
     module.name: import_module(f"{known.__name__}.{module.name}").FAMILY
@@ -64,5 +64,5 @@ def open_checkpoint(directory: Path) -> tuple[Checkpoint, ModelSpec]:
     checkpoint = Checkpoint(directory)
     spec = spec_of(checkpoint.config)
     divide_fused(checkpoint, spec)
-    check_ledger(checkpoint, spec)
+    check_tensors(checkpoint, spec)
     return checkpoint, spec

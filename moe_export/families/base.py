@@ -1,27 +1,25 @@
-"""What a model family is, and what a model of it is made of.
+"""Model families as data, and the sizes of one model.
 
-A family is data: the keys of its `config.json`, the names of its tensors, its routing rule. Reading
-a config with it (`families.config`) gives a `ModelSpec`, from which every other part takes its
-sizes.
+A family is the keys of its `config.json`, the names of its tensors and its routing rule. Reading a
+config with it (`families.config`) gives a `ModelSpec`, from which every other part takes its sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.experts import ExpertTable
 from moe_export.families.features import ExpertGroups, LatentAttention
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
 PRUNED_PREFIX = "moe_export_"
-"""Prepended to a family's model_type in the config of a pruned checkpoint."""
+"""Prefix of a family's model_type in the config of a pruned checkpoint."""
 
 WIDTHS_KEY = "expert_widths"
-"""Config key of a pruned checkpoint: per layer, per expert, the kept width."""
+"""Config key of a pruned checkpoint: the kept width of each expert, one list per layer."""
 
 SHARED_WIDTHS_KEY = "shared_expert_widths"
 """Config key of a pruned checkpoint whose shared expert is pruned too: its width per layer, null in
@@ -48,12 +46,12 @@ class TensorRule:
     """One kind of tensor of a family.
 
     Attributes:
-        role: what it is, the same word in every family.
-        template: its name in the checkpoint, with {layer} and {expert} where it has them.
-        shape: symbols of `ModelSpec.size`, or `width` and `shared` for the width of the expert.
-        tensor_class: the class its memory is reported in.
-        when: a boolean attribute of `ModelSpec` without which the tensor is absent.
-        layers: which layers have it: all, those with experts, or those without.
+        role: Role of the tensor, the same word in every family.
+        template: Name in the checkpoint, with {layer} and {expert} where it has them.
+        shape: Symbols of `ModelSpec.size`, or `width` and `shared` for the width of the expert.
+        tensor_class: Class that its memory is reported in.
+        when: Boolean attribute of `ModelSpec` without which the tensor is absent.
+        layers: Layers that have the tensor: all, those with experts, or those without.
     """
 
     role: str
@@ -66,14 +64,14 @@ class TensorRule:
 
 @dataclass(frozen=True)
 class FusedRule:
-    """Where transformers 5 keeps what the tensor rules name one by one.
+    """Name of a fused tensor in checkpoints of transformers 5 (`save_original_format=False`).
 
-    It writes so if told not to save in the original format. Tensors of experts are joined into one
-    [experts, rows, columns]; any other tensor merely has another name.
+    Tensors of experts are joined into one [experts, rows, columns]; any other tensor merely has
+    another name.
 
     Attributes:
-        roles: in the order in which they lie along the rows of each expert.
-        template: the name, with {layer}.
+        roles: Roles of the joined tensors, in their order along the rows of each expert.
+        template: Name of the fused tensor, with {layer}.
     """
 
     roles: tuple[str, ...]
@@ -85,26 +83,25 @@ class Family:
     """The facts of a model family.
 
     Attributes:
-        model_type: as in `config.json`.
-        architecture: the class of transformers that is the oracle.
-        config_keys: our name of a size to its key in `config.json`, or to all keys it may have.
-        config_defaults: values that transformers assumes for keys that a config may leave out.
-        refused: config keys whose listed values are the only ones supported; a key that is absent
-            or null is always accepted.
-        moe_module: attribute path of the MoE block within a decoder layer, as in the names of
+        model_type: `model_type` of `config.json`.
+        architecture: Class of transformers that is the oracle.
+        config_keys: Key in `config.json`, or all its possible keys, by our name of a size.
+        config_defaults: Values that transformers assumes for keys that a config may leave out.
+        refused: Supported values by config key; an absent or null key is always accepted.
+        moe_module: Attribute path of the MoE block within a decoder layer, as in the names of
             tensors.
-        tensors: every tensor a checkpoint may hold.
-        fused: the names of transformers 5 for some of them.
-        dense_layers: the config keys that say which layers have a plain MLP and no experts.
-        norm: of the residual stream: root-mean-square, or LayerNorm with a bias.
-        qk_norm: queries and keys are normalized within each head, or over all heads together.
-        routing: softmax over all experts and the largest of them, or Phi-MoE's sparse mixer.
-        normalize_top_k: whether the chosen weights are divided by their sum; None if the config
-            says so by `norm_topk_prob`.
-        router_float32: whether the router's product is in float32 whatever the model's dtype.
-        shared_gate: whether the shared expert has a weight of its own for each token.
-        rope_types: how frequencies may be stretched.
-        moe_returns_logits: whether the MoE block of transformers 4 also returns router logits to a
+        tensors: Every tensor that a checkpoint may hold.
+        fused: Names of transformers 5 for some of them.
+        dense_layers: Config keys that decide which layers have a plain MLP and no experts.
+        norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
+        qk_norm: Norm of queries and keys: within each head, over all heads together, or none.
+        routing: Softmax over all experts and the largest of them, or Phi-MoE's sparse mixer.
+        normalize_top_k: True if the chosen weights are divided by their sum; None if the config's
+            `norm_topk_prob` decides.
+        router_float32: True if the router's product is in float32 whatever the model's dtype.
+        shared_gate: True if the shared expert has a weight of its own for each token.
+        rope_types: Kinds of stretched frequencies that are supported.
+        moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
     """
 
@@ -139,7 +136,7 @@ class TensorSpec:
 
     @property
     def elements(self) -> int:
-        """How many values it holds."""
+        """Number of values."""
         count = 1
         for size in self.shape:
             count *= size
@@ -151,19 +148,20 @@ class ModelSpec:
     """The sizes and choices of one model, read from its config.
 
     Attributes:
-        head_dim: entries of a head's query and key.
-        widths: per layer, per expert; all equal until the model is pruned. A layer without experts
-            has none.
-        shared_widths: per layer, of the always-on expert; None where there is none.
-        dense_width: width of the MLP of layers without experts, 0 if there are none.
-        normalize_top_k: whether the chosen routing weights are divided by their sum.
-        routing_scale: what the routing weights are multiplied with.
-        groups: of experts, of which a token sees only some; None if it sees all.
-        router_jitter: how far, relatively, the sparse mixer looks below the largest logit.
-        latent: of latent attention; None for plain attention.
-        clip_qkv: queries, keys and values are cut off at this magnitude; None if they are not.
-        stretch: of rotary frequencies to a longer context; None if they are as they were.
-        quantization: what is stored in fewer bits; shapes and numbers of elements are as without.
+        head_dim: Entries of a head's query and key.
+        widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
+            All are equal until the model is pruned.
+        shared_widths: Width of the always-on expert, one per layer; None without such an expert.
+        dense_width: Width of the MLP of layers without experts; 0 if there are none.
+        normalize_top_k: True if the chosen routing weights are divided by their sum.
+        routing_scale: Factor of the routing weights.
+        groups: Groups of experts, of which a token sees only some; None if it sees all experts.
+        router_jitter: Relative distance below the largest logit that the sparse mixer looks at.
+        latent: Sizes of latent attention; None for plain attention.
+        clip_qkv: Largest magnitude of queries, keys and values; None without a limit.
+        stretch: Stretch of rotary frequencies to a longer context; None without one.
+        quantization: Formats of the stored tensors; shapes and numbers of elements are those of the
+            float model.
     """
 
     family: Family = field(repr=False)
@@ -194,60 +192,50 @@ class ModelSpec:
     stretch: Stretch | None
     quantization: Quantization = UNQUANTIZED
 
-    def table(self, layer: int, *, shared: bool = False) -> ExpertTable:
-        """Where the experts of a layer lie on R: the routed ones, and then the shared one if it is
-        asked for.
-        """
-        last = self.shared_widths[layer] if shared else None
-        return ExpertTable(self.widths[layer] if last is None else (*self.widths[layer], last))
-
-    def resized(self, widths: Sequence[Sequence[int]], *, shared: bool = False) -> ModelSpec:
-        """The model with experts of other widths, given per layer in the order of `table`."""
-        routed = tuple(tuple(layer[: self.num_experts]) for layer in widths)
-        if not shared:
-            return replace(self, widths=routed)
-        last = tuple(layer[self.num_experts] if layer else None for layer in widths)
-        return replace(self, widths=routed, shared_widths=last)
-
     def has_experts(self, layer: int) -> bool:
-        """Whether a layer has experts, however narrow; if not it has a plain MLP."""
+        """True if a layer has experts, however narrow; otherwise it has a plain MLP."""
         return bool(self.widths[layer])
 
     @property
+    def parameters(self) -> int:
+        """Number of values of all tensors."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
     def has_shared_expert(self) -> bool:
-        """Whether every layer with experts has an always-on one, however narrow."""
+        """True if every layer with experts has an always-on one, however narrow."""
         return any(width is not None for width in self.shared_widths)
 
     @property
     def has_lm_head(self) -> bool:
-        """Whether logits have a matrix of their own."""
+        """True if logits have a matrix of their own."""
         return not self.tied_embeddings
 
     @property
     def has_query_latent(self) -> bool:
-        """Whether queries come from a latent vector."""
+        """True if queries come from a latent vector."""
         return self.latent is not None and self.latent.query_rank > 0
 
     @property
     def has_whole_queries(self) -> bool:
-        """Whether queries come from the input."""
+        """True if queries come from the input."""
         return not self.has_query_latent
 
     @property
     def rotary_dim(self) -> int:
-        """How many entries of a head are rotated."""
+        """Number of entries of a head that are rotated."""
         return self.head_dim if self.latent is None else self.latent.rope_dim
 
     @property
     def attention_scale(self) -> float:
-        """What products of queries and keys are multiplied with."""
+        """Factor of the products of queries and keys."""
         scale = float(self.head_dim**-0.5)
         if isinstance(self.stretch, Yarn) and self.latent is not None:
             scale *= self.stretch.score_scale
         return scale
 
     def size(self, symbol: str) -> int:
-        """The length that a symbol of a tensor rule stands for."""
+        """Length of an axis, by its symbol in a tensor rule."""
         sizes = {
             "hidden": self.hidden_size,
             "vocab": self.vocab_size,
@@ -271,7 +259,7 @@ class ModelSpec:
 
     @cached_property
     def tensors(self) -> dict[str, TensorSpec]:
-        """Every tensor by its checkpoint name, those of the whole model first, then by layer."""
+        """Every tensor by its checkpoint name; tensors outside the layers come first."""
         specs: dict[str, TensorSpec] = {}
         rules = [r for r in self.family.tensors if r.when is None or getattr(self, r.when)]
         for rule in rules:
@@ -301,7 +289,7 @@ class ModelSpec:
             yield name, TensorSpec(rule.role, shape, rule.tensor_class, layer, expert)
 
     def name(self, role: str, layer: int | None = None, expert: int | None = None) -> str:
-        """The checkpoint name of a tensor by its role."""
+        """Checkpoint name of a tensor, by its role."""
         for rule in self.family.tensors:
             if rule.role == role:
                 return rule.template.format(layer=layer, expert=expert)

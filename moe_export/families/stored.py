@@ -74,7 +74,7 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     return stored
 
 
-def check_ledger(checkpoint: Checkpoint, spec: ModelSpec) -> None:
+def check_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     """Checks that a checkpoint has exactly the tensors that its config specifies.
 
     Raises:

@@ -24,13 +24,13 @@ from moe_export.passes.layers import INPUT, NormedBatch, Passes
 from moe_export.passes.loss import divergence_nats
 from moe_export.passes.states import States
 from moe_export.planning.allocation import format_errors
-from moe_export.quantization import Format
+from moe_export.quantization import FormatWord
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model.block import Matrix, RaggedMoEBlock
 from moe_export.torch_model.deterministic import deterministic
 from moe_export.torch_model.layered import StreamedModel
 
-FORMAT: Format = "int4"
+FORMAT: FormatWord = "int4"
 GROUP_SIZE = 32
 """Group size of the rounding, with `FORMAT`. Costs of finer formats follow from their errors."""
 

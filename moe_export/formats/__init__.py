@@ -1,4 +1,4 @@
-"""How weights are stored in fewer bits: one module per kind of format, numpy in and out.
+"""Formats of stored weights: one module per kind of format, numpy in and out.
 
 A quantized matrix [K, N] is codes [K, N] and scales [ceil(K / group_size), N]: a column's values
 are taken in groups along K, the axis that a MatMul sums over, and
@@ -17,12 +17,39 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from moe_export.formats import int4, int8, nf4, uint
+from moe_export.formats import floats, int4, int8, nf4, uint
+from moe_export.formats.facts import Executor, FormatFacts, Use
 from moe_export.formats.grid import Grid
 from moe_export.formats.matrix import GROUP_SIZES, QuantizedMatrix
 from moe_export.formats.rounding import quantize
 
-__all__ = ["FORMATS", "GRIDS", "GROUP_SIZES", "Grid", "QuantizedMatrix"]
+__all__ = [
+    "FORMATS",
+    "GRIDS",
+    "GROUP_SIZES",
+    "TABLE",
+    "Executor",
+    "FormatFacts",
+    "Grid",
+    "QuantizedMatrix",
+    "Use",
+]
+
+TABLE: dict[str, FormatFacts] = {
+    facts.name: facts
+    for facts in (
+        floats.FLOAT32,
+        floats.FLOAT16,
+        floats.BFLOAT16,
+        int8.FORMAT,
+        int4.FORMAT,
+        uint.UINT8,
+        uint.UINT4,
+        nf4.FORMAT,
+    )
+}
+"""Every format by its name. A format's place is its number in the native library and in packed
+weights, so that a new one goes to the end."""
 
 
 class Codec(Protocol):
@@ -36,18 +63,14 @@ class Codec(Protocol):
         *,
         search: bool = False,
     ) -> QuantizedMatrix:
-        """A matrix [K, N] in groups of `group_size` along K."""
+        """Quantizes a matrix [K, N] in groups of `group_size` along K."""
         ...
 
 
 GRIDS: dict[str, Grid] = {
-    "int8": int8.GRID,
-    "int4": int4.GRID,
-    "uint8": uint.UINT8,
-    "uint4": uint.UINT4,
-    "nf4": nf4.GRID,
+    name: facts.grid for name, facts in TABLE.items() if facts.grid is not None
 }
-"""The facts of each format, in the order of `moe_export.op.spec`."""
+"""The codes of each quantized format, in the order of `TABLE`."""
 
 FORMATS: dict[str, Codec] = {name: partial(quantize, grid) for name, grid in GRIDS.items()}
-"""The codec of each format."""
+"""The codec of each quantized format."""

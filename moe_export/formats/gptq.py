@@ -1,7 +1,7 @@
-"""GPTQ: rows are rounded one after another, and those still to come make up for the error.
+"""GPTQ: after rounding each row, adjusts the rows that are not yet rounded to compensate.
 
-What is made small is the error of the product with the inputs that were seen, not that of the
-weights: Frantar et al., arXiv:2210.17323. Rows are taken as they lie, without their `act_order`.
+It minimises the error of the product with the calibration inputs, not that of the weights: Frantar
+et al., arXiv:2210.17323. Rows are taken as they lie, without their `act_order`.
 
 Legend: K depth, N columns, g rows of a group.
 """
@@ -25,18 +25,18 @@ def inverse_factor(hessian_KK: NDArray[np.float64], damping: float) -> NDArray[n
     [[0.5, 0.0], [0.0, 2.0]]
 
     Args:
-        hessian_KK: the sum over tokens of x xᵀ, each with its weight.
-        damping: what is added to the diagonal, as a share of its mean.
+        hessian_KK: Weighted sum over tokens of x xᵀ, float64.
+        damping: Addition to the diagonal, as a share of its mean.
 
     Raises:
-        CheckpointError: it is not positive definite even so.
+        CheckpointError: the damped Hessian is not positive definite.
     """
     depth = len(hessian_KK)
     damped = hessian_KK.astype(np.float64, copy=True)
     mean = float(damped.diagonal().mean()) if depth else 1.0
     damped[np.diag_indices(depth)] += damping * mean
     try:
-        # With rows and columns reversed, the lower factor is the upper one of what is wanted.
+        # Reversing rows and columns turns the lower factor into the upper one.
         lower = np.linalg.cholesky(damped[::-1, ::-1])
         factor: NDArray[np.float32] = np.linalg.inv(lower[::-1, ::-1]).astype(np.float32)
     except np.linalg.LinAlgError as error:
@@ -53,16 +53,16 @@ def quantize(
     format_name: str,
     group_size: int,
 ) -> QuantizedMatrix:
-    """Codes that lose little of the product with what was seen.
+    """A matrix in codes that change its product with the calibration inputs little.
 
-    The scale of a group is searched for when its first row is reached, for the weights as they then
-    are, where each row counts by what a unit of its error costs.
+    The scale of a group is searched for when its first row is reached, on the weights adjusted so
+    far; each row is weighted by the cost of a unit of its error.
 
     Args:
-        matrix_KN: [K, N].
-        factor_KK: as `inverse_factor` gives it.
-        format_name: any of `FORMATS`.
-        group_size: 32, 64 or 128.
+        matrix_KN: Weights [K, N], float32.
+        factor_KK: Result of `inverse_factor`, float32.
+        format_name: Name of a quantized format.
+        group_size: Rows of a group: 32, 64 or 128.
 
     Raises:
         ShapeError: the shapes do not fit.

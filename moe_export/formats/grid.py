@@ -1,7 +1,7 @@
-"""What the codes of a format stand for, and the nearest codes to given values.
+"""The meaning of a format's codes, and the nearest codes to given values.
 
-A format is a grid of 2 ** bits points that is scaled for each group: value = (code - zero_point) *
-scale, or codebook[code] * scale where it has a codebook. Everything else about formats is the same.
+A grid is a set of at most 2 ** code_bits points that is scaled for each group:
+value = (code - zero_point) * scale, or codebook[code] * scale where there is a codebook.
 
 Legend: G groups, g rows of a group, N columns.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,25 +22,36 @@ Fit = Callable[[Floats], tuple[Floats, Floats | None]]
 
 @dataclass(frozen=True)
 class Grid:
-    """The facts of a format.
+    """The codes of a format.
 
     Attributes:
-        bits: of a code.
-        code_dtype: of the codes of a `QuantizedMatrix`; ONNX has the type of the same name.
-        limits: the least and the greatest code that is used.
-        fit: gives, for values [G, g, N] in float32, the scale [G, N] with which none is cut off,
-            not rounded yet, and the zero points [G, N] as whole numbers, None without any.
-        has_zero_point: whether groups have one.
-        codebook: [2 ** bits] float32, ascending, what each code stands for at a scale of 1; None
-            where it is the code itself.
+        code_bits: Bits of a code.
+        code_dtype: Dtype of the codes of a `QuantizedMatrix`; ONNX has the type of the same name.
+        limits: The least and the greatest code that is used.
+        fit: Function from values [G, g, N] in float32 to the scale [G, N] with which none is cut
+            off, not rounded yet, and the zero points [G, N] as whole numbers, None without any.
+        has_zero_point: True if groups have a zero point.
+        codebook: Value of each code at a scale of 1, float32 [2 ** code_bits], ascending; None
+            where the value is the code itself.
     """
 
-    bits: int
+    code_bits: int
     code_dtype: np.dtype[Any]
     limits: tuple[int, int]
     fit: Fit
     has_zero_point: bool = False
     codebook: Floats | None = None
+
+    @property
+    def storage_bits(self) -> int:
+        """Bits of a code in checkpoints and in ONNX tensors, those of its dtype."""
+        return int(ml_dtypes.iinfo(self.code_dtype).bits)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code on a GPU, where codes lie as in checkpoints."""
+        # Named so in sources whose hash is part of the shipped CUDA kernels' manifest.
+        return self.storage_bits
 
     def codes(self, values_GgN: Floats, scale_GN: Floats, zero_GN: Floats | None) -> Floats:
         """The nearest codes, as whole numbers in float32 [G, g, N]; a scale of 0 gives the code
@@ -54,7 +66,7 @@ class Grid:
         return codes.clip(*self.limits)
 
     def values(self, codes_GgN: Floats, scale_GN: Floats, zero_GN: Floats | None) -> Floats:
-        """What codes stand for, float32 [G, g, N]."""
+        """The values of codes, float32 [G, g, N]."""
         points: Floats = codes_GgN
         if self.codebook is not None:
             points = self.codebook[codes_GgN.astype(np.uint8)]
@@ -65,9 +77,9 @@ class Grid:
 
 
 def _nearest(codebook: Floats, values_GgN: Floats, scale_GN: Floats) -> Floats:
-    """Codes by the midpoints between neighbours, in float32; a value on one goes to the lower code.
+    """Codes by the midpoints between neighbours, in float32; a midpoint goes to the lower code.
 
-    As bitsandbytes does it, values are multiplied by the scale's reciprocal and not divided.
+    Values are multiplied by the scale's reciprocal and not divided, as in bitsandbytes.
     """
     midpoints = (codebook[1:] + codebook[:-1]) / np.float32(2)
     nonzero_GN = np.where(scale_GN == 0, np.float32(np.inf), scale_GN)

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.formats.facts import EVERYWHERE, FormatFacts
 from moe_export.formats.grid import Grid
 
 
@@ -28,7 +29,14 @@ def fit(values_GgN: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
     return scale_GN, None
 
 
-GRID = Grid(4, np.dtype(ml_dtypes.int4), (-8, 7), fit)
+FORMAT = FormatFacts(
+    name="int4",
+    grid=Grid(4, np.dtype(ml_dtypes.int4), (-8, 7), fit),
+    uses=frozenset({"experts", "dense"}),
+    executors=EVERYWHERE,
+    panel_bits=4,
+    cuda_dtypes=("float32", "float16"),
+)
 
 
 def pack(codes: NDArray[Any]) -> NDArray[np.uint8]:

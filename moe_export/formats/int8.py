@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.formats.facts import EVERYWHERE, FormatFacts
 from moe_export.formats.grid import Grid
 
 
@@ -18,4 +19,11 @@ def fit(values_GgN: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
     return scale_GN, None
 
 
-GRID = Grid(8, np.dtype(np.int8), (-127, 127), fit)
+FORMAT = FormatFacts(
+    name="int8",
+    grid=Grid(8, np.dtype(np.int8), (-127, 127), fit),
+    uses=frozenset({"experts", "dense", "embedding"}),
+    executors=EVERYWHERE,
+    panel_bits=8,
+    cuda_dtypes=("float32", "float16"),
+)

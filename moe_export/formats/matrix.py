@@ -22,12 +22,12 @@ class QuantizedMatrix:
     """Codes and scales of a matrix [K, N].
 
     Attributes:
-        codes: [K, N], int8, uint8, ml_dtypes.int4 or ml_dtypes.uint4.
-        scale: [G, N] with G = ceil(K / group_size), float32 or float16. Every value is a float16
-            number whatever the dtype: the native kernels keep it in 16 bits.
-        group_size: rows of a group; the last group may have fewer.
-        zero_point: [G, N] in the dtype of codes, the code that means 0; None if that is code 0.
-        codebook: [16] float32, what a code stands for; None if that is the code itself.
+        codes: Codes [K, N], int8, uint8, ml_dtypes.int4 or ml_dtypes.uint4.
+        scale: Scales [G, N] with G = ceil(K / group_size), float32 or float16. Every value is a
+            float16 number whatever the dtype: the native kernels keep it in 16 bits.
+        group_size: Rows of a group; the last group may have fewer.
+        zero_point: Code that means 0, [G, N] in the dtype of codes; None if that is code 0.
+        codebook: Value of each code, float32 [16]; None if that is the code itself.
     """
 
     codes: NDArray[Any]
@@ -38,25 +38,25 @@ class QuantizedMatrix:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[K, N]."""
+        """Shape [K, N]."""
         return self.codes.shape
 
     @property
     def parts(self) -> tuple[NDArray[Any], ...]:
-        """Codes, scales and, where there are any, zero points, as a `RaggedMoE` node takes them."""
+        """Codes, scales and zero points, if there are any, in the order of a `RaggedMoE` node."""
         return (self.codes, self.scale) + (() if self.zero_point is None else (self.zero_point,))
 
     def columns(self, part: slice) -> QuantizedMatrix:
-        """Some of the columns."""
+        """The matrix of some columns."""
         zero_point = None if self.zero_point is None else self.zero_point[:, part]
         codes, scale = self.codes[:, part], self.scale[:, part]
         return QuantizedMatrix(codes, scale, self.group_size, zero_point, self.codebook)
 
     def dequantized(self) -> NDArray[np.float32]:
-        """[K, N]: exact without a codebook, since the difference of two codes of 8 bits times a
-        scale of 11 fits into float32's 24; with one, the product rounded to float32.
+        """The values [K, N]. They are exact without a codebook, since the difference of two codes
+        of 8 bits times a scale of 11 fits into float32's 24; with one, products are rounded.
         """
-        # By way of 8 bits: from 4, ml_dtypes converts to float32 at a tenth of the speed.
+        # Cast by way of 8 bits: ml_dtypes converts 4 bits to float32 at a tenth of the speed.
         codes = _in_8_bits(self.codes)
         points = codes.astype(np.float32) if self.codebook is None else self.codebook[codes]
         for group, scale_N in enumerate(self.scale.astype(np.float32)):
@@ -86,8 +86,8 @@ def grouped(matrix_KN: NDArray[Any], group_size: int) -> NDArray[np.float32]:
     """The matrix as [G, group_size, N], the last group filled up with zeros.
 
     Raises:
-        ShapeError: if it is no matrix, or the group size is none of GROUP_SIZES.
-        CheckpointError: if a value is infinite or not a number.
+        ShapeError: the array is no matrix, or the group size is none of GROUP_SIZES.
+        CheckpointError: a value is infinite or not a number.
     """
     if matrix_KN.ndim != 2 or group_size not in GROUP_SIZES:
         raise ShapeError(
@@ -109,11 +109,11 @@ def in_float16(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.floa
     """Scales rounded to float16 numbers.
 
     Args:
-        scale_GN: to be rounded.
-        largest: magnitude among the weights, for the message.
+        scale_GN: Scales [G, N].
+        largest: Largest magnitude among the weights, for the message.
 
     Raises:
-        CheckpointError: if a scale is too large for float16.
+        CheckpointError: a scale is too large for float16.
     """
     with np.errstate(over="ignore"):
         rounded_GN = scale_GN.astype(np.float16)
@@ -123,5 +123,5 @@ def in_float16(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.floa
 
 
 def stored_scale(scale_GN: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
-    """The same, zero without a sign."""
+    """Scales rounded to float16 numbers, with zeros that have no sign."""
     return in_float16(scale_GN, largest) + np.float32(0)

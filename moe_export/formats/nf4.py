@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.formats.facts import EVERYWHERE, FormatFacts
 from moe_export.formats.grid import Grid
 
 CODEBOOK = np.array(
@@ -37,7 +38,7 @@ CODEBOOK = np.array(
     ],
     np.float32,
 )
-"""What each code stands for at a scale of 1."""
+"""Value of each code at a scale of 1, float32 [16]."""
 
 
 def fit(values_GgN: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
@@ -50,4 +51,11 @@ def fit(values_GgN: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
     return scale_GN, None
 
 
-GRID = Grid(4, np.dtype(ml_dtypes.uint4), (0, 15), fit, codebook=CODEBOOK)
+FORMAT = FormatFacts(
+    name="nf4",
+    grid=Grid(4, np.dtype(ml_dtypes.uint4), (0, 15), fit, codebook=CODEBOOK),
+    executors=EVERYWHERE,
+    panel_bits=4,
+    cuda_dtypes=("float16",),
+)
+"""For experts only: MatMulNBits, which multiplies dense matrices, has no codebook."""

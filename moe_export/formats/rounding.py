@@ -23,18 +23,18 @@ def quantize(
     *,
     search: bool = False,
 ) -> QuantizedMatrix:
-    """The nearest codes.
+    """A matrix in the nearest codes of a grid.
 
     Args:
-        grid: of the format.
-        matrix_KN: [K, N], floats.
-        group_size: 32, 64 or 128.
-        scale_dtype: float32 or float16.
-        search: whether each group's scale is the one that loses the least.
+        grid: Codes of the format.
+        matrix_KN: Floats [K, N].
+        group_size: Rows of a group: 32, 64 or 128.
+        scale_dtype: Dtype of the scales: float32 or float16.
+        search: True to take the scale of least squared error for each group.
 
     Raises:
-        ShapeError: if it is no matrix, or the group size is another.
-        CheckpointError: if a value is infinite, not a number or too large.
+        ShapeError: the array is no matrix, or the group size is none of `GROUP_SIZES`.
+        CheckpointError: a value is infinite, not a number or too large.
     """
     values_GgN = grouped(matrix_KN, group_size)
     scale_GN, zero_GN = grid.fit(values_GgN)
@@ -54,9 +54,9 @@ def quantized_matrix(
     group_size: int,
     scale_dtype: str,
 ) -> QuantizedMatrix:
-    """The matrix of codes, scales and zero points that are still float32.
+    """A matrix from codes, scales and zero points that are still float32.
 
-    A group whose scale is 0 has the zero point 0, and with it the codes.
+    A group whose scale is 0 gets the zero point 0 and codes 0.
     """
     zero_point = None
     if zero_GN is not None:
@@ -70,6 +70,6 @@ def quantized_matrix(
 
 
 def _cast(codes: NDArray[np.float32], grid: Grid) -> NDArray[Any]:
-    # By way of 8 bits, which ml_dtypes' own conversions are slow against.
+    # Cast by way of 8 bits: the direct cast of ml_dtypes from float to 4 bits is slow.
     in_8_bits = codes.astype(np.int8 if grid.limits[0] < 0 else np.uint8)
     return in_8_bits.astype(grid.code_dtype, copy=False)

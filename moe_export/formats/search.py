@@ -1,4 +1,4 @@
-"""Scales that lose the least: smaller ones than the largest value asks for, where that pays.
+"""Scales of least squared error, which may cut off the largest values of a group.
 
 Legend: G groups, g rows of a group, N columns.
 """
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from moe_export.formats.grid import Grid
 
 FACTORS = tuple(1 - step / 64 for step in range(17))
-"""What a scale is multiplied by: 1 down to 0.75. Twice as many steps take less than a thousandth
-off the error of int4 on normally distributed values.
+"""Factors of a scale that are tried: 1 down to 0.75. Twice as many steps reduce the error of int4
+on normally distributed values by less than a thousandth.
 """
 
 
@@ -25,17 +25,17 @@ def least_error_scale(
     grid: Grid,
     weight_K: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Of each group, the scale among `FACTORS` times the given one with the least squared error.
+    """The scale of each group with the least squared error, among `FACTORS` times the given one.
 
-    Ties go to the larger scale, so that a group is as it would be without a search unless it gains.
+    Ties go to the larger scale, so that a group changes only if it gains.
 
     Args:
-        values_GgN: the values; what lies beyond `weight_K` is padding.
-        scale_GN: the scale of each group with which no value is cut off.
-        zero_GN: the zero point of each group, which stays: both ends of its range are drawn in
-            alike. None in a format without.
-        grid: of the format.
-        weight_K: how much the squared error of each row counts; all alike unless given.
+        values_GgN: Values; rows beyond the length of `weight_K` are padding.
+        scale_GN: Scale of each group with which no value is cut off.
+        zero_GN: Zero point of each group, which stays, so that both ends of the range are drawn in
+            alike; None in a format without zero points.
+        grid: Codes of the format.
+        weight_K: Weight of each row's squared error; 1 unless given.
     """
     weight_Gg1 = np.ones(values_GgN.shape[:2], np.float32)[..., None]
     if weight_K is not None:
@@ -43,7 +43,7 @@ def least_error_scale(
     best_GN = np.full(scale_GN.shape, np.inf, np.float32)
     chosen_GN = scale_GN
     for factor in FACTORS:
-        # The error is that of the scale as it will be stored; one that does not fit has none.
+        # The error is taken with the scale as stored; a scale that does not fit is never better.
         with np.errstate(over="ignore", invalid="ignore"):
             tried_GN = (scale_GN * np.float32(factor)).astype(np.float16).astype(np.float32)
             codes_GgN = grid.codes(values_GgN, tried_GN, zero_GN)

@@ -25,30 +25,34 @@ SCALE_SUFFIX, ZERO_POINT_SUFFIX = ".scale", ".zero_point"
 
 
 def stored_dtype(format_name: str) -> np.dtype[Any]:
-    """What codes and zero points are stored as.
+    """Dtype of codes and zero points in a file.
 
     >>> stored_dtype("int8"), stored_dtype("int4")
     (dtype('int8'), dtype('uint8'))
     """
     grid = GRIDS[format_name]
-    return grid.code_dtype if grid.bits == 8 else np.dtype(np.uint8)
+    return grid.code_dtype if grid.storage_bits == 8 else np.dtype(np.uint8)
 
 
 CODE_DTYPES = frozenset(map(stored_dtype, GRIDS))
-"""What codes of any format are stored as."""
+"""Dtypes of the codes of all formats in files."""
 
 
 def stored_shape(format_name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of codes or zero points.
+    """Shape of codes or zero points in a file.
+
+    Args:
+        format_name: Name of a quantized format.
+        shape: Shape before packing.
 
     >>> stored_shape("int8", (5, 3)), stored_shape("int4", (5, 3))
     ((5, 3), (8,))
     """
-    return shape if GRIDS[format_name].bits == 8 else (-(-math.prod(shape) // 2),)
+    return shape if GRIDS[format_name].storage_bits == 8 else (-(-math.prod(shape) // 2),)
 
 
 def scale_shape(shape_KN: tuple[int, int], group_size: int) -> tuple[int, int]:
-    """Of the scales, and of the zero points before they are packed."""
+    """Shape [G, N] of the scales, and of the zero points before they are packed."""
     return -(-shape_KN[0] // group_size), shape_KN[1]
 
 
@@ -72,7 +76,7 @@ def stored_parts(
 
 
 def to_storage(matrix: QuantizedMatrix) -> dict[str, NDArray[Any]]:
-    """The parts of a matrix as they are stored, by suffix."""
+    """The arrays of a matrix as they are stored, by suffix."""
     parts = {"": _packed(matrix.codes), SCALE_SUFFIX: matrix.scale.astype(SCALE_DTYPE)}
     if matrix.zero_point is not None:
         parts[ZERO_POINT_SUFFIX] = _packed(matrix.zero_point)
@@ -85,13 +89,13 @@ def from_storage(
     shape_KN: tuple[int, int],
     group_size: int,
 ) -> QuantizedMatrix:
-    """The matrix again, with scales in float16.
+    """The matrix that stored arrays hold, with scales in float16.
 
     Args:
-        format_name: of the matrix.
-        parts: as stored, in the order of `stored_parts`.
-        shape_KN: of the matrix.
-        group_size: rows of a group.
+        format_name: Name of a quantized format.
+        parts: Arrays as stored, in the order of `stored_parts`.
+        shape_KN: Shape of the matrix.
+        group_size: Rows of a group.
     """
     grid = GRIDS[format_name]
     codes, scale, *zero_points = parts
@@ -107,4 +111,4 @@ def _packed(codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def _unpacked(stored: NDArray[Any], shape: tuple[int, ...], grid: Grid) -> NDArray[Any]:
-    return stored if grid.bits == 8 else int4.unpack(stored, shape, grid.code_dtype)
+    return stored if grid.storage_bits == 8 else int4.unpack(stored, shape, grid.code_dtype)

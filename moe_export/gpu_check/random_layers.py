@@ -27,7 +27,7 @@ def expert_bytes(width: int, format_name: Format, group_size: int) -> float:
     grid = GRIDS.get(format_name)
     bits = 16.0
     if grid is not None:
-        bits = grid.bits + (16 + 8 * grid.has_zero_point) / group_size
+        bits = grid.storage_bits + (16 + 8 * grid.has_zero_point) / group_size
     return 3 * sizes.HIDDEN * width * bits / 8
 
 

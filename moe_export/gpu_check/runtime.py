@@ -18,7 +18,7 @@ from moe_export.op.library import register
 from moe_export.ort.benchmark import Setup, probe
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
-from moe_export.recipe.sections import SpeedSettings
+from moe_export.recipe import SpeedSettings
 from moe_export.testing.cases import CASES, inputs_of
 from moe_export.testing.cuda_kinds import PACKAGED_KINDS
 from moe_export.testing.executors import feeds, one_node_model, run_reference

@@ -20,7 +20,7 @@ from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
 from moe_export.gpu_check.apart import Apart, ApartError
 from moe_export.graph import DATA_FILE, predicted_bytes
-from moe_export.graph.weights import Dtype
+from moe_export.op.spec import Dtype
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
 from moe_export.stages.export import export_model

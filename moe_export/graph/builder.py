@@ -13,16 +13,10 @@ from moe_export.families.base import ModelSpec
 from moe_export.formats import GRIDS
 from moe_export.graph.packed_tensor import PackedTensor
 from moe_export.graph.quantized import lookup_weight, matmul_nbits_weight, ragged_moe_weight
-from moe_export.graph.weights import (
-    CheckpointTensor,
-    Dtype,
-    FloatDtype,
-    Layout,
-    Read,
-    join_names,
-)
+from moe_export.graph.weights import CheckpointTensor, FloatDtype, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
+from moe_export.op.spec import Dtype, Layout
 from moe_export.quantization import QuantizedFormat
 
 ORT_DOMAIN = "com.microsoft"
@@ -215,7 +209,7 @@ class GraphBuilder:
             gather_axis=0,
             quantize_axis=1,
             block_size=self.spec.quantization.group_size,
-            bits=GRIDS["int8"].bits,
+            bits=GRIDS["int8"].storage_bits,
         )
 
     def linear(
@@ -259,7 +253,7 @@ class GraphBuilder:
             domain=ORT_DOMAIN,
             K=first.shape[1],
             N=int(values[0].shape.numpy()[0]),
-            bits=GRIDS[format_name].bits,
+            bits=GRIDS[format_name].storage_bits,
             block_size=self.spec.quantization.group_size,
             accuracy_level=INT8_ACTIVATIONS,
         )

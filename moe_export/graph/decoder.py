@@ -18,9 +18,8 @@ from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.padding import front_order, to_front, to_own_place
-from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.function import ragged_moe_function
-from moe_export.op.spec import QUANTIZED_FORMATS, Format
+from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout
 
 IR_VERSION = 10
 """Lowest version of the ONNX IR that opset 21 allows."""

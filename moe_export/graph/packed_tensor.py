@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import part_names
-from moe_export.graph.weights import CheckpointTensor, ChunkedTensor, Dtype, Read
+from moe_export.graph.weights import CheckpointTensor, ChunkedTensor, Read
 from moe_export.op.packed import PackedLayout, Packer
-from moe_export.op.spec import EXPERT_INPUTS
+from moe_export.op.spec import EXPERT_INPUTS, Dtype
 
 
 def packed_layout(spec: ModelSpec, layer: int, dtype: Dtype) -> PackedLayout:

@@ -22,7 +22,7 @@ from moe_export.graph.builder import (
 )
 from moe_export.graph.decoder import build_decoder
 from moe_export.graph.external_data import layout as placements
-from moe_export.graph.weights import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout
 
 
 @dataclass(frozen=True)

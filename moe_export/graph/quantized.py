@@ -22,7 +22,8 @@ from moe_export.formats.storage import (
     scale_shape,
     stored_parts,
 )
-from moe_export.graph.weights import Dtype, Read
+from moe_export.graph.weights import Read
+from moe_export.op.spec import Dtype
 from moe_export.quantization import QuantizedFormat
 
 
@@ -101,16 +102,16 @@ def matmul_nbits_weight(
 
     def zero_point() -> ir.TensorProtocol:
         zeros = [_zero_points(matrix) for matrix in matrices()]
-        values = _in_bytes(np.concatenate(zeros, axis=1).T, grid.bits)
+        values = _in_bytes(np.concatenate(zeros, axis=1).T, grid.storage_bits)
         return ir.Tensor(values, name=name + ZERO_POINT_SUFFIX)
 
-    group_bytes = group_size * grid.bits // 8
+    group_bytes = group_size * grid.storage_bits // 8
     parts = [
         _lazy(name, ir.DataType.UINT8, (columns, groups, group_bytes), codes),
         _lazy(scale_name(name), _float_type(dtype), (columns, groups), scale),
     ]
     if grid.has_zero_point:
-        shape = (columns, -(-groups * grid.bits // 8))
+        shape = (columns, -(-groups * grid.storage_bits // 8))
         parts.append(_lazy(name + ZERO_POINT_SUFFIX, ir.DataType.UINT8, shape, zero_point))
     return parts
 
@@ -152,12 +153,12 @@ def _unsigned_groups(matrix: QuantizedMatrix, grid: Grid) -> NDArray[np.uint8]:
         codes[:, depth:] = _zero_points(matrix)[-1:].T
     else:
         # In two's complement, flipping the highest bit adds half of the range.
-        half, mask = (0x80, 0xFF) if grid.bits == 8 else (0x08, 0x0F)
+        half, mask = (0x80, 0xFF) if grid.storage_bits == 8 else (0x08, 0x0F)
         codes[:, :depth] = matrix.codes.T.astype(np.int8, copy=False).view(np.uint8)
         codes[:, :depth] ^= half
         codes &= mask
         codes[:, depth:] = half
-    return _in_bytes(codes, grid.bits).reshape(columns, groups, -1)
+    return _in_bytes(codes, grid.storage_bits).reshape(columns, groups, -1)
 
 
 def _zero_points(matrix: QuantizedMatrix) -> NDArray[np.uint8]:

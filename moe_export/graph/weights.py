@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,17 +11,8 @@ from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
 
-Dtype = Literal["float32", "float16"]
-
-FloatDtype = Literal["float32", "float16", "bfloat16"]
-"""Dtype of a weight that is not quantized; experts may be bfloat16 in a model of either dtype."""
-
-Layout = Literal["portable", "packed"]
-"""Layout of the experts' weights.
-
-`portable`: one weight per matrix, with a function of standard operators that runs anywhere.
-`packed`: one weight per layer in the layout of the native kernels, which only they can read.
-"""
+FloatDtype = str
+"""Dtype of weights that are not quantized; experts may be in bfloat16 in a model of any dtype."""
 
 Read = Callable[[str], NDArray[Any]]
 """Function that reads a tensor of the checkpoint by name, in its stored dtype."""

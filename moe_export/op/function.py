@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from moe_export.formats import TABLE
 from moe_export.formats.nf4 import CODEBOOK
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import (
@@ -57,7 +58,11 @@ def ragged_moe_function(
         group_size: depths that share a scale; 0 in the float formats.
         shared_expert: True if the nodes have a shared expert.
         activation: activation of the nodes.
+
+    Raises:
+        RecipeError: No body is known for the format.
     """
+    TABLE[format_name].require("portable")
     names = input_names(
         num_experts, format_name, shared_expert=shared_expert, activation=activation
     )

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
-from moe_export.formats import GRIDS
+from moe_export.formats import TABLE, FormatFacts
 from moe_export.formats.storage import scale_shape, stored_shape
 from moe_export.op import c_interface, spec
 from moe_export.op.library import library_path
@@ -39,7 +39,6 @@ PANEL_COLUMNS = 64
 BLOCK = 32
 """Depths that share a scale in a packed panel, whatever the group size of the model."""
 
-_FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SCALE_BYTES, _ZERO_POINT_BYTES = 2, 1
 
 
@@ -58,6 +57,9 @@ class PackedLayout:
         widths: widths of the routed experts.
         shared_width: width of the shared expert; None without one.
         activation: activation of the layer.
+
+    Raises:
+        RecipeError: The layout does not know the format.
     """
 
     format_name: spec.Format
@@ -66,6 +68,9 @@ class PackedLayout:
     widths: tuple[int, ...]
     shared_width: int | None = None
     activation: spec.Activation = "swiglu"
+
+    def __post_init__(self) -> None:
+        self._facts.require("packed")
 
     @property
     def all_widths(self) -> tuple[int, ...]:
@@ -92,7 +97,7 @@ class PackedLayout:
 
     def scale_bytes(self, width: int) -> int:
         """Bytes of the scales and zero points of one expert."""
-        if self.format_name in _FLOAT_BYTES:
+        if not self._facts.is_quantized:
             return 0
         return self._bytes(width, lambda depth: -(-depth // BLOCK) * self._block_scale_bytes)
 
@@ -122,15 +127,19 @@ class PackedLayout:
         )
 
     def _column_bytes(self, depth: int) -> int:
-        if self.format_name in _FLOAT_BYTES:
-            return depth * _FLOAT_BYTES[self.format_name]
-        codes = BLOCK * GRIDS[self.format_name].bits // 8
-        return -(-depth // BLOCK) * (codes + self._block_scale_bytes)
+        bits = self._facts.panel_bits
+        assert bits is not None  # `packed` is among the executors
+        if not self._facts.is_quantized:
+            return depth * bits // 8
+        return -(-depth // BLOCK) * (BLOCK * bits // 8 + self._block_scale_bytes)
 
     @property
     def _block_scale_bytes(self) -> int:
-        has_zero_point = GRIDS[self.format_name].has_zero_point
-        return _SCALE_BYTES + (_ZERO_POINT_BYTES if has_zero_point else 0)
+        return _SCALE_BYTES + (_ZERO_POINT_BYTES if self._facts.has_zero_point else 0)
+
+    @property
+    def _facts(self) -> FormatFacts:
+        return TABLE[self.format_name]
 
 
 class Packer:
@@ -198,8 +207,8 @@ class Packer:
     ) -> c_interface.Tensor:
         """Describes weight number `place` of the expert; codes may be stored two to a byte."""
         layout = self._layout
-        grid = GRIDS.get(layout.format_name)
-        if grid is None or grid.bits == 8 or array.dtype != np.uint8:
+        grid = TABLE[layout.format_name].grid
+        if grid is None or grid.storage_bits == 8 or array.dtype != np.uint8:
             return c_interface.tensor(array, keep)
         role, part = divmod(place, len(spec.weight_parts(layout.format_name)))
         is_down = role == len(spec.expert_inputs(layout.activation)) - 1

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.errors import CheckpointError, ShapeError
-from moe_export.formats import GRIDS
+from moe_export.errors import CheckpointError, RecipeError, ShapeError
+from moe_export.formats import GRIDS, TABLE
 from moe_export.formats.matrix import GROUP_SIZES, QuantizedMatrix
 from moe_export.op.c_interface import ONNX_TYPES, load
 from moe_export.op.library import library_path
@@ -60,6 +60,7 @@ def quantize(
     Raises:
         ShapeError: if the weight or the group size is not as above.
         CheckpointError: if a value is infinite, NaN or too large.
+        RecipeError: if the library does not know the format.
         DependencyError: if the library is absent.
     """
     is_weight = weight_NK.ndim == 2 and weight_NK.dtype.name in WEIGHT_DTYPES
@@ -69,6 +70,7 @@ def quantize(
             f"expected two axes of {', '.join(WEIGHT_DTYPES)} and groups of "
             f"{', '.join(map(str, GROUP_SIZES))}"
         )
+    TABLE[format_name].require("rounding")
     grid = GRIDS[format_name]
     columns, depth = weight_NK.shape
     groups = -(-depth // group_size)
@@ -86,7 +88,8 @@ def quantize(
     if refused == _SCALE_TOO_LARGE:
         largest = float(np.abs(weight.astype(np.float32)).max(initial=0))
         raise CheckpointError(f"weights reach {largest:.3g}, too large for scales in float16")
-    assert not refused, format_name
+    if refused:
+        raise RecipeError(TABLE[format_name].refusal("rounding"))
     return QuantizedMatrix(
         codes.view(grid.code_dtype),
         scale,
@@ -105,7 +108,12 @@ def squared_error(
         format_name: format of the matrix.
         matrix: quantized matrix [K, N].
         weight_NK: weight that it was made from, [N, K].
+
+    Raises:
+        RecipeError: if the library does not know the format.
+        DependencyError: if the library is absent.
     """
+    TABLE[format_name].require("rounding")
     weight = np.ascontiguousarray(weight_NK)
     codes, scale, *zero_points = matrix.parts
     zero_point = np.ascontiguousarray(zero_points[0]).view(np.uint8) if zero_points else None
@@ -116,7 +124,8 @@ def squared_error(
     refused = _library().moe_export_squared_error(
         ctypes.byref(job), *(ctypes.c_void_p(sums.ctypes.data) for sums in (lost_N, norm_N))
     )
-    assert not refused, format_name
+    if refused:
+        raise RecipeError(TABLE[format_name].refusal("rounding"))
     return float(lost_N.sum()), float(norm_N.sum())
 
 

@@ -1,4 +1,4 @@
-"""What a `RaggedMoE` node looks like: names, order and dtypes as plain data.
+"""The form of a `RaggedMoE` node: names, order and dtypes as plain data.
 
 The meaning is in `moe_export.op.reference`; the graph builder, the function body and the native
 library take their names from here.
@@ -6,30 +6,42 @@ library take their names from here.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
+
+from moe_export.formats import TABLE
 
 DOMAIN = "moe_export"
 NAME = "RaggedMoE"
 VERSION = 1
 """Opset version of the domain; raised when a node of the old form would mean something else."""
 
-Format = Literal["float32", "float16", "bfloat16", "int8", "int4", "uint8", "uint4", "nf4"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-"""How the experts' weights are stored. x, the routing weights and y are of one dtype: with float32
-and float16 it is the same, with the other formats it is either of the two. A format's place is its
-number in the native library and in packed weights."""
+Dtype = Literal["float32", "float16"]
+"""Dtypes of x, the routing weights and y, and of a whole exported model."""
 
-QUANTIZED_FORMATS: tuple[Format, ...] = ("int8", "int4", "uint8", "uint4", "nf4")
+Layout = Literal["portable", "packed"]
+"""`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
+`packed`: a weight per layer in the native kernels' own layout, which only they can read."""
 
-ZERO_POINT_FORMATS: tuple[Format, ...] = ("uint8", "uint4")
-"""Those in which a group has a zero point beside its scale."""
+Format = str
+"""Name of a format of stored weights, a key of `moe_export.formats.TABLE`."""
+
+FORMATS: tuple[Format, ...] = tuple(TABLE)
+"""Formats of the experts' weights. With float32 and float16 x has the format's dtype, with the
+other formats either of the two. A format's place is its number in the native library and in packed
+weights."""
+
+QUANTIZED_FORMATS: tuple[Format, ...] = tuple(n for n, facts in TABLE.items() if facts.is_quantized)
+"""Formats of codes with scales."""
+
+ZERO_POINT_FORMATS: tuple[Format, ...] = tuple(n for n, f in TABLE.items() if f.has_zero_point)
+"""Formats in which a group has a zero point beside its scale."""
 
 Activation = Literal["swiglu", "geglu", "silu", "relu", "relu2"]
 ACTIVATIONS: tuple[Activation, ...] = ("swiglu", "geglu", "silu", "relu", "relu2")
-"""What lies between an expert's matrices; `moe_export.op.reference` has the formulas."""
+"""Activations between an expert's matrices; `moe_export.op.reference` has the formulas."""
 
 GATED: tuple[Activation, ...] = ("swiglu", "geglu")
-"""Those of two factors, gate and up."""
+"""Activations with two factors, gate and up."""
 
 ATTRIBUTES = {"num_experts": "int", "activation": "string", "format": "string"}
 """Every node carries all of them."""
@@ -42,21 +54,18 @@ INPUTS = ("x", "expert_indices", "routing_weights")
 
 EXPERT_INPUTS = ("gate", "up", "down")
 """The inputs of each expert, in expert order: [D, w], [D, w], [w, D] with w its own width. In a
-quantized format each is codes and is followed by its scales, [ceil(D / group_size), w] and so on,
-in x's dtype, and in a format that has them by its zero points, of the scales' shape and the codes'
-type; see `moe_export.formats`. Codes are of ONNX's type of the format's name; nf4's are uint4."""
+quantized format each is codes. Its scales follow, [ceil(D / group_size), w] and so on, in x's
+dtype, and in a format with zero points these, in the scales' shape and the codes' type; see
+`moe_export.formats`. Codes have the ONNX type of the format's name; nf4's are uint4."""
 
 PLAIN_EXPERT_INPUTS = ("up", "down")
-"""The same where the activation is not gated."""
+"""The inputs of each expert if the activation is not gated."""
 
 SHARED_WEIGHT = "shared_weight"
-"""With a shared expert, an expert that every token takes, the fourth input: its weight [T, 1] in
+"""The fourth input of a node with a shared expert, which every token takes: its weight [T, 1] in
 x's dtype. It stands before all stored weights, so that an input's place alone tells ONNX Runtime
-which are computed on a GPU and which may stay in the file."""
-
-SHARED_INPUTS = ("shared_gate", "shared_up", "shared_down")
-"""The last inputs, with a shared expert: its weights, in the experts' format; there is a
-`shared_gate` where there is a gate."""
+which are computed on a GPU and which may stay in the file. The shared expert's matrices, in the
+experts' format, are the last inputs."""
 
 PACKED_NAME = "RaggedMoEPacked"
 PACKED_INPUTS = ("x", "expert_indices", "routing_weights", "packed", "shared_weight")
@@ -78,7 +87,7 @@ def expert_inputs(activation: Activation) -> tuple[str, ...]:
 
 
 def weight_parts(format_name: Format) -> tuple[str, ...]:
-    """What is put behind a weight's name for each of the inputs that it takes.
+    """Suffixes of the inputs that hold one weight: codes or floats, scales, zero points.
 
     >>> weight_parts("float16"), weight_parts("nf4"), weight_parts("uint4")
     (('',), ('', '_scale'), ('', '_scale', '_zero_point'))

@@ -22,7 +22,7 @@ from moe_export.op.library import describe
 from moe_export.ort.decoding import KVCache, open_cache
 from moe_export.ort.device_memory import DeviceMemory
 from moe_export.ort.session import OrtModel
-from moe_export.recipe.sections import SpeedSettings
+from moe_export.recipe import SpeedSettings
 from moe_export.system.memory import PeakMemory, resident_bytes
 
 PORTABLE_PATH = "portable function body"

@@ -7,7 +7,7 @@ import numpy as np
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
-from moe_export.graph.weights import Dtype
+from moe_export.op.spec import Dtype
 
 RUNTIME_BYTES = 23_500_000
 """Bytes that a session of ONNX Runtime 1.32 and a short generation hold on the CPU besides weights:

@@ -1,6 +1,6 @@
 """Widths and formats of a model within a byte budget; see `moe_export.planning.budget`.
 
-Legend: R rows of a layer, E experts.
+Legend: R rows of a layer, E routed experts, W dimensions of an expert, B blocks of a layer.
 """
 
 from __future__ import annotations
@@ -8,33 +8,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.checkpoint import Checkpoint
-from moe_export.experts import ExpertTable, descending
+from moe_export.experts import ExpertTable
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.formats import GRIDS
 from moe_export.formats.storage import SCALE_SUFFIX, stored_parts
 from moe_export.graph import predicted_bytes
-from moe_export.graph.weights import Dtype, Layout
 from moe_export.op import rounding as native
+from moe_export.op.spec import Dtype, Layout
+from moe_export.planning.blocks import ExpertBlocks, WidthRule, expert_blocks
 from moe_export.planning.budget import Blocks, Chosen, Option, fit, loss_of
-from moe_export.quantization import ExpertFormat, Quantization
+from moe_export.planning.shares import Shares
+from moe_export.quantization import FLOAT, FormatWord, Quantization
 
 SAMPLED_EXPERTS = 4
-"""Of each layer, whose weights are quantized to see what a format loses."""
+"""Experts of each layer whose weights are quantized to measure the error of a format."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a budget gives.
+    """Widths and formats that meet a budget.
 
     Attributes:
-        widths: per layer and expert, the shared one last where it was asked for.
-        quantization: with a format for each layer.
-        loss: predicted, as a share of all importance.
+        widths: Width of every expert on the axis, one list per layer.
+        quantization: Formats of the model, with one for the experts of each layer.
+        loss: Predicted loss, as a share of all importance.
     """
 
     widths: list[list[int]]
@@ -42,15 +46,15 @@ class Allocation:
     loss: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What is to be kept to.
+    """A byte budget of the exported weights.
 
     Attributes:
-        size_bytes: of the exported weights, or of those that a token reads.
-        active: which of the two.
-        dtype: of what is not quantized.
-        layout: of the exported weights.
+        size_bytes: Most bytes.
+        active: True to count only weights that a token reads, mean over tokens.
+        dtype: Dtype of weights that are not quantized.
+        layout: Layout of the exported weights.
     """
 
     size_bytes: int
@@ -58,86 +62,83 @@ class Budget:
     dtype: Dtype
     layout: Layout = "portable"
 
+    def used(self, spec: ModelSpec, shares: Shares) -> int:
+        """Bytes that a model takes of the budget."""
+        sizes = predicted_bytes(spec, self.dtype, self.layout)
+        return sizes.active_bytes(spec, shares) if self.active else sizes.total_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Measured costs of dropping and of rounding, one entry per layer.
+
+    Attributes:
+        importance: Loss from dropping each row, [R] float64; +inf is kept before all else, -inf
+            last.
+        rounding: Loss from rounding each row with a relative squared error of 1, [R] float64; None
+            if no format is to be chosen.
+        shares: Share of all tokens that each routed expert gets, [E] float64.
+        errors: Relative squared error of each format that the layer may have; see `format_errors`.
+    """
+
+    importance: Sequence[NDArray[np.float64]]
+    rounding: Sequence[NDArray[np.float64]] | None
+    shares: Shares
+    errors: Sequence[dict[FormatWord, float]]
+
+    def rounding_of(self, layer: int) -> NDArray[np.float64]:
+        """Loss from rounding the rows of a layer, [R]; zeros if it is not known."""
+        if self.rounding is None:
+            return np.zeros_like(self.importance[layer])
+        return self.rounding[layer]
+
 
 def allocate(
-    spec: ModelSpec,
-    ranked: Sequence[NDArray[np.float64]],
-    rounding: Sequence[NDArray[np.float64]] | None,
-    shares: Sequence[NDArray[np.float64]],
-    errors: Sequence[dict[ExpertFormat, float]],
-    quantization: Quantization,
-    budget: Budget,
-    *,
-    multiple_of: int = 1,
-    min_width: int = 0,
-    shared: bool = False,
+    axis: Axis, costs: Costs, quantization: Quantization, budget: Budget, rule: WidthRule
 ) -> Allocation:
-    """The widths and the format of each layer that a budget loses least by.
+    """Chooses widths and a format per layer that minimise the predicted loss within a budget.
 
     Args:
-        spec: the unpruned model.
-        ranked: per layer the importance of its rows; +inf is kept before all else, -inf last.
-        rounding: per layer what rounding them costs, in the same unit; None where no format is to
-            be chosen.
-        shares: per layer, of all tokens those that each expert gets.
-        errors: per layer what each format that it may have loses, see `format_errors`.
-        quantization: formats of all else; of the experts' it is not asked.
-        budget: to keep to.
-        multiple_of: rows that are kept or dropped together.
-        min_width: rows that every expert keeps.
-        shared: whether the shared expert is among them, its rows last; every token reads it.
+        axis: Experts of the unpruned model that may be pruned.
+        costs: Costs of dropping and of rounding.
+        quantization: Formats of all other weights; its format of the experts is not used.
+        budget: Byte budget.
+        rule: Limits on the widths; of scope `model`.
 
     Raises:
         PlanError: nothing fits.
     """
-    tables = [spec.table(layer, shared=shared) for layer in range(spec.num_layers)]
+    spec, tables = axis.spec, axis.tables
     blocks = [
-        _blocks(
-            layer_R,
-            np.zeros_like(layer_R) if rounding is None else rounding[layer],
-            tables[layer],
-            _share_of_each(tables[layer], shares[layer] if budget.active else np.ones(0)),
-            multiple_of,
-            min_width,
-        )
-        for layer, layer_R in enumerate(ranked)
+        _layer_blocks(layer, table, costs, budget, rule) for layer, table in enumerate(tables)
     ]
-    empty = spec.resized([(0,) * len(table.widths) for table in tables], shared=shared)
+    # Every option is measured on the model with all prunable rows removed.
+    empty = axis.emptied().spec
+    group_size = quantization.group_size
     options = [
-        [
-            _option(empty, layer, name, error, quantization.group_size, budget)
-            for name, error in of.items()
-        ]
-        for layer, of in enumerate(errors)
+        [_option(empty, layer, word, error, group_size, budget) for word, error in errors.items()]
+        for layer, errors in enumerate(costs.errors)
     ]
-
-    names: dict[str, ExpertFormat] = {name: name for of in errors for name in of}
 
     def widths_of(chosen: Sequence[Chosen]) -> list[list[int]]:
         pairs = zip(chosen, tables, strict=True)
         return [list(layer.widths(len(table.widths))) for layer, table in pairs]
 
     def model(chosen: Sequence[Chosen]) -> ModelSpec:
-        formats = _one_or_all(tuple(names[layer.option.name] for layer in chosen))
-        return replace(
-            spec.resized(widths_of(chosen), shared=shared),
-            quantization=replace(quantization, experts=formats),
-        )
+        formats = _one_or_all(tuple(layer.option.name for layer in chosen))
+        resized = axis.resized(widths_of(chosen)).spec
+        return replace(resized, quantization=replace(quantization, experts=formats))
 
     def fits(chosen: Sequence[Chosen]) -> bool:
-        sizes = predicted_bytes(model(chosen), budget.dtype, budget.layout)
-        found = sizes.active_bytes(model(chosen), shares) if budget.active else sizes.total_bytes
-        return found <= budget.size_bytes
+        return budget.used(model(chosen), costs.shares) <= budget.size_bytes
 
-    # The experts' own format is counted with the rows, all else here.
-    empty = replace(empty, quantization=replace(quantization, experts="float"))
-    outside = predicted_bytes(empty, budget.dtype, budget.layout)
-    elsewhere = outside.active_bytes(empty, shares) if budget.active else outside.total_bytes
-    fixed = sum(
-        _option(empty, layer, "float", 0.0, quantization.group_size, budget).fixed_bytes
+    # An option counts the experts in its format; all else is counted here, without the experts.
+    unquantized = replace(empty, quantization=replace(quantization, experts=FLOAT))
+    elsewhere = budget.used(unquantized, costs.shares) - sum(
+        _option(unquantized, layer, FLOAT, 0.0, group_size, budget).fixed_bytes
         for layer in range(spec.num_layers)
     )
-    chosen = fit(blocks, options, budget.size_bytes - elsewhere + fixed, fits)
+    chosen = fit(blocks, options, budget.size_bytes - elsewhere, fits)
     total = sum(float(layer.known_B.sum()) for layer in blocks)
     loss = loss_of(chosen) / total if total > 0 else 0.0
     return Allocation(widths_of(chosen), model(chosen).quantization, loss)
@@ -147,88 +148,104 @@ def format_errors(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     layer: int,
-    names: Sequence[ExpertFormat],
+    words: Sequence[FormatWord],
     group_size: int,
-) -> dict[ExpertFormat, float]:
-    """The squared error of a layer's expert weights in each format, over their squares, found on
+) -> dict[FormatWord, float]:
+    """Squared error of a layer's expert weights in each format over their squares, measured on
     some of the experts.
+
+    Args:
+        checkpoint: Checkpoint of the model.
+        spec: Sizes of the model.
+        layer: Number of the layer.
+        words: Formats to measure.
+        group_size: Weights that share a scale.
     """
     step = -(-spec.num_experts // SAMPLED_EXPERTS)
-    errors: dict[ExpertFormat, float] = {}
-    for name in names:
+    errors: dict[FormatWord, float] = {}
+    for word in words:
         lost = norm = 0.0
-        for role in ("gate", "up", "down") if name in GRIDS else ():
+        for role in ("gate", "up", "down") if word in GRIDS else ():
             for expert in range(0, len(spec.widths[layer]), step):
                 weight = checkpoint.read(spec.name(role, layer, expert))
-                found = native.squared_error(
-                    name, native.quantize(name, weight, group_size), weight
-                )
-                lost, norm = lost + found[0], norm + found[1]
-        errors[name] = lost / norm if norm else 0.0
+                codes = native.quantize(word, weight, group_size)
+                squares = native.squared_error(word, codes, weight)
+                lost, norm = lost + squares[0], norm + squares[1]
+        errors[word] = lost / norm if norm else 0.0
     return errors
 
 
-def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares of the tokens, with 1 for what is read by every token or is merely stored."""
-    return np.append(share_E, np.ones(len(table.widths) - len(share_E)))
-
-
-def _one_or_all(
-    formats: tuple[ExpertFormat, ...],
-) -> ExpertFormat | tuple[ExpertFormat, ...]:
+def _one_or_all(formats: tuple[FormatWord, ...]) -> FormatWord | tuple[FormatWord, ...]:
     return formats[0] if len(set(formats)) == 1 else formats
 
 
-def _blocks(
-    importance_R: NDArray[np.float64],
-    rounding_R: NDArray[np.float64],
-    table: ExpertTable,
-    share_E: NDArray[np.float64],
-    multiple_of: int,
-    min_width: int,
+def _layer_blocks(
+    layer: int, table: ExpertTable, costs: Costs, budget: Budget, rule: WidthRule
 ) -> Blocks:
-    # Empty, for a layer without experts.
-    expert_B, rows_B = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    value_B, rounding_B = [np.zeros(0)], [np.zeros(0)]
-    for expert, width in enumerate(table.widths):
-        of_expert = importance_R[table.slice_of(expert)]
-        order = descending(of_expert)
-        ordered = np.maximum(of_expert[order], 0.0)
-        ordered[:min_width] = np.inf
-        # Nothing is known of what no token has reached.
-        rounded = np.nan_to_num(rounding_R[table.slice_of(expert)][order], posinf=0.0)
-        starts = np.arange(0, width, multiple_of)
-        expert_B.append(np.full(len(starts), expert))
-        rows_B.append(np.minimum(multiple_of, width - starts))
-        value_B.append(np.add.reduceat(ordered, starts) if width else np.zeros(0))
-        rounding_B.append(np.add.reduceat(rounded, starts) if width else np.zeros(0))
-    experts = np.concatenate(expert_B)
+    """The blocks of a layer's experts, expert by expert."""
+    importance_R, rounding_R = costs.importance[layer], costs.rounding_of(layer)
+    rows = [table.slice_of(expert) for expert in range(len(table.widths))]
+    cuts = [expert_blocks(importance_R[part], rule) for part in rows]
+    share_E = _share_of_each(table, costs.shares[layer] if budget.active else np.ones(0))
+    expert_B = np.repeat(
+        np.arange(len(cuts)), np.array([len(cut.rows_B) for cut in cuts], np.int64)
+    )
     return Blocks(
-        experts,
-        np.concatenate(rows_B),
-        np.concatenate(value_B),
-        np.concatenate(rounding_B),
-        share_E[experts],
+        expert_B,
+        _joined([cut.rows_B for cut in cuts], np.int64),
+        _joined([_value(cut, importance_R[part]) for cut, part in zip(cuts, rows, strict=True)]),
+        # Experts that no token has reached have unknown costs, which count as 0.
+        _joined(
+            [
+                cut.sums(np.nan_to_num(rounding_R[part], posinf=0.0))
+                for cut, part in zip(cuts, rows, strict=True)
+            ]
+        ),
+        share_E[expert_B],
     )
 
 
+def _value(cut: ExpertBlocks, importance_W: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Loss from dropping each block, [B]; infinite for blocks of the least width."""
+    return np.where(cut.forced_B, np.inf, cut.sums(np.maximum(importance_W, 0.0)))
+
+
+def _joined(parts: Sequence[NDArray[np.generic]], dtype: type = np.float64) -> NDArray[Any]:
+    """Arrays end to end; an empty one for a layer without experts."""
+    return np.concatenate([np.zeros(0, dtype), *parts])
+
+
+def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of all experts on the axis: 1 for the shared one, or where bytes are those stored."""
+    return np.append(share_E, np.ones(len(table.widths) - len(share_E)))
+
+
 def _option(
-    empty: ModelSpec, layer: int, name: ExpertFormat, error: float, group_size: int, budget: Budget
+    empty: ModelSpec, layer: int, word: FormatWord, error: float, group_size: int, budget: Budget
 ) -> Option:
-    """A format of a layer of the model that has lost all it may lose."""
+    """Cost of one format for a layer.
+
+    Args:
+        empty: Model with all prunable rows removed.
+        layer: Number of the layer.
+        word: The format.
+        error: Relative squared error of the layer's weights in the format.
+        group_size: Weights that share a scale.
+        budget: Dtype of floats and scales.
+    """
     itemsize = np.dtype(budget.dtype).itemsize
 
     def size(depth: int, columns: int) -> int:
-        if name not in GRIDS:
-            return depth * columns * (itemsize if name == "float" else np.dtype(name).itemsize)
-        parts = stored_parts(name, (depth, columns), group_size)
+        if word not in GRIDS:
+            return depth * columns * (itemsize if word == FLOAT else np.dtype(word).itemsize)
+        parts = stored_parts(word, (depth, columns), group_size)
         return sum(
             math.prod(shape) * (itemsize if suffix == SCALE_SUFFIX else dtype.itemsize)
             for suffix, (shape, dtype) in parts.items()
         )
 
     hidden, shared = empty.hidden_size, empty.shared_widths[layer] or 0
-    # As many rows as a group has, so that the scales of down come out even.
+    # A whole group of rows is measured, so that the scales of down come out even.
     row_bytes = (2 * size(hidden, group_size) + size(group_size, hidden)) / group_size
     fixed = 2 * size(hidden, shared) + size(shared, hidden) if shared else 0
-    return Option(name, row_bytes, fixed, error)
+    return Option(word, row_bytes, fixed, error)

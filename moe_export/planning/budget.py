@@ -1,16 +1,21 @@
-"""Widths and formats together: what a budget of bytes loses least by.
+"""Widths and formats together that lose least within a budget of bytes.
 
-The loss that is predicted is a sum over expert dimensions of an expected squared change of the
-loss: that of a mask on the dimension where it is dropped, that of noise on its weights, of the size
-of the format's error, where it is kept; the latter times a rate that was measured (`exchange`). So
-dropping and quantizing are in one currency, and a price per byte (a Lagrange multiplier) decides
-both: at a given price each expert takes the dimensions whose importance is worth their bytes, and
-each layer the format that then costs least in loss and bytes. Which dimensions go first is left to
-importance alone: subtracting from it what rounding them costs changed nothing that could be
-measured.
+The predicted loss is a sum over expert dimensions of an expected squared change of the model's
+loss. A dropped dimension counts with the change from masking it. A kept one counts with the change
+from noise on its weights, of the size of the format's error, times a measured rate (`exchange`).
+Dropping and quantizing so have one unit, and a price per byte (a Lagrange multiplier) decides both:
 
-Bytes are those that are stored, or those that a token reads; then a dimension of an expert counts
-by the share of tokens that the router sends there.
+1. At a given price, each expert keeps the dimensions whose importance is worth their bytes, and
+   each layer takes the format of least loss and bytes (`choose`).
+2. The price at which the budget is met is searched for by bisection (`_price_picks`).
+3. The formats near that price, and each format for all layers, are filled up to the budget with
+   the most important blocks; the best of them is improved layer by layer (`fit`).
+
+Importance alone ranks the dimensions: subtracting the cost of rounding them made no measurable
+difference.
+
+Bytes are those stored, or those that a token reads; then a dimension of an expert counts by the
+share of tokens that the router sends there.
 
 Legend: B blocks of a layer, N blocks of all layers.
 """
@@ -27,6 +32,7 @@ from numpy.typing import NDArray
 from moe_export.errors import PlanError
 
 BISECTIONS = 60
+"""Steps of the search for the price."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,11 @@ class Blocks:
     """Rows of a layer's experts that are kept or dropped together.
 
     Attributes:
-        expert_B: the expert of each; an expert's blocks stand in descending order of worth.
-        rows_B: how many rows.
-        value_B: what is lost without them; infinite where they are to be kept before all else.
-        rounding_B: what is lost by rounding them with a relative squared error of 1.
-        share_B: of the tokens that read them; 1 where bytes are those stored.
+        expert_B: Expert of each block, int64; an expert's blocks descend in importance.
+        rows_B: Rows of each block, int64.
+        value_B: Loss from dropping a block; infinite if it is kept before all else.
+        rounding_B: Loss from rounding a block with a relative squared error of 1.
+        share_B: Share of the tokens that read a block; 1 if bytes are those stored.
     """
 
     expert_B: NDArray[np.int64]
@@ -49,11 +55,11 @@ class Blocks:
 
     @property
     def known_B(self) -> NDArray[np.float64]:
-        """What is lost without them as far as it is known."""
+        """Loss from dropping a block, 0 if it is not known."""
         return np.where(np.isfinite(self.value_B), self.value_B, 0.0)
 
     def bytes_B(self, option: Option) -> NDArray[np.float64]:
-        """What each costs in a format."""
+        """Bytes of each block in a format."""
         size_B: NDArray[np.float64] = self.rows_B * self.share_B * option.row_bytes
         return size_B
 
@@ -63,10 +69,10 @@ class Option:
     """A format that a layer may have.
 
     Attributes:
-        name: of the format.
-        row_bytes: of one row.
-        fixed_bytes: of what else in the layer has the format: a shared expert that stays whole.
-        error: squared error of its weights over their squares.
+        name: Word of the format.
+        row_bytes: Bytes of one row.
+        fixed_bytes: Bytes of a shared expert that stays whole and has the same format.
+        error: Squared error of the weights in the format over their squares.
     """
 
     name: str
@@ -77,12 +83,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What one layer gets.
+    """A format and the kept blocks of one layer.
 
     Attributes:
-        option: its format.
-        blocks: of the layer.
-        kept_B: which of them stay.
+        option: Format of the layer.
+        blocks: Blocks of the layer.
+        kept_B: True for each block that is kept.
     """
 
     option: Option
@@ -91,23 +97,23 @@ class Chosen:
 
     @property
     def loss(self) -> float:
-        """Predicted, as far as it is known."""
+        """Predicted loss, as far as it is known."""
         rounding_B = self.option.error * self.blocks.rounding_B
         return float(np.where(self.kept_B, rounding_B, self.blocks.known_B).sum())
 
     @property
     def size_bytes(self) -> float:
-        """Of the kept blocks and of what is fixed."""
+        """Bytes of the kept blocks, and the fixed bytes of the format."""
         return self.option.fixed_bytes + float(self.blocks.bytes_B(self.option)[self.kept_B].sum())
 
     def widths(self, num_experts: int) -> tuple[int, ...]:
-        """Rows that each expert keeps."""
+        """Number of rows that each expert keeps."""
         rows_B, expert_B = self.blocks.rows_B[self.kept_B], self.blocks.expert_B[self.kept_B]
         return tuple(int(n) for n in np.bincount(expert_B, rows_B, minlength=num_experts))
 
 
 def choose(blocks: Blocks, options: Sequence[Option], price: float) -> Chosen:
-    """What a layer takes at a price: the option, and its blocks, of least loss and bytes together.
+    """The format and the blocks of a layer with least loss and price together.
 
     >>> one = np.ones(2)
     >>> values = np.array([8.0, 0.5])
@@ -118,15 +124,15 @@ def choose(blocks: Blocks, options: Sequence[Option], price: float) -> Chosen:
     ('int4', (2,), 1.3, 2.0)
 
     Args:
-        blocks: of all experts of the layer.
-        options: at least one; the first of several that cost the same is taken.
-        price: loss per byte.
+        blocks: Blocks of all experts of the layer.
+        options: Formats, at least one; the first of several that cost the same is taken.
+        price: Loss per byte.
     """
-    found = []
+    candidates = []
     for option in options:
         worth_it_B = blocks.value_B > price * blocks.bytes_B(option)
-        found.append(Chosen(option, blocks, worth_it_B))
-    return min(found, key=lambda chosen: chosen.loss + price * chosen.size_bytes)
+        candidates.append(Chosen(option, blocks, worth_it_B))
+    return min(candidates, key=lambda chosen: chosen.loss + price * chosen.size_bytes)
 
 
 def fit(
@@ -137,16 +143,17 @@ def fit(
 ) -> list[Chosen]:
     """The choice of least predicted loss that fits.
 
-    At the price where the budget is met some formats change, and a part of the budget is left
-    unused. So the formats on both sides of it, and every format for all layers alike, are each
-    filled up to the budget with the blocks worth most; the best of these is taken, and then layers
-    are changed one by one as long as that loses less.
+    Some formats change at the price where the budget is met, which leaves a part of the budget
+    unused. So the formats on both sides of that price, and every format for all layers alike, are
+    each filled up to the budget with the most important blocks. The best of these is taken, and
+    layers are changed one by one while that loses less.
 
     Args:
-        layers: blocks of each layer.
-        options: of each layer, in the same order of names.
-        limit_bytes: the budget, less all that is in no option.
-        fits: whether a choice is within the budget exactly, which sizes by the row are only nearly.
+        layers: Blocks of each layer.
+        options: Formats of each layer, in the same order of names.
+        limit_bytes: Budget, less the bytes that are in no option.
+        fits: Function that returns True if a choice is within the budget exactly; sizes by the row
+            are only approximate.
 
     Raises:
         PlanError: not even an empty model fits.
@@ -166,9 +173,9 @@ def fit(
         for layer, choice in enumerate(options):
             for option in choice:
                 pick = [*best[1][:layer], option, *best[1][layer + 1 :]]
-                found = _better(best, layers, pick, limit_bytes)
-                improved = improved or found is not best
-                best = found or best
+                better = _better(best, layers, pick, limit_bytes)
+                improved = improved or better is not best
+                best = better or best
     return _exactly(layers, best[1], fits)
 
 
@@ -191,13 +198,13 @@ def _price_picks(
     low, high = 0.0, max(worth) / min(option.row_bytes for option in options[0]) + 1e-300
     below, above = at(low), at(high)
     for _ in range(BISECTIONS):
-        # Prices span many orders of magnitude.
+        # Bisection of the logarithm, since prices span many orders of magnitude.
         middle = (low * high) ** 0.5 if low else high / 1024
-        found = at(middle)
-        if sum(chosen.size_bytes for chosen in found) <= limit_bytes:
-            high, above = middle, found
+        choice = at(middle)
+        if sum(chosen.size_bytes for chosen in choice) <= limit_bytes:
+            high, above = middle, choice
         else:
-            low, below = middle, found
+            low, below = middle, choice
     return [[chosen.option for chosen in side] for side in (above, below)]
 
 
@@ -220,10 +227,10 @@ def _better(
 def _exactly(
     layers: Sequence[Blocks], pick: list[Option], fits: Callable[[Sequence[Chosen]], bool]
 ) -> list[Chosen]:
-    """With formats given, as many of the blocks worth most as fit.
+    """As many of the most important blocks as fit, in given formats.
 
     Raises:
-        PlanError: none does, and not even their absence fits.
+        PlanError: not even an empty model fits.
     """
     order, _ = _by_worth(layers, pick)
     least, most = 0, len(order)
@@ -231,12 +238,12 @@ def _exactly(
         number = (least + most + 1) // 2
         enough = fits(_first(layers, pick, order, number))
         least, most = (number, most) if enough else (least, number - 1)
-    found = _first(layers, pick, order, least)
-    if least == 0 and not fits(found):
+    chosen = _first(layers, pick, order, least)
+    if least == 0 and not fits(chosen):
         raise PlanError(
             "plan: the budget is less than what lies outside the experts that are pruned; raise it"
         )
-    return found
+    return chosen
 
 
 def _by_worth(

@@ -1,4 +1,4 @@
-"""From importance to widths: which dimensions a budget of rows keeps.
+"""Widths that keep the most important dimensions within a budget of rows.
 
 Legend: E experts, R rows of a layer.
 
@@ -17,22 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import PlanError
-from moe_export.experts import ExpertTable, descending
-
-
-@dataclass(frozen=True)
-class WidthRule:
-    """How widths may be chosen; the words are those of the recipe's plan section."""
-
-    scope: str = "model"
-    unit: str = "dimension"
-    min_width: int = 0
-    multiple_of: int = 1
+from moe_export.experts import ExpertTable
+from moe_export.planning.blocks import WidthRule, expert_blocks
 
 
 @dataclass(frozen=True)
 class _Block:
-    """The next rows that an expert would keep: how many, and their mean importance."""
+    """The next rows that an expert would keep, with their mean importance."""
 
     layer: int
     expert: int
@@ -50,17 +41,18 @@ def solve_widths(
     """Widths per layer and expert that keep the most important dimensions within a budget.
 
     Args:
-        importance: per layer, [R] float64, higher is kept first; +inf is kept before all else.
-        tables: per layer, the present widths.
-        budget_rows: rows to keep in the whole model. Scope `layer` and `expert` share it out in
+        importance: Importance of each row, [R] float64 per layer; higher is kept first, and +inf
+            before all else.
+        tables: Present widths, one table per layer.
+        budget_rows: Rows to keep in the whole model. Scopes `layer` and `expert` divide it in
             proportion, rounding down.
-        rule: how they may be chosen.
+        rule: Limits on the widths.
 
     Returns:
-        Per layer, the new width of each expert; at most `budget_rows` in all.
+        New width of each expert, one list per layer; at most `budget_rows` in all.
 
     Raises:
-        PlanError: the floor `min_width` alone needs more than the budget.
+        PlanError: `min_width` alone needs more than the budget.
     """
     total = sum(table.rows for table in tables)
     if rule.scope == "expert":
@@ -88,14 +80,13 @@ def _blocks(
     layer: int, importance_R: NDArray[np.float64], table: ExpertTable, rule: WidthRule
 ) -> list[_Block]:
     blocks = []
-    for expert, width in enumerate(table.widths):
-        of_expert = importance_R[table.slice_of(expert)]
-        ordered = of_expert[descending(of_expert)]
-        step = max(width, 1) if rule.unit == "expert" else rule.multiple_of
-        for start in range(0, width, step):
-            part = ordered[start : start + step]
-            forced = start < rule.min_width
-            blocks.append(_Block(layer, expert, part.size, float(part.mean()), forced))
+    for expert in range(len(table.widths)):
+        importance_W = importance_R[table.slice_of(expert)]
+        cut = expert_blocks(importance_W, rule)
+        ordered_W = importance_W[cut.order_W]
+        for start, rows, forced in zip(cut.start_B, cut.rows_B, cut.forced_B, strict=True):
+            mean = float(ordered_W[start : start + rows].mean())
+            blocks.append(_Block(layer, expert, int(rows), mean, bool(forced)))
     return blocks
 
 

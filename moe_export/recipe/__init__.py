@@ -1,34 +1,27 @@
-"""Recipes: sections with types and defaults, and their files."""
+"""Recipes: one strict section per stage, with types and defaults, and their files."""
 
 from __future__ import annotations
 
-from moe_export.recipe.sections import (
+from moe_export.op.spec import Dtype, Layout
+from moe_export.recipe.base import Section, parse_bytes
+from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings, Source, Task
+from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.export import ExportSettings, ReportSettings
+from moe_export.recipe.importance import (
     DROPPING_SCORE,
     ROUNDING_SCORE,
-    BakeoffSettings,
-    CalibrateSettings,
-    DistillSettings,
-    Dtype,
-    ExportSettings,
-    Formats,
-    GateSettings,
     ImportanceSettings,
-    Layout,
-    ModelSettings,
-    PlanSettings,
-    PruneSettings,
-    QuantizeSettings,
-    Recipe,
-    ReportSettings,
     Score,
-    Section,
-    Source,
-    SweepSettings,
-    Task,
+)
+from moe_export.recipe.plan import PlanSettings
+from moe_export.recipe.prune import DistillSettings, PruneSettings
+from moe_export.recipe.quantize import Formats, QuantizeSettings
+from moe_export.recipe.recipe import Recipe, settings_of
+from moe_export.recipe.validate import (
+    GateSettings,
+    SpeedSettings,
     ValidateSettings,
     default_cache,
-    parse_bytes,
-    settings_of,
 )
 
 __all__ = [
@@ -52,6 +45,7 @@ __all__ = [
     "Score",
     "Section",
     "Source",
+    "SpeedSettings",
     "SweepSettings",
     "Task",
     "ValidateSettings",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moe_export.errors import RecipeError
-from moe_export.recipe.sections import Recipe
+from moe_export.recipe.recipe import Recipe
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

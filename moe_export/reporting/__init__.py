@@ -1,5 +1,5 @@
-"""What a run found, as data, tables, pictures and a page; and several runs side by side.
+"""Reports of a run as data, tables, pictures and a page, and comparisons of several runs.
 
-`build` reads a run's folders once into the content of `report.json`; everything shown is rendered
-from that content alone. Only the modules named `figures*` import matplotlib.
+`build` reads a run's folders once into a `Report`; everything shown is rendered from it alone. Only
+the modules named `figures*` import matplotlib.
 """

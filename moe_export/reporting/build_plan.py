@@ -30,8 +30,7 @@ from moe_export.errors import ArtifactError
 from moe_export.experts import ExpertTable, descending, kept_rows
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
-from moe_export.families.parameters import active_parameters, parameters
-from moe_export.planning.shares import token_shares
+from moe_export.planning.shares import active_parameters, token_shares
 
 CURVE_FRACTIONS = (0.001, 0.0025, 0.005, *(percent / 100 for percent in range(1, 101)))
 """Fractions of rows at which the cumulative curve is sampled, closer at its steep start."""
@@ -50,6 +49,7 @@ def model_facts(prune: Path, plan: Plan, importance: Importance) -> ModelFacts:
     """
     after = spec_of(read_config(prune))
     before = plan.unpruned(after)
+    shares = token_shares(importance.tokens_per_expert, after.top_k)
     return ModelFacts(
         family=after.family.model_type,
         layers=after.num_layers,
@@ -57,23 +57,12 @@ def model_facts(prune: Path, plan: Plan, importance: Importance) -> ModelFacts:
         experts_per_token=after.top_k,
         hidden_size=after.hidden_size,
         vocabulary_tokens=after.vocab_size,
-        parameters=Parameters(before=parameters(before), after=parameters(after)),
+        parameters=Parameters(before=before.parameters, after=after.parameters),
         active_parameters_per_token=ActiveParameters(
-            before=_active_parameters(before, importance),
-            after=_active_parameters(after, importance),
+            before=active_parameters(before, shares),
+            after=active_parameters(after, shares),
         ),
     )
-
-
-def _active_parameters(spec: ModelSpec, importance: Importance) -> float | None:
-    """Returns the parameters that a calibration token is multiplied with, on average.
-
-    None if a layer with experts has no tokens.
-    """
-    tokens = importance.tokens_per_expert
-    if any(tokens_E.size and not tokens_E.sum() for tokens_E in tokens):
-        return None
-    return active_parameters(spec, token_shares(tokens, spec.top_k))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

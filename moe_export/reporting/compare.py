@@ -1,4 +1,4 @@
-"""Several runs side by side, from their reports."""
+"""Comparison of several runs, from their reports."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A canvas measured in pixels, and its SVG as a part of a page.
+"""Canvas measured in pixels, and its SVG as a part of a page.
 
-Text stays text, in the page's font; colours become the page's CSS variables; nothing in the SVG
-depends on the time or the place.
+Text stays text, in the page's font. Colours become CSS variables of the page. The SVG is the same
+at any time and on any machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from moe_export.reporting.palette import colour, variables
 
 WIDE, HALF = 1000, 480
-"""Widths of a picture in pixels: the page's, and half of it, which also suits a phone."""
+"""Widths of a picture in pixels: that of the page, and half of it, which also suits a phone."""
 
 FONT_SIZE = 12
 
@@ -47,12 +47,12 @@ _STYLE = {
 
 
 class Canvas:
-    """One picture.
+    """Picture of a fixed size.
 
     Args:
-        name: of the picture; ids within the SVG are made from it, so it is unique on a page.
-        width: in pixels.
-        height: in pixels.
+        name: name of the picture, unique on a page; ids within the SVG are made from it.
+        width: width in pixels.
+        height: height in pixels.
     """
 
     def __init__(self, name: str, width: float, height: float) -> None:
@@ -64,20 +64,20 @@ class Canvas:
         FigureCanvasSVG(self.figure)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
-        """A panel, its place in pixels from the upper left corner."""
+        """Adds a panel at a place in pixels from the upper left corner."""
         bottom = 1 - (top + height) / self.height
         place = (left / self.width, bottom, width / self.width, height / self.height)
         with rc_context(_STYLE):
             return self.figure.add_axes(place)
 
     def text(self, left: float, top: float, words: str, **style: Any) -> None:
-        """Words at a place in pixels, by default to the right of and centred on it."""
+        """Adds words at a place in pixels, by default to the right of it and vertically centred."""
         style = {"ha": "left", "va": "center", "fontsize": FONT_SIZE, **style}
         style.setdefault("color", colour("ink"))
         self.figure.text(left / self.width, 1 - top / self.height, words, **style)
 
     def swatch(self, left: float, top: float, name: str, words: str) -> None:
-        """A square of a colour with words beside it."""
+        """Adds a square of a colour with words beside it."""
         size = 10
         panel = self.axes(left, top - size / 2, size, size)
         panel.axis("off")
@@ -85,11 +85,11 @@ class Canvas:
         self.text(left + size + 5, top, words, color=colour("muted"))
 
     def svg(self, alternative: str, kind: str = "") -> str:
-        """The picture as an inline `<svg>`.
+        """Renders the picture as an inline `<svg>`.
 
         Args:
-            alternative: what it shows, for those who do not see it.
-            kind: a further class of the element.
+            alternative: description for readers who do not see the picture.
+            kind: additional class of the element.
         """
         file = io.StringIO()
         settings = _STYLE | {"svg.hashsalt": f"{self.name} {self.width}"}
@@ -100,7 +100,7 @@ class Canvas:
 
 
 def bare(panel: Any, *, grid: str) -> Any:
-    """Takes all lines from a panel but the grid along one axis, and returns it."""
+    """Removes all lines of a panel except the grid along one axis, and returns the panel."""
     for spine in panel.spines.values():
         spine.set_visible(False)
     panel.grid(axis=grid)
@@ -113,7 +113,7 @@ def _rectangle(name: str) -> Any:
 
 def _inline(svg: str, canvas: Canvas, alternative: str, kind: str) -> str:
     body = svg[svg.index("<svg") :]
-    # The backend's style sheet would reach the whole page.
+    # The backend's style sheet would apply to the whole page.
     body = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
@@ -129,7 +129,7 @@ def _inline(svg: str, canvas: Canvas, alternative: str, kind: str) -> str:
 
 
 def _font(match: re.Match[str]) -> str:
-    """The font's size and weight without its family, which is the page's."""
+    """Keeps the font's size and weight, without its family, which is the page's."""
     found = re.search(r"([\d.]+)px", match[0])
     weight = "; font-weight: 600" if re.search(r"\b(?:600|700|bold)\b", match[0]) else ""
     return (f"font-size: {found[1]}px" if found else "font-family: inherit") + weight

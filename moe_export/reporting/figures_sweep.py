@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moe_export.artifacts.sweep import Point, Sweep
-from moe_export.quantization import Format
+from moe_export.quantization import choices_for_experts
 from moe_export.reporting.figures import HALF, WIDE, Canvas, bare
 from moe_export.reporting.figures_bars import CHARACTER
 from moe_export.reporting.palette import COLOURS, colour
@@ -33,7 +33,7 @@ def _inks(formats: Sequence[str]) -> dict[str, str]:
     return dict(zip(formats, [*_FIRST, *more], strict=False)) | {AUTO: _OWN}
 
 
-INK = _inks(get_args(Format))
+INK = _inks(choices_for_experts())
 """Format of the experts to the name of its colour."""
 
 WORDS = {AUTO: "the plan's choice"}

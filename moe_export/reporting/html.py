@@ -1,4 +1,4 @@
-"""The pieces of a page: everything that is not markup is escaped here, and nothing is fetched."""
+"""Parts of a page; everything that is not markup is escaped here, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VERDICTS = {"pass": "pass", "FAIL": "fail"}
 
 
 def page(title: str, body: str) -> str:
-    """A whole document with its style, for light and dark screens and for paper."""
+    """Renders a document with its style, for light and dark screens and for paper."""
     style = files("moe_export.reporting").joinpath("style.css").read_text(encoding="utf-8")
     light, dark = (
         "".join(f"--{name}:{pair[n]};" for name, pair in variables().items()) for n in (0, 1)
@@ -29,38 +29,38 @@ def page(title: str, body: str) -> str:
 
 
 def paragraph(words: str, kind: str = "") -> str:
-    """Words as a paragraph."""
+    """Renders words as a paragraph."""
     return f"<p{_class(kind)}>{_text(words)}</p>"
 
 
 def figure(picture: str, caption: str = "") -> str:
-    """A picture, which is markup, with an optional caption, which is not."""
+    """Renders a picture, which is markup, with an optional caption, which is text."""
     below = f"\n<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f"<figure>\n{picture}{below}\n</figure>"
 
 
 def pair(*blocks: str) -> str:
-    """Blocks beside each other where there is room."""
+    """Renders blocks side by side if there is room."""
     return (
         '<div class="pair">\n' + "\n".join(f"<div>{block}</div>" for block in blocks) + "\n</div>"
     )
 
 
 def details(summary: str, block: str) -> str:
-    """A block that is folded away."""
+    """Renders a folded block under a summary."""
     return f"<details>\n<summary>{escape(summary)}</summary>\n{block}\n</details>"
 
 
 def preformatted(text: str) -> str:
-    """Text as it is."""
+    """Renders text with its own line breaks."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def table(content: Table, kind: str = "") -> str:
-    """A table that scrolls within itself where it is too wide; a cell's second line is set small.
+    """Renders a table that scrolls if it is too wide; the second line of a cell is set small.
 
-    Rows that share their first cell form a group, which is drawn without lines inside and with the
-    cell once, where a second column of words tells them apart.
+    Rows with the same first cell form a group if a second column of words tells them apart. A group
+    is drawn without lines inside, and with the cell once.
     """
     head = "".join(
         f"<th{_class('words' if column < content.words else '')}>{escape(cell)}</th>"
@@ -99,7 +99,7 @@ def _cells(content: Table, number: int, repeated: bool) -> list[str]:
 
 
 def headline(strip: list[tuple[str, str, str]]) -> str:
-    """The few numbers at the top: label, figure, words."""
+    """Renders the figures at the top, each with its label and words."""
     items = "".join(
         f'<div><dt>{escape(label)}</dt><dd class="figure">{escape(number)}</dd>'
         f'<dd class="words">{_text(words)}</dd></div>'
@@ -109,7 +109,7 @@ def headline(strip: list[tuple[str, str, str]]) -> str:
 
 
 def verdict(passed: bool, words: str, rest: str = "") -> str:
-    """Whether the gates were met, and what goes with it."""
+    """Renders the outcome of the gates, followed by plain words."""
     return (
         f'<p class="verdict"><span class="{"pass" if passed else "fail"}">{escape(words)}</span> '
         f"{escape(rest)}</p>"
@@ -117,7 +117,7 @@ def verdict(passed: bool, words: str, rest: str = "") -> str:
 
 
 def _text(words: str) -> str:
-    """Escaped words; a percentage does not break before its sign."""
+    """Escapes words; a percentage does not break before its sign."""
     return escape(words).replace(" %", "&nbsp;%")
 
 

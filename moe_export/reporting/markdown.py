@@ -1,4 +1,4 @@
-"""Tables and reports as Markdown."""
+"""Tables and reports in Markdown."""
 
 from __future__ import annotations
 

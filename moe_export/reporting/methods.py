@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moe_export.artifacts.report_making import Method
 from moe_export.artifacts.validation import Validation
-from moe_export.recipe.sections import SpeedSettings
+from moe_export.recipe import SpeedSettings
 from moe_export.variants import BASELINE
 
 

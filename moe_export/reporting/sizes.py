@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
-from moe_export.graph.weights import Dtype
+from moe_export.op.spec import QUANTIZED_FORMATS, Dtype
 from moe_export.ort.predicted_memory import kv_cache_bytes
-from moe_export.quantization import DenseFormat, Quantization, QuantizedFormat
+from moe_export.quantization import Quantization, words_for
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import percent, size
 
@@ -95,11 +95,6 @@ def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
     return replace(spec, widths=widths)
 
 
-def parameters(spec: ModelSpec) -> int:
-    """Number of parameters of a model."""
-    return sum(tensor.elements for tensor in spec.tensors.values())
-
-
 def size_table(sizes: Sizes) -> Table:
     """Sizes as text, one row for each model."""
     head = ["removed", "parameters", "saved", "format", "bytes", "GiB", "of float16 whole"]
@@ -123,15 +118,15 @@ def _size_of(spec: ModelSpec, keep: float, name: SizeFormat) -> ModelSize:
     size_bytes = predicted_bytes(model, dtype)
     equally_E = np.full(spec.num_experts, spec.top_k / spec.num_experts)
     active_bytes = size_bytes.active_bytes(model, [equally_E] * spec.num_layers)
-    return ModelSize(keep, name, parameters(model), size_bytes.total_bytes, active_bytes)
+    return ModelSize(keep, name, model.parameters, size_bytes.total_bytes, active_bytes)
 
 
 def _quantization(name: SizeFormat) -> Quantization:
-    if name not in get_args(QuantizedFormat):
+    if name not in QUANTIZED_FORMATS:
         return Quantization()
-    # Attention and lm_head have no nf4, see `DenseFormat`; int4 takes as many bits.
-    dense = name if name in get_args(DenseFormat) else "int4"
-    return Quantization(experts=name, dense=dense, group_size=GROUP_SIZE)  # type: ignore[arg-type]
+    # Attention and lm_head have no nf4; int4 takes as many bits.
+    dense = name if name in words_for("dense") else "int4"
+    return Quantization(experts=name, dense=dense, group_size=GROUP_SIZE)
 
 
 def _cells(model: ModelSize, whole: ModelSize) -> list[str]:

@@ -1,4 +1,4 @@
-"""A sweep as a table and a page."""
+"""Table and page of a sweep."""
 
 from __future__ import annotations
 

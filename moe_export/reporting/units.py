@@ -1,15 +1,15 @@
-"""Numbers as people read them. JSON holds plain numbers; only tables and pictures come here."""
+"""Numbers as text for tables and pictures; JSON holds plain numbers."""
 
 from __future__ import annotations
 
 NONE = "–"
-"""Stands where there is no number."""
+"""Text in place of a missing number."""
 
 _SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
 def size(count_bytes: float | None) -> str:
-    """A number of bytes in powers of 1024, to three or four figures.
+    """Formats a number of bytes in powers of 1024, to three or four figures.
 
     >>> size(14_680_064), size(None)
     ('14.0 MiB', '–')
@@ -24,14 +24,14 @@ def size(count_bytes: float | None) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal, without one where it is whole.
+    """Formats a fraction as a percentage with one decimal, without it if it is 0.
 
     >>> percent(1.0), percent(0.9675), percent(0.99996)
     ('100 %', '96.8 %', '>99.9 %')
     """
     if fraction is None:
         return NONE
-    # What is not everything must not read as everything, nor what is not nothing as nothing.
+    # A part must not be rounded to everything or to nothing.
     if 0.9995 <= fraction < 1:
         return ">99.9 %"
     if 0 < fraction < 0.0005:
@@ -40,12 +40,12 @@ def percent(fraction: float | None) -> str:
 
 
 def points(fraction: float) -> str:
-    """A fraction as the number of its percentage."""
+    """Formats a fraction as the number of its percentage."""
     return f"{100 * fraction:.1f}".removesuffix(".0")
 
 
 def count(number: float | None) -> str:
-    """A whole number with its thousands apart.
+    """Formats a whole number with separated thousands.
 
     >>> count(8192)
     '8,192'
@@ -54,7 +54,7 @@ def count(number: float | None) -> str:
 
 
 def figures(number: float | None, digits: int = 3) -> str:
-    """A number to so many significant figures, never in exponents where it is above 0.001.
+    """Formats a number to some significant figures, without an exponent above 0.001.
 
     >>> figures(1234.5), figures(0.0123456), figures(5.1e-06)
     ('1,234', '0.0123', '5.1e-06')
@@ -71,7 +71,7 @@ def figures(number: float | None, digits: int = 3) -> str:
 
 
 def plain(number: float) -> str:
-    """A number as it is, without a fraction of zeros.
+    """Formats a number without trailing zeros.
 
     >>> plain(64.0), plain(60.5)
     ('64', '60.5')
@@ -80,7 +80,7 @@ def plain(number: float) -> str:
 
 
 def parameters(number: float) -> str:
-    """A number of parameters, in thousands, millions or billions.
+    """Formats a number of parameters in thousands, millions or billions.
 
     >>> parameters(3_809_280)
     '3.81 M'
@@ -92,7 +92,7 @@ def parameters(number: float) -> str:
 
 
 def seconds(time_s: float | None) -> str:
-    """A duration in seconds, or minutes from two of them on.
+    """Formats a duration in seconds, or from 2 minutes on in minutes.
 
     >>> seconds(0.41), seconds(754)
     ('0.41 s', '12.6 min')
@@ -107,7 +107,7 @@ def seconds(time_s: float | None) -> str:
 
 
 def ratio(number: float | None) -> str:
-    """A factor.
+    """Formats a factor.
 
     >>> ratio(1.684)
     '1.68×'

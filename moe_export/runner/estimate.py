@@ -1,70 +1,49 @@
-"""What a recipe will need, from the config of its model alone.
+"""Disk space, memory and time of a recipe, predicted from the config of its model alone.
 
-Bytes on disk follow from the budget. Memory and time are estimates from the constants below, which
-stand for two idle cores of a server: they are meant to say whether a run takes seconds or hours.
+Bytes on disk follow from the budget. Memory and time follow from `runner.rates`; they tell whether
+a run takes seconds or hours.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
-from moe_export.artifacts.planned import require_shared_expert
 from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
+from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import Recipe
-from moe_export.runner.steps import steps_of
+from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings, Recipe
+from moe_export.runner.rates import (
+    ACTIVATIONS,
+    COPIED_PER_S,
+    EXPORTED_PER_S,
+    FLOPS_PER_S,
+    KERNEL_BYTES,
+    LIBRARY_BYTES,
+    LOGIT_BYTES,
+    PRIMITIVE_BYTES,
+    PRIMITIVES,
+    PYTHON_BYTES,
+    QUANTIZED_PER_S,
+    STORED_BYTES,
+    TORCH_BYTES,
+)
+from moe_export.runner.steps import Step, steps_of
+from moe_export.scores import scores_named
+from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
-
-FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
-"""Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""
-
-COPIED_PER_S = 400e6
-"""Bytes of weights read or written."""
-
-EXPORTED_PER_S = 200e6
-"""Bytes of weights converted, transposed and written."""
-
-LIBRARY_BYTES = 6 << 20
-"""Of the operator library, which is copied beside every exported model."""
-
-PYTHON_BYTES = 100 << 20
-"""An interpreter with numpy, onnx_ir and safetensors loaded."""
-
-ACTIVATIONS = 8
-"""Activations of an expert that a backward pass and the scores need, each of the expert's width."""
-
-LOGIT_BYTES = 4 * 128 << 20
-"""Logits of a chunk of tokens, and what the loss makes of them; see `passes.loss`."""
-
-PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
-"""oneDNN, by which torch multiplies in bfloat16, makes code for every shape it meets. It keeps that
-of so many shapes, with so many bytes each; and so many bytes of every shape there ever was. The
-bytes are those of AMX, of other processors they are fewer; in float32 torch multiplies without it.
-"""
-
-QUANTIZED_PER_S = {"rtn": 200e6, "mse": 100e6, "gptq": 2e6}
-"""Parameters quantized in a second, by method."""
-
-TORCH_BYTES = 450 << 20
-"""The same with torch and transformers."""
-
-SCORE_LOSSES = {"fisher_margin": 1, "fisher": 1, "absgrad": 1}
-"""Scores that need a backward pass."""
-
-STORED_BYTES = 2
-"""Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +51,11 @@ class StageEstimate:
     """Prediction for one step.
 
     Attributes:
-        stage: its folder.
-        disk_bytes: that it leaves.
-        peak_bytes: resident memory.
-        seconds: that it takes.
-        partial_bytes: on the disk as well, until it ends.
+        stage: Folder of the step.
+        disk_bytes: Bytes that it writes.
+        peak_bytes: Peak resident memory.
+        seconds: Duration.
+        partial_bytes: Further bytes on the disk until it ends.
     """
 
     stage: str
@@ -95,117 +74,208 @@ class StageEstimate:
 
 
 def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
-    """Predictions for every step of a recipe.
+    """Predicts every step of a recipe.
 
     Raises:
         CheckpointError: the model has no readable config, or one of an unknown family.
-        RecipeError: a shared expert that the model has not is to be pruned.
+        RecipeError: the plan prunes a shared expert that the model does not have, or a format is
+            not known to what runs it.
     """
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{model / 'config.json'} cannot be read ({error})") from error
     spec = spec_of(config)
-    dense = _parameters(spec)
-    kept = _budgeted(recipe, spec)
-    pruned = _parameters(kept)
-    quantized = replace(kept, quantization=_quantization(recipe))
-    dtype, layout = recipe.export.dtype, recipe.export.layout
-    exported = [kept] if recipe.export.pruned else []
-    exported += [quantized] if recipe.quantize is not None else []
-    exported += [spec] if recipe.export.baseline else []
-    export = sum(predicted_bytes(model, dtype, layout).total_bytes for model in exported)
-    libraries = LIBRARY_BYTES * len(exported) if recipe.export.library else 0
-    largest = STORED_BYTES * max(tensor.elements for tensor in spec.tensors.values())
-    tokens = recipe.calibrate.sequences * recipe.calibrate.sequence_length
-    scored = sum(task.items for task in recipe.validate_.tasks) * tokens
-    scored //= recipe.calibrate.sequences
-    # Hidden states and inputs of all calibration tokens, beside one layer in torch.
-    used_tokens = min(tokens, recipe.prune.calibration_tokens)
-    layerwise = (
-        TORCH_BYTES
-        - PYTHON_BYTES
-        + 4 * _held_at_once(spec)
-        + 4 * 4 * spec.hidden_size * used_tokens
-    )
-    scores, states = _importance(recipe, spec, tokens)
-    distilling = _distilling(recipe, spec, kept, used_tokens)
-    partial = {"importance": states, "prune": distilling.partial_bytes}
-    by_stage: dict[str, tuple[int, int, float]] = {
-        "calibrate": (4 * tokens, PYTHON_BYTES, 1.0),
-        "importance": scores,
-        "plan": (100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0),
-        "prune": (
-            STORED_BYTES * pruned,
-            PYTHON_BYTES
-            + 2 * largest
-            + max(layerwise if recipe.prune.refit_down else 0, distilling.peak_bytes),
-            1 + STORED_BYTES * (dense + pruned) / COPIED_PER_S + distilling.seconds,
-        ),
-        "quantize": (
-            _quantized_bytes(quantized),
-            PYTHON_BYTES + 2 * largest + (layerwise if _method(recipe) == "gptq" else 0),
-            1 + pruned / QUANTIZED_PER_S[_method(recipe)],
-        ),
-        "export": (export + libraries, 2 * PYTHON_BYTES + 2 * largest, 2 + export / EXPORTED_PER_S),
-        "validate": (
-            1 << 16,
-            # Torch with a matrix twice while it is read, then the exported models.
-            TORCH_BYTES + LOGIT_BYTES + max(8 * _held_at_once(kept), export),
-            20 + 6.0 * _active_parameters(spec) * scored / FLOPS_PER_S["float32"],
-        ),
-        "report": (1 << 20, 2 * PYTHON_BYTES, 5.0),
-        "sweep": (1 << 20, 2 * PYTHON_BYTES, 5.0),
-        "bakeoff": (1 << 20, TORCH_BYTES + 4 * dense, 0.0),
-    }
-    return [
-        StageEstimate(step.folder, *by_stage[step.stage], partial.get(step.stage, 0))
-        for step in steps_of(recipe)
-    ]
+    models = _Models(recipe, spec, _budgeted(recipe, spec))
+    return [_predicted(step, models) for step in steps_of(recipe)]
 
 
-def _importance(recipe: Recipe, spec: ModelSpec, tokens: int) -> tuple[tuple[int, int, float], int]:
-    """As the other stages, and the bytes of states between layers.
+@dataclass(frozen=True)
+class _Models:
+    """The models of a recipe, and sizes of them that several stages need.
 
-    A layer goes forward over all tokens, and later forward again and back.
+    Attributes:
+        recipe: The recipe.
+        spec: Sizes of the source model.
+        kept: Sizes of the pruned model.
     """
-    settings = recipe.importance
+
+    recipe: Recipe
+    spec: ModelSpec
+    kept: ModelSpec
+
+    @property
+    def quantized(self) -> ModelSpec:
+        """Sizes of the quantized model."""
+        return replace(self.kept, quantization=_quantization(self.recipe))
+
+    @property
+    def exported(self) -> list[ModelSpec]:
+        """Models that are exported."""
+        models = [self.kept] if self.recipe.export.pruned else []
+        models += [self.quantized] if self.recipe.quantize is not None else []
+        return models + ([self.spec] if self.recipe.export.baseline else [])
+
+    @cached_property
+    def export_bytes(self) -> int:
+        """Bytes of the exported weights."""
+        dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
+        return sum(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+
+    @property
+    def tokens(self) -> int:
+        """Number of calibration tokens."""
+        return self.recipe.calibrate.sequences * self.recipe.calibrate.sequence_length
+
+    @property
+    def fitting_tokens(self) -> int:
+        """Number of calibration tokens that fitting uses."""
+        return min(self.tokens, self.recipe.prune.calibration_tokens)
+
+    @property
+    def method(self) -> str:
+        """Method that rounds the weights."""
+        return self.recipe.quantize.method if self.recipe.quantize else "rtn"
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor of the source checkpoint."""
+        return STORED_BYTES * max(tensor.elements for tensor in self.spec.tensors.values())
+
+    @property
+    def layerwise_bytes(self) -> int:
+        """Memory of one layer in torch beside hidden states and inputs of the fitting tokens."""
+        states = 4 * 4 * self.spec.hidden_size * self.fitting_tokens
+        return TORCH_BYTES - PYTHON_BYTES + 4 * _held_at_once(self.spec) + states
+
+
+def _predicted(step: Step, models: _Models) -> StageEstimate:
+    """The prediction for one step."""
+    settings = step.settings
+    if isinstance(settings, ImportanceSettings):
+        return importance_estimate(step.folder, settings, models.spec, models.tokens)
+    return replace(STAGE_ESTIMATES[step.stage](models), stage=step.folder)
+
+
+def _calibrate(models: _Models) -> StageEstimate:
+    return StageEstimate("calibrate", 4 * models.tokens, PYTHON_BYTES, 1.0)
+
+
+def _plan(models: _Models) -> StageEstimate:
+    spec = models.spec
+    return StageEstimate("plan", 100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0)
+
+
+def _prune(models: _Models) -> StageEstimate:
+    distilling = _distilling(models.recipe, models.spec, models.kept, models.fitting_tokens)
+    pruned = models.kept.parameters
+    refit_bytes = models.layerwise_bytes if models.recipe.prune.refit_down else 0
+    return StageEstimate(
+        "prune",
+        STORED_BYTES * pruned,
+        PYTHON_BYTES + 2 * models.largest_bytes + max(refit_bytes, distilling.peak_bytes),
+        1 + STORED_BYTES * (models.spec.parameters + pruned) / COPIED_PER_S + distilling.seconds,
+        distilling.partial_bytes,
+    )
+
+
+def _quantize(models: _Models) -> StageEstimate:
+    gptq_bytes = models.layerwise_bytes if models.method == "gptq" else 0
+    return StageEstimate(
+        "quantize",
+        _quantized_bytes(models.quantized),
+        PYTHON_BYTES + 2 * models.largest_bytes + gptq_bytes,
+        1 + models.kept.parameters / QUANTIZED_PER_S[models.method],
+    )
+
+
+def _export(models: _Models) -> StageEstimate:
+    libraries = LIBRARY_BYTES * len(models.exported) if models.recipe.export.library else 0
+    return StageEstimate(
+        "export",
+        models.export_bytes + libraries,
+        2 * PYTHON_BYTES + 2 * models.largest_bytes,
+        2 + models.export_bytes / EXPORTED_PER_S,
+    )
+
+
+def _validate(models: _Models) -> StageEstimate:
+    scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
+    scored //= models.recipe.calibrate.sequences
+    # Torch holds a matrix twice while it is read; the exported models are loaded after that.
+    held_bytes = max(8 * _held_at_once(models.kept), models.export_bytes)
+    return StageEstimate(
+        "validate",
+        1 << 16,
+        TORCH_BYTES + LOGIT_BYTES + held_bytes,
+        20 + 6.0 * _active_parameters(models.spec) * scored / FLOPS_PER_S["float32"],
+    )
+
+
+def _report(_models: _Models) -> StageEstimate:
+    return StageEstimate("report", 1 << 20, 2 * PYTHON_BYTES, 5.0)
+
+
+def _bakeoff(models: _Models) -> StageEstimate:
+    return StageEstimate("bakeoff", 1 << 20, TORCH_BYTES + 4 * models.spec.parameters, 0.0)
+
+
+STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
+    "calibrate": _calibrate,
+    "plan": _plan,
+    "prune": _prune,
+    "quantize": _quantize,
+    "export": _export,
+    "validate": _validate,
+    "report": _report,
+    "sweep": _report,
+    "bakeoff": _bakeoff,
+}
+"""Predictions by stage; that of importance depends on the settings of its step."""
+
+
+def importance_estimate(
+    folder: str, settings: ImportanceSettings, spec: ModelSpec, tokens: int
+) -> StageEstimate:
+    """The importance stage with the settings of its step, which may have more scores than the
+    recipe.
+
+    A layer runs forward over all tokens; with a loss it runs forward again, and back.
+    """
     element_bytes = 4 if settings.dtype == "float32" else 2
-    losses = min(2, sum(SCORE_LOSSES.get(score, 0) for score in settings.scores))
+    scores = scores_named(settings.scores)
+    losses = len(losses_of(scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
-    if recipe.quantize is not None and recipe.quantize.experts == "auto":
-        # Each layer rounded alone goes on from it, beside the model as it is, all layers rounded,
-        # and some shares dropped.
-        flops += (
-            2.0
-            * _active_parameters(spec)
-            * min(tokens, EXCHANGE_TOKENS)
-            * (spec.num_layers / 2 + 6)
-        )
+    if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
+        # The exchange runs the model from each layer on with that layer rounded, and whole: as it
+        # is, with all layers rounded, and with some shares of the rows dropped.
+        exchange_passes = spec.num_layers / 2 + 6
+        exchange_tokens = min(tokens, EXCHANGE_TOKENS)
+        flops += 2.0 * _active_parameters(spec) * exchange_tokens * exchange_passes
     batch_tokens = min(settings.batch_tokens, tokens)
     activations = _activations(spec)
     peak = TORCH_BYTES + element_bytes * (
         _held_at_once(spec) + batch_tokens * activations * (1 if losses else 0)
     )
-    shared = recipe.plan is not None and recipe.plan.prunes_shared
     if settings.dtype == "bfloat16":
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
-    rows = sum(spec.table(layer, shared=shared).rows for layer in range(spec.num_layers))
-    states = spec.num_layers + 1 + 3 * losses if losses else 2
-    needs = (
+    rows = Axis(spec, settings.shared_expert is True).rows
+    states = states_at_once(scores, spec.num_layers)
+    return StageEstimate(
+        folder,
         8 * rows * len(settings.scores),
         peak + (LOGIT_BYTES if losses else 0),
         5 + flops / FLOPS_PER_S[settings.dtype],
+        tokens * spec.hidden_size * element_bytes * states,
     )
-    return needs, tokens * spec.hidden_size * element_bytes * states
 
 
 def _kernels(spec: ModelSpec, tokens: int, batch_tokens: int, products: int) -> int:
-    """Bytes of code for experts, whose shapes are as many as the numbers of tokens sent to them,
-    each filled up to a multiple of `ROWS_AT_ONCE`.
+    """Bytes of oneDNN's code for experts: one shape for each number of tokens sent to an expert,
+    rounded up to a multiple of `ROWS_AT_ONCE`.
 
-    Of the numbers that come up with random weights a third are new, until all have come up.
+    With random weights, a third of these numbers are new, until all have occurred.
     """
     batches = math.ceil(tokens / batch_tokens)
     possible = math.ceil(batch_tokens / ROWS_AT_ONCE)
@@ -215,10 +285,10 @@ def _kernels(spec: ModelSpec, tokens: int, batch_tokens: int, products: int) -> 
 
 
 def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -> StageEstimate:
-    """What distilling routers adds to the prune stage.
+    """Addition of distilling routers to the prune stage.
 
-    The unpruned model goes forward once; a step goes forward, forward again, and back to inputs
-    alone; and each time reads the layers, unless the pruned model stays in memory.
+    The unpruned model runs forward once. A step runs the pruned model forward twice, and back to
+    its inputs, and reads the layers each time unless the model stays in memory.
     """
     settings = recipe.prune.distill_router
     if settings is None:
@@ -226,9 +296,9 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
     step_tokens = min(settings.tokens_per_step, tokens)
     passes = 2 * tokens * _active_parameters(spec)
     passes += settings.steps * 6 * step_tokens * _active_parameters(kept)
-    held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * _parameters(kept)
-    if 4 * _parameters(kept) <= SMALL_MODEL_BYTES:
-        held, read = max(held, _parameters(kept)), 0
+    held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * kept.parameters
+    if 4 * kept.parameters <= SMALL_MODEL_BYTES:
+        held, read = max(held, kept.parameters), 0
     activations = _activations(kept)
     state_bytes = 4 * spec.hidden_size
     return StageEstimate(
@@ -241,7 +311,7 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
 
 
 def _activations(spec: ModelSpec) -> int:
-    """Values of a token that a layer keeps for the way back."""
+    """Values of a token that a layer keeps for its backward pass."""
     shared_width = max(width or 0 for width in spec.shared_widths)
     return ACTIVATIONS * (spec.top_k * _width(spec) + shared_width) + 16 * spec.hidden_size
 
@@ -256,26 +326,22 @@ def _held_at_once(spec: ModelSpec) -> int:
 
 
 def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
-    """The model with its experts at the widths that a uniform plan would give them."""
+    """The model with its experts at the widths of a uniform plan."""
     plan = recipe.plan
     if plan is None:
         return spec
-    shared = plan.prunes_shared
-    if shared:
-        require_shared_expert(spec)
+    axis = Axis(spec, plan.prunes_shared)
 
     def at(keep: float) -> ModelSpec:
-        tables = (spec.table(layer, shared=shared) for layer in range(spec.num_layers))
-        widths = [[round(width * keep) for width in table.widths] for table in tables]
-        return spec.resized(widths, shared=shared)
+        widths = [[round(width * keep) for width in layer] for layer in axis.widths]
+        return axis.resized(widths).spec
 
     def size(model: ModelSpec) -> int:
         model = replace(model, quantization=_quantization(recipe))
-        found = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
+        sizes = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
         if plan.target_active_bytes is None:
-            return found.total_bytes
-        share = spec.top_k / spec.num_experts
-        return found.active_bytes(model, [np.full(len(w), share) for w in spec.widths])
+            return sizes.total_bytes
+        return sizes.active_bytes(model, uniform_shares(spec))
 
     if plan.keep is not None:
         return at(plan.keep)
@@ -285,16 +351,12 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     return at(min(max((target - least) / max(most - least, 1), 0.0), 1.0))
 
 
-def _method(recipe: Recipe) -> str:
-    return recipe.quantize.method if recipe.quantize else "rtn"
-
-
 def _quantization(recipe: Recipe) -> Quantization:
     section = recipe.quantize
     if section is None:
         return UNQUANTIZED
-    # What the plan will choose is not known; the last choice is the smallest as a rule.
-    experts = section.choices[-1] if section.experts == "auto" else section.experts
+    # The plan's choice is not known yet; the last choice is usually the smallest.
+    experts = section.choices[-1] if section.is_auto else section.experts
     return section.quantization(experts)
 
 
@@ -305,14 +367,11 @@ def _quantized_bytes(spec: ModelSpec) -> int:
     )
 
 
-def _parameters(spec: ModelSpec) -> int:
-    return sum(tensor.elements for tensor in spec.tensors.values())
-
-
-def _active_parameters(spec: ModelSpec) -> int:
-    """Parameters that one token is multiplied with."""
-    experts = sum(t.elements for t in spec.tensors.values() if t.tensor_class == "experts")
-    return _parameters(spec) - experts + experts * spec.top_k // spec.num_experts
+def _active_parameters(spec: ModelSpec) -> float:
+    """Parameters that one token is multiplied with, if experts are chosen alike."""
+    active = active_parameters(spec, uniform_shares(spec))
+    assert active is not None
+    return active
 
 
 def _width(spec: ModelSpec) -> int:

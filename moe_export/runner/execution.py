@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from moe_export.artifacts.planned import require_shared_expert
 from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.ort.session import require_execution
 from moe_export.recipe import Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
@@ -101,8 +101,8 @@ def _configure_torch(threads: int | None) -> None:
 def _require_model(recipe: Recipe, model: Path) -> None:
     """Stops before the first stage if the family is unknown or lacks what the plan prunes."""
     spec = spec_of(Checkpoint(model).config)
-    if recipe.plan is not None and recipe.plan.prunes_shared:
-        require_shared_expert(spec)
+    if recipe.plan is not None:
+        Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
 
 
 def _require_machine(run: Run, forced: frozenset[str]) -> None:

@@ -1,6 +1,6 @@
-"""The scores that dimensions can be ranked by, as data.
+"""The registry of scores, which rank dimensions.
 
-Importing this loads neither torch nor transformers; `moe_export.scores.collect` computes them.
+Importing this loads neither torch nor transformers; `moe_export.scoring.collect` computes them.
 """
 
 from __future__ import annotations

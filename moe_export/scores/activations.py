@@ -24,7 +24,7 @@ def activation(batch: ExpertBatch) -> Tensor:
 
 
 def router_weighted_activation(batch: ExpertBatch) -> Tensor:
-    """Mean squared length of what a dimension adds to the layer's output:
+    """Mean squared length of a dimension's contribution to the layer's output:
 
         sum over routed tokens t of (p[t] * h[t, j]) ** 2 * |down[:, j]| ** 2,
         divided by the tokens of the whole set
@@ -36,7 +36,7 @@ def router_weighted_activation(batch: ExpertBatch) -> Tensor:
 
 
 def router_frequency(batch: ExpertBatch) -> Tensor:
-    """How many tokens the router sends to the expert; the same for all its dimensions."""
+    """Number of tokens that the router sends to the expert; the same for all its dimensions."""
     h_NW = batch.values["h"]
     return h_NW.new_full((h_NW.shape[1],), len(h_NW)).double()
 

@@ -1,4 +1,4 @@
-"""What a score is.
+"""Scores as data: formulas with their unit, source and needs.
 
 Legend: N routed pairs of a token and one expert, S sequences of a batch, D hidden, W width of the
 expert.
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """One expert: gate and up [W, D], down [D, W], in the dtype of the model; the shared one has
-    the number after the last.
+    """Weights of one expert, in the dtype of the model.
+
+    Attributes:
+        layer: Number of the layer.
+        expert: Number of the expert; the shared one has the number after the last.
+        gate_WD: Weights of gate.
+        up_WD: Weights of up.
+        down_DW: Weights of down.
     """
 
     layer: int
@@ -32,16 +38,17 @@ class ExpertWeights:
 
 @dataclass(frozen=True)
 class ExpertBatch:
-    """What one expert did with the real tokens of one batch that were routed to it; the shared one
-    with all of them.
+    """Values and gradients in one expert for the tokens of a batch that were routed to it, padding
+    apart; the shared expert has all tokens.
 
     Attributes:
-        weights: of the expert.
-        num_sequences: S.
-        sequence_N: int64, ascending; the sequence within the batch that each token is of.
-        routing_N: routing weights.
-        values: see `recording.Quantity`; those that the score asks for are there.
-        gradients: of the sum of the sequences' losses, for each loss and quantity asked for.
+        weights: Weights of the expert.
+        num_sequences: Number of sequences S of the batch.
+        sequence_N: Number of each token's sequence within the batch, int64, ascending.
+        routing_N: Routing weights.
+        values: Recorded quantities [N, ...] that some score asks for; see `recording.Quantity`.
+        gradients: Gradients of the sum of the sequences' losses with respect to these quantities,
+            for each loss.
     """
 
     weights: ExpertWeights
@@ -52,8 +59,10 @@ class ExpertBatch:
     gradients: Mapping[Loss, Mapping[Quantity, Tensor]]
 
     def split(self, tokens: int) -> Iterator[ExpertBatch]:
-        """Parts of whole sequences, each of at most so many tokens or of a single sequence. What a
-        score measures of them adds up to what it measures of all.
+        """Splits into parts of whole sequences, whose contributions add up to that of all.
+
+        Args:
+            tokens: Most tokens of a part, unless it is a single sequence.
         """
         start = stop = 0
         for count in (*self.sequence_N.bincount().tolist(), None):
@@ -71,18 +80,18 @@ class ExpertBatch:
             sequence_N=self.sequence_N[part],
             routing_N=self.routing_N[part],
             values=of(self.values),
-            gradients={loss: of(found) for loss, found in self.gradients.items()},
+            gradients={loss: of(values) for loss, values in self.gradients.items()},
         )
 
 
 @dataclass(frozen=True)
 class Score:
-    """Something that dimensions can be ranked by: more is more important.
+    """A ranking of dimensions: more is more important.
 
     Attributes:
-        name: in recipes and files.
-        unit: of the value.
-        source: where it is from.
+        name: Name in recipes and files.
+        unit: Unit of the value.
+        source: Publication or project that the formula comes from.
     """
 
     name: str
@@ -97,16 +106,16 @@ class Score:
 
 @dataclass(frozen=True)
 class DataScore(Score):
-    """A score of what an expert does with the calibration set.
+    """A score measured on the calibration set.
 
     Attributes:
-        measure: a batch's contribution to the sum, float64 [W].
-        mean_over: what the sum is divided by: the sequences or the tokens of the whole set, the
-            tokens routed to the expert, or nothing.
-        values: what `measure` reads of `ExpertBatch.values`.
-        loss: the loss whose gradients it reads, if any.
-        gradients: the quantities it reads the gradients of.
-        known_if_unreached: whether an expert that no token reached has a value; if not it is +inf.
+        measure: Function from a batch to its contribution to the sum, float64 [W].
+        mean_over: Divisor of the sum: the sequences or the tokens of the whole set, the tokens
+            routed to the expert, or 1 if None.
+        values: Quantities of `ExpertBatch.values` that `measure` reads.
+        loss: Loss whose gradients it reads; None if it reads none.
+        gradients: Quantities whose gradients it reads.
+        known_if_unreached: True if an expert that no token reached has a value; otherwise +inf.
     """
 
     measure: Callable[[ExpertBatch], Tensor]
@@ -127,7 +136,7 @@ class WeightScore(Score):
     """A score that needs no data.
 
     Attributes:
-        measure: the value, float64 [W].
+        measure: Function from an expert's weights to the value, float64 [W].
     """
 
     measure: Callable[[ExpertWeights], Tensor]

@@ -1,4 +1,4 @@
-"""Scores from gradients: what the loss of a sequence loses with a dimension.
+"""Scores from gradients: the change of a sequence's loss when a dimension is removed.
 
 Legend: N routed pairs of a token and one expert, S sequences, D hidden, W width of the expert.
 """
@@ -47,8 +47,9 @@ def fisher_margin(batch: ExpertBatch) -> Tensor:
 
         mean over sequences s of (d margin_s / d m[j]) ** 2
 
-    so that the gradient of every token counts 1 / (1 - p[gold]) times as much. The cross-entropy
-    gradients of what a model has mastered vanish, and with them the importance of what does it.
+    so that the gradient of every token counts 1 / (1 - p[gold]) times as much. Cross-entropy
+    gradients vanish for tokens that a model has mastered, and with them the importance of the
+    dimensions that do so.
     """
     return mask_gradient(batch, "margin").square().sum(0)
 
@@ -79,26 +80,26 @@ def absgrad(batch: ExpertBatch) -> Tensor:
 
 
 def rounding_margin(batch: ExpertBatch) -> Tensor:
-    """What rounding the weights of each dimension costs, for a relative squared error of 1:
+    """Cost of rounding the weights of each dimension with a relative squared error of 1:
 
         mean over sequences s of (|d margin_s / d gate[j]| ** 2 * |gate[j]| ** 2
             + |d margin_s / d up[j]| ** 2 * |up[j]| ** 2
             + |d margin_s / d down[:, j]| ** 2 * |down[:, j]| ** 2) / D
 
     which is the expected squared change of the margin loss when independent noise of the size of
-    the weights is added to them. It is in the unit of `fisher_margin`, so that dropping a dimension
+    the weights is added to them. It has the unit of `fisher_margin`, so that dropping a dimension
     and quantizing it can be compared.
     """
-    weights, found = batch.weights, batch.gradients["margin"]
+    weights, gradients = batch.weights, batch.gradients["margin"]
     same_NN = batch.sequence_N[:, None] == batch.sequence_N[None, :]
     x_ND, h_NW = batch.values["x"], batch.values["h"]
-    # The squared length of a sum over tokens, by the products of every two tokens of a sequence.
+    # The squared length of a sum over tokens is the sum of the products of every two of them.
     input_NN = (x_ND @ x_ND.T) * same_NN
-    output_NN = (found["output"] @ found["output"].T) * same_NN
+    output_NN = (gradients["output"] @ gradients["output"].T) * same_NN
     total_W = h_NW.new_zeros(h_NW.shape[1]).double()
     for gram_NN, value_NW, weight_WD in (
-        (input_NN, found["gate"], weights.gate_WD),
-        (input_NN, found["up"], weights.up_WD),
+        (input_NN, gradients["gate"], weights.gate_WD),
+        (input_NN, gradients["up"], weights.up_WD),
         (output_NN, h_NW, weights.down_DW.T),
     ):
         length_W = (value_NW * (gram_NN @ value_NW)).double().sum(0)

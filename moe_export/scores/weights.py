@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RANDOM_SEED = 20260604
-"""Of the `random` score; any number would do."""
+"""Seed of the `random` score; any number would do."""
 
 
 def magnitude(weights: ExpertWeights) -> Tensor:

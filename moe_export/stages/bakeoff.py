@@ -15,19 +15,20 @@ from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.validation import TaskScores
 from moe_export.checkpoint import Checkpoint
-from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.evaluation.masking import ScoredTask, masked, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
-from moe_export.planning.widths import WidthRule, solve_widths
+from moe_export.planning.blocks import WidthRule
+from moe_export.planning.widths import solve_widths
 from moe_export.recipe import BakeoffSettings
 from moe_export.reporting.bakeoff_table import bakeoff_html, bakeoff_markdown
 from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
 
-TEST_SEED = 1234
 LENGTH = 512
 
 Masks = list[list[NDArray[np.int64]]]
@@ -85,14 +86,13 @@ def masks_of(
     importance: list[NDArray[np.float64]], spec: ModelSpec, keep: float, unit: str
 ) -> tuple[Masks, float]:
     """Returns the dimensions that a ranking over the whole model keeps, and their fraction."""
-    tables = [spec.table(layer) for layer in range(spec.num_layers)]
-    total = sum(table.rows for table in tables)
-    widths = solve_widths(importance, tables, round(keep * total), WidthRule(unit=unit))
+    axis = Axis(spec)
+    widths = solve_widths(importance, axis.tables, round(keep * axis.rows), WidthRule(unit=unit))
     masks = [
         kept_rows(layer_R, table, layer_widths)
-        for layer_R, table, layer_widths in zip(importance, tables, widths, strict=True)
+        for layer_R, table, layer_widths in zip(importance, axis.tables, widths, strict=True)
     ]
-    return masks, sum(map(sum, widths)) / total
+    return masks, sum(map(sum, widths)) / axis.rows
 
 
 def _digest(masks: Masks) -> str:

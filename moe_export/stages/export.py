@@ -30,8 +30,8 @@ from moe_export.graph import (
     predicted_bytes,
     save_model,
 )
-from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.library import library_path
+from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe import ExportSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import disk_error, require_space

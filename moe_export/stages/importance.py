@@ -14,11 +14,11 @@ import torch
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.importance import Importance
-from moe_export.artifacts.planned import require_shared_expert
+from moe_export.families.axis import Axis
 from moe_export.fitting.measure_exchange import measure_exchange
 from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings
 from moe_export.scores import scores_named
-from moe_export.scores.collect import collect_importance
+from moe_export.scoring.collect import collect_importance
 from moe_export.stages.job import Job
 from moe_export.torch_model import StreamedModel
 
@@ -41,18 +41,15 @@ def run(job: Job[ImportanceSettings]) -> None:
     scores = scores_named(settings.scores)
     calibration = Calibration.load(job.folders["calibrate"])
     model = StreamedModel(job.model, getattr(torch, settings.dtype))
-    shared = settings.shared_expert is True
-    if shared:
-        require_shared_expert(model.spec)
     importance = collect_importance(
         model,
+        Axis(model.spec, settings.shared_expert is True),
         calibration,
         scores,
         settings.batch_tokens,
         job.partial,
         job.progress,
         job.workers,
-        shared=shared,
     )
     if importance is not None:
         _warn_of_unreached(importance)

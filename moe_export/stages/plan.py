@@ -14,17 +14,18 @@ from moe_export.artifacts.exchange import Exchange
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan, PlanLayer, PlannedModels
-from moe_export.artifacts.planned import require_shared_expert
 from moe_export.artifacts.weight_bytes import PlannedBytes
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
 from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
-from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors
-from moe_export.planning.shares import token_shares
-from moe_export.planning.widths import WidthRule, solve_widths
+from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
+from moe_export.planning.blocks import WidthRule
+from moe_export.planning.shares import Shares, token_shares
+from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
 from moe_export.stages.job import Job
@@ -56,29 +57,25 @@ def run(job: Job[PlanSettings]) -> None:
             f"plan.score {settings.score} was not computed; it is one of "
             f"{', '.join(found.scores)}, or add it to importance.scores"
         )
-    shared = settings.prunes_shared
-    if shared:
-        require_shared_expert(spec)
+    axis = Axis(spec, settings.prunes_shared)
     scores = found.scores[settings.score]
     unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in found.tokens_per_expert]
-    tables = [spec.table(layer, shared=shared) for layer in range(spec.num_layers)]
-    _check_rows(scores, tables)
-    ranked = rank_unknown(scores, tables, unknown, settings.unknown)
-    rule = WidthRule(settings.scope, settings.unit, settings.min_width, settings.multiple_of)
+    _check_rows(scores, axis)
+    ranked = rank_unknown(scores, axis, unknown, settings.unknown)
+    rule = WidthRule.of(settings)
     quantization = formats_of(settings)
     shares = token_shares(found.tokens_per_expert, spec.top_k)
     loss = None
     if settings.is_solved:
         rounding = _rounding(found.scores, job.folders["importance"], settings)
-        solved = _solve(checkpoint, spec, ranked, rounding, shares, settings)
+        solved = _solve(checkpoint, axis, ranked, rounding, shares, settings)
         widths, quantization = solved.widths, solved.quantization
         loss = solved.loss
     elif settings.target_bytes is None:
         assert settings.keep is not None
-        total = sum(table.rows for table in tables)
-        widths = solve_widths(ranked, tables, round(settings.keep * total), rule)
+        widths = solve_widths(ranked, axis.tables, round(settings.keep * axis.rows), rule)
     else:
-        widths = _fit_bytes(ranked, tables, spec, settings, rule)
+        widths = _fit_bytes(ranked, axis, settings, rule)
     for layer, experts in enumerate(unknown):
         if experts:
             verb = (
@@ -92,17 +89,18 @@ def run(job: Job[PlanSettings]) -> None:
                 experts,
                 verb,
             )
-    after = spec.resized(widths, shared=shared)
+    pruned = axis.resized(widths)
+    after = pruned.spec
     models = {"before": spec, "after": after}
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
     export_bytes = _export_bytes(models, shares, layout_of(settings))
-    layers = _layers(spec, after, scores, unknown, export_bytes, shared=shared)
+    layers = _layers(axis, pruned, scores, unknown, export_bytes)
     rows_before = sum(layer.rows_before for layer in layers)
     rows_after = sum(layer.rows_after for layer in layers)
     Plan(
-        shared_expert="prune" if shared else None,
+        shared_expert="prune" if axis.has_shared else None,
         score=settings.score,
         scope=settings.scope,
         unit=settings.unit,
@@ -118,9 +116,9 @@ def run(job: Job[PlanSettings]) -> None:
     ).save(job.out)
 
 
-def _check_rows(scores: list[NDArray[np.float64]], tables: list[ExpertTable]) -> None:
+def _check_rows(scores: list[NDArray[np.float64]], axis: Axis) -> None:
     """Checks that every layer has one score for each row that is ranked."""
-    for layer, (layer_R, table) in enumerate(zip(scores, tables, strict=True)):
+    for layer, (layer_R, table) in enumerate(zip(scores, axis.tables, strict=True)):
         if layer_R.shape != (table.rows,):
             raise PlanError(
                 f"layer {layer}: importance is known of {len(layer_R)} dimensions, the plan ranks "
@@ -132,7 +130,7 @@ def _rounding(
     scores: dict[str, list[NDArray[np.float64]]], folder: Path, settings: PlanSettings
 ) -> list[NDArray[np.float64]] | None:
     """Cost of rounding each row in the unit of dropping; None unless formats are to be chosen."""
-    if settings.formats is None or settings.formats.experts != "auto":
+    if not settings.chooses_formats:
         return None
     if ROUNDING_SCORE not in scores:
         raise PlanError(
@@ -145,43 +143,34 @@ def _rounding(
 
 def _solve(
     checkpoint: Checkpoint,
-    spec: ModelSpec,
+    axis: Axis,
     ranked: list[NDArray[np.float64]],
     rounding: list[NDArray[np.float64]] | None,
-    shares: list[NDArray[np.float64]],
+    shares: Shares,
     settings: PlanSettings,
 ) -> Allocation:
     """Widths, and formats if the recipe leaves them open, of the least predicted loss."""
     assert settings.dtype is not None
     formats = settings.formats or Formats(experts="float")
-    names = formats.choices if formats.experts == "auto" else (formats.experts,)
+    names = formats.choices if formats.is_auto else (formats.experts,)
     errors = [
-        format_errors(checkpoint, spec, layer, names, formats.group_size)
-        for layer in range(spec.num_layers)
+        format_errors(checkpoint, axis.spec, layer, names, formats.group_size)
+        for layer in range(axis.spec.num_layers)
     ]
     target = settings.target_bytes or settings.target_active_bytes
     assert target is not None
-    return allocate(
-        spec,
-        ranked,
-        rounding,
-        shares,
-        errors,
-        formats.quantization("float"),
-        Budget(
-            target,
-            settings.target_active_bytes is not None,
-            settings.dtype,
-            layout_of(settings),
-        ),
-        multiple_of=settings.multiple_of,
-        min_width=settings.min_width,
-        shared=settings.prunes_shared,
+    budget = Budget(
+        size_bytes=target,
+        active=settings.target_active_bytes is not None,
+        dtype=settings.dtype,
+        layout=layout_of(settings),
     )
+    costs = Costs(importance=ranked, rounding=rounding, shares=shares, errors=errors)
+    return allocate(axis, costs, formats.quantization("float"), budget, WidthRule.of(settings))
 
 
 def _export_bytes(
-    models: dict[str, ModelSpec], shares: list[NDArray[np.float64]], layout: Layout
+    models: dict[str, ModelSpec], shares: Shares, layout: Layout
 ) -> dict[Dtype, PlannedModels]:
     """Bytes of the exported models, by dtype.
 
@@ -208,13 +197,13 @@ def _export_bytes(
 
 def rank_unknown(
     scores: list[NDArray[np.float64]],
-    tables: list[ExpertTable],
+    axis: Axis,
     unknown: list[list[int]],
     rule: str,
 ) -> list[NDArray[np.float64]]:
     """Returns the scores with unreached experts ranked first (`keep`) or last (`prune`)."""
     ranked = [layer.copy() for layer in scores]
-    for layer_R, table, experts in zip(ranked, tables, unknown, strict=True):
+    for layer_R, table, experts in zip(ranked, axis.tables, unknown, strict=True):
         for expert in experts:
             layer_R[table.slice_of(expert)] = np.inf if rule == "keep" else -np.inf
     return ranked
@@ -222,8 +211,7 @@ def rank_unknown(
 
 def _fit_bytes(
     ranked: list[NDArray[np.float64]],
-    tables: list[ExpertTable],
-    spec: ModelSpec,
+    axis: Axis,
     settings: PlanSettings,
     rule: WidthRule,
 ) -> list[list[int]]:
@@ -231,12 +219,10 @@ def _fit_bytes(
     assert settings.target_bytes is not None
     assert settings.dtype is not None
     target = settings.target_bytes
-    spec = replace(spec, quantization=formats_of(settings))
-    dtype, layout, shared = settings.dtype, layout_of(settings), settings.prunes_shared
-    empty = spec.resized([(0,) * len(table.widths) for table in tables], shared=shared)
-    fixed = predicted_bytes(empty, dtype, layout).total_bytes
-    total = sum(table.rows for table in tables)
-    least, most = 0, total
+    axis = replace(axis, spec=replace(axis.spec, quantization=formats_of(settings)))
+    dtype, layout = settings.dtype, layout_of(settings)
+    fixed = predicted_bytes(axis.emptied().spec, dtype, layout).total_bytes
+    least, most = 0, axis.rows
     if fixed > target:
         raise PlanError(
             f"plan.target_bytes is {target}, but {fixed} bytes lie outside the experts that are "
@@ -246,11 +232,10 @@ def _fit_bytes(
     # a binary search finds the most rows that fit.
     while least < most:
         rows = (least + most + 1) // 2
-        widths = solve_widths(ranked, tables, rows, replace(rule, min_width=0))
-        resized = spec.resized(widths, shared=shared)
-        size = predicted_bytes(resized, dtype, layout).total_bytes
+        widths = solve_widths(ranked, axis.tables, rows, replace(rule, min_width=0))
+        size = predicted_bytes(axis.resized(widths).spec, dtype, layout).total_bytes
         least, most = (rows, most) if size <= target else (least, rows - 1)
-    return solve_widths(ranked, tables, least, rule)
+    return solve_widths(ranked, axis.tables, least, rule)
 
 
 def layout_of(settings: PlanSettings) -> Layout:
@@ -261,33 +246,31 @@ def layout_of(settings: PlanSettings) -> Layout:
 def formats_of(settings: PlanSettings) -> Quantization:
     """Returns the formats of the exported weights, all float while they are still open."""
     formats = settings.formats
-    if formats is None or formats.experts == "auto":
+    if formats is None or formats.is_auto:
         return UNQUANTIZED
     return formats.quantization()
 
 
 def _layers(
-    spec: ModelSpec,
-    after: ModelSpec,
+    axis: Axis,
+    pruned: Axis,
     scores: list[NDArray[np.float64]],
     unknown: list[list[int]],
     export_bytes: dict[Dtype, PlannedModels],
-    *,
-    shared: bool,
 ) -> tuple[PlanLayer, ...]:
     """The plan of each layer.
 
     Args:
-        spec: the unpruned model.
-        after: the pruned model.
+        axis: the unpruned model.
+        pruned: the pruned model.
         scores: importance as measured, one [R] per layer.
         unknown: experts that no token reached, one list per layer.
         export_bytes: bytes of the exported models, by dtype.
-        shared: True if the shared expert is pruned.
     """
+    spec, after = axis.spec, pruned.spec
     layers = []
     for layer in range(spec.num_layers):
-        table, new = (model.table(layer, shared=shared) for model in (spec, after))
+        table, new = (model.tables[layer] for model in (axis, pruned))
         layers.append(
             PlanLayer(
                 layer=layer,
@@ -296,8 +279,8 @@ def _layers(
                 rows_after=new.rows,
                 importance_kept=_share_kept(scores[layer], table, new.widths),
                 unknown_experts=tuple(unknown[layer]),
-                shared_width=after.shared_widths[layer] if shared else None,
-                shared_width_before=spec.shared_widths[layer] if shared else None,
+                shared_width=after.shared_widths[layer] if axis.has_shared else None,
+                shared_width_before=spec.shared_widths[layer] if axis.has_shared else None,
                 expert_bytes={
                     dtype: models.after.experts_by_layer[layer]
                     for dtype, models in export_bytes.items()

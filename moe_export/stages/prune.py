@@ -29,7 +29,8 @@ from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError
 from moe_export.experts import kept_rows
-from moe_export.families import check_ledger, open_checkpoint, spec_of
+from moe_export.families import check_tensors, open_checkpoint, spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import (
     PRUNED_PREFIX,
     SHARED_WIDTHS_KEY,
@@ -71,23 +72,23 @@ def run(job: Job[PruneSettings]) -> None:
     source, spec = open_checkpoint(job.model)
     plan = Plan.load(job.folders["plan"])
     importance = Importance.load(job.folders["importance"]).scores[plan.score]
-    widths, shared = plan.axis_widths_after, plan.prunes_shared
-    pruned = spec.resized(widths, shared=shared)
+    axis, widths = plan.axis_of(spec), plan.axis_widths_after
+    pruned = axis.resized(widths)
     kept: Kept = {
         (layer, expert): rows
         for layer in range(spec.num_layers)
         for expert, rows in enumerate(
-            kept_rows(importance[layer], spec.table(layer, shared=shared), widths[layer])
+            kept_rows(importance[layer], axis.tables[layer], widths[layer])
         )
     }
     _check_space(job.out, plan.checkpoint_tensor_bytes, source, job.settings.save_padded)
-    config = pruned_config(source.config, pruned, shared=shared)
+    config = pruned_config(source.config, pruned)
     refits = _refits(job, kept) if job.settings.refit_down else None
     refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
     rule = job.settings.distill_router
     distill = _distill(job, rule) if rule is not None else None
-    _ledger(job.out, spec, pruned, plan, refit, distill).save(job.out)
+    _ledger(job.out, spec, pruned.spec, plan, refit, distill).save(job.out)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
@@ -138,20 +139,19 @@ def _sequences(job: Job[PruneSettings]) -> list[NDArray[np.int32]]:
     return Calibration.load(job.folders["calibrate"]).sample(job.settings.calibration_tokens)
 
 
-def pruned_config(config: dict[str, Any], pruned: ModelSpec, *, shared: bool) -> dict[str, Any]:
+def pruned_config(config: dict[str, Any], pruned: Axis) -> dict[str, Any]:
     """Returns the source's config with our own model_type and the widths of the experts.
 
     Args:
         config: content of the source's `config.json`.
-        pruned: the pruned model.
-        shared: True if the shared expert is pruned; its widths are stated then.
+        pruned: the pruned model; the widths of its shared expert are stated if it is on the axis.
     """
-    family = pruned.family
+    spec, family = pruned.spec, pruned.spec.family
     return config | {
-        **({SHARED_WIDTHS_KEY: list(pruned.shared_widths)} if shared else {}),
+        **({SHARED_WIDTHS_KEY: list(spec.shared_widths)} if pruned.has_shared else {}),
         "model_type": PRUNED_PREFIX + family.model_type,
         "architectures": ["Ragged" + family.architecture],
-        WIDTHS_KEY: [list(layer) for layer in pruned.widths],
+        WIDTHS_KEY: [list(layer) for layer in spec.widths],
     }
 
 
@@ -271,7 +271,7 @@ def _ledger(
         ArtifactError: the written tensors have other bytes than the plan predicted.
     """
     written = Checkpoint(out)
-    check_ledger(written, pruned)
+    check_tensors(written, pruned)
     entries = {
         name: PrunedTensor(
             action="kept" if pruned.tensors[name].shape == before.shape else "sliced",

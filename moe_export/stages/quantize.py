@@ -28,7 +28,7 @@ from moe_export.artifacts.quantization import (
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
-from moe_export.families import check_ledger, open_checkpoint
+from moe_export.families import check_tensors, open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in, part_names, stored_tensors
 from moe_export.formats.storage import to_storage
@@ -213,7 +213,7 @@ def run(job: Job[QuantizeSettings]) -> None:
     job.progress(spec.num_layers + 1, spec.num_layers + 1, "done")
     copy_tokenizer_files(job.folders["prune"], job.out)
     written = Checkpoint(job.out)
-    check_ledger(written, quantized)
+    check_tensors(written, quantized)
     tensor_bytes = sum(info.size_bytes for info in written.tensors.values())
     record = outcome.record(quantization, settings.method, tensor_bytes)
     record.save(job.out)

@@ -16,7 +16,7 @@ from moe_export.artifacts.validation import (
     Validation,
     VariantScores,
 )
-from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
@@ -33,9 +33,6 @@ from moe_export.recipe import Task, ValidateSettings
 from moe_export.stages.job import Job
 from moe_export.system.machine import machine, versions
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED, exported
-
-TEST_SEED = 1234
-"""Seed of the scored documents, the same in every run so that runs can be compared."""
 
 PARITY_SEQUENCES = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -154,7 +154,7 @@ def inputs_of(
         format_name: Format of the weights; None for the dtype of x.
         group_size: Weights that share a scale in a quantized format.
     """
-    format_name = format_name or cast("spec.Format", dtype)
+    format_name = format_name or dtype
     random = np.random.default_rng(20)
     num_experts = len(case.widths)
 

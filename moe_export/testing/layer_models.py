@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -44,7 +44,7 @@ def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec
     if name.endswith("_uniform"):
         widths = np.full(sizes.EXPERTS, sizes.MEAN_WIDTH)
     stem = name.removesuffix("_shared").removesuffix("_uniform")
-    return widths, cast("spec.Format", stem.rsplit("_", maxsplit=1)[-1]), shared
+    return widths, stem.rsplit("_", maxsplit=1)[-1], shared
 
 
 def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> int:

@@ -115,7 +115,7 @@ def weights_are_laid_out_as_in_the_definition_of_the_layout(
 
 
 def a_token_with_many_experts_goes_by_tiles(library: Path, stand_in: StandIn) -> None:
-    """What is laid side by side is bounded."""
+    """The number of experts that are laid side by side is bounded."""
     for top_k, kernel in ((16, "gate_up_rows"), (17, "group_pairs")):
         inputs = inputs_of(Case("slots", (5,) * 17, tokens=1, top_k=top_k), "float16")
         stand_in.launches.clear()
@@ -318,7 +318,7 @@ ALONE = (
     an_old_driver_is_refused,
     a_thread_without_a_device_is_refused,
 )
-"""What they find holds for the process."""
+"""Checks whose effects last as long as the process."""
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """What the driver was asked for."""
+    """One launch of a kernel that the driver was asked for."""
 
     key: str
     grid: tuple[int, int]
@@ -38,8 +38,8 @@ class StandIn:
     """The stand-in driver of this process, which has to be loaded before anything looks for one.
 
     Args:
-        path: of the compiled `fake_cuda.cc`.
-        architecture: of the packaged kernels that are expected.
+        path: File of the compiled `fake_cuda.cc`.
+        architecture: Compute capability of the expected kernels, such as 90.
     """
 
     def __init__(self, path: Path, architecture: int = 90) -> None:
@@ -64,7 +64,7 @@ class StandIn:
         capability: tuple[int, int] = (9, 0),
         memory_bytes: int = 1 << 40,
     ) -> None:
-        """What the driver says of itself and of its device."""
+        """Sets the version of the driver and the facts of its device."""
         self._library.fake_cuda_configure(
             driver_version, *capability, ctypes.c_size_t(memory_bytes)
         )
@@ -79,7 +79,7 @@ class StandIn:
 
     @property
     def allocated_bytes(self) -> int:
-        """Of the device's memory."""
+        """Bytes of the device's memory that are allocated."""
         found: int = self._library.fake_cuda_allocated()
         return found
 

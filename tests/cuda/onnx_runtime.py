@@ -44,9 +44,9 @@ class CudaNode:
     """A RaggedMoE node on the CUDA provider.
 
     Args:
-        library: the native library.
-        stand_in: the driver.
-        inputs: of a call; the weights are stored.
+        library: File of the native library.
+        stand_in: The driver.
+        inputs: Inputs of a call; the weights are stored.
     """
 
     # The library makes its domain once in a process.
@@ -104,7 +104,7 @@ class CudaNode:
         self._function(DESTROY, None, ctypes.c_void_p)(self._kernel)
 
     def memory_type(self, place: int) -> int:
-        """What the operator asks for an input."""
+        """Memory type that the operator asks for an input, a number of ONNX Runtime."""
         asked: int = self._ask(self.op, INPUT_MEMORY, ctypes.c_int, place)
         return asked
 

@@ -12,12 +12,14 @@ import torch
 
 import moe_export  # noqa: F401 - makes transformers know pruned checkpoints
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.demo import checkpoint_dir
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.evaluation.masking import masked
 from moe_export.experts import kept_rows
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.torch_model import load_torch_model
@@ -50,9 +52,9 @@ def logits_of(model: torch.nn.Module, prompt: list[int]) -> np.ndarray:
 
 
 def test_half_of_the_dimensions_keep_the_skills(run: Path) -> None:
-    plan = json.loads((run / "plan" / "plan.json").read_text())
-    assert plan["kept"] == 0.5
-    assert plan["layers"][0]["widths"] != plan["layers"][1]["widths"]
+    plan = Plan.load(run / "plan")
+    assert plan.kept == 0.5
+    assert plan.layers[0].widths != plan.layers[1].widths
     validation = json.loads((run / "validate" / "validation.json").read_text())
     tasks = validation["providers"]["cpu"]["variants"]["pruned"]["tasks"]
     assert tasks["arithmetic"]["exact_match"] >= 0.97
@@ -64,7 +66,7 @@ def test_masked_equals_removed(run: Path, prompts: list[list[int]]) -> None:
     spec = spec_of(json.loads((checkpoint_dir() / "config.json").read_text()))
     after = spec_of(json.loads((run / "prune" / "config.json").read_text()))
     kept = [
-        kept_rows(importance[layer], spec.table(layer), after.widths[layer])
+        kept_rows(importance[layer], Axis(spec).tables[layer], after.widths[layer])
         for layer in range(spec.num_layers)
     ]
     whole = load_torch_model(checkpoint_dir(), torch.float32)

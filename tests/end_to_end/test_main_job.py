@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from moe_export.artifacts.ledger import Ledger
+from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.stages import MAIN_JOB
 from moe_export.testing.tiny import tiny_checkpoint
-from moe_export.variants import PLANNED
+from moe_export.variants import VARIANTS
 from tests.helpers.small_runs import artifacts, write_recipe
 
 
@@ -34,7 +36,7 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_leaves_its_mark_and_its_files(finished: Path) -> None:
     assert {path.parent.name for path in finished.glob("*/stage.json")} == set(MAIN_JOB)
     for name in ("model.onnx", "model.onnx.data", "tokenizer.json", "genai_config.json"):
-        for variant in PLANNED:
+        for variant in VARIANTS:
             assert (finished / "export" / variant / name).exists()
     assert (finished / "report" / "report.html").exists()
     assert main(["verify", str(finished)]) == 0
@@ -50,13 +52,13 @@ def test_every_stage_says_what_it_was_predicted_to_take(finished: Path) -> None:
 
 
 def test_predicted_bytes_are_the_bytes_on_disk(finished: Path) -> None:
-    plan = json.loads((finished / "plan" / "plan.json").read_text())
-    for variant, when in PLANNED.items():
+    plan = Plan.load(finished / "plan")
+    for variant in VARIANTS:
         data = finished / "export" / variant / "model.onnx.data"
-        assert data.stat().st_size == plan["export_bytes"]["float32"][when]["total_bytes"]
-    ledger = json.loads((finished / "prune" / "ledger.json").read_text())
-    assert ledger["tensor_bytes"] == plan["checkpoint_tensor_bytes"]
-    assert ledger["counts"]["dropped"] == 0
+        assert data.stat().st_size == plan.bytes_of(variant, "float32").total_bytes
+    ledger = Ledger.load(finished / "prune")
+    assert ledger.tensor_bytes == plan.checkpoint_tensor_bytes
+    assert ledger.counts.dropped == 0
 
 
 def test_packed_models_pass_the_same_gates_and_have_the_predicted_bytes(
@@ -65,10 +67,10 @@ def test_packed_models_pass_the_same_gates_and_have_the_predicted_bytes(
     recipe = write_recipe(tmp_path, model, export={"layout": "packed"})
     run = tmp_path / "run"
     assert main(["run", str(recipe), "--run", str(run)]) == 0
-    plan = json.loads((run / "plan" / "plan.json").read_text())
-    for variant, when in PLANNED.items():
+    plan = Plan.load(run / "plan")
+    for variant in VARIANTS:
         data = run / "export" / variant / "model.onnx.data"
-        assert data.stat().st_size == plan["export_bytes"]["float32"][when]["total_bytes"]
+        assert data.stat().st_size == plan.bytes_of(variant, "float32").total_bytes
         portable = finished / "export" / variant / "model.onnx.data"
         assert data.stat().st_size != portable.stat().st_size
     validations = [
@@ -120,8 +122,8 @@ def test_a_byte_budget_is_met_and_nearly_spent(
 ) -> None:
     recipe = write_recipe(tmp_path, model, plan={"target_bytes": target}, quantize=quantize)
     assert main(["run", str(recipe), "--until", "plan", "--run", str(tmp_path / "run")]) == 0
-    plan = json.loads((tmp_path / "run" / "plan" / "plan.json").read_text())
-    size = plan["export_bytes"]["float32"][product]["total_bytes"]
+    plan = Plan.load(tmp_path / "run" / "plan")
+    size = getattr(plan.export_bytes["float32"], product).total_bytes
     assert target - 3 * 64 * 4 < size <= target
 
 

@@ -10,10 +10,10 @@ import pytest
 
 import moe_export
 from moe_export.errors import DependencyError
-from moe_export.graph.weights import Dtype
 from moe_export.op import library
+from moe_export.op.spec import Dtype
 from moe_export.ort.session import OrtModel
-from moe_export.quantization import ExpertFormat
+from moe_export.quantization import words_for
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
@@ -45,9 +45,9 @@ def test_the_library_runs_every_dtype_that_the_exporter_writes(
 
 
 @pytest.mark.parametrize("dtype", get_args(Dtype))
-@pytest.mark.parametrize("experts", get_args(ExpertFormat)[1:])
+@pytest.mark.parametrize("experts", words_for("experts")[1:])
 def test_the_library_runs_every_format_that_the_exporter_writes(
-    tmp_path: Path, experts: ExpertFormat, dtype: Dtype
+    tmp_path: Path, experts: str, dtype: Dtype
 ) -> None:
     source = tiny_checkpoint(tmp_path / "source")
     pruned = pruned_checkpoint(source, tmp_path / "pruned", WIDTHS)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.recipe.load import load_recipe
 from moe_export.runner.estimate import estimate
 from moe_export.runner.steps import steps_of
 from moe_export.testing.families import MIXTRAL
 from moe_export.testing.tiny import tiny_checkpoint
-from moe_export.variants import PLANNED
+from moe_export.variants import QUANTIZED, VARIANTS
 from tests.end_to_end.test_workers import torchrun
 from tests.helpers.small_runs import artifacts, write_recipe
 
@@ -46,14 +47,13 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def test_the_product_keeps_the_budget_and_has_the_predicted_bytes(run: Path) -> None:
-    plan = content(run / "plan" / "plan.json")
-    sizes = plan["export_bytes"]["float32"]
-    active = sizes["quantized"]["active_bytes_per_token"]
+    plan = Plan.load(run / "plan")
+    active = plan.bytes_of(QUANTIZED, "float32").active_bytes_per_token
     assert 0.95 * PLAN["target_active_bytes"] < active <= PLAN["target_active_bytes"]
-    for variant, when in PLANNED.items():
+    for variant in VARIANTS:
         data = run / "export" / variant / "model.onnx.data"
-        assert data.stat().st_size == sizes[when]["total_bytes"]
-    shared = [layer["shared_width"] for layer in plan["layers"]]
+        assert data.stat().st_size == plan.bytes_of(variant, "float32").total_bytes
+    shared = [layer.shared_width for layer in plan.layers]
     assert content(run / "quantize" / "config.json")["shared_expert_widths"] == shared
     assert any(0 < width < 40 for width in shared)
     assert all(gate["passed"] for gate in content(run / "validate" / "validation.json")["gates"])

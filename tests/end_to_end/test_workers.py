@@ -17,7 +17,7 @@ from tests.helpers.small_runs import artifacts, write_recipe
 LAST_IS_LATE = """
 import os, sys, time
 from moe_export.cli import main
-from moe_export.scores.backward import SCORED
+from moe_export.scoring.collector import SCORED
 from moe_export.passes.states import States
 
 finish = States.finish

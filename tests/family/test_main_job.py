@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moe_export.artifacts.importance import Importance
+from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
@@ -30,11 +31,11 @@ def test_the_main_job_runs_and_its_report_names_layers_with_experts(
     run = tmp_path / "run"
     assert main(["run", str(recipe), "--run", str(run), "--until", "export"]) == 0
     importance = Importance.load(run / "importance")
-    plan = json.loads((run / "plan" / "plan.json").read_text())
+    plan = Plan.load(run / "plan")
     for layer, scores_R in enumerate(importance.scores["fisher_margin"]):
         dense = layer in row.dense_layers
         assert (scores_R.size == 0) == dense
-        assert (plan["layers"][layer]["widths"] == []) == dense
+        assert (plan.layers[layer].widths == ()) == dense
         assert np.isfinite(scores_R).all() or dense
     main(["run", str(recipe), "--run", str(run)])  # gates are for trained models
     validation = json.loads((run / "validate" / "validation.json").read_text())

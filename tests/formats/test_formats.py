@@ -44,7 +44,7 @@ def test_what_has_codes_comes_back_exactly(name: str) -> None:
     matrix = np.arange(-8, 8, dtype=np.float32).reshape(16, 1) * 0.25
     if name == "nf4":
         matrix = CODEBOOK.reshape(16, 1) * 3
-    elif GRIDS[name].bits == 8:
+    elif GRIDS[name].code_bits == 8:
         matrix = matrix * 127 / 8 // 0.25 * 0.25
     quantized = FORMATS[name](matrix, 32, "float16")
     again = FORMATS[name](quantized.dequantized(), 32, "float16")
@@ -121,7 +121,7 @@ def test_int4_is_packed_as_onnx_packs_it() -> None:
 
 @pytest.mark.parametrize("name", ["uint8", "uint4"])
 def test_an_asymmetric_group_uses_every_code_and_keeps_zero(name: str) -> None:
-    last = 2 ** GRIDS[name].bits - 1
+    last = 2 ** GRIDS[name].code_bits - 1
     # The range -1 to 4 has a fifth of its steps below zero. A range wholly above or below zero is
     # extended to zero.
     matrix = np.tile(np.array([[-1.0, 1.0, -4.0], [4.0, 4.0, -1.0]]), (16, 1))

@@ -13,8 +13,8 @@ from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.graph import build_decoder
 from moe_export.graph.attention import rotary_tables
-from moe_export.graph.weights import Dtype
 from moe_export.op import spec as op_spec
+from moe_export.op.spec import Dtype
 from moe_export.testing.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
 from tests.helpers.decoding import exported
 

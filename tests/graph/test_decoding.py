@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import DependencyError, RecipeError
-from moe_export.graph.weights import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout
 from moe_export.ort import session as runtime
 from moe_export.ort.decoding import KVCache, StaticCache, generate, open_cache
 from moe_export.ort.session import NO_GRAPH, OrtModel

@@ -19,7 +19,8 @@ from moe_export.families import spec_of
 from moe_export.families.base import TENSOR_CLASSES
 from moe_export.graph import build_decoder, predicted_bytes, save_model, weights
 from moe_export.graph.external_data import layout
-from moe_export.graph.weights import Dtype, join_names
+from moe_export.graph.weights import join_names
+from moe_export.op.spec import Dtype
 from moe_export.testing.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
 from tests.helpers.decoding import exported
 

@@ -15,7 +15,7 @@ from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.graph.layer_outputs import with_layer_outputs
-from moe_export.graph.weights import Dtype
+from moe_export.op.spec import Dtype
 from moe_export.ort.session import OrtModel
 from moe_export.quantization import Quantization
 from moe_export.recipe import QuantizeSettings

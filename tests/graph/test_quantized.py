@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from moe_export.formats import FORMATS, GRIDS, GROUP_SIZES
 from moe_export.formats.matrix import side_by_side
 from moe_export.formats.storage import to_storage
 from moe_export.graph.quantized import matmul_nbits_weight
-from moe_export.quantization import QUANTIZATION_KEY, DenseFormat, Quantization
+from moe_export.quantization import QUANTIZATION_KEY, Quantization, words_for
 from moe_export.testing.tiny import CONFIG
 
 DEPTH = 72
@@ -47,7 +47,7 @@ def product(x_TK: NDArray[Any], weights: list[ir.LazyTensor], **attributes: int)
 
 
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
-@pytest.mark.parametrize("format_name", [w for w in get_args(DenseFormat) if w != "float"])
+@pytest.mark.parametrize("format_name", words_for("dense")[1:])
 def test_matrices_side_by_side_are_multiplied_as_they_are_dequantized(
     format_name: Any, group_size: int
 ) -> None:
@@ -69,7 +69,7 @@ def test_matrices_side_by_side_are_multiplied_as_they_are_dequantized(
         assert weight.numpy().shape == tuple(weight.shape.numpy())
     whole_KN = side_by_side(matrices).dequantized().astype(np.float64)
     x_TK = random.standard_normal((5, DEPTH)).astype(np.float32)
-    bits = GRIDS[format_name].bits
+    bits = GRIDS[format_name].storage_bits
     actual = product(x_TK, weights, K=DEPTH, N=whole_KN.shape[1], bits=bits, block_size=group_size)
     # Error bound of a sum of K products in float32, as in `moe_export.testing.tolerance`.
     bound = 4 * (DEPTH + 2) ** 0.5 * 2**-24 * (np.abs(x_TK) @ np.abs(whole_KN))

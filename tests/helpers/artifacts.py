@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from moe_export.artifacts.base import JsonArtifact
+from moe_export.artifacts.base import SCHEMA, JsonArtifact
 from moe_export.artifacts.calibration import CalibrationSource, CalibrationSummary
 from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.artifacts.export import Export, ExportedModel
@@ -36,6 +38,7 @@ from moe_export.artifacts.stage_mark import (
     StageMark,
 )
 from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
+from moe_export.checkpoint import write_json
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from tests.helpers.report_artifacts import COMPARISON, REPORT
@@ -203,3 +206,14 @@ def planned_bytes(spec: ModelSpec, dtype: Any) -> PlannedBytes:
         experts_by_layer=predicted.experts_by_layer,
         active_bytes_per_token=1,
     )
+
+
+def save_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON artifact of whatever content."""
+    write_json(path, {"schema": SCHEMA} | content)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON artifact without checking it."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

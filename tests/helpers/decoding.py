@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.graph import build_decoder, save_model
-from moe_export.graph.weights import Dtype, Layout
 from moe_export.op.library import register
+from moe_export.op.spec import Dtype, Layout
 
 
 def exported(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.artifacts.base import save_json
 from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.artifacts.documents import Documents
 from moe_export.artifacts.export import Export
@@ -24,6 +23,7 @@ from moe_export.experts import ExpertTable, descending
 from moe_export.recipe import ReportSettings
 from moe_export.stages import report
 from moe_export.stages.job import Job
+from tests.helpers.artifacts import save_json
 
 STAGES = ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from moe_export.formats import FORMATS
+from moe_export.formats import FORMATS, TABLE
 from moe_export.op import spec
 from moe_export.op.function import OPSET
 from moe_export.op.library import register
@@ -31,8 +31,8 @@ def _kernels_of_this_processor() -> tuple[str, ...]:
     return tuple(name for name, needed in needs.items() if needed <= flags)
 
 
-NATIVE_FORMATS: tuple[spec.Format, ...] = spec.FORMATS
-"""What the library's kernels run."""
+NATIVE_FORMATS = tuple(name for name, facts in TABLE.items() if "native" in facts.executors)
+"""Formats that the library's kernels run."""
 
 NATIVE_KINDS = kinds_of(NATIVE_FORMATS)
 
@@ -134,7 +134,7 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
 
 
 def layout_of(inputs: Inputs) -> PackedLayout:
-    """What a packed layer of the inputs holds."""
+    """Layout of the packed layer that holds the weights of the inputs."""
     return PackedLayout(
         inputs.format_name,
         inputs.group_size,

@@ -111,7 +111,7 @@ def test_the_largest_sums_of_codes_do_not_overflow(
 
 
 def with_zero_points(matrix: QuantizedMatrix, offset: int, dtype: Any) -> QuantizedMatrix:
-    """The same values in the format with zero points."""
+    """Copies a matrix into the format with zero points, with the same values."""
     codes = (matrix.codes.astype(np.int32) + offset).astype(dtype)
     zero_point = np.full(matrix.scale.shape, offset).astype(dtype)
     return QuantizedMatrix(codes, matrix.scale, matrix.group_size, zero_point)

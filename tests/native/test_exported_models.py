@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from moe_export.graph.weights import Dtype
 from moe_export.op import spec
 from moe_export.op.library import register
+from moe_export.op.spec import Dtype
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.helpers.decoding import Decoder, exported
 
@@ -21,7 +21,7 @@ IDS = np.random.default_rng(7).integers(0, 264, (2, 40))
 
 
 def logits(directory: Path, library: Path | None) -> NDArray[Any]:
-    """Of a prompt and one more token, so that both prefill and decoding are run."""
+    """Logits of a prompt and of one more token, so that prefill and decoding are run."""
     decoder = Decoder(directory)
     if library is not None:
         options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""What the library refuses, and in which words."""
+"""Tests of the inputs that the library refuses, and of its words."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ ONE_TENSOR = HIDDEN * WIDTH
 
 
 def _resident_bytes(array: NDArray[Any]) -> int:
-    """Of the mapping that holds the array."""
+    """Resident bytes of the mapping that holds the array."""
     start = array.__array_interface__["data"][0]
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():

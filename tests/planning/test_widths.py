@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from moe_export.errors import PlanError
 from moe_export.experts import ExpertTable, kept_rows
-from moe_export.planning.widths import WidthRule, solve_widths
+from moe_export.planning.blocks import WidthRule
+from moe_export.planning.widths import solve_widths
 
 TABLES = [ExpertTable((4, 4)), ExpertTable((4, 4))]
 
@@ -31,12 +32,12 @@ def test_one_ranking_over_the_model_keeps_exactly_the_most_important_dimensions(
 
 def test_scope_layer_gives_every_layer_its_share() -> None:
     importance = [np.ones(8), np.zeros(8)]
-    assert [sum(w) for w in solve_widths(importance, TABLES, 8, WidthRule("layer"))] == [4, 4]
-    assert [sum(w) for w in solve_widths(importance, TABLES, 8, WidthRule("model"))] == [8, 0]
+    assert [sum(w) for w in solve_widths(importance, TABLES, 8, WidthRule(scope="layer"))] == [4, 4]
+    assert [sum(w) for w in solve_widths(importance, TABLES, 8, WidthRule(scope="model"))] == [8, 0]
 
 
 def test_scope_expert_gives_every_expert_the_same_width() -> None:
-    widths = solve_widths(importance_of(1), TABLES, 8, WidthRule("expert"))
+    widths = solve_widths(importance_of(1), TABLES, 8, WidthRule(scope="expert"))
     assert widths == [[2, 2], [2, 2]]
 
 
@@ -56,7 +57,7 @@ def test_a_floor_above_the_budget_is_refused_with_both_numbers() -> None:
     with pytest.raises(PlanError, match="keeps 12 rows, the budget is 8"):
         solve_widths(importance_of(3), TABLES, 8, WidthRule(min_width=3))
     with pytest.raises(PlanError, match="keeps 2 of 4 dimensions, min_width is 3"):
-        solve_widths(importance_of(3), TABLES, 8, WidthRule("expert", min_width=3))
+        solve_widths(importance_of(3), TABLES, 8, WidthRule(scope="expert", min_width=3))
 
 
 @given(
@@ -68,7 +69,7 @@ def test_a_floor_above_the_budget_is_refused_with_both_numbers() -> None:
 def test_the_budget_holds_and_widths_are_multiples_or_whole(
     seed: int, budget: int, step: int, scope: str
 ) -> None:
-    rule = WidthRule(scope, multiple_of=step)
+    rule = WidthRule(scope=scope, multiple_of=step)
     widths = solve_widths(importance_of(seed), TABLES, budget, rule)
     flat = [width for layer in widths for width in layer]
     assert sum(flat) <= budget

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import ValidateSettings, parse_bytes
+from moe_export.recipe import ImportanceSettings, ValidateSettings, parse_bytes
 from moe_export.recipe.load import load_recipe
+from moe_export.scores import SCORES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -199,3 +201,24 @@ def test_distilling_is_off_or_on_by_a_word_or_a_section(tmp_path: Path) -> None:
     assert changed == found.model_copy(update={"steps": 7})
     with pytest.raises(RecipeError, match="nearest known key is 'steps'"):
         load_recipe(path, ("prune.distill_router.step=7",))
+
+
+def test_names_of_scores_follow_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL)
+    overrides = ("importance.scores=[taylor]", "plan.score=taylor")
+    names = ", ".join(repr(name) for name in list(SCORES)[:-1])
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert f"'importance.scores.0' is 'taylor'; input should be {names} or 'random'" in str(
+        caught.value
+    )
+    monkeypatch.setitem(SCORES, "taylor", replace(SCORES["fisher"], name="taylor"))
+    recipe = load_recipe(path, overrides)
+    assert recipe.plan is not None
+    assert recipe.plan.score == "taylor"
+    schema = ImportanceSettings.model_json_schema()
+    assert schema["properties"]["scores"]["items"]["enum"] == list(SCORES)
+    assert recipe.plain()["importance"]["scores"] == ["taylor"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.artifacts.base import load_json, save_json
 from moe_export.artifacts.measurements import Measurements
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.validation import Validation
@@ -14,6 +13,7 @@ from moe_export.recipe import ReportSettings
 from moe_export.reporting.compare import compare, text_rows
 from moe_export.stages import report
 from moe_export.stages.job import Job
+from tests.helpers.artifacts import load_json, save_json
 from tests.helpers.report_keys import documented, paths_of
 from tests.helpers.synthetic_runs import write_run
 

@@ -11,7 +11,7 @@ from moe_export.cli import _parser, main
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
-from moe_export.reporting.sizes import KEEPS, SIZE_FORMATS, narrowed, parameters, sizes_of
+from moe_export.reporting.sizes import KEEPS, SIZE_FORMATS, narrowed, sizes_of
 from moe_export.testing.synthetic_checkpoint import config_of
 
 QWEN15_MOE = config_of("qwen2_moe", "qwen1.5-moe-a2.7b")
@@ -19,7 +19,7 @@ QWEN15_MOE = config_of("qwen2_moe", "qwen1.5-moe-a2.7b")
 
 @pytest.mark.parametrize(("keep", "billions"), [(1.0, 14.3158), (0.5, 8.0872)])
 def test_parameters_before_and_after_half_of_the_dimensions(keep: float, billions: float) -> None:
-    assert round(parameters(narrowed(spec_of(QWEN15_MOE), keep)) / 1e9, 4) == billions
+    assert round(narrowed(spec_of(QWEN15_MOE), keep).parameters / 1e9, 4) == billions
 
 
 def test_half_of_the_dimensions_are_43_and_a_half_percent_of_the_parameters() -> None:

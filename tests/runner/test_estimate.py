@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 
 from moe_export.recipe.load import load_recipe
-from moe_export.runner.estimate import (
-    LIBRARY_BYTES,
-    LOGIT_BYTES,
-    TORCH_BYTES,
-    StageEstimate,
-    estimate,
-)
+from moe_export.runner.estimate import StageEstimate, estimate
+from moe_export.runner.rates import LIBRARY_BYTES, LOGIT_BYTES, TORCH_BYTES
 from moe_export.testing.synthetic_checkpoint import config_of
 
 GIB = 2**30

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from moe_export.artifacts.documents import DocumentScores
 from moe_export.artifacts.sweep import Point, PointScores, Sweep
 from moe_export.errors import RecipeError
-from moe_export.quantization import Format
+from moe_export.quantization import choices_for_experts
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
 from moe_export.reporting.figures_sweep import INK
 from moe_export.reporting.palette import colour
@@ -162,7 +162,7 @@ def test_ratios_of_speed_are_as_good_as_those_of_one_model_agree() -> None:
 
 
 def test_every_format_has_a_colour_of_its_own() -> None:
-    assert {*get_args(Format), "auto"} == INK.keys()
+    assert {*choices_for_experts(), "auto"} == INK.keys()
     assert len({colour(name) for name in INK.values()}) == len(INK)
 
 

@@ -6,22 +6,24 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.importance import Importance
 from moe_export.errors import CalibrationError, MoeExportError, RecipeError
+from moe_export.families.axis import Axis
 from moe_export.passes.loss import loss_gradients
 from moe_export.recipe import Score as ScoreName
 from moe_export.scores import SCORES, scores_named
-from moe_export.scores.collect import collect_importance
+from moe_export.scoring.collect import collect_importance
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, load_torch_model
 from tests.helpers.torch_models import UNEQUAL
@@ -84,6 +86,7 @@ def collect(
     with tempfile.TemporaryDirectory() as folder:
         actual = collect_importance(
             LayeredModel(model),
+            axis_of(model),
             calibration_of(lengths),
             scores_named(names),
             batch_tokens,
@@ -91,6 +94,10 @@ def collect(
         )
     assert actual is not None
     return actual
+
+
+def axis_of(model: Any, *, has_shared: bool = False) -> Axis:
+    return Axis(blocks_of(model)[0].spec, has_shared)
 
 
 def blocks_of(model: Any) -> list[RaggedMoEBlock]:
@@ -356,7 +363,12 @@ def test_unsuitable_sequences_are_refused(
 ) -> None:
     with pytest.raises(CalibrationError, match=message):
         collect_importance(
-            LayeredModel(model), calibration, scores_named(["fisher"]), 100, tmp_path
+            LayeredModel(model),
+            axis_of(model),
+            calibration,
+            scores_named(["fisher"]),
+            100,
+            tmp_path,
         )
 
 
@@ -373,7 +385,11 @@ def test_an_unknown_score_is_refused_with_the_nearest_name() -> None:
 
 
 def test_recipe_and_registry_know_the_same_scores() -> None:
-    assert set(get_args(ScoreName)) == set(SCORES)
+    known = TypeAdapter(ScoreName)
+    assert known.json_schema()["enum"] == list(SCORES)
+    assert [known.validate_python(name) for name in SCORES] == list(SCORES)
+    with pytest.raises(ValidationError):
+        known.validate_python("taylor")
 
 
 def test_every_score_says_what_it_is() -> None:

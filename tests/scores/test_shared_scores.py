@@ -15,8 +15,8 @@ from torch import Tensor
 
 from moe_export.artifacts.importance import Importance
 from moe_export.scores import SCORES, DataScore, scores_named
-from moe_export.scores import backward as layerwise
-from moe_export.scores.collect import collect_importance
+from moe_export.scoring import collector as layerwise
+from moe_export.scoring.collect import collect_importance
 from moe_export.testing.families import DEEPSEEK_V2, QWEN2_MOE, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import LayeredModel, load_torch_model
@@ -24,6 +24,7 @@ from tests.scores.test_scores import (
     LENGTHS,
     LOSS_OF,
     absolute,
+    axis_of,
     blocks_of,
     calibration_of,
     in_float64,
@@ -52,11 +53,11 @@ def collect(model: Any, names: Sequence[str], *, shared: bool = True) -> Importa
     with tempfile.TemporaryDirectory() as folder:
         actual = collect_importance(
             LayeredModel(model),
+            axis_of(model, has_shared=shared),
             calibration_of(LENGTHS),
             scores_named(names),
             30,
             Path(folder),
-            shared=shared,
         )
     assert actual is not None
     return actual

@@ -12,7 +12,7 @@ import torch
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.checkpoint import Checkpoint
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import check_tensors, spec_of
 from moe_export.passes.batches import batches_of
 from moe_export.passes.carried import CarriedModel
 from moe_export.recipe import QuantizeSettings
@@ -95,7 +95,7 @@ def test_logits_on_other_tokens_lose_less_than_by_rounding(
     assert lost["gptq"] < 0.95 * lost["mse"]
     folder, record = made["gptq"]
     after = Checkpoint(folder)
-    check_ledger(after, spec_of(after.config))
+    check_tensors(after, spec_of(after.config))
     used = {entry.method for entry in record.tensors.values() if entry.action == "quantized"}
     assert used == {"gptq"}, record.fallbacks
     assert record.counts.kept > 0

@@ -12,6 +12,7 @@ import pytest
 from moe_export.artifacts.importance import Importance
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.recipe import PruneSettings, QuantizeSettings
 from moe_export.stages import prune, quantize
@@ -52,7 +53,7 @@ def test_prune_holds_a_few_tensors(
 ) -> None:
     monkeypatch.setattr(prune, "AHEAD_BYTES", 1)
     spec = spec_of(Checkpoint(source).config)
-    rows = [spec.table(layer).rows for layer in range(spec.num_layers)]
+    rows = [table.rows for table in Axis(spec).tables]
     scores = [np.arange(count, dtype=np.float64) for count in rows]
     tokens = [np.ones(spec.num_experts, np.int64)] * spec.num_layers
     folders = {name: tmp_path / name for name in ("plan", "importance")}

@@ -18,7 +18,7 @@ from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import check_tensors, spec_of
 from moe_export.families.stored import part_names, read_quantized, read_values
 from moe_export.formats import GRIDS
 from moe_export.graph import predicted_bytes
@@ -86,7 +86,7 @@ def test_the_record_holds_every_tensor_and_the_error_of_the_quantized(
     out = quantized(pruned, tmp_path / "out", settings)
     before, after = Checkpoint(pruned), Checkpoint(out)
     spec = spec_of(after.config)
-    check_ledger(after, spec)
+    check_tensors(after, spec)
     record = QuantizationRecord.load(out)
     assert record.tensors.keys() == before.tensors.keys()
     assert record.counts.kept + record.counts.quantized == len(before.tensors)
@@ -99,7 +99,7 @@ def test_the_record_holds_every_tensor_and_the_error_of_the_quantized(
             continue
         norm = float(np.linalg.norm(values.astype(np.float64)))
         assert entry.relative_error == pytest.approx(lost / norm if norm else 0.0)
-        assert lost <= norm * LIMITS[GRIDS[entry.format].bits]
+        assert lost <= norm * LIMITS[GRIDS[entry.format].code_bits]
         parts = [after.tensors[part] for part in part_names(spec, name)]
         assert entry.bytes == sum(part.size_bytes for part in parts)
     assert (out / "tokenizer.json").read_bytes() == (pruned / "tokenizer.json").read_bytes()
@@ -355,7 +355,7 @@ def test_a_config_that_does_not_fit_the_codes_is_refused(
     config["quantization"] |= change
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=sentence):
-        check_ledger(Checkpoint(out), spec_of(Checkpoint(out).config))
+        check_tensors(Checkpoint(out), spec_of(Checkpoint(out).config))
 
 
 def test_a_full_disk_is_told_of_before_anything_is_written(

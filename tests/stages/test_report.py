@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.artifacts.base import save_json
 from moe_export.artifacts.ledger import Ledger
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.validation import Validation
@@ -14,6 +13,7 @@ from moe_export.errors import ArtifactError
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build import build_report
 from moe_export.reporting.sentences import compensation_sentence
+from tests.helpers.artifacts import save_json
 from tests.helpers.report_keys import documented, paths_of
 from tests.helpers.synthetic_runs import write_report, write_run
 

@@ -21,7 +21,8 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, RecipeError
 from moe_export.evaluation.masking import masked
 from moe_export.experts import kept_rows
-from moe_export.families import check_ledger, open_checkpoint, spec_of
+from moe_export.families import check_tensors, open_checkpoint, spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.fitting.refit import refitted
 from moe_export.recipe import ImportanceSettings, PlanSettings, PruneSettings
@@ -107,7 +108,7 @@ def test_masked_equals_removed_and_every_reader_takes_the_checkpoint(
     out = pruned(folders, tmp_path / "plan", tmp_path / "out", save_padded=True)
     spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     kept = [
-        kept_rows(scores["fisher_margin"][layer], spec.table(layer, shared=True), widths)
+        kept_rows(scores["fisher_margin"][layer], Axis(spec, True).tables[layer], widths)
         for layer, widths in enumerate(found.axis_widths_after)
     ]
     model = load_torch_model(folders["model"], torch.float32)
@@ -144,7 +145,7 @@ def test_widths_that_the_tensors_do_not_have_are_refused(
     layer = next(number for number, width in enumerate(widths) if width is not None)
     wrong = [*widths[:layer], widths[layer] - 1, *widths[layer + 1 :]]
     with pytest.raises(CheckpointError, match="has shape"):
-        check_ledger(Checkpoint(out), spec_of(config | {"shared_expert_widths": wrong}))
+        check_tensors(Checkpoint(out), spec_of(config | {"shared_expert_widths": wrong}))
     full = max(width or 0 for width in spec_at(folders["model"]).shared_widths)
     for bad in (
         5,
@@ -170,7 +171,7 @@ def test_refitted_the_shared_expert_is_the_least_squares_one(
     plain = pruned(folders, tmp_path / "plan", tmp_path / "plain")
     spec, scores = spec_at(folders["model"]), Importance.load(folders["importance"]).scores
     layer = next(number for number, width in enumerate(spec.shared_widths) if width is not None)
-    table, widths = spec.table(layer, shared=True), found.axis_widths_after[layer]
+    table, widths = Axis(spec, True).tables[layer], found.axis_widths_after[layer]
     kept_P = torch.from_numpy(kept_rows(scores["fisher_margin"][layer], table, widths)[-1])
     model = load_torch_model(folders["model"], torch.float32)
     block = next(m for m in model.modules() if getattr(m, "layer", None) == layer)

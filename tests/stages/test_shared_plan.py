@@ -15,6 +15,7 @@ from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
 from moe_export.families import spec_of
+from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from moe_export.quantization import Quantization
@@ -33,7 +34,7 @@ def folders(
     found = {name: root / name for name in ("model", "importance")}
     tiny_checkpoint(found["model"], base=request.param.config)
     spec, random = spec_at(found["model"]), np.random.default_rng(5)
-    scores = [random.lognormal(0, 2, spec.table(layer, shared=True).rows) for layer in range(3)]
+    scores = [random.lognormal(0, 2, table.rows) for table in Axis(spec, True).tables]
     importance_of(found["importance"], spec, scores)
     return found
 
@@ -69,11 +70,9 @@ def planned(folders: dict[str, Path], out: Path, **settings: Any) -> Plan:
 
 def halfway(spec: ModelSpec, key: str) -> int:
     """Bytes halfway between removing none and all of the prunable dimensions."""
-    tables = [spec.table(layer, shared=True) for layer in range(spec.num_layers)]
+    axis = Axis(spec, True)
     ends = []
-    for keep in (0, 1):
-        widths = [[keep * width for width in table.widths] for table in tables]
-        model = spec.resized(widths, shared=True)
+    for model in (axis.emptied().spec, spec):
         found = predicted_bytes(model, "float32")
         shares = [np.full(len(layer), 1 / 3) for layer in spec.widths]
         ends.append(
@@ -121,8 +120,7 @@ def test_at_equal_importance_the_expert_that_every_token_reads_goes_first(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     spec = spec_at(folders["model"])
-    tables = [spec.table(layer, shared=True) for layer in range(3)]
-    equal = [np.ones(table.rows) for table in tables]
+    equal = [np.ones(table.rows) for table in Axis(spec, True).tables]
     of = folders | {"importance": importance_of(tmp_path / "importance", spec, equal)}
     whole = planned(of, tmp_path / "whole", keep=1.0).export_bytes["float32"].before
     target = int(0.9 * whole.active_bytes_per_token)

@@ -11,7 +11,7 @@ from moe_export.evaluation import tally as evaluation
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.ort.benchmark import Setup, execution_path, probe
 from moe_export.ort.session import OrtModel
-from moe_export.recipe.sections import SpeedSettings
+from moe_export.recipe import SpeedSettings
 from moe_export.stages.validate import within
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported

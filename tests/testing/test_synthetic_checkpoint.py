@@ -10,7 +10,7 @@ import pytest
 from moe_export.checkpoint import Checkpoint
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import RecipeError, ResourceError
-from moe_export.families import check_ledger, spec_of
+from moe_export.families import check_tensors, spec_of
 from moe_export.testing.synthetic_checkpoint import config_of, main, make
 
 SMALL = {
@@ -40,7 +40,7 @@ def test_the_config_gives_the_parameters_of_the_released_model() -> None:
 
 def test_the_checkpoint_holds_every_tensor_of_the_family_in_shards(small: Path) -> None:
     checkpoint = Checkpoint(small)
-    check_ledger(checkpoint, spec_of(checkpoint.config))
+    check_tensors(checkpoint, spec_of(checkpoint.config))
     assert len({info.shard for info in checkpoint.tensors.values()}) == 2
     assert {str(info.dtype) for info in checkpoint.tensors.values()} == {"bfloat16"}
 

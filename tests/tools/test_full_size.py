@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.stage_mark import StageMark
 from moe_export.families import spec_of
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
@@ -35,9 +35,9 @@ def test_two_layers_of_real_size_keep_to_the_memory_that_all_of_them_may_take(
         carry_out(tmp_path / "recipe.yaml", tmp_path / "run", stage, few)
     limits = {"importance": 3 * GIB, "prune": 2.5 * GIB, "quantize": 2.5 * GIB, "export": 2.5 * GIB}
     for stage, limit in limits.items():
-        mark = load_json(tmp_path / "run" / stage / "stage.json")
-        found = mark["measured"]["peak_resident_bytes"]
-        assert found < limit, stage
-        assert found < 1.2 * mark["predicted"]["peak_resident_bytes"], stage
+        mark = StageMark.load(tmp_path / "run" / stage)
+        peak_bytes = mark.measured.peak_resident_bytes
+        assert peak_bytes < limit, stage
+        assert peak_bytes < 1.2 * mark.predicted.peak_resident_bytes, stage
     model = OrtModel(tmp_path / "run" / "export" / "quantized", threads=os.cpu_count() or 1)
     assert len(list(generate(model, [1, 2, 3], 4, eos_ids=[]))) == 4

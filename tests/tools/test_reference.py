@@ -71,6 +71,12 @@ def test_the_recipe_page_has_every_key_with_its_default() -> None:
     assert "| `target_bytes` | integer ≥ 1 |  |" in page
 
 
+def test_every_key_of_a_recipe_and_every_argument_is_described() -> None:
+    for name in ("recipe", "command-line"):
+        page = (ROOT / f"docs/reference/{name}.md").read_text()
+        assert [line for line in page.splitlines() if line.endswith("|  |")] == []
+
+
 def test_the_scores_page_has_every_formula() -> None:
     page = (ROOT / "docs/reference/scores.md").read_text()
     for score in SCORES.values():

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from moe_export.errors import CheckpointError
+from moe_export.families.axis import Axis
 from moe_export.scores import SCORES, scores_named
-from moe_export.scores.collect import collect_importance
+from moe_export.scoring.collect import collect_importance
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import LayeredModel, StreamedModel, load_torch_model
 from tests.helpers.torch_models import UNEQUAL, some_tokens
@@ -65,15 +66,22 @@ def test_only_what_is_in_use_is_in_memory(directory: Path) -> None:
 def test_importance_of_the_streamed_model_is_that_of_the_whole(
     directory: Path, tmp_path: Path
 ) -> None:
+    streamed = StreamedModel(directory, torch.float32)
+    spec = streamed.spec
     models: dict[str, LayeredModel] = {
-        "streamed": StreamedModel(directory, torch.float32),
+        "streamed": streamed,
         "whole": LayeredModel(load_torch_model(directory, torch.float32)),
     }
     actual: dict[str, Any] = {}
     for name, model in models.items():
         (tmp_path / name).mkdir()
         actual[name] = collect_importance(
-            model, calibration_of(LENGTHS), scores_named(SCORES), 30, tmp_path / name
+            model,
+            Axis(spec),
+            calibration_of(LENGTHS),
+            scores_named(SCORES),
+            30,
+            tmp_path / name,
         )
     for layer, tokens_E in enumerate(actual["whole"].tokens_per_expert):
         np.testing.assert_array_equal(actual["streamed"].tokens_per_expert[layer], tokens_E)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from moe_export.artifacts.ledger import Ledger
 from moe_export.recipe import DistillSettings, PruneSettings, QuantizeSettings
 from moe_export.recipe.load import load_recipe
 from moe_export.stages import quantize
@@ -81,7 +81,7 @@ def measure(
     model = carried_out(recipe, directory, "prune")
     pruned = directory / "prune"
     dense, tasks = load_torch_model(model, torch.float32), scored_tasks(recipe, model, items)
-    ledger = json.loads((pruned / "ledger.json").read_text(encoding="utf-8"))
+    ledger = Ledger.load(pruned).plain()
     point = {
         "score": score,
         "keep": keep,

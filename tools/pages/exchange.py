@@ -25,11 +25,13 @@ from moe_export.evaluation.masking import tally_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.experts import kept_rows
 from moe_export.families import open_checkpoint
+from moe_export.families.axis import Axis
 from moe_export.formats import FORMATS
 from moe_export.graph import predicted_bytes
-from moe_export.planning.allocation import Allocation, Budget, allocate, format_errors
+from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
+from moe_export.planning.blocks import WidthRule
 from moe_export.planning.shares import token_shares
-from moe_export.quantization import Format, Quantization
+from moe_export.quantization import FormatWord, Quantization
 from moe_export.recipe.load import load_recipe
 from moe_export.torch_model import load_torch_model
 from tools.pages.demo_runs import carried_out, scored_tasks
@@ -42,8 +44,8 @@ BUDGETS = (
 )
 """Shares of the bytes of the unpruned model."""
 
-NAMES: tuple[Format, ...] = ("float", "int8", "int4")
-UNIFORM: tuple[Format, ...] = ("int8", "int4")
+NAMES: tuple[FormatWord, ...] = ("float", "int8", "int4")
+UNIFORM: tuple[FormatWord, ...] = ("int8", "int4")
 """Float alone is far behind at these budgets, see docs/results/sweep.md."""
 
 GROUP_SIZE = 32
@@ -70,16 +72,22 @@ class Measuring:
         self.changed = load_torch_model(model, torch.float32)
         self._known: dict[Any, dict[str, Any]] = {}
 
-    def choice(self, share: float, names: Sequence[Format], rates: Sequence[float]) -> Allocation:
+    def choice(
+        self, share: float, names: Sequence[FormatWord], rates: Sequence[float]
+    ) -> Allocation:
         """Allocation of the plan at a share of the bytes."""
+        rounding = [rate * layer_R for rate, layer_R in zip(rates, self.rounding, strict=True)]
         return allocate(
-            self.spec,
-            self.ranked,
-            [rate * layer_R for rate, layer_R in zip(rates, self.rounding, strict=True)],
-            self.shares,
-            [{name: of[name] for name in names} for of in self.errors],
+            Axis(self.spec),
+            Costs(
+                importance=self.ranked,
+                rounding=rounding,
+                shares=self.shares,
+                errors=[{name: of[name] for name in names} for of in self.errors],
+            ),
             Quantization("float", "float", "float", GROUP_SIZE),
-            Budget(round(share * self.whole_bytes), False, "float32"),
+            Budget(size_bytes=round(share * self.whole_bytes), active=False, dtype="float32"),
+            WidthRule(),
         )
 
     def scores(self, chosen: Allocation) -> dict[str, Any]:
@@ -100,10 +108,10 @@ class Measuring:
             }
         return self._known[key]
 
-    def _change(self, widths: Sequence[Sequence[int]], formats: Sequence[Format]) -> None:
+    def _change(self, widths: Sequence[Sequence[int]], formats: Sequence[FormatWord]) -> None:
         parameters = dict(self.changed.named_parameters())
         for layer, name in enumerate(formats):
-            kept = kept_rows(self.ranked[layer], self.spec.table(layer), widths[layer])
+            kept = kept_rows(self.ranked[layer], Axis(self.spec).tables[layer], widths[layer])
             for expert, rows in enumerate(kept):
                 for role in ("gate", "up", "down"):
                     tensor = self.spec.name(role, layer, expert)
@@ -113,7 +121,7 @@ class Measuring:
                         values[:, dropped] = 0
                     parameters[tensor].copy_(torch.from_numpy(values))
 
-    def _rounded(self, values_NK: NDArray[Any], name: Format) -> NDArray[np.float32]:
+    def _rounded(self, values_NK: NDArray[Any], name: FormatWord) -> NDArray[np.float32]:
         values = values_NK.astype(np.float32)
         if name == "float":
             return values

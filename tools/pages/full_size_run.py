@@ -14,8 +14,11 @@ from statistics import median
 from string import Template
 from typing import Any
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.calibration import CalibrationSummary
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.measurements import Measurements
+from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.validation import Validation
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
@@ -115,13 +118,12 @@ def shared_out(home: Path) -> dict[str, Any]:
             command += [str(home / "recipe.yaml"), "--directory", str(run), "--until", "plan"]
             command += ["--set", f"calibrate.sequences={WORKERS_SEQUENCES}"]
             subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-            mark = load_json(run / "importance" / "stage.json")
-            walls_s.append(mark["measured"]["wall_s"])
-            files = ("importance/importance.safetensors", "plan/plan.json")
-            digests.add(tuple(file_sha256(run / name) for name in files))
+            walls_s.append(StageMark.load(run / "importance").measured.wall_s)
+            files = (run / "importance" / Importance.FILE, run / "plan" / Plan.FILE)
+            digests.add(tuple(map(file_sha256, files)))
     return {
         "layers": WORKERS_LAYERS,
-        "tokens": load_json(run / "calibrate" / "calibration.json")["tokens"],
+        "tokens": CalibrationSummary.load(run / "calibrate").tokens,
         "wall_s": {str(processes): median(walls_s) for processes, walls_s in times.items()},
         "same_bytes": len(digests) == 1,
     }
@@ -143,15 +145,15 @@ def prepare(home: Path, layers: int | None) -> None:
 def collect(home: Path) -> dict[str, Any]:
     """Figures of a finished run."""
     run = home / "run"
-    marks = {stage: load_json(run / stage / "stage.json") for stage in MAIN_JOB}
+    marks = {stage: StageMark.load(run / stage) for stage in MAIN_JOB}
     recipe = load_recipe(home / "recipe.yaml")
-    predicted = {e.stage: e.as_dict() for e in estimate(recipe, home / "checkpoint")}
+    predicted = {e.stage: e.cost().plain() for e in estimate(recipe, home / "checkpoint")}
     stages = {
         stage: {
             "predicted": predicted[stage],
-            "wall_s": mark["measured"]["wall_s"],
-            "peak_resident_bytes": mark["measured"]["peak_resident_bytes"],
-            "output_bytes": sum(file["bytes"] for file in mark["files"].values()),
+            "wall_s": mark.measured.wall_s,
+            "peak_resident_bytes": mark.measured.peak_resident_bytes,
+            "output_bytes": mark.output_bytes,
         }
         for stage, mark in marks.items()
     }
@@ -163,17 +165,17 @@ def collect(home: Path) -> dict[str, Any]:
     checkpoint_bytes = sum(info.size_bytes for info in checkpoint.tensors.values())
     read = checkpoint_bytes + sum(stages[s]["output_bytes"] for s in COPIED_STAGES[:-1])
     moved = read + sum(stages[s]["output_bytes"] for s in COPIED_STAGES)
-    plan = load_json(run / "plan" / "plan.json")
-    kept = replace(spec, widths=tuple(tuple(layer["widths"]) for layer in plan["layers"]))
-    settings = marks["quantize"]["identity"]["settings"]
+    plan = Plan.load(run / "plan")
+    kept = replace(spec, widths=tuple(layer.widths for layer in plan.layers))
+    settings = marks["quantize"].identity.settings
     formats = Quantization(**{key: settings[key] for key in QUANTIZED_KEYS if key in settings})
     return {
         "machine": machine(),
         "versions": versions(),
         "layers": spec.num_layers,
         "checkpoint_bytes": checkpoint_bytes,
-        "calibration_tokens": load_json(run / "calibrate" / "calibration.json")["tokens"],
-        "kept": plan["kept"],
+        "calibration_tokens": CalibrationSummary.load(run / "calibrate").tokens,
+        "kept": plan.kept,
         "stages": stages,
         "copy": {
             "bytes_per_s": copied,
@@ -196,11 +198,15 @@ def collect(home: Path) -> dict[str, Any]:
     }
 
 
-def as_chosen(plan: Mapping[str, Any]) -> dict[str, int]:
+def as_chosen(plan: Plan) -> dict[str, int]:
     """Bytes read for a token, dense and pruned, with experts chosen as often as in calibration."""
-    export_bytes = plan["export_bytes"]["float16"]
-    names = {"dense": "before_quantized", "pruned": "quantized"}
-    return {key: export_bytes[name]["active_bytes_per_token"] for key, name in names.items()}
+    models = plan.export_bytes["float16"]
+    assert models.quantized is not None
+    assert models.before_quantized is not None
+    return {
+        "dense": models.before_quantized.active_bytes_per_token,
+        "pruned": models.quantized.active_bytes_per_token,
+    }
 
 
 def per_token(spec: ModelSpec) -> float:

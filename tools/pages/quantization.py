@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.evaluation.masking import ScoredTask
 from moe_export.formats import GROUP_SIZES
 from moe_export.recipe import QuantizeSettings
@@ -107,18 +107,18 @@ def points(
         words = {"experts": name, "group_size": group_size, "method": method}
         folders = {stage: directory / stage for stage in ("calibrate", "prune")}
         quantize.run(Job(QuantizeSettings.model_validate(words), out, folders, out))
-        ledger = load_json(out / quantize.QUANTIZATION_FILE)
+        record = QuantizationRecord.load(out)
         scores = scores_of(load_torch_model(out, torch.float32), tasks, kept)
         shutil.rmtree(out)
-        experts = ledger["classes"]["experts"]
-        stored_bytes = experts["code_bytes"] + experts["scale_bytes"]
+        experts = record.classes["experts"]
+        stored_bytes = experts.code_bytes + experts.scale_bytes
         return {
             "format": name,
             "group_size": group_size,
             "method": method,
-            "bits": 8 * stored_bytes / experts["elements"],
-            "relative_error": experts["relative_error"],
-            "fallbacks": len(ledger["fallbacks"]),
+            "bits": 8 * stored_bytes / experts.elements,
+            "relative_error": experts.relative_error,
+            "fallbacks": len(record.fallbacks),
             **scores,
         }
 

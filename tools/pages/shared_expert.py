@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from moe_export.artifacts.base import load_json
+from moe_export.artifacts.plan import Plan
 from moe_export.recipe.load import load_recipe
 from moe_export.torch_model import load_torch_model
 from tools.pages.demo_runs import carried_out, scored_tasks, scores_of
@@ -48,8 +48,8 @@ def measure(directory: Path, items: int) -> dict[str, Any]:
     """Rows of every budget with both words; a run for each word, so that it is scored once."""
     whole = load_recipe(RECIPE, ("plan.keep=1.0",))
     model = carried_out(whole, directory / "keep", "plan")
-    plan = load_json(directory / "keep" / "plan" / "plan.json")
-    before = plan["export_bytes"][DTYPE]["before"]
+    plan = Plan.load(directory / "keep" / "plan")
+    before = plan.export_bytes[DTYPE].before.plain()
     dense, tasks = load_torch_model(model, torch.float32), scored_tasks(whole, model, items)
     results = []
     points = ((key, *of) for key, (_, shares) in BUDGETS.items() for of in product(shares, WORDS))
@@ -58,19 +58,19 @@ def measure(directory: Path, items: int) -> dict[str, Any]:
         words = ("plan.keep=null", f"plan.{key}={target}")
         recipe = load_recipe(RECIPE, (*words, f"plan.shared_expert={word}"))
         carried_out(recipe, directory / word, "prune")
-        plan = load_json(directory / word / "plan" / "plan.json")
+        plan = Plan.load(directory / word / "plan")
         pruned = load_torch_model(directory / word / "prune", torch.float32)
-        after = plan["export_bytes"][DTYPE]["after"]
+        after = plan.export_bytes[DTYPE].after
         results.append(
             {
                 "budget": key,
                 "share": share,
                 "shared_expert": word,
-                "active_bytes_per_token": after["active_bytes_per_token"],
-                "total_bytes": after["total_bytes"],
-                "routed_kept": sum(sum(layer["widths"]) for layer in plan["layers"])
-                / sum(map(sum, plan["widths_before"])),
-                "shared_widths": [layer.get("shared_width") for layer in plan["layers"]],
+                "active_bytes_per_token": after.active_bytes_per_token,
+                "total_bytes": after.total_bytes,
+                "routed_kept": sum(sum(layer.widths) for layer in plan.layers)
+                / sum(map(sum, plan.widths_before)),
+                "shared_widths": [layer.shared_width for layer in plan.layers],
                 **scores_of(pruned, tasks, dense),
             }
         )

@@ -24,7 +24,7 @@ from moe_export.evaluation.masking import ScoredTask, masked, score_tasks
 from moe_export.experts import descending
 from moe_export.recipe import Source
 from moe_export.scores import scores_named
-from moe_export.scores.collect import collect_importance
+from moe_export.scoring.collect import collect_importance
 from moe_export.torch_model import RaggedMoEBlock, load_torch_model
 from tools.pages.page import write_page
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tools.reference.artifacts import artifacts_page
 from tools.reference.command_line import command_line_page
 from tools.reference.recipe import recipe_page
+from tools.reference.report import report_page
 from tools.reference.scores import scores_page
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +18,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/scores.md": scores_page,
     "docs/reference/command-line.md": command_line_page,
     "docs/reference/artifacts.md": artifacts_page,
+    "docs/reference/report.md": report_page,
 }
 """Path of each page within the repository, and the function that makes its text."""
 

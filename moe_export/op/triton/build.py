@@ -22,6 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from moe_export.formats import TABLE
 from moe_export.op.spec import Format
 from moe_export.op.triton import kernels_1_common, kernels_2_rows, kernels_3_tiles, package, plan
 from moe_export.op.triton.census import census
@@ -33,8 +34,8 @@ ARCHITECTURES = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 specifications per compute capability). A binary also runs on later minor versions."""
 
 FORMATS_OF: dict[str, tuple[Format, ...]] = {
-    "float32": ("float32", "bfloat16", "int8", "int4"),
-    "float16": ("float16", "int8", "int4", "uint8", "uint4", "nf4"),
+    x_dtype: tuple(name for name, facts in TABLE.items() if x_dtype in facts.cuda_dtypes)
+    for x_dtype in ("float32", "float16")
 }
 """Packaged formats of weights on the device, by dtype of x. ONNX Runtime's CUDA provider has no
 attention in float32, so the last three formats would serve no whole model there."""

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.importance import Importance
 from moe_export.errors import CalibrationError, MoeExportError
+from moe_export.families.axis import Axis
 from moe_export.passes.batches import batches_of
 from moe_export.passes.states import States
-from moe_export.scores.backward import Collector
 from moe_export.scores.base import DataScore, Score, WeightScore
-from moe_export.scores.partial import LayerSums
+from moe_export.scoring.collector import Collector
+from moe_export.scoring.layer_sums import LayerSums
 from moe_export.system.progress import Progress, silent
 from moe_export.system.workers import ALONE, Workers
 from moe_export.torch_model.deterministic import deterministic
@@ -27,36 +28,36 @@ from moe_export.torch_model.layered import LayeredModel
 
 def collect_importance(
     model: LayeredModel,
+    axis: Axis,
     calibration: Calibration,
     scores: Sequence[Score],
     batch_tokens: int,
     folder: Path,
     progress: Progress = silent,
     workers: Workers = ALONE,
-    *,
-    shared: bool = False,
 ) -> Importance | None:
-    """Scores every dimension of every routed expert, and of the shared one where it is asked for.
+    """Scores every dimension of every expert on the axis.
 
-    The shared expert is scored as a routed one that every token is sent to, with the weight that
-    its own gate gives it, or 1.
+    A shared expert on the axis is scored as a routed one that every token is sent to, with the
+    weight of its own gate, or 1.
 
     Sums are in float64 and over the batches in their order, so that the same call gives the same
     bytes, whatever the number of workers.
 
     Args:
-        model: in memory, or streamed.
-        calibration: the sequences; no loss is taken on the first token of each.
-        scores: at least one.
-        batch_tokens: positions of a batch, padding included; a longer sequence is a batch alone.
-        folder: for states between layers. What an interrupted call with the same arguments has
-            left there is gone on from; it may be removed after.
-        progress: told of every batch in every layer.
-        workers: share the batches; all of them make this call.
-        shared: whether the shared expert, which there must be, is one of the experts, the last.
+        model: Model in memory, or streamed.
+        axis: Experts of the model that are scored.
+        calibration: Token sequences; no loss is taken on the first token of each.
+        scores: Scores to compute, at least one.
+        batch_tokens: Most positions of a batch, padding included; a longer sequence is a batch
+            alone.
+        folder: Folder of states between layers. An interrupted call with the same arguments
+            resumes from it; it may be removed afterwards.
+        progress: Function that is called for every batch in every layer.
+        workers: Processes that share the batches; all of them make this call.
 
     Returns:
-        The scores, to the first of the workers; None to the others.
+        The scores for the first of the workers; None for the others.
 
     Raises:
         CalibrationError: there is no sequence, or one of them does not suit the model.
@@ -68,9 +69,7 @@ def collect_importance(
     batches = batches_of(sequences, batch_tokens)
     own = {number: batches[number] for number in workers.share(len(batches))}
     states = States(folder / f"worker-{workers.rank + 1}-of-{workers.size}")
-    collector = Collector(
-        model, scores, len(batches), own, states, folder, workers, progress, shared
-    )
+    collector = Collector(model, axis, scores, len(batches), own, states, folder, workers, progress)
     collector.check_space()
     with deterministic():
         layers = collector.run()
@@ -86,7 +85,7 @@ def collect_importance(
             ]
             for score in scores
         },
-        tokens_per_expert=[layer.tokens_E[:-1] if shared else layer.tokens_E for layer in layers],
+        tokens_per_expert=[axis.routed(layer.tokens_E) for layer in layers],
     )
 
 

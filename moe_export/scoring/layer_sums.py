@@ -1,4 +1,4 @@
-"""What is known of one layer, and its file.
+"""Sums of scores of one layer, and their file.
 
 Legend: E experts, R rows (sum of widths), C scores of data.
 """
@@ -20,10 +20,10 @@ class LayerSums:
     """Scores of one layer before they are divided by anything.
 
     Attributes:
-        widths_E: of its experts, the shared one last if it is scored; empty if there are none.
-        sums_CR: of the scores of data, in the order they were asked for.
-        tokens_E: routed to each expert.
-        weights: scores that need no data, by name.
+        widths_E: Widths of the experts on the axis, int64; empty in a layer without experts.
+        sums_CR: Sums of the scores of data, float64, in the order of the request.
+        tokens_E: Number of tokens routed to each expert, int64.
+        weights: Scores that need no data, float64 [R], by name.
     """
 
     widths_E: NDArray[np.int64]
@@ -32,17 +32,17 @@ class LayerSums:
     weights: dict[str, NDArray[np.float64]]
 
 
-def save_sums(folder: Path, layer: int, found: LayerSums) -> None:
-    """Writes `layer-N.safetensors`, which is there only when it is whole.
+def save_sums(folder: Path, layer: int, sums: LayerSums) -> None:
+    """Writes `layer-N.safetensors`; the file has its name only once it is complete.
 
     Raises:
         ResourceError: the disk is full.
     """
     path = _path(folder, layer)
     temporary = path.with_suffix(".partial")
-    content = {"widths": found.widths_E, "sums": found.sums_CR, "tokens": found.tokens_E}
+    content = {"widths": sums.widths_E, "sums": sums.sums_CR, "tokens": sums.tokens_E}
     try:
-        save_file(content | {f"weights.{k}": v for k, v in found.weights.items()}, temporary)
+        save_file(content | {f"weights.{k}": v for k, v in sums.weights.items()}, temporary)
         temporary.replace(path)
     except OSError as error:
         raise disk_error(error, path) from error

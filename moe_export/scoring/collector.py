@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe_export.experts import ExpertTable
+from moe_export.families.axis import Axis
 from moe_export.passes.batches import Batch
 from moe_export.passes.layers import INPUT, NormedBatch, Passes
 from moe_export.passes.loss import Loss, loss_gradients
 from moe_export.passes.states import States
 from moe_export.scores.base import DataScore, ExpertBatch, ExpertWeights, Score, WeightScore
-from moe_export.scores.partial import LayerSums, load_sums, save_sums
+from moe_export.scores.needs import losses_of, states_at_once
+from moe_export.scoring.layer_sums import LayerSums, load_sums, save_sums
 from moe_export.system.progress import Progress
 from moe_export.system.workers import Workers
 from moe_export.torch_model.block import RaggedMoEBlock
@@ -33,28 +35,30 @@ from moe_export.torch_model.layered import LayeredModel
 from moe_export.torch_model.recording import Quantity, Recording, recording
 
 SCORED = "scored"
-"""Marks a layer whose sums are written. Kinds of state beside `INPUT` are the losses, for gradients
-at a layer's output."""
+"""Kind of state that marks a layer whose sums are written. Kinds beside `INPUT` are the losses, for
+gradients at a layer's output."""
 
 
 SHARED_TOKENS = 1024
-"""So many tokens of the shared expert, which has all of a batch, are scored at a time, or one
-sequence: some scores compare every two tokens.
+"""Tokens of the shared expert that are scored at a time, or one longer sequence. It has all tokens
+of a batch, and some scores compare every two of them.
 """
 
 
 @dataclass
 class Collector:
-    """One call of `collect_importance`, which says what the attributes are.
+    """One call of `collect_importance`, which describes the other attributes.
 
     Attributes:
-        num_batches: of all workers.
-        own: the batches of this one, by number.
-        states: of this worker.
-        shared: whether the shared expert is one of the experts, the last.
+        num_batches: Number of batches of all workers.
+        own: Batches of this worker, by number.
+        states: Hidden states and gradients of this worker.
+        steps: Steps of progress so far.
+        passes: Passes through the layers with this worker's batches.
     """
 
     model: LayeredModel
+    axis: Axis
     scores: Sequence[Score]
     num_batches: int
     own: dict[int, Batch]
@@ -62,7 +66,6 @@ class Collector:
     folder: Path
     workers: Workers
     progress: Progress
-    shared: bool = False
     steps: int = 0
     passes: Passes = field(init=False)
 
@@ -70,8 +73,7 @@ class Collector:
         self.passes = Passes(self.model, self.own, self.states)
         self.data_scores = [s for s in self.scores if isinstance(s, DataScore)]
         self.weight_scores = [s for s in self.scores if isinstance(s, WeightScore)]
-        losses = (s.loss for s in self.data_scores if s.loss is not None)
-        self.losses: tuple[Loss, ...] = tuple(dict.fromkeys(losses))
+        self.losses: tuple[Loss, ...] = losses_of(self.scores)
         self.differentiated = frozenset[Quantity](
             quantity for score in self.data_scores for quantity in score.gradients
         )
@@ -80,15 +82,23 @@ class Collector:
         )
         self.num_layers = len(self.model.layers)
 
-    def check_space(self) -> None:
-        """See `States.check_space`."""
+    @property
+    def needed_bytes(self) -> int:
+        """Disk space for hidden states and gradients of this worker's batches."""
         positions = sum(batch.tokens_BL.numel() for batch in self.own.values())
         state_bytes = positions * self.model.config.hidden_size * self.model.dtype.itemsize
-        kinds = self.num_layers + 1 + 3 * len(self.losses) if self.losses else 2
-        self.states.check_space(state_bytes * kinds)
+        return int(state_bytes) * states_at_once(self.scores, self.num_layers)
+
+    def check_space(self) -> None:
+        """Makes sure that the disk has room for all states.
+
+        Raises:
+            ResourceError: the disk is too small.
+        """
+        self.states.check_space(self.needed_bytes)
 
     def run(self) -> list[LayerSums]:
-        """What is known of every layer, to the first of the workers."""
+        """Sums of every layer for the first of the workers; an empty list for the others."""
         self.passes.begin()
         if self.losses:
             self._forward()
@@ -111,7 +121,7 @@ class Collector:
             self.states.finish(INPUT, layer + 1)
 
     def _forward_scoring(self) -> None:
-        """Where no score has a loss, there is no way back."""
+        """Scores layers on the way forward, for scores without a loss."""
         done = sum(self.states.finished(SCORED, layer) for layer in range(self.num_layers))
         first = self.workers.least(done)
         self._tell("forward", first * len(self.own))
@@ -131,7 +141,7 @@ class Collector:
                 self._tell("head and loss")
                 state_BLD = self.passes.state(INPUT, self.num_layers, number)
                 normed = NormedBatch(norm, state_BLD, batch.target_T.to(self.model.device))
-                found = loss_gradients(
+                slopes = loss_gradients(
                     normed.hidden_TD,
                     head,
                     batch.gold_T.to(self.model.device),
@@ -139,7 +149,7 @@ class Collector:
                     self.losses,
                 )
                 for loss in self.losses:
-                    slope_BLD = normed.gradient(found[loss])
+                    slope_BLD = normed.gradient(slopes[loss])
                     self.states.put(loss, self.num_layers, number, slope_BLD)
         for loss in reversed(self.losses):
             self.states.finish(loss, self.num_layers)
@@ -158,14 +168,13 @@ class Collector:
                 self.states.drop(kind, layer + 2)
 
     def _scored_from(self, layer: int) -> bool:
-        """Whether a layer has been scored, and so all above it."""
+        """True if a layer has been scored, and so all layers above it."""
         return self.states.finished(SCORED, layer)
 
     def _score_layer(self, layer: int) -> None:
-        """Sums over the batches of all workers, in their order."""
-        block = self.model.block(layer)
-        experts = () if block is None else _experts(block, self.shared)
-        table = ExpertTable(tuple(len(weights.up_WD) for weights in experts))
+        """Adds up the batches of all workers, in their order."""
+        table = self.axis.tables[layer]
+        experts = _experts(self.model.block(layer), table)
         shape = (len(self.data_scores), table.rows)
         total = np.zeros(shape[0] * shape[1] + len(experts))
         for first in range(0, self.num_batches, self.workers.size):
@@ -175,8 +184,8 @@ class Collector:
                 self._tell(f"layer {layer}, scoring")
                 sums_CR = part[: shape[0] * shape[1]].reshape(shape)
                 self._score_batch(layer, number, experts, table, sums_CR, part[sums_CR.size :])
-            for found in self.workers.gather(part):
-                total += found
+            for sums in self.workers.gather(part):
+                total += sums
         for loss in self.losses:
             self.states.finish(loss, layer)
         if not self.losses:
@@ -188,13 +197,10 @@ class Collector:
                 if experts
             }
             sums_CR, tokens_E = np.split(total, [shape[0] * shape[1]])
-            found_here = LayerSums(
-                np.array(table.widths, np.int64),
-                sums_CR.reshape(shape),
-                tokens_E.astype(np.int64),
-                weights,
-            )
-            save_sums(self.folder, layer, found_here)
+            widths_E = np.array(table.widths, np.int64)
+            sums_CR = sums_CR.reshape(shape)
+            layer_sums = LayerSums(widths_E, sums_CR, tokens_E.astype(np.int64), weights)
+            save_sums(self.folder, layer, layer_sums)
         self.states.finish(SCORED, layer)
 
     def _score_batch(
@@ -206,12 +212,12 @@ class Collector:
         sums_CR: NDArray[np.float64],
         tokens_E: NDArray[np.float64],
     ) -> None:
-        """Adds one batch, and passes states or gradients on to the next layer or the one before."""
+        """Adds one batch to the sums, and writes the states or gradients that go on from here."""
         batch, device = self.own[number], self.model.device
         state_BLD = self.passes.state(INPUT, layer, number)
         state_BLD.requires_grad_(bool(self.losses))
         with recording(
-            self.model.layers[layer], self.kept, self.differentiated, shared=self.shared
+            self.model.layers[layer], self.kept, self.differentiated, shared=self.axis.has_shared
         ) as made:
             output_BLD = self.passes.run(layer, number, state_BLD)
             gradients = self._gradients(layer, number, state_BLD, output_BLD, made)
@@ -227,13 +233,13 @@ class Collector:
                 routing_N=trace.routing_N.detach()[real_N],
                 values={name: value.detach()[real_N] for name, value in trace.values.items()},
                 gradients={
-                    loss: {name: next(found)[real_N] for name in sorted(self.differentiated)}
-                    for loss, found in gradients.items()
+                    loss: {name: next(values)[real_N] for name in sorted(self.differentiated)}
+                    for loss, values in gradients.items()
                 },
             )
             tokens_E[trace.expert] += int(real_N.sum())
             rows = table.slice_of(trace.expert)
-            is_shared = self.shared and trace.expert == len(experts) - 1
+            is_shared = trace.expert == self.axis.spec.num_experts
             for part in view.split(SHARED_TOKENS) if is_shared else (view,):
                 for sums_R, score in zip(sums_CR, self.data_scores, strict=True):
                     sums_R[rows] += score.measure(part).cpu().numpy()
@@ -241,8 +247,8 @@ class Collector:
     def _gradients(
         self, layer: int, number: int, state_BLD: Tensor, output_BLD: Tensor, made: Recording
     ) -> dict[Loss, Iterator[Tensor]]:
-        """For each loss the gradients of every trace, in order, its quantities sorted by name; that
-        of the layer's input is passed on.
+        """Gradients of every trace in order, its quantities sorted by name, for each loss. The
+        gradient of the layer's input is written for the layer before.
         """
         recorded = [
             trace.values[name]
@@ -251,13 +257,13 @@ class Collector:
         ]
         gradients: dict[Loss, Iterator[Tensor]] = {}
         for loss in self.losses:
-            *found, slope_BLD = torch.autograd.grad(
+            *values, slope_BLD = torch.autograd.grad(
                 output_BLD,
                 [*recorded, state_BLD],
                 self.passes.state(loss, layer + 1, number),
                 retain_graph=loss != self.losses[-1],
             )
-            gradients[loss] = iter(found)
+            gradients[loss] = iter(values)
             self.states.put(loss, layer, number, slope_BLD)
         return gradients
 
@@ -271,8 +277,11 @@ class Collector:
             self.steps += steps
 
 
-def _experts(block: RaggedMoEBlock, shared: bool) -> tuple[ExpertWeights, ...]:
+def _experts(block: RaggedMoEBlock | None, table: ExpertTable) -> tuple[ExpertWeights, ...]:
+    """The weights of a layer's experts on the axis."""
+    if block is None:
+        return ()
     return tuple(
         ExpertWeights(block.layer, number, *(matrix.weight.detach() for matrix in expert))
-        for number, expert in enumerate(block.all_experts if shared else block.routed)
+        for number, expert in enumerate(block.all_experts[: len(table.widths)])
     )

@@ -1,0 +1,94 @@
+"""The source model, sources of documents, and the calibration set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from moe_export.recipe.base import Count, Section
+
+
+class ModelSettings(Section):
+    """The source model.
+
+    Attributes:
+        source: `demo` (the embedded model), a directory, or a Hugging Face id (`owner/name`), which
+            is taken from the local cache or, if the network allows, fetched.
+        revision: Revision of a Hugging Face id.
+    """
+
+    source: str = Field(min_length=1)
+    revision: str | None = None
+
+
+class Source(Section):
+    """One origin of documents, named by exactly one of `demo`, `text`, `jsonl` and `hub`.
+
+    Attributes:
+        demo: Kind of the embedded tasks.
+        text: Local text file; blank lines separate documents, which are packed to whole sequences.
+        jsonl: Local file of JSON objects with `text`, `prompt` and `answer`, or `messages`.
+        hub: Hugging Face data set id, with the same fields as jsonl.
+        config: Configuration of the data set.
+        split: Split of the data set.
+        revision: Revision of the data set.
+        text_field: Field of an object that holds a document's text.
+        prompt_field: Field of an object that holds a prompt; goes with `answer_field`.
+        answer_field: Field of an object that holds the answer to a prompt.
+        chat_template: `true` to put documents into the tokenizer's chat template.
+        weight: Share of this source, relative to the other sources.
+    """
+
+    demo: Literal["arithmetic", "sums", "facts", "strings", "text"] | None = None
+    text: str | None = None
+    jsonl: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    text_field: str = "text"
+    prompt_field: str | None = None
+    answer_field: str | None = None
+    chat_template: bool = False
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        named = [kind for kind in ("demo", "text", "jsonl", "hub") if getattr(self, kind)]
+        if len(named) != 1:
+            raise ValueError(f"give exactly one of demo, text, jsonl, hub; {len(named)} are given")
+        if (self.prompt_field is None) != (self.answer_field is None):
+            raise ValueError("prompt_field and answer_field go together")
+        return self
+
+    @property
+    def name(self) -> str:
+        """A short name for tables."""
+        return self.demo or self.text or self.jsonl or self.hub or ""
+
+
+class Task(Source):
+    """A source of held-out documents that are scored.
+
+    Attributes:
+        items: Number of documents.
+    """
+
+    items: Count = 100
+
+
+class CalibrateSettings(Section):
+    """The calibration set: token sequences that are drawn from the sources by weight.
+
+    Attributes:
+        sources: Origins of the documents.
+        sequences: Number of sequences.
+        sequence_length: Most tokens of a sequence.
+        seed: Seed of the draw.
+    """
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    sequences: Count = 128
+    sequence_length: Annotated[int, Field(ge=2)] = 2048
+    seed: Annotated[int, Field(ge=0)] = 0

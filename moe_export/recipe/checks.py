@@ -1,0 +1,120 @@
+"""Sections of a recipe that must agree with each other; the first that do not stop the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from moe_export.formats import TABLE, Executor
+from moe_export.recipe.importance import DROPPING_SCORE
+
+if TYPE_CHECKING:
+    from moe_export.recipe.recipe import Recipe
+
+
+def check_kind(recipe: Recipe) -> None:
+    """Stops a recipe that is no run, or a run and a comparison at once."""
+    if (recipe.plan is None) == (recipe.bakeoff is None):
+        raise ValueError("a recipe has a plan section or a bakeoff section, and not both")
+
+
+def check_derived_keys(recipe: Recipe) -> None:
+    """Stops a recipe that gives keys which follow from other sections."""
+    if recipe.plan is not None and recipe.plan.formats is not None:
+        raise ValueError("plan.formats is taken from the quantize section; leave it out")
+    if recipe.importance.shared_expert is not None:
+        raise ValueError("importance.shared_expert follows plan.shared_expert; leave it out")
+    if recipe.plan is not None and recipe.plan.layout is not None:
+        raise ValueError("plan.layout is taken from the export section; leave it out")
+
+
+def check_execution(recipe: Recipe) -> None:
+    """Stops an export that the chosen operator or provider cannot run."""
+    if recipe.export.layout == "packed" and recipe.validate_.operator == "portable":
+        raise ValueError(
+            "export.layout packed runs in the native library only; set validate.operator to "
+            "native, or export.layout to portable"
+        )
+    if "cuda" not in recipe.validate_.providers:
+        return
+    if recipe.export.dtype == "float32":
+        raise ValueError(
+            "validate.providers has cuda, and ONNX Runtime's CUDA provider has no attention in "
+            "float32; set export.dtype to float16"
+        )
+    if recipe.export.layout == "packed":
+        raise ValueError(
+            "validate.providers has cuda, and export.layout packed is the layout of the CPU's "
+            "kernels; set export.layout to portable"
+        )
+
+
+def check_auto(recipe: Recipe) -> None:
+    """Stops a choice of formats without a byte budget or without the score that it needs."""
+    if recipe.quantize is None or not recipe.quantize.is_auto or recipe.plan is None:
+        return
+    if recipe.plan.keep is not None:
+        raise ValueError(
+            "quantize.experts: auto needs a budget; give plan.target_bytes or "
+            "plan.target_active_bytes in place of plan.keep"
+        )
+    if recipe.plan.score != DROPPING_SCORE:
+        raise ValueError(
+            "quantize.experts: auto weighs dropping against rounding in one unit, which only "
+            f"plan.score {DROPPING_SCORE} has"
+        )
+
+
+def check_output(recipe: Recipe) -> None:
+    """Stops a recipe that quantizes in a comparison, or exports nothing."""
+    if recipe.bakeoff is not None and recipe.quantize is not None:
+        raise ValueError("a bakeoff quantizes nothing; leave the quantize section out")
+    if recipe.quantize is None and not recipe.export.pruned:
+        raise ValueError(
+            "export.pruned is false and nothing is quantized, so there is nothing to export; "
+            "leave it out or add a quantize section"
+        )
+
+
+def check_score(recipe: Recipe) -> None:
+    """Stops a plan whose score is not computed."""
+    if recipe.plan is not None and recipe.plan.score not in recipe.importance.scores:
+        raise ValueError(
+            f"plan.score {recipe.plan.score} is not in importance.scores "
+            f"({', '.join(recipe.importance.scores)}); add it there"
+        )
+
+
+def check_formats(recipe: Recipe) -> None:
+    """Stops a format of experts that something on the way to the result does not know."""
+    formats = recipe.quantize
+    if formats is None:
+        return
+    words = formats.choices if formats.is_auto else (formats.experts,)
+    for facts in (TABLE[word] for word in words if word in TABLE):
+        for executor in _executors(recipe, rounds=facts.is_quantized):
+            if executor not in facts.executors:
+                raise ValueError(facts.refusal(executor))
+
+
+def _executors(recipe: Recipe, *, rounds: bool) -> Iterator[Executor]:
+    """Code that a run of the recipe needs for the formats of its experts."""
+    if rounds:
+        yield "rounding"
+    yield "packed" if recipe.export.layout == "packed" else "portable"
+    if recipe.validate_.operator == "native":
+        yield "native"
+        if "cuda" in recipe.validate_.providers:
+            yield "cuda"
+
+
+CHECKS: tuple[Callable[[Recipe], None], ...] = (
+    check_kind,
+    check_derived_keys,
+    check_execution,
+    check_auto,
+    check_output,
+    check_score,
+    check_formats,
+)
+"""Checks in order; a recipe that fails several is told of the first."""

@@ -1,0 +1,37 @@
+"""The sections of the exported models and of the report."""
+
+from __future__ import annotations
+
+from moe_export.op.spec import Dtype, Layout
+from moe_export.recipe.base import Section
+
+
+class ExportSettings(Section):
+    """Models that are exported, their dtype and the layout of their experts.
+
+    Attributes:
+        dtype: Dtype of activations and of weights that are not quantized.
+        layout: `portable` runs anywhere; `packed` holds the experts in the native kernels' own
+            layout, which loads at once and decodes faster, and needs the native library.
+        baseline: `true` to export the unpruned model too, so that both run in the same engine.
+        pruned: `true` to export the model that is pruned and not quantized, besides the quantized
+            one.
+        library: `true` to copy the native operator library beside each model, where runtimes find
+            it by its bare name.
+    """
+
+    dtype: Dtype = "float32"
+    layout: Layout = "portable"
+    baseline: bool = True
+    pruned: bool = True
+    library: bool = True
+
+
+class ReportSettings(Section):
+    """The report.
+
+    Attributes:
+        title: Heading of the report.
+    """
+
+    title: str | None = None

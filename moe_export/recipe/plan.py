@@ -1,0 +1,89 @@
+"""The plan's section: a budget, and the ranking that spends it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from moe_export.op.spec import Dtype, Layout
+from moe_export.recipe.base import ByteSize, Count, Section, Share
+from moe_export.recipe.importance import Score
+from moe_export.recipe.quantize import Formats
+
+
+class PlanSettings(Section):
+    """The budget that experts are pruned to, and the ranking that decides what is kept.
+
+    One of `keep`, `target_bytes` and `target_active_bytes` gives the budget.
+
+    Attributes:
+        keep: Share of all expert dimensions that is kept.
+        target_bytes: Size of the exported weights.
+        target_active_bytes: Bytes of the exported weights that a token reads, mean over the
+            calibration set.
+        dtype: Dtype that byte budgets count weights in; the export's unless given.
+        formats: Formats that byte budgets count; those of the quantize section, and may not be
+            given.
+        layout: Layout that byte budgets count; the export's, and may not be given.
+        score: Score that ranks dimensions.
+        scope: `model` ranks all dimensions together, `layer` within each layer, `expert` gives
+            every expert the same width.
+        unit: `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
+        min_width: Dimensions that every expert keeps.
+        multiple_of: Dimensions of an expert that are kept or removed together.
+        unknown: Fate of experts that no calibration token reached: kept first, or pruned first.
+        shared_expert: `keep` leaves the expert that every token takes whole; `prune` scores, ranks
+            and budgets its dimensions together with those of the routed experts. Every token reads
+            it.
+    """
+
+    keep: Share | None = None
+    target_bytes: ByteSize | None = None
+    target_active_bytes: ByteSize | None = None
+    dtype: Dtype | None = None
+    formats: Formats | None = None
+    layout: Layout | None = None
+    score: Score = "fisher_margin"
+    scope: Literal["model", "layer", "expert"] = "model"
+    unit: Literal["dimension", "expert"] = "dimension"
+    min_width: Annotated[int, Field(ge=0)] = 0
+    multiple_of: Count = 1
+    unknown: Literal["keep", "prune"] = "keep"
+    shared_expert: Literal["keep", "prune"] = "keep"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PlanSettings:
+        budgets = (self.keep, self.target_bytes, self.target_active_bytes)
+        if sum(budget is not None for budget in budgets) != 1:
+            raise ValueError("give one of keep, target_bytes and target_active_bytes, and no other")
+        if self.is_solved and (self.scope != "model" or self.unit != "dimension"):
+            raise ValueError(
+                "a budget of active bytes, or one that chooses formats, ranks dimensions over the "
+                "whole model; leave scope and unit out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_expert_is_ranked(self) -> PlanSettings:
+        if self.prunes_shared and self.score == "router_frequency":
+            raise ValueError(
+                "score router_frequency counts what the router sends, which the shared expert gets "
+                "without being chosen; take another score, or leave shared_expert out"
+            )
+        return self
+
+    @property
+    def prunes_shared(self) -> bool:
+        """True if the shared expert's dimensions are ranked with the others."""
+        return self.shared_expert == "prune"
+
+    @property
+    def chooses_formats(self) -> bool:
+        """True if the plan chooses the formats of experts."""
+        return self.formats is not None and self.formats.is_auto
+
+    @property
+    def is_solved(self) -> bool:
+        """True if `moe_export.planning.allocation` gives the widths, not the ranking alone."""
+        return self.chooses_formats or self.target_active_bytes is not None

@@ -1,0 +1,79 @@
+"""The whole recipe. Defaults are written in the sections and nowhere else.
+
+A setting that changes the result is a recipe key. One that changes only where or how fast something
+runs (run directory, threads) is a command-line flag, so that it can never change a result's key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from moe_export.recipe.base import Section
+from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings
+from moe_export.recipe.checks import CHECKS
+from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.export import ExportSettings, ReportSettings
+from moe_export.recipe.importance import ImportanceSettings
+from moe_export.recipe.plan import PlanSettings
+from moe_export.recipe.prune import PruneSettings
+from moe_export.recipe.quantize import QuantizeSettings
+from moe_export.recipe.validate import ValidateSettings
+
+
+class Recipe(Section):
+    """A whole recipe: with `plan` a run of the main job, with `bakeoff` a comparison of rankings.
+
+    Attributes:
+        validate: Measurements of the exported models.
+        sweep: Models that the command `sweep` compares; other commands ignore it.
+    """
+
+    model: ModelSettings
+    calibrate: CalibrateSettings
+    importance: ImportanceSettings = ImportanceSettings()
+    plan: PlanSettings | None = None
+    prune: PruneSettings = PruneSettings()
+    quantize: QuantizeSettings | None = None
+    export: ExportSettings = ExportSettings()
+    validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    report: ReportSettings = ReportSettings()
+    bakeoff: BakeoffSettings | None = None
+    sweep: SweepSettings = SweepSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plan_counts_export_dtype(cls, content: Any) -> Any:
+        """Gives the plan the export's dtype, since a byte budget means the exported file."""
+        if isinstance(content, dict) and isinstance(content.get("plan"), dict):
+            export = content.get("export")
+            dtype = export.get("dtype") if isinstance(export, dict) else None
+            default = ExportSettings.model_fields["dtype"].default
+            content = content | {"plan": {"dtype": dtype or default} | content["plan"]}
+        return content
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        for check in CHECKS:
+            check(self)
+        return self
+
+    def section(self, stage: str) -> Section | None:
+        """The settings of a stage; None if the recipe has no such section."""
+        section = getattr(self, "validate_" if stage == "validate" else stage)
+        assert section is None or isinstance(section, Section)
+        return section
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe with every default filled in, as plain JSON values."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+SETTINGS: dict[str, type[Section]] = {"importance": ImportanceSettings}
+"""Sections of the stages that several workers share."""
+
+
+def settings_of(stage: str, text: str) -> Section:
+    """The settings of a shared stage from their JSON."""
+    return SETTINGS[stage].model_validate_json(text)

@@ -1,0 +1,39 @@
+"""Speeds and sizes that estimates are made from: two idle cores of a server."""
+
+from __future__ import annotations
+
+FLOPS_PER_S = {"float32": 60e9, "bfloat16": 120e9}
+"""Arithmetic that torch sustains on the matrices of experts with two cores, by dtype."""
+
+COPIED_PER_S = 400e6
+"""Bytes of weights read or written."""
+
+EXPORTED_PER_S = 200e6
+"""Bytes of weights converted, transposed and written."""
+
+LIBRARY_BYTES = 6 << 20
+"""Size of the operator library, which is copied beside every exported model."""
+
+PYTHON_BYTES = 100 << 20
+"""Memory of an interpreter with numpy, onnx_ir and safetensors loaded."""
+
+ACTIVATIONS = 8
+"""Activations of an expert that a backward pass and the scores need, each of the expert's width."""
+
+LOGIT_BYTES = 4 * 128 << 20
+"""Memory of the logits of a chunk of tokens and of their gradients; see `passes.loss`."""
+
+PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
+"""Code that oneDNN makes for every shape of a product in bfloat16: the number of shapes whose code
+it keeps, the bytes of each, and the bytes that every shape ever seen leaves behind. These are bytes
+of AMX; other processors need fewer. In float32, torch multiplies without oneDNN.
+"""
+
+QUANTIZED_PER_S = {"rtn": 200e6, "mse": 100e6, "gptq": 2e6}
+"""Parameters quantized in a second, by method."""
+
+TORCH_BYTES = 450 << 20
+"""Memory of an interpreter with torch and transformers loaded."""
+
+STORED_BYTES = 2
+"""Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""

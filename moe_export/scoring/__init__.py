@@ -1,0 +1,1 @@
+"""Scores of a whole model, collected over a calibration set one layer at a time."""
