@@ -131,7 +131,11 @@ class GraphBuilder:
         """Initializer with the given values; a second call with one name returns the first one."""
         if name in self.graph.initializers:
             return self.graph.initializers[name]
-        return self._register(ir.Tensor(values, name=name), {})
+        return self.initializer(ir.Tensor(values, name=name))
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """Initializer that is no weight of the checkpoint, with the tensor's own name."""
+        return self._register(tensor, {})
 
     def ints(self, *values: int) -> ir.Value:
         """Constant vector of int64, named after its values."""
