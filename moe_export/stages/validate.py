@@ -29,7 +29,8 @@ from moe_export.evaluation.tally import (
     recovery,
     tally_document,
 )
-from moe_export.ort.benchmark import Measured, Setup, probe
+from moe_export.ort.benchmark import Measured, probe
+from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel, require_execution
 from moe_export.recipe import Task, ValidateSettings
 from moe_export.stages.job import Job
