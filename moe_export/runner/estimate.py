@@ -6,7 +6,6 @@ a run takes seconds or hours.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.stage_mark import PredictedCost
+from moe_export.checkpoint import read_config
 from moe_export.documents.tokens import (
     CHARACTERS_PER_TOKEN,
     HEAD_CHARACTERS,
     TOKENIZER_FILE,
 )
-from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
@@ -89,11 +88,7 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         RecipeError: the plan prunes a shared expert that the model does not have, or a format is
             not known to what runs it.
     """
-    try:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model / 'config.json'} cannot be read ({error})") from error
-    spec = spec_of(config)
+    spec = spec_of(read_config(model))
     tokenizer = model / TOKENIZER_FILE
     tokenizer_bytes = tokenizer.stat().st_size if tokenizer.is_file() else 0
     models = _Models(recipe, spec, _budgeted(recipe, spec), tokenizer_bytes)
