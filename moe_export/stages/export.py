@@ -18,9 +18,11 @@ from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.weight_bytes import WeightBytes
 from moe_export.checkpoint import write_json
+from moe_export.documents.exported_tokenizer import state_special_tokens
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import open_checkpoint
+from moe_export.families.base import ModelSpec
 from moe_export.graph import (
     CONFIG_FILE,
     DATA_FILE,
@@ -117,7 +119,8 @@ def export_model(
     model = build_decoder(spec, dtype, checkpoint, layout)
     save_model(model, out_dir, progress)
     copy_tokenizer_files(checkpoint_dir, out_dir)
-    write_json(out_dir / "config.json", checkpoint.config)
+    state_special_tokens(out_dir)
+    write_json(out_dir / "config.json", family_config(checkpoint.config, spec))
     if source is not None:
         _copy_library(source, out_dir)
     generation = _generation(checkpoint_dir)
@@ -138,6 +141,15 @@ def export_model(
         data_bytes=data_bytes,
         graph_bytes=(out_dir / MODEL_FILE).stat().st_size,
     )
+
+
+def family_config(config: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """Config of an exported model under its family's own name, which stock loaders know.
+
+    The widths of the experts stay beside it. No weights are loaded by this config.
+    """
+    family = spec.family
+    return config | {"model_type": family.model_type, "architectures": [family.architecture]}
 
 
 def _copy_library(source: Path, out_dir: Path) -> None:
