@@ -11,9 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from moe_export.checkpoint import write_json
-from moe_export.errors import CheckpointError
-
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+from moe_export.documents.special_tokens import TOKENIZER_CONFIG_FILE, special_tokens
+from moe_export.documents.tokens import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -50,60 +49,32 @@ def state_special_tokens(directory: Path) -> TextStart:
         ResourceError: The file cannot be written.
     """
     path = directory / TOKENIZER_CONFIG_FILE
-    tokenizer = _tokenizer(directory / "tokenizer.json")
-    first, last = _around(tokenizer)
-    if not path.exists():
-        return TextStart(bool(first), None)
-    config = _json_object(path)
-    stated = {"add_bos_token": bool(first), "add_eos_token": bool(last)}
-    for added, key in ((first, "bos_token"), (last, "eos_token")):
-        if added and added != [_content(config.get(key))]:
-            logger.warning(
-                "%s: the tokenizer adds %s, which is not its %s; onnxruntime-genai will encode "
-                "texts differently, so give it token ids",
-                path,
-                " ".join(added),
-                key,
-            )
-    config |= {key: stated[key] for key in stated if config.get(key) is None}
-    write_json(path, config)
-    bos = _content(config.get("bos_token"))
-    is_missing = config["add_bos_token"] is True and not first and isinstance(bos, str)
-    return TextStart(
-        bool(config["add_bos_token"]), tokenizer.token_to_id(bos) if is_missing else None
-    )
+    tokenizer = load_tokenizer(directory)
+    special = special_tokens(tokenizer, directory)
+    if path.exists():
+        config = json.loads(path.read_bytes())
+        _warn_of_others(path, config, tokenizer, special.first, "bos_token")
+        _warn_of_others(path, config, tokenizer, special.last, "eos_token")
+        stated = {"add_bos_token": bool(special.first), "add_eos_token": bool(special.last)}
+        missing = {key: value for key, value in stated.items() if config.get(key) is None}
+        write_json(path, config | missing)
+    # An empty text is encoded as the tokens that tokenizer.json adds by itself.
+    added = tuple(tokenizer.encode("").ids[: len(special.first)])
+    return TextStart(bool(special.first), special.first[0] if added != special.first else None)
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    """Tokenizer without the truncation and padding that its file may ask for."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _around(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
-    """Special tokens that the tokenizer puts before and after a text."""
-    encoding = tokenizer.encode("1")
-    text = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
-    if not text:
-        return [], []
-    return encoding.tokens[: text[0]], encoding.tokens[text[-1] + 1 :]
-
-
-def _content(token: Any) -> Any:
-    """Text of a special token, which is a string or an object with a string."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+def _warn_of_others(
+    path: Path, config: dict[str, Any], tokenizer: Tokenizer, ids: tuple[int, ...], key: str
+) -> None:
+    """Warns if the tokenizer adds other tokens than onnxruntime-genai can add."""
+    token = config.get(key)
+    name = token.get("content") if isinstance(token, dict) else token
+    tokens = [tokenizer.id_to_token(number) for number in ids]
+    if tokens and tokens != [name]:
+        logger.warning(
+            "%s: the tokenizer adds %s, which is not its %s; onnxruntime-genai will encode texts "
+            "differently, so give it token ids",
+            path,
+            " ".join(tokens),
+            key,
+        )

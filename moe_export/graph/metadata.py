@@ -21,7 +21,7 @@ def model_metadata(
         layout: Layout of the experts' weights.
         source: Name of the model that it was made from.
         kept: Number of expert dimensions, shared experts included.
-        whole: That number before pruning.
+        whole: Number of expert dimensions before pruning.
     """
     formats = spec.quantization
     entries = {

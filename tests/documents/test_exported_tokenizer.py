@@ -28,9 +28,11 @@ def stated(folder: Path, template: str | None, **config: Any) -> dict[str, Any]:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}} | config
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    state_special_tokens(folder)
+    start = state_special_tokens(folder)
     content = json.loads((folder / "tokenizer_config.json").read_text())
     assert {key: content[key] for key in config} == config
+    assert start.has_bos == content["add_bos_token"]
+    assert (start.missing_bos is None) == (template is not None or not start.has_bos)
     return {key: value for key, value in content.items() if key.startswith("add_")}
 
 
