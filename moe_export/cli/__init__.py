@@ -145,6 +145,15 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="compare every file of a run with its SHA-256")
     verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verify.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="also compare with a manifest that was kept elsewhere",
+    )
+    verify.add_argument(
+        "--write", type=Path, metavar="FILE", help="then write a manifest to keep elsewhere"
+    )
 
     _add_bench(commands)
     _add_sizes(commands)

@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 from moe_export import api
+from moe_export.artifacts.manifest import Manifest
 from moe_export.cli.console import RunDisplay, console, print_table
 from moe_export.cli.tables import print_estimates, print_plan, print_states
-from moe_export.errors import GateError
+from moe_export.errors import GateError, RecipeError
 from moe_export.recipe import Recipe
 from moe_export.runner.execution import execute, open_run
 from moe_export.runner.result import RunResult
 from moe_export.runner.source_model import locate
 from moe_export.runner.steps import between, steps_of
+from moe_export.runner.verify import compare as compare_run
+from moe_export.runner.verify import manifest_of
 from moe_export.runner.verify import verify as verify_run
 from moe_export.system.disk import disk_error
 from moe_export.system.workers import is_first
@@ -118,9 +121,14 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> None:
-    """Compares every file of a run with its SHA-256."""
+    """Checks every file of a run against its record and, if given, a manifest."""
+    if arguments.against is not None:
+        manifest = Manifest.load_file(arguments.against)
+        console.print(f"{compare_run(arguments.run, manifest)} files are those of the manifest")
     checked = verify_run(arguments.run)
     console.print(f"{checked} files are as their stages wrote them")
+    if arguments.write is not None:
+        _write_manifest(arguments.run, arguments.write)
 
 
 def doctor(arguments: argparse.Namespace) -> None:
@@ -203,6 +211,14 @@ def _exported_bytes(recipe: Recipe) -> int:
 
     spec = spec_of(Checkpoint(locate(recipe.model)).config)
     return predicted_bytes(spec, recipe.export.dtype).total_bytes
+
+
+def _write_manifest(run: Path, path: Path) -> None:
+    if path.absolute().resolve().is_relative_to(run.resolve()):
+        raise RecipeError(
+            f"--write {path}: a manifest in the run protects nothing; keep it elsewhere"
+        )
+    _write(path, manifest_of(run).text())
 
 
 def _write(path: Path, text: str) -> None:
