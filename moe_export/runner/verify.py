@@ -18,8 +18,6 @@ from moe_export.runner.directory import LOCK, PARTIAL
 from moe_export.system.digests import Digests
 from moe_export.system.files import entries, kind
 
-AGAIN = "run its stage again with --from"
-
 
 def verify(directory: Path) -> int:
     """Checks that a run directory holds exactly the files that the run wrote.
@@ -38,17 +36,17 @@ def verify(directory: Path) -> int:
     top = {directory / RunInfo.FILE, directory / ResolvedRecipe.FILE}
     marks = {directory / folder / StageMark.FILE: digest for folder, digest in _stages(info)}
     _check_unfinished(directory, present, marks)
-    _check(marks)
     _check({directory / ResolvedRecipe.FILE: info.recipe_sha256 or ""}, "run the recipe again")
-    facts = {
-        mark.parent / name: facts
-        for mark in marks
-        for name, facts in StageMark.load(mark.parent).files.items()
-    }
-    _check_sizes(facts)
-    _check({path: each.sha256 for path, each in facts.items()})
-    _check_strangers(directory, present, top | marks.keys() | facts.keys())
-    return len(facts)
+    for mark, digest in marks.items():
+        _check({mark: digest}, f"remove {mark.parent} and run the recipe again")
+    facts = {mark.parent: _facts(mark.parent) for mark in marks}
+    for folder, files in facts.items():
+        _check_sizes(files, _again(folder))
+    for folder, files in facts.items():
+        _check({path: each.sha256 for path, each in files.items()}, _again(folder))
+    written = {path for files in facts.values() for path in files}
+    _check_strangers(directory, present, top | marks.keys() | written)
+    return len(written)
 
 
 def manifest_of(directory: Path) -> Manifest:
@@ -143,7 +141,15 @@ def _check_unfinished(directory: Path, present: list[Path], marks: Collection[Pa
             )
 
 
-def _check(expected: Mapping[Path, str], again: str = AGAIN) -> None:
+def _facts(folder: Path) -> dict[Path, FileFacts]:
+    return {folder / name: facts for name, facts in StageMark.load(folder).files.items()}
+
+
+def _again(folder: Path) -> str:
+    return f"run again with --from {folder.name}"
+
+
+def _check(expected: Mapping[Path, str], again: str) -> None:
     """Stops at the first file that is missing or has another digest."""
     for path in expected:
         if not path.is_file():
@@ -155,13 +161,13 @@ def _check(expected: Mapping[Path, str], again: str = AGAIN) -> None:
             )
 
 
-def _check_sizes(facts: Mapping[Path, FileFacts]) -> None:
+def _check_sizes(facts: Mapping[Path, FileFacts], again: str) -> None:
     """Stops at a file of another size, before the digests of all files are computed."""
     for path, each in facts.items():
         if path.is_file() and path.stat().st_size != each.bytes:
             raise ArtifactError(
                 f"{path} is not the file that its stage wrote ({path.stat().st_size} bytes, "
-                f"expected {each.bytes}); {AGAIN}"
+                f"expected {each.bytes}); {again}"
             )
 
 
