@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
-from moe_export.system.digests import Digests
+from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
 
 SINGLE_FILE = "model.safetensors"
@@ -354,12 +354,13 @@ def read_config(place: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = json.loads(file.read().decode())
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing; give the directory of a Hugging Face checkpoint"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
@@ -369,6 +370,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, TensorInfo]:
     infos = {}
     try:
+        open_regular(path).close()  # safetensors calls an unreadable file missing
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)
@@ -381,7 +383,11 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
                 infos[name] = TensorInfo(path.name, dtype, tuple(view.get_shape()))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the shard is missing; copy it again") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: the shard cannot be read ({error.strerror or error}); give a readable copy"
+        ) from error
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path}: the shard is truncated or damaged ({error}); copy it again"
         ) from error

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from moe_export.artifacts.base import Record
 from moe_export.artifacts.measurements import ProcessMemory, Speed, Spread
-from moe_export.errors import MoeExportError
+from moe_export.errors import MoeExportError, ResourceError
 from moe_export.op.library import describe
 from moe_export.ort.decoding import KVCache, open_cache
 from moe_export.ort.device_memory import DeviceMemory
 from moe_export.ort.session import OrtModel
 from moe_export.recipe import SpeedSettings
-from moe_export.system.memory import PeakMemory, resident_bytes
+from moe_export.system.memory import PeakMemory, resident_bytes, tells_of_exhaustion
+from moe_export.system.processes import end_with_parent, ended_by_signal
 
 PORTABLE_PATH = "portable function body"
 CACHE_WORDS = {
@@ -76,11 +77,19 @@ def probe(setup: Setup) -> Measured:
     """Starts the measuring process and reads its result.
 
     Raises:
+        ResourceError: memory ran out, or the process was killed.
         MoeExportError: the process failed; the message ends with its last line.
     """
     command = [sys.executable, "-m", "moe_export.ort.benchmark", setup.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise ended_by_signal(f"{setup.directory}: the measuring process", -done.returncode)
     if done.returncode != 0:
+        if tells_of_exhaustion(done.stderr):
+            raise ResourceError(
+                f"{setup.directory}: memory ran out in the measuring process; free some, or lower "
+                "validate.speed.batch_sizes, and run the same command again"
+            )
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise MoeExportError(
             f"{setup.directory}: the measuring process ended with code {done.returncode}: {last}"
@@ -187,5 +196,6 @@ def _spread(values: list[float]) -> Spread:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     measured = measure(Setup.model_validate_json(sys.argv[1]))
     sys.stdout.write(measured.model_dump_json())

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from moe_export.errors import MoeExportError, ResourceError
-
-WORDS = (
-    "can't allocate memory",  # torch on the CPU
-    "not enough memory: you tried to allocate",  # torch on Windows and macOS
-    "out of memory",  # CUDA
-    "bad_alloc",  # the C++ library, in torch and ONNX Runtime
-    "Failed to allocate memory",  # ONNX Runtime
-)
-"""Words in messages of libraries when memory runs out."""
+from moe_export.system.memory import tells_of_exhaustion
 
 ADVICE = {
     "calibrate": "lower calibrate.sequences or calibrate.sequence_length",
@@ -32,7 +24,7 @@ def out_of_memory(error: Exception, stage: str) -> MoeExportError | None:
         error: error that ended the stage.
         stage: name of the stage.
     """
-    if not isinstance(error, MemoryError) and not any(word in str(error) for word in WORDS):
+    if not isinstance(error, MemoryError) and not tells_of_exhaustion(str(error)):
         return None
     advice = ADVICE.get(stage)
     settings = f"{advice}, or " if advice else ""

@@ -285,6 +285,7 @@ def test_a_file_that_is_no_recipe_is_refused_and_not_waited_for(tmp_path: Path) 
 @pytest.mark.parametrize(
     "value",
     [".nan", "-.inf", "1.0e+999", "0x_", "!!int x", "9" * 5000, "[" * 99, '"\\0"', "&a [*a]"],
+    ids=lambda value: value[:40],
 )
 def test_overrides_are_held_to_the_same_rules(tmp_path: Path, value: str) -> None:
     with pytest.raises(RecipeError, match=r"--set|plan\.keep"):
