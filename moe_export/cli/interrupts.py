@@ -15,6 +15,7 @@ from typing import Any
 SENTENCE = "interrupted; finished stages are kept, run the same command to resume"
 
 _was_asked = False
+_print_dropped = sys.unraisablehook
 
 
 def watch() -> None:
@@ -28,13 +29,15 @@ def watch() -> None:
 
 def silence_dropped() -> None:
     """Lets Python drop an interrupt without printing it, since it is heeded later."""
-    before = sys.unraisablehook
+    global _print_dropped  # noqa: PLW0603 - the hook is the process's
+    if sys.unraisablehook is not _on_dropped:
+        _print_dropped = sys.unraisablehook
+        sys.unraisablehook = _on_dropped
 
-    def hook(dropped: Any) -> None:
-        if dropped.exc_type is not KeyboardInterrupt:
-            before(dropped)
 
-    sys.unraisablehook = hook
+def _on_dropped(dropped: Any) -> None:
+    if dropped.exc_type is not KeyboardInterrupt:
+        _print_dropped(dropped)
 
 
 def heed() -> None:
