@@ -113,7 +113,9 @@ def _key(location: tuple[int | str, ...]) -> str:
 
 
 def _where(name: str, node: yaml.Node | None, location: tuple[int | str, ...]) -> str:
-    return f"{name}: " if node is None else f"{name}:{_line(node, location)}: "
+    # Sections that disagree have no line of their own; the reason names their keys.
+    has_line = node is not None and bool(location)
+    return f"{name}:{_line(node, location)}: " if has_line else f"{name}: "
 
 
 def _tuples(value: Any) -> Any:
@@ -144,10 +146,10 @@ def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     line = 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if found is None:
+            entry = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if entry is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = entry[0].start_mark.line + 1, entry[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
                 break
@@ -175,7 +177,7 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in get_args(annotation):
-        found = _section_type(argument)
-        if found is not None:
-            return found
+        section = _section_type(argument)
+        if section is not None:
+            return section
     return None

@@ -20,20 +20,21 @@ AUTO = "auto"
 
 _FIRST = ("pruned", "both", "quantized", "shared", "embeddings", "scales")
 _OWN = "further"
-_NOT_FOR_POINTS = {"paper", "raised", "ink", "muted", "rule", "baseline", _OWN}
+NOT_FOR_POINTS = {"paper", "raised", "ink", "muted", "rule", "baseline", _OWN}
+"""Names of colours that mean something else in the picture."""
 
 
-def _inks(formats: Sequence[str]) -> dict[str, str]:
+def inks_of(formats: Sequence[str]) -> dict[str, str]:
     """Gives each format a colour of its own, in the order of the formats.
 
-    >>> _inks(["float", "int8"])
+    >>> inks_of(["float", "int8"])
     {'float': 'pruned', 'int8': 'both', 'auto': 'further'}
     """
-    more = [name for name in COLOURS if name not in {*_FIRST, *_NOT_FOR_POINTS}]
+    more = [name for name in COLOURS if name not in {*_FIRST, *NOT_FOR_POINTS}]
     return dict(zip(formats, [*_FIRST, *more], strict=False)) | {AUTO: _OWN}
 
 
-INK = _inks(choices_for_experts())
+INK = inks_of(choices_for_experts())
 """Format of the experts to the name of its colour."""
 
 WORDS = {AUTO: "the plan's choice"}

@@ -12,7 +12,7 @@ from moe_export.artifacts.sweep import Point, PointScores, Sweep
 from moe_export.errors import RecipeError
 from moe_export.quantization import choices_for_experts
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
-from moe_export.reporting.figures_sweep import INK
+from moe_export.reporting.figures_sweep import INK, NOT_FOR_POINTS, inks_of
 from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_front import front
 from moe_export.reporting.sweep_table import repeats_sentence
@@ -164,6 +164,13 @@ def test_ratios_of_speed_are_as_good_as_those_of_one_model_agree() -> None:
 def test_every_format_has_a_colour_of_its_own() -> None:
     assert {*choices_for_experts(), "auto"} == INK.keys()
     assert len({colour(name) for name in INK.values()}) == len(INK)
+
+
+def test_a_format_that_is_new_gets_a_free_colour() -> None:
+    inks = inks_of([*(name for name in INK if name != "auto"), "fp6"])
+    assert {name: ink for name, ink in inks.items() if name != "fp6"} == INK
+    assert inks["fp6"] not in INK.values()
+    assert inks["fp6"] not in NOT_FOR_POINTS
 
 
 def test_the_stage_gathers_the_points_into_data_a_table_and_a_picture(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from moe_export.artifacts.report import Report
 from moe_export.errors import ArtifactError, DependencyError
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def make(arguments: argparse.Namespace) -> None:
         if arguments.run is None:
             command = [sys.executable, "-m", "moe_export", "run", str(RECIPE), "--run", str(run)]
             subprocess.run(command, check=True, cwd=ROOT)
-        take(run / "report" / "report.html", PICTURE, Path(folder) / "profile")
+        take(run / "report" / Report.PAGE, PICTURE, Path(folder) / "profile")
 
 
 def take(page: Path, picture: Path, profile: Path) -> None:
