@@ -23,8 +23,6 @@ from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import open_checkpoint
 from moe_export.graph import (
     CONFIG_FILE,
-    DATA_FILE,
-    MODEL_FILE,
     build_decoder,
     genai_config,
     predicted_bytes,
@@ -35,7 +33,7 @@ from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe import ExportSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import disk_error, require_space
-from moe_export.variants import BASELINE, PRUNED, QUANTIZED
+from moe_export.variants import BASELINE, DATA_FILE, MODEL_FILE, PRUNED, QUANTIZED
 
 logger = logging.getLogger(__name__)
 
