@@ -238,10 +238,9 @@ def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sizes.add_argument(
         "--formats",
         nargs="+",
-        choices=("float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"),
         default=["float16", "int8", "int4"],
         metavar="FORMAT",
-        help="float32, float16, int8, int4, uint8, uint4 or nf4 (default: float16 int8 int4)",
+        help="float32, float16 or formats of quantized experts (default: float16 int8 int4)",
     )
 
 

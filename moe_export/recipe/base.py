@@ -50,7 +50,7 @@ class OneOf:
     words: Callable[[], tuple[str, ...]]
 
     def check(self, word: str) -> str:
-        """The word itself.
+        """Returns a word if the table has it.
 
         Raises:
             PydanticCustomError: the table does not have it.
