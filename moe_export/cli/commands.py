@@ -117,6 +117,13 @@ def generate(arguments: argparse.Namespace) -> None:
     sys.stdout.write("\n")
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    """Serves an exported model with the routes of the OpenAI API."""
+    from moe_export.serve.command import serve_command  # noqa: PLC0415 - an extra
+
+    serve_command(arguments)
+
+
 def verify(arguments: argparse.Namespace) -> None:
     """Compares every file of a run with its SHA-256."""
     checked = verify_run(arguments.run)

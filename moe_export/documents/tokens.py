@@ -14,6 +14,9 @@ from moe_export.errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
 
+INCOMPLETE = "\ufffd"
+"""Character that a tokenizer decodes to while the bytes of a character are not complete."""
+
 
 @dataclass(frozen=True)
 class TokenSequence:
@@ -66,6 +69,15 @@ class TextTokenizer:
         """Text of the tokens, without special ones."""
         text: str = self._tokenizer.decode(tokens)
         return text
+
+    def piece(self, token: int) -> str:
+        """Text of one token after others; its name if it is special or a part of a character."""
+        before = self.encode_text("a")  # some tokenizers strip the space before the first token
+        text: str = self._tokenizer.decode([*before, token], skip_special_tokens=False)
+        text = text.removeprefix(self.decode(before))
+        if text and INCOMPLETE not in text:
+            return text
+        return str(self._tokenizer.id_to_token(token) or f"<{token}>")
 
 
 def _eos_ids(directory: Path) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.documents.tokens import TextTokenizer
+from moe_export.documents.tokens import INCOMPLETE, TextTokenizer
 from moe_export.errors import ArtifactError
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import MODEL_FILE, OrtModel
@@ -20,9 +20,6 @@ from moe_export.variants import exported
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-INCOMPLETE = "\ufffd"
-"""Character that a tokenizer decodes to while the bytes of a character are not complete."""
 
 
 class Model:
