@@ -195,7 +195,7 @@ def parse(kind: type[BodyT], text: bytes) -> BodyT:
 
 def _refusal(error: ValidationError) -> RequestError:
     """Error that names a wrong key."""
-    # Every kind that a key may have reports an error; the deepest one is of the kind that was meant.
+    # Every kind that a key may have reports an error; the deepest is of the kind that was meant.
     first = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
     path = [str(part) for part in first["loc"]]
     key = path[0] if path else "body"
