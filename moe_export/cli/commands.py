@@ -122,6 +122,13 @@ def generate(arguments: argparse.Namespace) -> None:
     sys.stdout.write("\n")
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    """Serves an exported model with the routes of the OpenAI API."""
+    from moe_export.serve.command import serve_command  # noqa: PLC0415 - an extra
+
+    serve_command(arguments)
+
+
 def verify(arguments: argparse.Namespace) -> None:
     """Checks every file of a run against its record and, if given, a manifest."""
     if arguments.against is not None:
