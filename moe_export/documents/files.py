@@ -139,7 +139,7 @@ def not_utf8(path: Path, place: str, error: UnicodeDecodeError) -> CalibrationEr
 
     Args:
         path: Path of the file.
-        place: Where in the file, such as `line 3`.
+        place: Place within the file, such as `line 3`.
         error: Error of decoding the bytes.
     """
     byte = error.object[error.start]
