@@ -74,6 +74,6 @@ def _warn_of_others(
             "%s: the tokenizer adds %s, which is not its %s; onnxruntime-genai will encode texts "
             "differently, so give it token ids",
             path,
-            " ".join(tokens),
+            " ".join(map(str, tokens)),
             key,
         )
