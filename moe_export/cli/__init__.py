@@ -177,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         "--write", type=Path, metavar="FILE", help="then write a manifest to keep elsewhere"
     )
 
+    _add_serve(commands)
     _add_bench(commands)
     _add_sizes(commands)
     add_options(commands.add_parser("check-gpu", help="check and time the CUDA kernels on a GPU"))
@@ -184,6 +185,77 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="print what is installed, which providers run, and why others do not"
     )
     return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve an exported model with the routes of the OpenAI API",
+        description="Serves an exported model over HTTP: /v1/models, /v1/completions, "
+        "/v1/chat/completions, /health and /metrics. Requests share steps. SIGTERM or Ctrl-C "
+        "ends it once running requests are answered. It needs moe-export[serve].",
+    )
+    serve.add_argument(
+        "run", type=Path, metavar="RUN", help="a run directory, or a folder with an exported model"
+    )
+    serve.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        help="exported model (default: the quantized one; the pruned one if there is none)",
+    )
+    serve.add_argument("--name", help="name of the model in requests (default: that of RUN)")
+    serve.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    serve.add_argument(
+        "--operator",
+        choices=("native", "portable"),
+        default="native",
+        help="code of the experts: the native library (default) or standard operators",
+    )
+    serve.add_argument(
+        "--threads", type=_count, default=0, help="number of threads (default: all cores)"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
+    serve.add_argument(
+        "--port", type=int, default=8000, help="port; 0 for any that is free (default: 8000)"
+    )
+    serve.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="key that requests must carry (default: MOE_EXPORT_API_KEY of the environment; other "
+        "users can read options of a process)",
+    )
+    serve.add_argument(
+        "--rows", type=_count, default=16, help="sequences that share a step (default: 16)"
+    )
+    serve.add_argument(
+        "--context",
+        type=_count,
+        metavar="TOKENS",
+        help="longest prompt and answer together (default: 4096, or the model's if less)",
+    )
+    serve.add_argument(
+        "--queue", type=_count, default=256, help="sequences that may wait (default: 256)"
+    )
+    serve.add_argument(
+        "--chunk",
+        type=_count,
+        default=256,
+        metavar="TOKENS",
+        help="tokens of prompts in one step (default: 256)",
+    )
+    serve.add_argument(
+        "--cache-mib",
+        type=_count,
+        metavar="MIB",
+        help="memory that keys and values may take (default: half of what is free)",
+    )
+    serve.add_argument(
+        "--grace",
+        type=_count,
+        default=30,
+        metavar="SECONDS",
+        help="time that running requests get after a signal to stop (default: 30)",
+    )
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -243,10 +315,9 @@ def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sizes.add_argument(
         "--formats",
         nargs="+",
-        choices=("float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"),
         default=["float16", "int8", "int4"],
         metavar="FORMAT",
-        help="float32, float16, int8, int4, uint8, uint4 or nf4 (default: float16 int8 int4)",
+        help="float32, float16 or formats of quantized experts (default: float16 int8 int4)",
     )
 
 

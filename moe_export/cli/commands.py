@@ -115,11 +115,19 @@ def generate(arguments: argparse.Namespace) -> None:
         operator=arguments.operator,
         cache=arguments.cache,
     )
+    pieces = model.stream(arguments.prompt, arguments.new_tokens)
     sys.stdout.write(printable(arguments.prompt, keep="\n\t"))
-    for piece in model.stream(arguments.prompt, arguments.new_tokens):
+    for piece in pieces:
         sys.stdout.write(printable(piece, keep="\n\t"))
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Serves an exported model with the routes of the OpenAI API."""
+    from moe_export.serve.command import serve_command  # noqa: PLC0415 - an extra
+
+    serve_command(arguments)
 
 
 def verify(arguments: argparse.Namespace) -> None:

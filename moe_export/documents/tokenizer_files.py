@@ -21,6 +21,7 @@ NAMES = (
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
 

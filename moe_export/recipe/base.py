@@ -50,7 +50,7 @@ class OneOf:
     words: Callable[[], tuple[str, ...]]
 
     def check(self, word: str) -> str:
-        """The word itself.
+        """Returns a word if the table has it.
 
         Raises:
             PydanticCustomError: the table does not have it.
@@ -75,15 +75,21 @@ class OneOf:
 
 
 def parse_bytes(value: object) -> object:
-    """A number of bytes from `6GiB`, `500 MB` or a plain number; other values are returned as is.
+    """A number of bytes from `6GiB`, `500 MB` or a plain number; other types are returned as is.
 
     >>> parse_bytes("6GiB"), parse_bytes("500 MB"), parse_bytes(7)
     (6442450944, 500000000, 7)
+
+    Raises:
+        ValueError: the text is no number of bytes.
     """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
         if match and len(match[1]) <= 20 and match[2].upper() in _UNITS:
             return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ValueError(
+            f"{value!r} is no number of bytes; write a whole number, or one like 500MB or 6GiB"
+        )
     return value
 
 

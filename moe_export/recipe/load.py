@@ -114,8 +114,8 @@ def _key(location: tuple[int | str, ...]) -> str:
 
 def _where(name: str, node: yaml.Node | None, location: tuple[int | str, ...]) -> str:
     # Sections that disagree have no line of their own; the reason names their keys.
-    has_line = node is not None and bool(location)
-    return f"{name}:{_line(node, location)}: " if has_line else f"{name}: "
+    line = _line(node, location)
+    return f"{name}: " if line is None else f"{name}:{line}: "
 
 
 def _tuples(value: Any) -> Any:
@@ -141,9 +141,12 @@ def _sentence(name: str, node: yaml.Node | None, error: ErrorDetails) -> str:
     return f"{where}{key!r} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of a location that the file holds, counted from 1."""
-    line = 1
+def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int | None:
+    """The line of the deepest part of a location that the file holds, counted from 1.
+
+    None if it holds no part, such as for a section that is missing or was set by an override.
+    """
+    line = None
     for part in location:
         if isinstance(node, yaml.MappingNode):
             entry = next(((k, v) for k, v in node.value if k.value == str(part)), None)

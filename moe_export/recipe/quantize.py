@@ -7,7 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from moe_export.formats import TABLE
-from moe_export.quantization import FormatWord, Quantization, choices_for_experts, words_for
+from moe_export.quantization import (
+    FormatWord,
+    Method,
+    Quantization,
+    choices_for_experts,
+    words_for,
+)
 from moe_export.recipe.base import Count, Factor, OneOf, Section
 
 AUTO = "auto"
@@ -88,7 +94,7 @@ class QuantizeSettings(Formats):
         calibration_tokens: Most calibration tokens that gptq uses.
     """
 
-    method: Literal["rtn", "mse", "gptq"] = "rtn"
+    method: Method = "rtn"
     damping: Factor = 0.01
     calibration_tokens: Count = 65536
 
