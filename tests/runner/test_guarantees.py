@@ -1,4 +1,4 @@
-"""What a run guarantees of its files, whatever happens to them or to the process."""
+"""Guarantees of a run for its files, whatever happens to them or to the process."""
 
 from __future__ import annotations
 
