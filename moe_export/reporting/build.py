@@ -118,6 +118,7 @@ def _cost(stage: str, mark: StageMark) -> StageCost:
         peak_resident_bytes=mark.measured.peak_resident_bytes,
         output_bytes=mark.output_bytes,
         predicted=mark.predicted if mark.predicted.plain() else None,
+        threads=mark.identity.threads,
     )
 
 
