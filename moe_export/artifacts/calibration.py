@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from moe_export.artifacts.base import (
     JsonArtifact,
@@ -28,6 +28,8 @@ class CalibrationSource(Record):
         tokens: number of their tokens.
         truncated_sequences: sequences that were cut at the recipe's length.
         tokens_sha256: SHA-256 of all token ids as int32, in hex.
+        weight: weight of the source in the recipe; None if the recipe gives none, so that every
+            source weighs by its tokens.
     """
 
     name: str
@@ -35,6 +37,7 @@ class CalibrationSource(Record):
     tokens: int
     truncated_sequences: int
     tokens_sha256: str
+    weight: float | None
 
 
 class CalibrationSummary(JsonArtifact):
@@ -59,7 +62,7 @@ class CalibrationSummary(JsonArtifact):
 class Calibration:
     """Token sequences of unequal length, end to end.
 
-    Legend: N tokens of all sequences, S sequences.
+    Legend: N tokens of all sequences, S sequences, K sources.
 
     Attributes:
         FILE: name of the file in the stage's folder.
@@ -67,6 +70,7 @@ class Calibration:
         offsets_S1: int64 [S + 1]; sequence s is tokens `offsets[s]` to `offsets[s + 1]`.
         prompt_S: number of leading tokens that are the prompt, int32; 0 if there is none.
         source_S: index of the source of each sequence, int32.
+        weight_K: weight of each source in scores, float64; empty if sources weigh by their tokens.
     """
 
     FILE: ClassVar[str] = "calibration.safetensors"
@@ -75,6 +79,7 @@ class Calibration:
     offsets_S1: NDArray[np.int64]
     prompt_S: NDArray[np.int32]
     source_S: NDArray[np.int32]
+    weight_K: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def save(self, folder: Path) -> None:
         """Writes the file into a folder.
@@ -82,7 +87,7 @@ class Calibration:
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        tensors = (self.tokens_N, self.offsets_S1, self.prompt_S, self.source_S)
+        tensors = (self.tokens_N, self.offsets_S1, self.prompt_S, self.source_S, self.weight_K)
         save_tensors(folder / self.FILE, dict(zip(_DTYPES, tensors, strict=True)))
 
     @classmethod
@@ -106,7 +111,13 @@ class Calibration:
         return evenly_chosen(self.sequences(), tokens)
 
 
-_DTYPES = {"tokens": np.int32, "offsets": np.int64, "prompt": np.int32, "source": np.int32}
+_DTYPES: dict[str, DTypeLike] = {
+    "tokens": np.int32,
+    "offsets": np.int64,
+    "prompt": np.int32,
+    "source": np.int32,
+    "weight": np.float64,
+}
 """Dtypes of the tensors by name, in the order of the attributes."""
 
 

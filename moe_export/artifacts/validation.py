@@ -99,15 +99,17 @@ class Gate(Record):
         name: name of the limit in the recipe.
         provider: execution provider of the measurement.
         limit: limit, in the unit of the value.
-        value: measured value.
-        passed: True if the limit was met.
+        value: measured value; None if it could not be computed.
+        passed: True if there is a value and it is within the limit.
+        reason: reason why there is no value; None if there is one.
     """
 
     name: str
     provider: str
     limit: float
-    value: float
+    value: float | None
     passed: bool
+    reason: str | None
 
 
 class Validation(JsonArtifact):

@@ -37,7 +37,10 @@ class Source(Section):
         prompt_field: Field of an object that holds a prompt; goes with `answer_field`.
         answer_field: Field of an object that holds the answer to a prompt.
         chat_template: `true` to put documents into the tokenizer's chat template.
-        weight: Share of this source, relative to the other sources.
+        weight: Share of this source, relative to the others, among the sequences and in every
+            score but those that are a mean over sequences. If no source gives a weight, all
+            contribute as many sequences, and weigh by their tokens in scores. If some do, 1 is
+            that of the others.
     """
 
     demo: Literal["arithmetic", "sums", "facts", "strings", "text"] | None = None
@@ -51,7 +54,7 @@ class Source(Section):
     prompt_field: str | None = None
     answer_field: str | None = None
     chat_template: bool = False
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -92,3 +95,9 @@ class CalibrateSettings(Section):
     sequences: Count = 128
     sequence_length: Annotated[int, Field(ge=2)] = 2048
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def weights(self) -> list[float]:
+        """Weight of each source; empty if the recipe gives none."""
+        weights = [source.weight for source in self.sources]
+        return [] if set(weights) == {None} else [weight or 1.0 for weight in weights]

@@ -131,10 +131,12 @@ def _parity(
     """Compares the exported models with torch on the first documents of the tasks.
 
     The quantized model is compared with torch on the dequantized weights, which shows how the
-    exported file computes and not what quantization costs.
+    exported file computes and not what quantization costs. Without tasks nothing is compared.
     """
     settings = job.settings
     sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
+    if not sequences:
+        return {}, {}
     prompts = [
         sequence.tokens[: sequence.prompt_tokens]
         for documents in zip(*tasks.values(), strict=False)

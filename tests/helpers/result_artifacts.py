@@ -59,7 +59,11 @@ VALIDATION = Validation(
         )
     },
     recovery=0.95,
-    gates=(Gate(name="max_logit_error", provider="cpu", limit=1e-4, value=1e-6, passed=True),),
+    gates=(
+        Gate(
+            name="max_logit_error", provider="cpu", limit=1e-4, value=1e-6, passed=True, reason=None
+        ),
+    ),
 )
 
 DOCUMENTS = Documents(
