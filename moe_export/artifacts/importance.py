@@ -25,11 +25,11 @@ class Importance:
     Attributes:
         FILE: name of the file in the stage's folder; its tensors are named
             `layers.{layer}.{score}`, `layers.{layer}.tokens_per_expert` and `sources.{score}`.
-        scores: by name of the score, one float64 [R] per layer; the rows of the shared expert
-            are the last if it was scored. +inf means unknown.
+        scores: vectors float64 [R], one per layer, by name of the score. The rows of the
+            shared expert are the last if it was scored; +inf means unknown.
         tokens_per_expert: calibration tokens routed to each expert, one int64 [E] per layer.
-        source_shares: by name of a score of data, the share of each source in its sum over all
-            dimensions, float64 [K], in the order of the recipe.
+        source_shares: shares float64 [K] of the sources, in the order of the recipe, in the sum
+            over all dimensions, by name of a score of data.
     """
 
     FILE: ClassVar[str] = "importance.safetensors"

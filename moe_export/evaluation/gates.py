@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from moe_export.artifacts.validation import Gate, ProviderResults, Validation
+from moe_export.artifacts.validation import Gate, Parity, ProviderResults, Validation
 from moe_export.errors import GateError
 from moe_export.recipe import GateSettings
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED
+
+FINITE_LOGITS = "finite_logits"
+"""Name of the gate that no recipe switches off: the share of positions with finite logits."""
 
 
 def check_gates(
@@ -31,6 +34,7 @@ def check_gates(
         gate
         for provider, results in providers.items()
         for gate in (
+            *_finite_gates(provider, results),
             *_pruned_gates(limits, provider, results),
             *_quantized_gates(limits, provider, results),
             *_product_gates(limits, provider, results, product, recovery),
@@ -38,11 +42,29 @@ def check_gates(
     )
 
 
+def _finite_gates(provider: str, results: ProviderResults) -> Iterator[Gate]:
+    """Yields a failed gate for each variant whose logits are not all finite."""
+    for variant, found in (results.not_finite or {}).items():
+        yield Gate(
+            name=FINITE_LOGITS,
+            provider=provider,
+            limit=1.0,
+            value=1 - found.positions / found.of,
+            passed=False,
+            detail=(
+                f"the logits of {variant} are infinite or NaN at {found.positions} of {found.of} "
+                f"positions, first in layer {found.first_layer} at {found.first_tensor}; set "
+                "export.dtype to float32, with quantize.experts: bfloat16 for experts in two bytes"
+            ),
+        )
+
+
 def _pruned_gates(limits: GateSettings, provider: str, results: ProviderResults) -> Iterator[Gate]:
     """Yields the gates of the pruned model, exported against torch."""
     parity, greedy = results.parity.get(PRUNED), results.greedy.get(PRUNED)
     if parity:
-        yield _at_most("max_logit_error", provider, limits.max_logit_error, parity.max_logit_error)
+        gate = _at_most("max_logit_error", provider, limits.max_logit_error, parity.max_logit_error)
+        yield gate if gate.passed else gate.model_copy(update={"detail": _ties(parity)})
     else:
         yield from _missing("max_logit_error", provider, limits, _no_parity(results, PRUNED))
     if greedy:
@@ -52,6 +74,17 @@ def _pruned_gates(limits: GateSettings, provider: str, results: ProviderResults)
     else:
         reason = "no task has prompts" if parity else _no_parity(results, PRUNED)
         yield from _missing("min_greedy_agreement", provider, limits, reason)
+
+
+def _ties(parity: Parity) -> str | None:
+    """Sentence about equal logits of the router at which the difference begins, if there are."""
+    if not parity.tied_tokens:
+        return None
+    return (
+        f"the router of layer {parity.first_bad_layer} has equal logits at the edge of its choice "
+        f"for {parity.tied_tokens} of {parity.tokens} tokens, where ONNX Runtime and torch may "
+        "choose other experts"
+    )
 
 
 def _quantized_gates(
@@ -114,20 +147,16 @@ def _missing(name: str, provider: str, limits: GateSettings, reason: str) -> Ite
     limit: float | None = getattr(limits, name)
     if name in limits.model_fields_set and limit is not None:
         yield Gate(
-            name=name, provider=provider, limit=limit, value=None, passed=False, reason=reason
+            name=name, provider=provider, limit=limit, value=None, passed=False, detail=reason
         )
 
 
 def _at_most(name: str, provider: str, limit: float, value: float) -> Gate:
-    return _gate(name, provider, limit, value, passed=value <= limit)
+    return Gate(name=name, provider=provider, limit=limit, value=value, passed=value <= limit)
 
 
 def _at_least(name: str, provider: str, limit: float, value: float) -> Gate:
-    return _gate(name, provider, limit, value, passed=value >= limit)
-
-
-def _gate(name: str, provider: str, limit: float, value: float, *, passed: bool) -> Gate:
-    return Gate(name=name, provider=provider, limit=limit, value=value, passed=passed, reason=None)
+    return Gate(name=name, provider=provider, limit=limit, value=value, passed=value >= limit)
 
 
 def raise_for_gates(validation: Validation) -> None:
@@ -146,5 +175,6 @@ def _failure(gate: Gate) -> str:
     """Clause of a message about a gate that failed."""
     where = f"{gate.name} on {gate.provider}"
     if gate.value is None:
-        return f"{where} cannot be computed: {gate.reason}"
-    return f"{where} is {gate.value:.6g}, the limit is {gate.limit:.6g}"
+        return f"{where} cannot be computed: {gate.detail}"
+    detail = f" ({gate.detail})" if gate.detail else ""
+    return f"{where} is {gate.value:.6g}, the limit is {gate.limit:.6g}{detail}"

@@ -25,6 +25,9 @@ LOGIT_BATCH_BYTES = 1 << 28
 CHUNK_BYTES = 1 << 26
 """Most probabilities computed at a time, in float64; about four copies of them exist."""
 
+LARGEST_EXPONENT = 700.0
+"""Largest number of nats whose exponential is given; that of a larger one is no float."""
+
 
 @dataclass
 class Tally:
@@ -74,7 +77,7 @@ class Tally:
                 math.sqrt(rate * (1 - rate) / self.items) if self.has_answers else None
             ),
             loss_nats=loss,
-            perplexity=math.exp(loss),
+            perplexity=math.exp(min(loss, LARGEST_EXPONENT)),
             **divergence,
         )
 

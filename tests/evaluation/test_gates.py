@@ -152,8 +152,20 @@ def test_a_limit_of_the_recipe_that_cannot_be_computed_fails_by_name(
     gates = check_gates(GateSettings.model_validate(limit), facts, "pruned", None)
     (name,) = limit
     (gate,) = (gate for gate in gates if not gate.passed)
-    assert (gate.name, gate.value, gate.reason) == (name, None, reason)
+    assert (gate.name, gate.value, gate.detail) == (name, None, reason)
     with pytest.raises(GateError, match=f"{name} on cpu cannot be computed: {reason}"):
         raise_for_gates(Validation(providers=facts, recovery=None, gates=gates))
     others = check_gates(GateSettings(), facts, "pruned", None)
     assert name not in [gate.name for gate in others if not gate.passed]
+
+
+def test_a_failed_parity_says_that_the_router_has_ties() -> None:
+    facts = found(error=0.9)
+    parity = (
+        facts["cpu"].parity["pruned"].model_copy(update={"first_bad_layer": 3, "tied_tokens": 40})
+    )
+    facts = {"cpu": facts["cpu"].model_copy(update={"parity": {"pruned": parity}})}
+    gates = check_gates(LIMITS, facts, "pruned", 0.95)
+    words = r"max_logit_error .*\(the router of layer 3 has equal logits at the edge .* 40 of 100"
+    with pytest.raises(GateError, match=words):
+        raise_for_gates(Validation(providers=facts, recovery=0.95, gates=gates))

@@ -59,11 +59,7 @@ VALIDATION = Validation(
         )
     },
     recovery=0.95,
-    gates=(
-        Gate(
-            name="max_logit_error", provider="cpu", limit=1e-4, value=1e-6, passed=True, reason=None
-        ),
-    ),
+    gates=(Gate(name="max_logit_error", provider="cpu", limit=1e-4, value=1e-6, passed=True),),
 )
 
 DOCUMENTS = Documents(

@@ -310,7 +310,6 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
             "limit": 1e-4,
             "value": 5.1e-6,
             "passed": True,
-            "reason": None,
         },
         {
             "name": "min_greedy_agreement",
@@ -318,7 +317,6 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
             "limit": 1.0,
             "value": 1.0 if gate_passed else 0.75,
             "passed": gate_passed,
-            "reason": None,
         },
     ]
     save_json(

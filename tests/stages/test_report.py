@@ -146,7 +146,7 @@ def test_each_source_has_its_shares_of_tokens_and_of_importance(run: Path) -> No
 def test_a_gate_that_cannot_be_computed_is_shown_with_its_reason(tmp_path: Path) -> None:
     folders = write_run(tmp_path / "run", gate_passed=False)
     validation = Validation.load(folders["validate"])
-    change = {"value": None, "reason": "no task has prompts"}
+    change = {"value": None, "detail": "no task has prompts"}
     gates = (validation.gates[0], validation.gates[1].model_copy(update=change))
     validation.model_copy(update={"gates": gates}).save(folders["validate"])
     report = build_report(folders, ReportSettings())
