@@ -72,7 +72,7 @@ def _pruned_gates(limits: GateSettings, provider: str, results: ProviderResults)
             "min_greedy_agreement", provider, limits.min_greedy_agreement, greedy.agreement
         )
     else:
-        reason = "no task has prompts" if parity else _no_parity(results, PRUNED)
+        reason = "no task has prompts that fit" if parity else _no_parity(results, PRUNED)
         yield from _missing("min_greedy_agreement", provider, limits, reason)
 
 

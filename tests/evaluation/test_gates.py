@@ -137,7 +137,7 @@ NO_TASK = "no task was scored; give validate.tasks"
     [
         ({"max_logit_error": 1e-4}, not_compared(), NO_DOCUMENT),
         ({"min_greedy_agreement": 1.0}, not_compared(), NO_DOCUMENT),
-        ({"min_greedy_agreement": 1.0}, without_prompts(), "no task has prompts"),
+        ({"min_greedy_agreement": 1.0}, without_prompts(), "no task has prompts that fit"),
         ({"max_quantized_kl_nats": 1e-3}, found(), "there is no quantized model"),
         ({"min_quantized_top1_agreement": 0.9}, found(), "there is no quantized model"),
         ({"max_kl_nats": 0.1}, without("baseline"), NO_BASELINE),
