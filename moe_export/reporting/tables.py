@@ -296,7 +296,7 @@ def calibration_table(report: Report) -> Table:
             count(source.sequences),
             count(source.truncated_sequences),
             count(source.tokens),
-            NONE if source.weight is None else figures(source.weight),
+            NONE if source.weight is None else f"{source.weight:g}",
             percent(source.tokens / report.calibration.tokens),
             percent(shares[number]) if shares else NONE,
         ]
