@@ -7,7 +7,6 @@ it never does by itself, or takes all memory.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -41,8 +40,6 @@ class ChatTemplate:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Tests and source trees add to the path of this process only.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             # An interrupt of the terminal ends it through its closed input, without a traceback.
             start_new_session=True,
         )

@@ -30,9 +30,9 @@ STAGES: dict[str, StageFacts] = {
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
     "plan": StageFacts(4, ("importance",)),
     # Distilling takes many steps of few batches each, so prune is not shared.
-    "prune": StageFacts(2, ("calibrate", "importance", "plan")),
+    "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(3, ("prune", "plan", "quantize")),
+    "export": StageFacts(4, ("prune", "plan", "quantize")),
     "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")

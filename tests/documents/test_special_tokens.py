@@ -13,7 +13,7 @@ from moe_export.documents.special_tokens import end_ids
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import CheckpointError
 from moe_export.recipe import Source
-from moe_export.testing.tiny import START, tiny_checkpoint
+from moe_export.testing.tiny import END, START, tiny_checkpoint
 from tests.helpers.text_models import (
     END_ID,
     START_ID,
@@ -68,6 +68,14 @@ def test_a_text_begins_and_ends_as_its_tokenizer_says(
     drawn = drawn_rows(model, tmp_path / "r", [{"text": text}])
     assert as_text(drawn.sequences[0].tokens) == expected
     assert drawn.bos == origin
+
+
+@pytest.mark.parametrize("answer", ["yes", f"yes{END}"])
+def test_an_answer_ends_with_eos_once(tmp_path: Path, answer: str) -> None:
+    model = model_with(tmp_path / "model", **adding())
+    fields = {"prompt_field": "q", "answer_field": "a"}
+    drawn = drawn_rows(model, tmp_path / "r", [{"q": "hi", "a": answer}], **fields)
+    assert as_text(drawn.sequences[0].tokens) == f"{START}hiyes{END}"
 
 
 def test_a_prompt_to_continue_has_bos_once_and_no_end(tmp_path: Path) -> None:

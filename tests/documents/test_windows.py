@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from moe_export.demo import checkpoint_dir
 from moe_export.documents import windows as drawing
@@ -64,15 +65,16 @@ def test_a_small_file_gives_every_window_that_its_tokens_make(
         drawn(path, model, tokens // 16 + 1, 16)
 
 
-def test_parts_with_few_tokens_are_read_further(tmp_path: Path, model: Path) -> None:
+def test_parts_with_few_tokens_are_read_further_and_not_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(drawing, "_from_all")
     path = tmp_path / "text.txt"
-    vocabulary_of_spaces = tiny_checkpoint(tmp_path / "model")
-    from tokenizers import Tokenizer, models
-
+    model = tiny_checkpoint(tmp_path / "model")
     tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
-    tokenizer.save(str(vocabulary_of_spaces / "tokenizer.json"))
+    tokenizer.save(str(model / "tokenizer.json"))
     path.write_text(("." * 200 + "ab\n") * 3000)
-    sequences = drawn(path, vocabulary_of_spaces, 2, 100).sequences
+    sequences = drawn(path, model, 2, 100).sequences
     assert [sequence.tokens for sequence in sequences] == [[0, 1] * 50] * 2
 
 
@@ -117,7 +119,7 @@ def test_a_large_corpus_takes_no_more_memory_than_dry_run_says(
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+        cwd=Path(__file__).parents[2],
     )
     sections = {
         "model": {"source": "demo"},

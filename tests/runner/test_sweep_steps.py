@@ -44,7 +44,6 @@ def test_choosing_formats_adds_the_cost_of_rounding_in_the_unit_of_the_ranking()
             "importance": {"scores": (score,)},
             "plan": {"target_bytes": 1000, "score": score},
             "quantize": {"experts": "auto"},
-            "sweep": None,
         }
     )
     importance: Any = next(step for step in steps_of(recipe) if step.stage == "importance")
