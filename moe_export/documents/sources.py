@@ -10,11 +10,13 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from moe_export.demo.tasks import Document, test_items, training_documents
+from moe_export.documents.choices import cut, with_alternatives, wrong_choices
 from moe_export.documents.tokens import TextTokenizer, TokenSequence
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
@@ -69,15 +71,16 @@ def draw(
         )
     if not source.demo:
         documents = random.Random(seed).sample(documents, count)
-    whole = [tokenizer.encode(document) for document in documents]
-    cut = [TokenSequence(s.tokens[:length], min(s.prompt_tokens, length)) for s in whole]
-    for number, sequence in enumerate(cut):
+    encode = partial(tokenizer.encode, eos=source.eos != "optional")
+    whole = [with_alternatives(document, encode) for document in documents]
+    sequences = [cut(sequence, length) for sequence in whole]
+    for number, sequence in enumerate(sequences):
         if len(sequence.tokens) < 2:
             raise CalibrationError(
                 f"{source.name}: document {number + 1} has {len(sequence.tokens)} tokens, at "
                 "least 2 are needed to predict one; remove empty documents"
             )
-    return Drawn(cut, sum(len(s.tokens) > length for s in whole))
+    return Drawn(sequences, sum(len(s.tokens) > length for s in whole))
 
 
 def task_names(tasks: tuple[Task, ...]) -> dict[str, Task]:
@@ -130,7 +133,8 @@ def _row_documents(
     template = _ChatTemplate(model) if source.chat_template else None
     for number, row in enumerate(rows):
         try:
-            documents.append(_row_document(row, source, template))
+            document = _row_document(row, source, template)
+            documents.append(_with_choices(document, row, source, f"{name}: row {number + 1}"))
         except KeyError as error:
             raise CalibrationError(
                 f"{name}: row {number + 1} has no field {error.args[0]!r}; it has "
@@ -149,6 +153,14 @@ def _row_document(row: dict[str, Any], source: Source, template: _ChatTemplate |
     if template is not None:
         return Document("", template.render(row["messages"], False))
     return Document("", str(row[source.text_field]))
+
+
+def _with_choices(document: Document, row: dict[str, Any], source: Source, place: str) -> Document:
+    """The document with the wrong choices of its row, if the source names their field."""
+    if source.choices_field is None:
+        return document
+    choices, field = row[source.choices_field], f"{place}: field {source.choices_field!r}"
+    return replace(document, wrong_choices=wrong_choices(choices, document.answer, field))
 
 
 class _ChatTemplate:

@@ -22,10 +22,12 @@ class TokenSequence:
     Attributes:
         tokens: Token ids of prompt and answer.
         prompt_tokens: Number of tokens of the prompt, BOS included.
+        alternatives: The same prompt with each wrong choice; empty unless a choice is asked for.
     """
 
     tokens: list[int]
     prompt_tokens: int
+    alternatives: tuple[TokenSequence, ...] = ()
 
 
 class TextTokenizer:
@@ -45,11 +47,16 @@ class TextTokenizer:
             raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
         self.eos_ids = _eos_ids(directory)
 
-    def encode(self, document: Document) -> TokenSequence:
-        """BOS (if the tokenizer adds one), prompt, answer, and EOS if there is a prompt."""
+    def encode(self, document: Document, *, eos: bool = True) -> TokenSequence:
+        """BOS (if the tokenizer adds one), prompt, answer, and EOS if there is a prompt.
+
+        Args:
+            document: Prompt and answer.
+            eos: False to leave out EOS.
+        """
         prompt = self._tokenizer.encode(document.prompt).ids
         answer = self._tokenizer.encode(document.answer, add_special_tokens=False).ids
-        end = self.eos_ids[:1] if document.prompt else []
+        end = self.eos_ids[:1] if document.prompt and eos else []
         return TokenSequence([*prompt, *answer, *end], len(prompt))
 
     def encode_prompt(self, text: str) -> list[int]:

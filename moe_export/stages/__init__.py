@@ -33,7 +33,7 @@ STAGES: dict[str, StageFacts] = {
     "prune": StageFacts(2, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(2, ("prune", "plan", "quantize")),
-    "validate": StageFacts(3, ("calibrate", "prune", "quantize", "export")),
+    "validate": StageFacts(4, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         3, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
     ),
