@@ -113,7 +113,7 @@ class Tally:
             tokens=tuple(self.tokens_by_document),
             matches=tuple(self.matches_by_document),
             kl_nats=tuple(self.kl_nats_by_document),
-            choices=tuple(self.choices_by_document),
+            choices=tuple(self.choices_by_document) or None,
         )
 
 

@@ -101,10 +101,10 @@ def _items(countries_folder: Path, words_folder: Path) -> dict[str, Halves[Item]
         "copies": copies(wordnet.common_words()[:COMMON_WORDS], COPIES, draw),
     }
     halves = {name: divided(items, len(items) // 2) for name, items in kinds.items()}
-    return halves | {"sums": _sums(draw)}
+    return halves | {"sums": sums_by_half(draw)}
 
 
-def _sums(draw: random.Random) -> Halves[Item]:
+def sums_by_half(draw: random.Random) -> Halves[Item]:
     """Sums of pairs that the other half neither asks for nor solves, each asked `SUMS` times."""
     pairs = [(a, b) for a in range(1, 10) for b in range(1, 10 - a)]
     draw.shuffle(pairs)

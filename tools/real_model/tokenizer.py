@@ -53,7 +53,7 @@ def special_tokens(file: GgufFile) -> list[str]:
 
 def bpe_tokenizer(tokens: list[str], merges: list[str], special: list[str]) -> Tokenizer:
     """Makes a byte-level BPE that takes digits one by one."""
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
