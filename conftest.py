@@ -1,4 +1,4 @@
-"""What pytest leaves out where Triton is not installed; the extra [test] brings it."""
+"""Files that pytest leaves out if Triton, which the extra [test] brings, is not installed."""
 
 from __future__ import annotations
 

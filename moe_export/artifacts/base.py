@@ -62,7 +62,7 @@ class JsonArtifact(Record):
     """A JSON file that one stage writes and others read.
 
     Attributes:
-        FILE: its name within the stage's folder.
+        FILE: name of the file within the stage's folder.
         VERSION: schema version, stored as `schema`; a file of another version is refused.
         DERIVED: names of properties that the file states too, after the fields.
     """
@@ -150,9 +150,9 @@ def _load_json(path: Path, version: int) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or content.get("schema") != version:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        schema = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise ArtifactError(
-            f"{path} has schema {found!r}, this version of moe-export reads {version}; "
+            f"{path} has schema {schema!r}, this version of moe-export reads {version}; "
             "use the version that wrote it, or another run directory"
         )
     return content

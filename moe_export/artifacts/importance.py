@@ -23,8 +23,8 @@ class Importance:
     Attributes:
         FILE: name of the file in the stage's folder; its tensors are named
             `layers.{layer}.{score}` and `layers.{layer}.tokens_per_expert`.
-        scores: by name of the score, one float64 [R] per layer; the rows of the shared expert
-            are the last if it was scored. +inf means unknown.
+        scores: vectors float64 [R], one per layer, by name of the score. The rows of the
+            shared expert are the last if it was scored; +inf means unknown.
         tokens_per_expert: calibration tokens routed to each expert, one int64 [E] per layer.
     """
 

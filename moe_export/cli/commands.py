@@ -14,7 +14,7 @@ from moe_export.errors import GateError
 from moe_export.recipe import Recipe
 from moe_export.runner.execution import execute, open_run
 from moe_export.runner.result import RunResult
-from moe_export.runner.source_model import locate
+from moe_export.runner.source_model import inspect_if_there, locate
 from moe_export.runner.steps import between, steps_of
 from moe_export.runner.verify import verify as verify_run
 from moe_export.system.disk import disk_error
@@ -184,7 +184,9 @@ def _dry_run(arguments: argparse.Namespace) -> None:
 
     recipe = _recipe(arguments)
     between(steps_of(recipe), arguments.first, arguments.last)  # refuses an unknown stage
-    print_estimates(estimate(recipe, locate(recipe.model)))
+    model = locate(recipe.model)
+    inspect_if_there(model)
+    print_estimates(estimate(recipe, model))
 
 
 def _print_result(result: RunResult) -> None:

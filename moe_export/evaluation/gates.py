@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from moe_export.artifacts.validation import Gate, ProviderResults, Validation
+from moe_export.artifacts.validation import Gate, Parity, ProviderResults, Validation
 from moe_export.errors import GateError
 from moe_export.recipe import GateSettings
 from moe_export.variants import PRUNED, QUANTIZED
+
+FINITE_LOGITS = "finite_logits"
+"""Name of the gate that no recipe switches off: the share of positions with finite logits."""
 
 
 def check_gates(
@@ -28,6 +31,7 @@ def check_gates(
         gate
         for provider, results in providers.items()
         for gate in (
+            *_finite_gates(provider, results),
             *_pruned_gates(limits, provider, results),
             *_quantized_gates(limits, provider, results),
             *_product_gates(limits, provider, results, product, recovery),
@@ -35,14 +39,43 @@ def check_gates(
     )
 
 
+def _finite_gates(provider: str, results: ProviderResults) -> Iterator[Gate]:
+    """Yields a failed gate for each variant whose logits are not all finite."""
+    for variant, found in (results.not_finite or {}).items():
+        yield Gate(
+            name=FINITE_LOGITS,
+            provider=provider,
+            limit=1.0,
+            value=1 - found.positions / found.of,
+            passed=False,
+            detail=(
+                f"the logits of {variant} are infinite or NaN at {found.positions} of {found.of} "
+                f"positions, first in layer {found.first_layer} at {found.first_tensor}; set "
+                "export.dtype to float32, with quantize.experts: bfloat16 for experts in two bytes"
+            ),
+        )
+
+
 def _pruned_gates(limits: GateSettings, provider: str, results: ProviderResults) -> Iterator[Gate]:
     """Yields the gates of the pruned model, exported against torch."""
     if parity := results.parity.get(PRUNED):
-        yield _at_most("max_logit_error", provider, limits.max_logit_error, parity.max_logit_error)
+        gate = _at_most("max_logit_error", provider, limits.max_logit_error, parity.max_logit_error)
+        yield gate if gate.passed else gate.model_copy(update={"detail": _ties(parity)})
     if greedy := results.greedy.get(PRUNED):
         yield _at_least(
             "min_greedy_agreement", provider, limits.min_greedy_agreement, greedy.agreement
         )
+
+
+def _ties(parity: Parity) -> str | None:
+    """Sentence about equal logits of the router at which the difference begins, if there are."""
+    if not parity.tied_tokens:
+        return None
+    return (
+        f"the router of layer {parity.first_bad_layer} has equal logits at the edge of its choice "
+        f"for {parity.tied_tokens} of {parity.tokens} tokens, where ONNX Runtime and torch may "
+        "choose other experts"
+    )
 
 
 def _quantized_gates(
@@ -95,6 +128,7 @@ def raise_for_gates(validation: Validation) -> None:
     if failed:
         words = "; ".join(
             f"{gate.name} on {gate.provider} is {gate.value:.6g}, the limit is {gate.limit:.6g}"
+            + (f" ({gate.detail})" if gate.detail else "")
             for gate in failed
         )
         raise GateError(f"validate.gates: {words}; the report is written, see it for the cause")

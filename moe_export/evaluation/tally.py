@@ -25,6 +25,9 @@ LOGIT_BATCH_BYTES = 1 << 28
 CHUNK_BYTES = 1 << 26
 """Most probabilities computed at a time, in float64; about four copies of them exist."""
 
+LARGEST_EXPONENT = 700.0
+"""Largest number of nats whose exponential is given; that of a larger one is no float."""
+
 
 @dataclass
 class Tally:
@@ -80,7 +83,7 @@ class Tally:
             exact_match=rate if self.has_answers else None,
             exact_match_stderr=self._error_of_rate(rate) if self.has_answers else None,
             loss_nats=loss,
-            perplexity=math.exp(loss),
+            perplexity=math.exp(min(loss, LARGEST_EXPONENT)),
             loss_nats_stderr=self._error_of_mean(self.loss_nats_by_document),
             **divergence,
             **self._rates(),

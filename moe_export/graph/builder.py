@@ -111,6 +111,8 @@ class GraphBuilder:
         **attributes: AttributeValue,
     ) -> Sequence[ir.Value]:
         """Appends a node and returns its outputs, named `name`, `name:1`, `name:2` and so on."""
+        if kind == "Split" and len(inputs) == 1:
+            attributes["num_outputs"] = num_outputs  # a Split into equal parts states it too
         node = ir.node(
             kind,
             list(inputs),
@@ -129,7 +131,11 @@ class GraphBuilder:
         """Initializer with the given values; a second call with one name returns the first one."""
         if name in self.graph.initializers:
             return self.graph.initializers[name]
-        return self._register(ir.Tensor(values, name=name), {})
+        return self.initializer(ir.Tensor(values, name=name))
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """Initializer that is no weight of the checkpoint, with the tensor's own name."""
+        return self._register(tensor, {})
 
     def ints(self, *values: int) -> ir.Value:
         """Constant vector of int64, named after its values."""

@@ -90,11 +90,13 @@ def check_formats(recipe: Recipe) -> None:
     formats = recipe.quantize
     if formats is None:
         return
-    words = formats.choices if formats.is_auto else (formats.experts,)
+    key, words = (
+        ("choices", formats.choices) if formats.is_auto else ("experts", (formats.experts,))
+    )
     for facts in (TABLE[word] for word in words if word in TABLE):
         for executor in _executors(recipe, rounds=facts.is_quantized):
             if executor not in facts.executors:
-                raise ValueError(facts.refusal(executor))
+                raise ValueError(f"quantize.{key}: {facts.refusal(executor)}")
 
 
 def _executors(recipe: Recipe, *, rounds: bool) -> Iterator[Executor]:

@@ -100,7 +100,9 @@ def _tuples(value: Any) -> Any:
 def _sentence(name: str, node: yaml.Node | None, error: ErrorDetails) -> str:
     location = error["loc"]
     key = ".".join(str(part) for part in location)
-    where = f"{name}: " if node is None else f"{name}:{_line(node, location)}: "
+    # Sections that disagree have no line of their own; the reason names their keys.
+    has_line = node is not None and bool(location)
+    where = f"{name}:{_line(node, location)}: " if has_line else f"{name}: "
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
@@ -118,10 +120,10 @@ def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     line = 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if found is None:
+            entry = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if entry is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = entry[0].start_mark.line + 1, entry[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
                 break
@@ -149,7 +151,7 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in get_args(annotation):
-        found = _section_type(argument)
-        if found is not None:
-            return found
+        section = _section_type(argument)
+        if section is not None:
+            return section
     return None

@@ -29,6 +29,7 @@ SCOPES = {
 }
 
 GATES = {
+    "finite_logits": ("share of positions with finite logits", "at least"),
     "max_logit_error": ("largest logit error", "at most"),
     "min_greedy_agreement": ("greedy agreement with torch", "at least"),
     "max_quantized_kl_nats": ("KL of the quantized model from torch, nats", "at most"),
@@ -242,7 +243,7 @@ def gates_table(report: Report) -> Table:
     for gate in report.gates:
         words, side = GATES.get(gate.name, (gate.name, "limit"))
         # Every lower limit is a share.
-        show = percent if gate.name.startswith("min_") else figures
+        show = percent if side == "at least" else figures
         rows.append(
             [
                 words,

@@ -6,7 +6,6 @@ a run takes seconds or hours.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.errors import CheckpointError
+from moe_export.checkpoint import read_config
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
@@ -81,11 +80,7 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         RecipeError: the plan prunes a shared expert that the model does not have, or a format is
             not known to what runs it.
     """
-    try:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model / 'config.json'} cannot be read ({error})") from error
-    spec = spec_of(config)
+    spec = spec_of(read_config(model))
     models = _Models(recipe, spec, _budgeted(recipe, spec))
     return [_predicted(step, models) for step in steps_of(recipe)]
 

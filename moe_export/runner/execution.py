@@ -1,4 +1,4 @@
-"""From a recipe and a directory to a run, and its execution in one or several processes."""
+"""Run of a recipe in a directory, and its execution in one or several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.checkpoint import Checkpoint
+from moe_export.checkpoint import read_config
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.ort.session import require_execution
@@ -17,7 +17,7 @@ from moe_export.recipe import Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
 from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
-from moe_export.runner.source_model import locate
+from moe_export.runner.source_model import inspect, locate
 from moe_export.runner.steps import Step
 from moe_export.runner.watcher import Watcher
 from moe_export.system.workers import ALONE, Workers, joined
@@ -37,6 +37,7 @@ def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Worker
         CalibrationError: a source file cannot be read.
     """
     model = locate(recipe.model)
+    inspect(model)
     outside = fingerprints(steps, model)
     return Run(directory, steps, model, outside, workers, predict=_predictions(recipe, model))
 
@@ -99,8 +100,8 @@ def _configure_torch(threads: int | None) -> None:
 
 
 def _require_model(recipe: Recipe, model: Path) -> None:
-    """Stops before the first stage if the family is unknown or lacks what the plan prunes."""
-    spec = spec_of(Checkpoint(model).config)
+    """Stops before the first stage if the model lacks what the plan prunes."""
+    spec = spec_of(read_config(model))
     if recipe.plan is not None:
         Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
 

@@ -306,15 +306,15 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
+def _differences(recorded: Any, wanted: Any, path: str = "") -> Iterator[str]:
     """Yields one text per difference, like `settings.keep 0.6 → 0.5` or `plan has changed`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            if found.get(key) == wanted.get(key):
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
+        for key in sorted(recorded.keys() | wanted.keys()):
+            if recorded.get(key) == wanted.get(key):
                 continue
             if path == "inputs." or path == "outside.":
                 yield f"{key} has changed"
             else:
-                yield from _differences(found.get(key), wanted.get(key), f"{path}{key}.")
+                yield from _differences(recorded.get(key), wanted.get(key), f"{path}{key}.")
     else:
-        yield f"{path.rstrip('.')} {json.dumps(found)} → {json.dumps(wanted)}"
+        yield f"{path.rstrip('.')} {json.dumps(recorded)} → {json.dumps(wanted)}"

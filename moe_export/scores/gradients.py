@@ -43,7 +43,7 @@ def fisher(batch: ExpertBatch) -> Tensor:
 
 
 def fisher_margin(batch: ExpertBatch) -> Tensor:
-    """As `fisher`, with the mean margin loss of the sequence's tokens:
+    """Score `fisher` with the mean margin loss of the sequence's tokens:
 
         mean over sequences s of (d margin_s / d m[j]) ** 2
 

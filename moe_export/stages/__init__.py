@@ -32,7 +32,7 @@ STAGES: dict[str, StageFacts] = {
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(2, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(2, ("prune", "plan", "quantize")),
+    "export": StageFacts(3, ("prune", "plan", "quantize")),
     "validate": StageFacts(4, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         3, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")

@@ -44,7 +44,7 @@ def run(job: Job[PlanSettings]) -> None:
     """
     settings = job.settings
     checkpoint, spec = open_checkpoint(job.model)
-    found = Importance.load(job.folders["importance"])
+    importance = Importance.load(job.folders["importance"])
     for key in ("embedding", "lm_head") if settings.formats and spec.tied_embeddings else ():
         word = getattr(settings.formats, key)
         if word not in (None, "float"):
@@ -52,22 +52,22 @@ def run(job: Job[PlanSettings]) -> None:
                 f"quantize.{key} is {word}, but the model's lm_head is the same table as its "
                 f"embeddings, which is not quantized; leave {key} out"
             )
-    if settings.score not in found.scores:
+    if settings.score not in importance.scores:
         raise PlanError(
             f"plan.score {settings.score} was not computed; it is one of "
-            f"{', '.join(found.scores)}, or add it to importance.scores"
+            f"{', '.join(importance.scores)}, or add it to importance.scores"
         )
     axis = Axis(spec, settings.prunes_shared)
-    scores = found.scores[settings.score]
-    unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in found.tokens_per_expert]
+    scores = importance.scores[settings.score]
+    unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in importance.tokens_per_expert]
     _check_rows(scores, axis)
     ranked = rank_unknown(scores, axis, unknown, settings.unknown)
     rule = WidthRule.of(settings)
     quantization = formats_of(settings)
-    shares = token_shares(found.tokens_per_expert, spec.top_k)
+    shares = token_shares(importance.tokens_per_expert, spec.top_k)
     loss = None
     if settings.is_solved:
-        rounding = _rounding(found.scores, job.folders["importance"], settings)
+        rounding = _rounding(importance.scores, job.folders["importance"], settings)
         solved = _solve(checkpoint, axis, ranked, rounding, shares, settings)
         widths, quantization = solved.widths, solved.quantization
         loss = solved.loss

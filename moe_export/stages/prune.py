@@ -88,7 +88,7 @@ def run(job: Job[PruneSettings]) -> None:
     copy_tokenizer_files(job.model, job.out)
     rule = job.settings.distill_router
     distill = _distill(job, rule) if rule is not None else None
-    _ledger(job.out, spec, pruned.spec, plan, refit, distill).save(job.out)
+    _ledger(job.out, spec, pruned.spec, plan, refit, distill, source.dropped).save(job.out)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
@@ -264,6 +264,7 @@ def _ledger(
     plan: Plan,
     refit: Refit,
     distill: Distill | None,
+    dropped: dict[str, str],
 ) -> Ledger:
     """Accounts for every tensor of the source, and checks the written bytes against the plan.
 
@@ -288,8 +289,16 @@ def _ledger(
             f"{plan.checkpoint_tensor_bytes}; this is a fault of moe-export, please report it"
         )
     actions = [entry.action for entry in entries.values()]
-    counts = PrunedCounts(kept=actions.count("kept"), sliced=actions.count("sliced"), dropped=0)
-    return Ledger(tensor_bytes=total, counts=counts, refit=refit, distill=distill, tensors=entries)
+    return Ledger(
+        tensor_bytes=total,
+        counts=PrunedCounts(
+            kept=actions.count("kept"), sliced=actions.count("sliced"), dropped=len(dropped)
+        ),
+        refit=refit,
+        distill=distill,
+        tensors=entries,
+        dropped=dropped or None,
+    )
 
 
 def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:

@@ -14,6 +14,7 @@ from moe_export.artifacts.documents import Documents
 from moe_export.artifacts.measurements import Machine, Measurements, ProcessMemory, Speed
 from moe_export.artifacts.validation import (
     Greedy,
+    NotFinite,
     Parity,
     ProviderResults,
     Validation,
@@ -22,6 +23,7 @@ from moe_export.artifacts.validation import (
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.choices import right_choices
+from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.evaluation.tally import (
@@ -31,7 +33,8 @@ from moe_export.evaluation.tally import (
     recovery,
     tally_document,
 )
-from moe_export.ort.benchmark import Measured, Setup, probe
+from moe_export.ort.benchmark import Measured, probe
+from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel, require_execution
 from moe_export.recipe import Task, ValidateSettings
 from moe_export.stages.job import Job
@@ -68,11 +71,15 @@ def run(job: Job[ValidateSettings]) -> None:
     measured: list[Measured] = []
     for provider in settings.providers:
         job.progress(0, 3, f"{provider}: parity with torch")
-        parity, greedy = _parity(job, variants, provider, tasks)
+        checks = {variant: FiniteCheck() for variant in variants}
+        parity, greedy = _parity(job, variants, provider, tasks, checks)
         job.progress(1, 3, f"{provider}: accuracy")
-        tallies[provider] = _tallies(variants, provider, settings, tasks)
+        tallies[provider] = _tallies(variants, provider, settings, tasks, checks)
         providers[provider] = ProviderResults(
-            parity=parity, greedy=greedy, variants=_scores(tallies[provider])
+            parity=parity,
+            greedy=greedy,
+            variants=_scores(tallies[provider]),
+            not_finite=_not_finite(variants, checks),
         )
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
@@ -106,6 +113,14 @@ def _validation(
     )
 
 
+def _not_finite(
+    variants: Mapping[str, Path], checks: Mapping[str, FiniteCheck]
+) -> dict[str, NotFinite] | None:
+    """Returns the variants with logits that are not finite; None if there are none."""
+    outcomes = {variant: checks[variant].outcome(folder) for variant, folder in variants.items()}
+    return {variant: outcome for variant, outcome in outcomes.items() if outcome} or None
+
+
 def _documents(tallies: Mapping[str, Tallies]) -> Documents:
     return Documents(
         providers={
@@ -131,6 +146,7 @@ def _parity(
     variants: dict[str, Path],
     provider: str,
     tasks: dict[str, list[TokenSequence]],
+    checks: Mapping[str, FiniteCheck],
 ) -> tuple[dict[str, Parity], dict[str, Greedy | None]]:
     """Compares the exported models with torch on the first documents of the tasks.
 
@@ -167,6 +183,7 @@ def _parity(
                 compared,
                 job.partial / "logits",
                 settings.gates.max_logit_error if variant == PRUNED else None,
+                checks[variant],
             )
     return parity, greedy
 
@@ -182,6 +199,7 @@ def _tallies(
     provider: str,
     settings: ValidateSettings,
     tasks: dict[str, list[TokenSequence]],
+    checks: Mapping[str, FiniteCheck],
 ) -> Tallies:
     """Scores every variant on every task, with its divergence from any baseline."""
     models = {
@@ -189,7 +207,7 @@ def _tallies(
         for variant, directory in variants.items()
     }
     by_task = {
-        name: _tallies_of(models, task, tasks[name])
+        name: _tallies_of(models, task, tasks[name], checks)
         for name, task in task_names(settings.tasks).items()
     }
     return {
@@ -198,14 +216,20 @@ def _tallies(
 
 
 def _tallies_of(
-    models: Mapping[str, OrtModel], task: Task, sequences: list[TokenSequence]
+    models: Mapping[str, OrtModel],
+    task: Task,
+    sequences: list[TokenSequence],
+    checks: Mapping[str, FiniteCheck],
 ) -> dict[str, Tally]:
     """Scores every variant on one task."""
     vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
     tallies = {variant: Tally(has_answers(task)) for variant in models}
     for batch in batches(sequences, vocabulary):
         tokens = [sequence.tokens for sequence in batch]
-        logits = {variant: model.logits(tokens) for variant, model in models.items()}
+        logits = {
+            variant: list(map(checks[variant].checked, tokens, model.logits(tokens)))
+            for variant, model in models.items()
+        }
         for row, sequence in enumerate(batch):
             baseline = logits[BASELINE][row] if BASELINE in logits else None
             for variant, tally in tallies.items():
@@ -216,13 +240,16 @@ def _tallies_of(
         ordered = [sequence for batch in batches(sequences, vocabulary) for sequence in batch]
         for variant, model in models.items():
             tallies[variant].choices_by_document = right_choices(
-                partial(_logits, model), ordered, vocabulary
+                partial(_logits, model, checks[variant]), ordered, vocabulary
             )
     return tallies
 
 
-def _logits(model: OrtModel, sequences: list[TokenSequence]) -> list[NDArray[np.float32]]:
-    return model.logits([sequence.tokens for sequence in sequences])
+def _logits(
+    model: OrtModel, check: FiniteCheck, sequences: list[TokenSequence]
+) -> list[NDArray[np.float32]]:
+    tokens = [sequence.tokens for sequence in sequences]
+    return [check.checked(*pair) for pair in zip(tokens, model.logits(tokens), strict=True)]
 
 
 def _scores(tallies: Tallies) -> dict[str, VariantScores]:

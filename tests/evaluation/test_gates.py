@@ -99,3 +99,15 @@ def test_a_float_model_that_was_not_exported_has_no_limits() -> None:
         "max_quantized_kl_nats",
         "min_quantized_top1_agreement",
     ]
+
+
+def test_a_failed_parity_says_that_the_router_has_ties() -> None:
+    facts = found(error=0.9)
+    parity = (
+        facts["cpu"].parity["pruned"].model_copy(update={"first_bad_layer": 3, "tied_tokens": 40})
+    )
+    facts = {"cpu": facts["cpu"].model_copy(update={"parity": {"pruned": parity}})}
+    gates = check_gates(LIMITS, facts, "pruned", 0.95)
+    words = r"max_logit_error .*\(the router of layer 3 has equal logits at the edge .* 40 of 100"
+    with pytest.raises(GateError, match=words):
+        raise_for_gates(Validation(providers=facts, recovery=0.95, gates=gates))

@@ -119,7 +119,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL + "importance: {shared_expert: true}\n",
-            "importance.shared_expert follows plan.shared_expert; leave it out",
+            "recipe.yaml: importance.shared_expert follows plan.shared_expert; leave it out",
         ),
         (
             MINIMAL.replace(

@@ -230,7 +230,7 @@ def bits_of(format_name: str | None, group_size: int) -> float:
     if format_name is None:
         return 16
     grid = GRIDS[format_name]
-    return grid.bits + (16 + grid.bits * grid.has_zero_point) / group_size
+    return grid.storage_bits + (16 + grid.storage_bits * grid.has_zero_point) / group_size
 
 
 def copy_rate(home: Path) -> float:
