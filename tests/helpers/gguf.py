@@ -70,7 +70,7 @@ def random_q8_0(shape: tuple[int, ...], rng: np.random.Generator) -> Stored:
 def write_small_llama(path: Path, hidden_units: int = 64) -> None:
     """Writes a Llama of two layers with random weights and one token per byte."""
     rng = np.random.default_rng(0)
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|a|>", "<|b|>", "he"]
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|a|>", "<|b|>", "he", "19"]
     facts = {
         "general.architecture": "llama",
         "general.name": "small",
@@ -84,8 +84,8 @@ def write_small_llama(path: Path, hidden_units: int = 64) -> None:
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [1] * 256 + [3, 3, 1],
-        "tokenizer.ggml.merges": ["h e"],
+        "tokenizer.ggml.token_type": [1] * 256 + [3, 3, 1, 1],
+        "tokenizer.ggml.merges": ["h e", "1 9"],
         "tokenizer.ggml.bos_token_id": 256,
         "tokenizer.ggml.eos_token_id": 257,
     }

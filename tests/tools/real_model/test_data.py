@@ -76,15 +76,17 @@ def test_wordnet_gives_common_nouns_with_their_kind(tmp_path: Path) -> None:
         "bread n 1 1 @ 1 1 00000010\n"
         "rare n 1 1 @ 1 0 00000010\n"
         "food n 1 1 @ 2 2 00000020 00000030\n"
+        "dish n 3 1 @ 3 3 00000040 00000010 00000020\n"
     )
     (tmp_path / "data.noun").write_text(
         "  1 a licence\n"
         "00000010 13 n 02 bread 0 staff 0 002 @ 00000020 n 0000 ~ 00000099 n 0000 | a gloss\n"
         "00000020 13 n 01 food 0 001 @ 00000030 n 0000 | a gloss\n"
         "00000030 03 n 01 entity 0 000 | a gloss\n"
+        "00000040 13 n 01 dish 0 001 @ 00000020 n 0000 | a gloss\n"
     )
     words = WordNet(tmp_path)
-    assert words.common_words() == ["food", "bread"]
+    assert words.common_words() == ["dish", "food", "bread"]
     assert words.hypernym_pairs() == [("bread", "food")]
     pairs = [("egg", f"kind{number}") for number in range(6)]
     item = hypernyms(pairs, random.Random(0))[0]
