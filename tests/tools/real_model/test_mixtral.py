@@ -18,7 +18,7 @@ from tools.real_model.gguf_file import GgufFile
 from tools.real_model.mixtral import dense_config, dense_tensors, write_mixtral
 
 LIST = "evidence, shape, displacement, stride, material, charm"
-"""A list whose repetition needs attention by distance, so right positions of the rotated entries."""
+"""A list whose repetition needs attention by distance, so the right order of rotated entries."""
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
