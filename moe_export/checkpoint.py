@@ -395,7 +395,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON (it is nested too deep)") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}); copy the checkpoint again"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

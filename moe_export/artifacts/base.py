@@ -148,7 +148,9 @@ def _load_json(path: Path, version: int) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the stage that writes it") from error
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON ({error})") from error
+        raise ArtifactError(
+            f"{path} cannot be read as JSON ({error}); remove it and run its stage again"
+        ) from error
     if not isinstance(content, dict) or content.get("schema") != version:
         schema = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise ArtifactError(

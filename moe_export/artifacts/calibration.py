@@ -26,14 +26,20 @@ class CalibrationSource(Record):
         name: name of the source in the recipe.
         sequences: number of sequences.
         tokens: number of their tokens.
+        bos: origin of the BOS tokens: `template`, `text`, `tokenizer` or `nobody`, or several of
+            them with commas between. None in files of older versions.
         truncated_sequences: sequences that were cut at the recipe's length.
+        dropped_documents: documents that were left out, as their prompts have no room for an
+            answer.
         tokens_sha256: SHA-256 of all token ids as int32, in hex.
     """
 
     name: str
     sequences: int
     tokens: int
+    bos: str | None = None
     truncated_sequences: int
+    dropped_documents: int = 0
     tokens_sha256: str
 
 

@@ -110,8 +110,9 @@ def generate(arguments: argparse.Namespace) -> None:
         operator=arguments.operator,
         cache=arguments.cache,
     )
+    pieces = model.stream(arguments.prompt, arguments.new_tokens)
     sys.stdout.write(arguments.prompt)
-    for piece in model.stream(arguments.prompt, arguments.new_tokens):
+    for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

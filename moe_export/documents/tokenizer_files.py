@@ -19,6 +19,7 @@ NAMES = (
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
 

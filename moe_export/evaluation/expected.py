@@ -25,7 +25,7 @@ TIE = 2.0**-20
 
 @dataclass
 class Trace:
-    """What torch computed within the layers.
+    """Results of torch within the layers.
 
     Attributes:
         outputs: Output [T, D] of every layer for the first sequence.

@@ -50,6 +50,14 @@ HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
 
+def is_pruned(config: dict[str, Any]) -> bool:
+    """True for the config of a pruned checkpoint, and of an export of one.
+
+    An export has its family's own model_type, with the widths beside it.
+    """
+    return WIDTHS_KEY in config or str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
+
+
 class _ConfigReader:
     """Reader of a config with the defaults of its family; its errors name the key."""
 
@@ -297,8 +305,7 @@ def _read_shared_widths(
 ) -> tuple[int | None, ...]:
     most = _shared_width(reader)
     unpruned = tuple(most if most and layer else None for layer in widths)
-    is_pruned = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
-    if not is_pruned or SHARED_WIDTHS_KEY not in config:
+    if not is_pruned(config) or SHARED_WIDTHS_KEY not in config:
         return unpruned
     pruned = config[SHARED_WIDTHS_KEY]
     if (
@@ -374,7 +381,7 @@ def _moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
 def _read_widths(reader: _ConfigReader, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
     num_layers, num_experts, most = map(reader.number, ("num_layers", "num_experts", "width"))
     counts = [num_experts * moe for moe in _moe_layers(reader, num_layers)]
-    if not str(config.get("model_type", "")).startswith(PRUNED_PREFIX):
+    if not is_pruned(config):
         return tuple((most,) * count for count in counts)
     widths = config.get(WIDTHS_KEY)
     well_formed = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.graph.builder import ORT_DOMAIN, GraphBuilder
+from moe_export.graph.builder import ORT_DOMAIN, TOKENS_SHAPE, GraphBuilder
 from moe_export.graph.norm import rms_norm
 from moe_export.graph.rotary import RotaryTable
 
@@ -116,7 +116,7 @@ def grouped_query_attention(
     present_shape = ("batch_size", spec.num_kv_heads, "total_sequence_length", spec.head_dim)
     for value, kind in zip(present, ("key", "value"), strict=True):
         builder.output(value, f"present.{layer}.{kind}", present_shape)
-    return mixed
+    return builder.describe(mixed, *TOKENS_SHAPE, spec.num_heads * spec.head_dim)
 
 
 def _normalized(builder: GraphBuilder, qkv: ir.Value, layer: int) -> list[ir.Value]:

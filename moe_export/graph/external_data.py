@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moe_export.graph.builder import CLASS_KEY
+from moe_export.graph.shapes import with_shapes
 from moe_export.graph.weights import ChunkedTensor
 from moe_export.system.disk import disk_error
 
@@ -104,7 +105,7 @@ def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
                 shape=ir.Shape(tensor.shape.numpy()),
                 name=name,
             )
-        serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+        serialized: bytes = with_shapes(ir.to_proto(model)).SerializeToString(deterministic=True)
         return serialized
     finally:
         for name, tensor in own.items():

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.builder import ALL_TOKENS, TOKENS_SHAPE, GraphBuilder
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def front_order(builder: GraphBuilder, ids_BS: ir.Value, mask_BT: ir.Value) -> F
     start = builder.op("Neg", length, name="padding.start")
     end, axis = builder.ints(np.iinfo(np.int64).max), builder.ints(1)
     real_BS = builder.op("Slice", mask_BT, start, end, axis, name="padding.real")
+    builder.describe(real_BS, *TOKENS_SHAPE, dtype=ir.DataType.INT64)
     pad_BS = builder.op("Sub", builder.ints(1), real_BS, name="padding.pad")
     both = builder.op("Concat", real_BS, pad_BS, name="padding.both", axis=1)
     # The number of real tokens before a real one, and of all real ones and padding before padding.
@@ -50,6 +51,8 @@ def front_order(builder: GraphBuilder, ids_BS: ir.Value, mask_BT: ir.Value) -> F
     real_place, pad_place = builder.ops(
         "Split", before, name="padding.places", num_outputs=2, axis=1
     )
+    for place in (real_place, pad_place):
+        builder.describe(place, *TOKENS_SHAPE, dtype=ir.DataType.INT64)
     is_real = builder.op("Cast", real_BS, name="padding.is_real", to=ir.DataType.BOOL.value)
     place_BS = builder.op("Where", is_real, real_place, pad_place, name="padding.place")
     length_B1 = builder.op("ReduceSum", both, axis, name="padding.row_length")
@@ -68,4 +71,5 @@ def to_own_place(builder: GraphBuilder, x_BSD: ir.Value, order: FrontOrder) -> i
     """Moves the hidden states of all tokens back to the places of the ids."""
     rows = builder.ints(-1, builder.spec.hidden_size)
     rows_ND = builder.op("Reshape", x_BSD, rows, name="padding.rows")
+    builder.describe(rows_ND, ALL_TOKENS, builder.spec.hidden_size)
     return builder.op("Gather", rows_ND, order.row_place_BS, name="padding.own_place", axis=0)

@@ -68,15 +68,21 @@ class OneOf:
 
 
 def parse_bytes(value: object) -> object:
-    """A number of bytes from `6GiB`, `500 MB` or a plain number; other values are returned as is.
+    """A number of bytes from `6GiB`, `500 MB` or a plain number; other types are returned as is.
 
     >>> parse_bytes("6GiB"), parse_bytes("500 MB"), parse_bytes(7)
     (6442450944, 500000000, 7)
+
+    Raises:
+        ValueError: the text is no number of bytes.
     """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
         if match and match[2].upper() in _UNITS:
             return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ValueError(
+            f"{value!r} is no number of bytes; write a whole number, or one like 500MB or 6GiB"
+        )
     return value
 
 

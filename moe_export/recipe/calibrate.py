@@ -27,20 +27,24 @@ class Source(Section):
 
     Attributes:
         demo: Kind of the embedded tasks.
-        text: Local text file; blank lines separate documents, which are packed to whole sequences.
-        jsonl: Local file of JSON objects with `text`, `prompt` and `answer`, or `messages`.
+        text: Local text file in UTF-8, read as one text. A sequence is a window of exactly
+            `sequence_length` tokens from it; a blank line is text like any other.
+        jsonl: Local file of rows: JSON lines, a JSON array, either compressed by gzip, or Parquet
+            (needs `moe-export[parquet]`). A row is one document.
         hub: Hugging Face data set id, with the same fields as jsonl.
         config: Configuration of the data set.
         split: Split of the data set.
         revision: Revision of the data set.
-        text_field: Field of an object that holds a document's text.
-        prompt_field: Field of an object that holds a prompt; goes with `answer_field`.
-        answer_field: Field of an object that holds the answer to a prompt.
-        choices_field: Field of an object that holds a list of answers, the right one included; a
-            task with it is also scored by which of them is the likeliest.
+        text_field: Field of a row that holds a document's text.
+        prompt_field: Field of a row that holds a prompt; goes with `answer_field`.
+        answer_field: Field of a row that holds the answer to a prompt.
+        choices_field: Field of a row that holds a list of answers, the right one included; a task
+            with it is also scored by which of them is the likeliest.
         eos: `required` if an answer has to end with the end-of-sequence token, `optional` if no
             such token follows answers; base models seldom write it. Unless given, `required`.
-        chat_template: `true` to put documents into the tokenizer's chat template.
+        chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
+            a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
+            `conversations`, with its `tools` and `system` if it has them.
         weight: Share of this source, relative to the other sources.
     """
 

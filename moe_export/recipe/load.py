@@ -100,9 +100,8 @@ def _tuples(value: Any) -> Any:
 def _sentence(name: str, node: yaml.Node | None, error: ErrorDetails) -> str:
     location = error["loc"]
     key = ".".join(str(part) for part in location)
-    # Sections that disagree have no line of their own; the reason names their keys.
-    has_line = node is not None and bool(location)
-    where = f"{name}:{_line(node, location)}: " if has_line else f"{name}: "
+    line = _line(node, location)
+    where = f"{name}: " if line is None else f"{name}:{line}: "
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
@@ -115,9 +114,12 @@ def _sentence(name: str, node: yaml.Node | None, error: ErrorDetails) -> str:
     return f"{where}{key!r} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of a location that the file holds, counted from 1."""
-    line = 1
+def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int | None:
+    """The line of the deepest part of a location that the file holds, counted from 1.
+
+    None if it holds no part, such as for a section that is missing or was set by an override.
+    """
+    line = None
     for part in location:
         if isinstance(node, yaml.MappingNode):
             entry = next(((k, v) for k, v in node.value if k.value == str(part)), None)

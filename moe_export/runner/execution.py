@@ -12,6 +12,7 @@ from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import read_config
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
+from moe_export.families.base import ModelSpec
 from moe_export.ort.session import require_execution
 from moe_export.recipe import Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
@@ -19,6 +20,7 @@ from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
 from moe_export.runner.source_model import inspect, locate
 from moe_export.runner.steps import Step
+from moe_export.runner.tasks import require_tasks
 from moe_export.runner.watcher import Watcher
 from moe_export.system.workers import ALONE, Workers, joined
 
@@ -71,8 +73,8 @@ def execute(
             serve(workers, settings_of)
             return
         run = open_run(recipe, steps, directory, workers)
-        _require_model(recipe, run.model)
-        _require_machine(run, forced)
+        spec = _require_model(recipe, run.model)
+        _require_stages(run, forced, spec)
         run.execute(recipe.plain(), set(forced), watcher.progress_of, watcher.on_step)
 
 
@@ -99,17 +101,20 @@ def _configure_torch(threads: int | None) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _require_model(recipe: Recipe, model: Path) -> None:
+def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
     """Stops before the first stage if the model lacks what the plan prunes."""
     spec = spec_of(read_config(model))
     if recipe.plan is not None:
         Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
+    return spec
 
 
-def _require_machine(run: Run, forced: frozenset[str]) -> None:
-    """Stops before the first stage if the machine lacks what validation needs."""
+def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
+    """Stops before the first stage if the machine or the tasks lack what a later one needs."""
     for state in run.states():
         settings = state.step.settings
-        runs = not state.fresh or state.step.folder in forced
-        if runs and isinstance(settings, ValidateSettings):
+        if state.fresh and state.step.folder not in forced:
+            continue
+        if isinstance(settings, ValidateSettings):
             require_execution(settings.providers, settings.operator)
+        require_tasks(settings, run.model, spec.max_positions)

@@ -38,14 +38,16 @@ def run(job: Job[CalibrateSettings]) -> None:
         seed = settings.seed * 1000 + number
         drawn = draw(source, job.model, count, settings.sequence_length, seed, "train")
         sequences += drawn.sequences
-        source_of += [number] * count
+        source_of += [number] * len(drawn.sequences)
         tokens = np.concatenate([np.array(s.tokens, np.int32) for s in drawn.sequences])
         facts.append(
             CalibrationSource(
                 name=source.name,
-                sequences=count,
+                sequences=len(drawn.sequences),
                 tokens=int(tokens.size),
+                bos=drawn.bos,
                 truncated_sequences=drawn.truncated,
+                dropped_documents=drawn.dropped,
                 tokens_sha256=hashlib.sha256(tokens.tobytes()).hexdigest(),
             )
         )

@@ -20,12 +20,14 @@ from moe_export.artifacts.validation import (
     Validation,
     VariantScores,
 )
+from moe_export.checkpoint import read_config
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.choices import right_choices
 from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
+from moe_export.evaluation.prompts import greedy_prompts, interleaved
 from moe_export.evaluation.tally import (
     Tally,
     batches,
@@ -33,6 +35,7 @@ from moe_export.evaluation.tally import (
     recovery,
     tally_document,
 )
+from moe_export.families import spec_of
 from moe_export.ort.benchmark import Measured, probe
 from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel, require_execution
@@ -154,16 +157,12 @@ def _parity(
     exported file computes and not what quantization costs.
     """
     settings = job.settings
-    sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
-    prompts = [
-        sequence.tokens[: sequence.prompt_tokens]
-        for documents in zip(*tasks.values(), strict=False)
-        for sequence in documents
-        if sequence.prompt_tokens > 0
-    ]
+    sequences = [sequence.tokens for sequence in interleaved(tasks.values())]
+    # The last of the new tokens is not run, so it needs no place in the context.
+    longest = spec_of(read_config(job.model)).max_positions - settings.greedy_tokens + 1
     compared = Compared(
         within(sequences[:PARITY_SEQUENCES], PARITY_TOKENS),
-        prompts[: settings.greedy_prompts],
+        greedy_prompts(tasks.values(), settings.greedy_prompts, longest),
         settings.greedy_tokens,
     )
     parity: dict[str, Parity] = {}

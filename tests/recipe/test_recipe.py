@@ -127,7 +127,14 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             ),
             "recipe.yaml:5: plan: score router_frequency counts what the router sends",
         ),
-        (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
+        (
+            MINIMAL.replace("model: {source: demo}\n", ""),
+            "recipe.yaml: 'model' is missing; it must",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 3XB"),
+            "recipe.yaml:5: plan.target_bytes: '3XB' is no number of bytes; write a whole number",
+        ),
         ("plan: [", "recipe.yaml:"),
         ("just text", "recipe.yaml:1: expected sections"),
     ],
@@ -164,10 +171,16 @@ def test_a_byte_budget_counts_in_the_dtype_of_the_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("6GiB", 6 * 2**30), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("12", 12), ("6 G", "6 G")],
+    [("6GiB", 6 * 2**30), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("12", 12)],
 )
 def test_sizes_are_read_with_their_units(text: str, value: object) -> None:
     assert parse_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["6 G", "3XB", "", "half"])
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no number of bytes; write a whole number"):
+        parse_bytes(text)
 
 
 def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
