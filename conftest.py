@@ -1,4 +1,7 @@
-"""Files that pytest leaves out if Triton, which the extra [test] brings, is not installed."""
+"""Files that pytest leaves out if Triton or the server's packages are not installed.
+
+The extra [test] brings them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,11 @@ _NEEDS_TRITON = (
     *(f"testing/{name}.py" for name in ("cuda_kinds",)),
 )
 
+_SERVER = ("jinja2", "prometheus_client", "starlette", "uvicorn", "httpx", "openai")
+
+collect_ignore = []
 if find_spec("triton") is None:
-    collect_ignore = [f"moe_export/{name}" for name in _NEEDS_TRITON]
+    collect_ignore += [f"moe_export/{name}" for name in _NEEDS_TRITON]
     collect_ignore += ["tests/cuda", "tests/gpu_check"]
+if any(find_spec(name) is None for name in _SERVER):
+    collect_ignore += ["moe_export/serve", "tests/serve"]

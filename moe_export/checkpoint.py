@@ -20,14 +20,11 @@ from safetensors import SafetensorError, safe_open
 
 from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
+from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-
-SAMPLES = 64
-SAMPLE_BYTES = 4096
-"""Number and size of the samples of each shard in a fingerprint: 256 KiB, a page per sample."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -179,24 +176,26 @@ class Checkpoint:
         del self.tensors[name]
         self.dropped[name] = reason
 
-    def fingerprint(self) -> str:
-        """SHA-256 over `config.json` and the header, size and samples of every shard.
+    def fingerprint(self, digests: Digests | None = None) -> str:
+        """SHA-256 over the names and digests of `config.json`, the index and all shards, in hex.
 
-        Reading all of 28 GB would take longer than most stages. So weights are sampled at `SAMPLES`
-        evenly spaced places, which is enough to detect other weights.
+        Args:
+            digests: Digests that are known already; every byte is read if None.
+
+        Raises:
+            CheckpointError: A file cannot be read.
         """
-        digest = hashlib.sha256((self.directory / "config.json").read_bytes())
-        for shard in self._shards():
-            path = self.directory / shard
-            size = path.stat().st_size
-            digest.update(f"{shard} {size}".encode())
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                digest.update(file.read(length))
-                for sample in range(SAMPLES):
-                    file.seek(8 + length + (size - 8 - length) * sample // SAMPLES)
-                    digest.update(file.read(SAMPLE_BYTES))
-        return digest.hexdigest()
+        shards = self._shards()
+        index = [] if shards == [SINGLE_FILE] else [INDEX_FILE]
+        names = ["config.json", *index, *shards]
+        try:
+            found = (digests or Digests()).of(self.directory / name for name in names)
+        except OSError as error:
+            raise CheckpointError(
+                f"{error.filename}: cannot be read ({error.strerror}); copy it again"
+            ) from error
+        lines = (f"{digest} {name}\n" for name, digest in zip(names, found, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _shards(self) -> list[str]:
         if (self.directory / SINGLE_FILE).exists():
@@ -427,6 +426,7 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
         _require_file(path, "copy the shard again")
     infos = {}
     try:
+        open_regular(path).close()  # safetensors calls an unreadable file missing
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)
@@ -436,7 +436,11 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
                 infos[name] = TensorInfo(path.name, dtype, tuple(view.get_shape()))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the shard is missing; copy it again") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: the shard cannot be read ({error.strerror or error}); give a readable copy"
+        ) from error
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path}: the shard is truncated or damaged ({error}); copy it again"
         ) from error

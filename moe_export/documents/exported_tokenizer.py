@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from moe_export.checkpoint import write_json
-from moe_export.documents.special_tokens import TOKENIZER_CONFIG_FILE, special_tokens
+from moe_export.documents.special_tokens import TOKENIZER_CONFIG_FILE, added_around, special_tokens
 from moe_export.documents.tokens import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def state_special_tokens(directory: Path) -> TextStart:
     """
     path = directory / TOKENIZER_CONFIG_FILE
     tokenizer = load_tokenizer(directory)
-    special = special_tokens(tokenizer, directory)
+    special = special_tokens(tokenizer, directory, *added_around(tokenizer))
     if path.exists():
         config = json.loads(path.read_bytes())
         _warn_of_others(path, config, tokenizer, special.first, "bos_token")
@@ -75,6 +75,6 @@ def _warn_of_others(
             "%s: the tokenizer adds %s, which is not its %s; onnxruntime-genai will encode texts "
             "differently, so give it token ids",
             path,
-            " ".join(tokens),
+            " ".join(map(str, tokens)),
             key,
         )

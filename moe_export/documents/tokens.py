@@ -156,6 +156,15 @@ class TextTokenizer:
             text: str = self._tokenizer.decode(tokens)
         return text
 
+    def piece(self, token: int) -> str:
+        """Text of one token after others; its name if it is special or a part of a character."""
+        before = self.encode_text("a")  # some tokenizers strip the space before the first token
+        text: str = self._tokenizer.decode([*before, token], skip_special_tokens=False)
+        text = text.removeprefix(self.decode(before))
+        if text and INCOMPLETE not in text:
+            return text
+        return str(self._tokenizer.id_to_token(token) or f"<{token}>")
+
     def continuation(self, prompt: list[int], tokens: Iterable[int]) -> Iterator[str]:
         """Yields the text of tokens that follow a prompt, in pieces of whole characters.
 

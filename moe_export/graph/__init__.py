@@ -9,15 +9,13 @@ their sizes beforehand. `genai_config` and `layer_outputs` serve those who run t
 from __future__ import annotations
 
 from moe_export.graph.decoder import build_decoder
-from moe_export.graph.external_data import DATA_FILE, MODEL_FILE, save_model
+from moe_export.graph.external_data import save_model
 from moe_export.graph.genai_config import CONFIG_FILE, genai_config
 from moe_export.graph.layer_outputs import first_overflow, with_layer_outputs
 from moe_export.graph.predict import PredictedBytes, predicted_bytes
 
 __all__ = [
     "CONFIG_FILE",
-    "DATA_FILE",
-    "MODEL_FILE",
     "PredictedBytes",
     "build_decoder",
     "first_overflow",

@@ -20,9 +20,7 @@ from moe_export.graph.builder import CLASS_KEY
 from moe_export.graph.shapes import with_shapes
 from moe_export.graph.weights import ChunkedTensor
 from moe_export.system.disk import disk_error
-
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
+from moe_export.variants import DATA_FILE, MODEL_FILE
 
 ALIGNMENT_BYTES = 64
 """Alignment of an offset: ONNX Runtime maps the file, so pointers begin on a cache line."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moe_export.families.base import ModelSpec
-from moe_export.graph.external_data import MODEL_FILE
+from moe_export.variants import MODEL_FILE
 
 CONFIG_FILE = "genai_config.json"
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from moe_export.graph.external_data import MODEL_FILE
 from moe_export.op.library import register
+from moe_export.variants import MODEL_FILE
 
 
 def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray[Any]]:

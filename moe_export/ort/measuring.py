@@ -24,6 +24,7 @@ from moe_export.ort.device_memory import DeviceMemory
 from moe_export.ort.execution import execution_path
 from moe_export.ort.session import OrtModel
 from moe_export.system.memory import PeakMemory, resident_bytes
+from moe_export.system.processes import end_with_parent
 
 
 class SpeedWords(Protocol):
@@ -200,4 +201,5 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.stdout.write(json.dumps(measure(Setup.from_json(sys.argv[1]))))

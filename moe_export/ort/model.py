@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import ArtifactError, RecipeError
 from moe_export.ort.decoding import generate
-from moe_export.ort.session import MODEL_FILE, OrtModel
-from moe_export.variants import exported
+from moe_export.ort.session import OrtModel
+from moe_export.variants import MODEL_FILE, exported
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

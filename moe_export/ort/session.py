@@ -17,8 +17,8 @@ from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.op.library import library_path, register
 from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.system.memory import trim
+from moe_export.variants import MODEL_FILE
 
-MODEL_FILE = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Provider's name in a recipe to its name in ONNX Runtime."""
 

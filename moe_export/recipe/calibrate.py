@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moe_export.recipe.base import Count, Section
+from moe_export.recipe.base import MOST, DocumentCount, Factor, Section, Seed
 
 
 class ModelSettings(Section):
@@ -61,7 +61,7 @@ class Source(Section):
     choices_field: str | None = None
     eos: Literal["required", "optional"] | None = None
     chat_template: bool = False
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Factor = 1.0
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -87,7 +87,7 @@ class Task(Source):
         items: Number of documents.
     """
 
-    items: Count = 100
+    items: DocumentCount = 100
 
 
 class CalibrateSettings(Section):
@@ -101,6 +101,6 @@ class CalibrateSettings(Section):
     """
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    sequences: Count = 128
-    sequence_length: Annotated[int, Field(ge=2)] = 2048
-    seed: Annotated[int, Field(ge=0)] = 0
+    sequences: DocumentCount = 128
+    sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
+    seed: Seed = 0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.importance import Importance
-from moe_export.errors import CalibrationError, MoeExportError
+from moe_export.errors import CalibrationError, CheckpointError
 from moe_export.families.axis import Axis
 from moe_export.passes.batches import batches_of
 from moe_export.passes.states import States
@@ -62,7 +62,7 @@ def collect_importance(
     Raises:
         CalibrationError: there is no sequence, or one of them does not suit the model.
         ResourceError: the disk is too small for the states.
-        MoeExportError: a score is not a number.
+        CheckpointError: a score is not finite.
     """
     sequences = calibration.sequences()
     _check_sequences(sequences, model)
@@ -104,7 +104,7 @@ def _finished(
             value_R = value_R / totals[score.mean_over]
     bad = int(np.count_nonzero(~np.isfinite(value_R)))
     if bad:
-        raise MoeExportError(
+        raise CheckpointError(
             f"layer {number}: score {score.name} has {bad} values that are not finite; the "
             "model overflows on the calibration set, set importance.dtype: float32"
         )

@@ -26,8 +26,6 @@ from moe_export.families import open_checkpoint, spec_of
 from moe_export.families.base import PRUNED_PREFIX, SHARED_WIDTHS_KEY, WIDTHS_KEY, ModelSpec
 from moe_export.graph import (
     CONFIG_FILE,
-    DATA_FILE,
-    MODEL_FILE,
     build_decoder,
     genai_config,
     predicted_bytes,
@@ -41,7 +39,7 @@ from moe_export.reporting.card import ExportFacts, Pruning, export_card, write_c
 from moe_export.reporting.card_source import source_of
 from moe_export.stages.job import Job
 from moe_export.system.disk import disk_error, require_space
-from moe_export.variants import BASELINE, PRUNED, QUANTIZED
+from moe_export.variants import BASELINE, DATA_FILE, MODEL_FILE, PRUNED, QUANTIZED
 
 logger = logging.getLogger(__name__)
 

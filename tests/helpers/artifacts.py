@@ -20,6 +20,7 @@ from moe_export.artifacts.ledger import (
     PrunedTensor,
     Refit,
 )
+from moe_export.artifacts.manifest import Manifest
 from moe_export.artifacts.plan import Plan, PlanLayer, PlannedModels
 from moe_export.artifacts.quantization import (
     Fallback,
@@ -187,7 +188,13 @@ EXCHANGE = Exchange(
 EXAMPLES: tuple[JsonArtifact, ...] = (
     *(PLAN, LEDGER, QUANTIZATION, EXPORT, MARK, CALIBRATION, EXCHANGE),
     *(VALIDATION, DOCUMENTS, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON),
-    RunInfo(moe_export="0.1.0"),
+    RunInfo(
+        moe_export="0.2.0",
+        recipe_sha256="a" * 64,
+        stages={"calibrate": "b" * 64},
+        sha256="c" * 64,
+    ),
+    Manifest(files={"plan/plan.json": FileFacts(bytes=12, sha256="d" * 64)}),
     ResolvedRecipe(recipe={"model": "demo", "plan": {"keep": 0.5}}),
 )
 

@@ -1,0 +1,1 @@
+"""A server of one exported model with the routes of the OpenAI API."""
