@@ -30,11 +30,17 @@ def right_choices(
         sequences: Items with alternatives, in the order of the result.
         vocabulary: Number of tokens of the vocabulary, which bounds the batches.
     """
-    rows = [row for sequence in sequences for row in (sequence, *sequence.alternatives)]
+    # The last token of a row is only predicted. So choices that differ in nothing else, such as
+    # all those of one token, share a context, which runs once.
+    rows_by_context: dict[tuple[int, ...], list[TokenSequence]] = {}
+    for row in (row for sequence in sequences for row in (sequence, *sequence.alternatives)):
+        rows_by_context.setdefault(tuple(row.tokens[:-1]), []).append(row)
+    contexts = [TokenSequence(list(tokens), 0) for tokens in rows_by_context]
     loss_nats = {
         id(row): answer_nats(row, logits_TV)
-        for batch in batches(rows, vocabulary)
-        for row, logits_TV in zip(batch, logits_of(batch), strict=True)
+        for batch in batches(contexts, vocabulary)
+        for context, logits_TV in zip(batch, logits_of(batch), strict=True)
+        for row in rows_by_context[tuple(context.tokens)]
     }
     return [
         loss_nats[id(sequence)] < min(loss_nats[id(other)] for other in sequence.alternatives)

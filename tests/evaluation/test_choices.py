@@ -48,6 +48,18 @@ def test_small_batches_choose_the_same_in_the_order_of_the_items(
     assert right_choices(fixed_logits, items, VOCABULARY) == [False, True, True]
 
 
+def test_choices_of_one_token_run_their_prompt_once() -> None:
+    runs: list[list[int]] = []
+
+    def counted(sequences: list[TokenSequence]) -> list[np.ndarray]:
+        runs.extend(sequence.tokens for sequence in sequences)
+        return fixed_logits(sequences)
+
+    items = [item([3], [1], [2]), item([3, 3], [3, 1], [1, 1])]
+    assert right_choices(counted, items, VOCABULARY) == [True, True]
+    assert sorted(runs) == [[0], [0, 1], [0, 3]]
+
+
 def test_a_model_in_torch_chooses_by_its_own_probabilities(tmp_path: Path) -> None:
     model = load_torch_model(tiny_checkpoint(tmp_path), torch.float32)
     items = [item([5, 6], [7, 8], [9]), item([7], [5, 5]), item([9, 9, 9], [7])]
