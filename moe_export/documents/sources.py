@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from moe_export.demo.tasks import Document, test_items, training_documents
 from moe_export.documents.chat import ChatTemplate
+from moe_export.documents.choices import cut, with_alternatives
 from moe_export.documents.fields import Conversation, fields_of, row_content
 from moe_export.documents.files import file_sha256
 from moe_export.documents.reservoir import sampled
@@ -217,25 +218,26 @@ def _encoded(
 ) -> Iterator[_Encoded]:
     """Yields the tokens of documents, cut to `length`."""
     with ChatTemplate(model) if _is_rendered(source) else nullcontext() as template:
+        encode = partial(
+            tokenizer.encode,
+            rendered=template is not None,
+            limit=length,
+            eos=source.eos != "optional",
+        )
         for each in contents:
             document = each.content
             if isinstance(document, Conversation):
                 assert template is not None
                 text = template.render(document, each.place)
-                answer = document.answer
-                document = Document("", text) if answer is None else Document(text, answer)
-            whole = tokenizer.encode(document, rendered=template is not None, limit=length)
+                document = document.rendered(text)
+            whole = with_alternatives(document, encode)
             if len(whole.tokens) < 2:
                 raise CalibrationError(
                     f"{source.name}: document {each.number} has {len(whole.tokens)} tokens, at "
                     "least 2 are needed to predict one; remove empty documents"
                 )
-            cut = replace(
-                whole,
-                tokens=whole.tokens[:length],
-                prompt_tokens=min(whole.prompt_tokens, length),
-            )
-            yield _Encoded(each.number, cut, whole.prompt_tokens, len(whole.tokens) > length)
+            is_truncated = len(whole.tokens) > length
+            yield _Encoded(each.number, cut(whole, length), whole.prompt_tokens, is_truncated)
 
 
 def _is_rendered(source: Source) -> bool:

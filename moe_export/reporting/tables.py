@@ -180,7 +180,7 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
                         _rate(scores.exact_match, scores.exact_match_stderr),
                         figures(scores.loss_nats),
                         figures(scores.perplexity),
-                        figures(scores.kl_nats),
+                        _mean(scores.kl_nats, scores.kl_nats_stderr),
                         percent(scores.top1_agreement),
                     ]
                 )
@@ -191,6 +191,24 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
         head = ["task", "", "items", "exact match", "loss, nats", "perplexity", "KL, nats", "top-1"]
         tables[provider] = Table(head, rows, words=2)
     return tables
+
+
+def choice_table(report: Report) -> Table:
+    """Returns the choices and first tokens of every task with choices; empty without any."""
+    rows = [
+        [
+            entry.provider,
+            scores.task,
+            entry.variant,
+            _rate(scores.choice_accuracy, scores.choice_accuracy_stderr),
+            _rate(scores.first_token_match, scores.first_token_match_stderr),
+            _rate(scores.exact_match, scores.exact_match_stderr),
+        ]
+        for entry in report.accuracy
+        for scores in entry.tasks
+        if scores.choice_accuracy is not None
+    ]
+    return Table(["", "task", "", "likeliest choice", "first token", "all tokens"], rows, words=3)
 
 
 def speed_table(report: Report) -> Table:
@@ -363,6 +381,10 @@ def _rate(rate: float | None, stderr: float | None) -> str:
     if rate is None or stderr is None:
         return percent(rate)
     return f"{points(rate)} ± {points(stderr)} %"
+
+
+def _mean(value: float | None, stderr: float | None) -> str:
+    return figures(value) if stderr is None else f"{figures(value)} ± {figures(stderr)}"
 
 
 def _spread(spread: Spread) -> str:

@@ -38,7 +38,7 @@ STAGES: dict[str, StageFacts] = {
         4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
     ),
     "sweep": StageFacts(2, ()),
-    "bakeoff": StageFacts(2, ()),
+    "bakeoff": StageFacts(3, ()),
 }
 
 MAIN_JOB = (

@@ -7,6 +7,9 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moe_export.artifacts.documents import Documents
 from moe_export.artifacts.measurements import Machine, Measurements, ProcessMemory, Speed
 from moe_export.artifacts.validation import (
@@ -20,6 +23,7 @@ from moe_export.artifacts.validation import (
 from moe_export.checkpoint import read_config
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
+from moe_export.evaluation.choices import right_choices
 from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
@@ -232,7 +236,21 @@ def _tallies_of(
             for variant, tally in tallies.items():
                 reference = None if variant == BASELINE else baseline
                 tally_document(tally, sequence, logits[variant][row], reference)
+    if task.choices_field is not None:
+        # In the order of the batches above, so that all lists of documents agree.
+        ordered = [sequence for batch in batches(sequences, vocabulary) for sequence in batch]
+        for variant, model in models.items():
+            tallies[variant].choices_by_document = right_choices(
+                partial(_logits, model, checks[variant]), ordered, vocabulary
+            )
     return tallies
+
+
+def _logits(
+    model: OrtModel, check: FiniteCheck, sequences: list[TokenSequence]
+) -> list[NDArray[np.float32]]:
+    tokens = [sequence.tokens for sequence in sequences]
+    return [check.checked(*pair) for pair in zip(tokens, model.logits(tokens), strict=True)]
 
 
 def _scores(tallies: Tallies) -> dict[str, VariantScores]:
