@@ -43,7 +43,6 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.reporting.build_validation import gate_facts
 from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
@@ -236,7 +235,7 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=gate_facts(VALIDATION),
+    gates=VALIDATION.gates,
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,
