@@ -1,4 +1,4 @@
-"""What pytest leaves out where Triton or the server's packages are not installed.
+"""Files that pytest leaves out if Triton or the server's packages are not installed.
 
 The extra [test] brings them.
 """

@@ -19,10 +19,13 @@ from tokenizers import Tokenizer
 
 def main(folder: str, prompt: str = "12+30=", new_tokens: int = 32) -> None:
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
-    tokens = generate(
-        open_session(Path(folder)), tokenizer.encode(prompt).ids, new_tokens, eos_of(Path(folder))
-    )
-    print(prompt + tokenizer.decode(tokens))
+    # Training may have saved both in tokenizer.json.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = tokenizer.encode(prompt).ids
+    tokens = generate(open_session(Path(folder)), ids, new_tokens, eos_of(Path(folder)))
+    # Decoded together: a tokenizer may drop the space that a text begins with.
+    print(tokenizer.decode([*ids, *tokens]))
 
 
 def open_session(folder: Path) -> ort.InferenceSession:

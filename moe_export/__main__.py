@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from moe_export.cli import main
-
 if __name__ == "__main__":
+    try:
+        from moe_export.cli import main
+    except KeyboardInterrupt:  # before the command line can handle it
+        sys.exit(130)
     sys.exit(main())

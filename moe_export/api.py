@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from moe_export.artifacts.comparison import Comparison
 from moe_export.artifacts.plan import Plan
@@ -19,6 +19,7 @@ from moe_export.errors import RecipeError
 from moe_export.ort.model import Model, exported_model
 from moe_export.recipe import Recipe, default_cache
 from moe_export.recipe.load import load_recipe, parse_recipe
+from moe_export.recipe.validate import Cache, Operator, Provider
 from moe_export.runner.execution import execute
 from moe_export.runner.result import RunResult
 from moe_export.runner.steps import between, steps_of
@@ -110,10 +111,10 @@ def plan(
 def load(
     folder: str | Path,
     *,
-    provider: Literal["cpu", "cuda"] = "cpu",
+    provider: Provider = "cpu",
     variant: str | None = None,
-    operator: Literal["native", "portable"] = "native",
-    cache: Literal["growing", "static", "captured"] | None = None,
+    operator: Operator = "native",
+    cache: Cache | None = None,
     threads: int = 0,
 ) -> Model:
     """Loads an exported model into ONNX Runtime.
@@ -141,7 +142,7 @@ def generate(
     prompt: str,
     new_tokens: int = 64,
     *,
-    provider: Literal["cpu", "cuda"] = "cpu",
+    provider: Provider = "cpu",
     variant: str | None = None,
 ) -> str:
     """The greedy continuation of a prompt by an exported model.

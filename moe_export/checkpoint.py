@@ -20,14 +20,11 @@ from safetensors import SafetensorError, safe_open
 
 from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
+from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-
-SAMPLES = 64
-SAMPLE_BYTES = 4096
-"""Number and size of the samples of each shard in a fingerprint: 256 KiB, a page per sample."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -44,6 +41,19 @@ LARGEST_BITS = {
     DTYPES["BF16"]: int(ml_dtypes.finfo(ml_dtypes.bfloat16).max.view(np.uint16)),
 }
 """Bits of the largest finite number of each two-byte dtype; infinity and NaN have larger bits."""
+
+_FOREIGN = {
+    "F64": "float64",
+    "I32": "packed integers, as of GPTQ or AWQ",
+    "I8": "8-bit codes",
+    "U8": "packed codes, as of MXFP4 or bitsandbytes",
+    "F8_E4M3": "FP8",
+    "F8_E5M2": "FP8",
+}
+"""Common meaning of dtypes that are not accepted."""
+
+LARGEST_JSON_BYTES = 1 << 26
+"""Most bytes of a JSON file. The index of the largest published model has a tenth of that."""
 
 _DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
@@ -82,6 +92,12 @@ class TensorInfo:
 class Checkpoint:
     """Lazy reader of a checkpoint directory; the constructor reads only the headers.
 
+    Attributes:
+        directory: Folder of the checkpoint.
+        config: Content of `config.json`.
+        tensors: Entries by the names that the model knows.
+        dropped: Reasons by the name of each stored tensor that is left out.
+
     Raises:
         CheckpointError: `config.json` or the weights are missing, a shard is missing or truncated,
             a tensor is in two shards, or a dtype is not float32, float16 or bfloat16 (nor int8 or
@@ -92,6 +108,7 @@ class Checkpoint:
         self.directory = directory
         self.config = _read_json(directory / "config.json")
         self.tensors: dict[str, TensorInfo] = {}
+        self.dropped: dict[str, str] = {}
         accepted = DTYPES | (CODE_DTYPES if QUANTIZATION_KEY in self.config else {})
         for shard in self._shards():
             for name, info in _read_header(directory / shard, accepted).items():
@@ -149,24 +166,36 @@ class Checkpoint:
             shape = (part.stop - part.start, *whole.shape[first + 1 :])
             self.tensors[name] = TensorInfo(whole.shard, whole.dtype, shape, part)
 
-    def fingerprint(self) -> str:
-        """SHA-256 over `config.json` and the header, size and samples of every shard.
+    def drop(self, name: str, reason: str) -> None:
+        """Leaves a tensor out from now on.
 
-        Reading all of 28 GB would take longer than most stages. So weights are sampled at `SAMPLES`
-        evenly spaced places, which is enough to detect other weights.
+        Args:
+            name: Name of the tensor.
+            reason: Reason for the ledger of pruning.
         """
-        digest = hashlib.sha256((self.directory / "config.json").read_bytes())
-        for shard in self._shards():
-            path = self.directory / shard
-            size = path.stat().st_size
-            digest.update(f"{shard} {size}".encode())
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                digest.update(file.read(length))
-                for sample in range(SAMPLES):
-                    file.seek(8 + length + (size - 8 - length) * sample // SAMPLES)
-                    digest.update(file.read(SAMPLE_BYTES))
-        return digest.hexdigest()
+        del self.tensors[name]
+        self.dropped[name] = reason
+
+    def fingerprint(self, digests: Digests | None = None) -> str:
+        """SHA-256 over the names and digests of `config.json`, the index and all shards, in hex.
+
+        Args:
+            digests: Digests that are known already; every byte is read if None.
+
+        Raises:
+            CheckpointError: A file cannot be read.
+        """
+        shards = self._shards()
+        index = [] if shards == [SINGLE_FILE] else [INDEX_FILE]
+        names = ["config.json", *index, *shards]
+        try:
+            found = (digests or Digests()).of(self.directory / name for name in names)
+        except OSError as error:
+            raise CheckpointError(
+                f"{error.filename}: cannot be read ({error.strerror}); copy it again"
+            ) from error
+        lines = (f"{digest} {name}\n" for name, digest in zip(names, found, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _shards(self) -> list[str]:
         if (self.directory / SINGLE_FILE).exists():
@@ -176,13 +205,13 @@ class Checkpoint:
                 f"{self.directory}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; "
                 "give the directory of a safetensors checkpoint"
             )
-        shards = sorted(set(self._index().values()))
-        for shard in shards:
-            if Path(shard).name != shard:
+        index = self._index()
+        for shard in index.values():
+            if not _is_file_name(shard):
                 raise CheckpointError(
                     f"{self.directory / INDEX_FILE}: shard {shard!r} is not a plain file name"
                 )
-        return shards
+        return sorted(set(index.values()))
 
     def _index(self) -> dict[str, str]:
         weight_map = _read_json(self.directory / INDEX_FILE).get("weight_map")
@@ -354,36 +383,79 @@ def read_config(place: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    _require_file(path, "give the directory of a Hugging Face checkpoint")
     try:
+        if path.stat().st_size > LARGEST_JSON_BYTES:
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, expected at most {LARGEST_JSON_BYTES}; "
+                "copy it again"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is missing; give the directory of a Hugging Face checkpoint"
-        ) from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON (it is nested too deep)") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}); copy the checkpoint again"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
 
 
+def _require_file(path: Path, advice: str) -> None:
+    """Checks that a path is a file; to open a pipe or a device may never end.
+
+    Raises:
+        CheckpointError: The path is missing, or something else than a file.
+    """
+    if path.is_file():
+        return
+    fault = "is not a file" if path.exists() else "is missing"
+    raise CheckpointError(f"{path} {fault}; {advice}")
+
+
+def _is_file_name(name: object) -> bool:
+    """True for the name of a file in the same folder, of printable characters."""
+    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
+        return False
+    return Path(name).name == name and len(name) < 256
+
+
 def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, TensorInfo]:
+    if path.exists():
+        _require_file(path, "copy the shard again")
     infos = {}
     try:
+        open_regular(path).close()  # safetensors calls an unreadable file missing
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)
                 dtype = accepted.get(view.get_dtype())
                 if dtype is None:
-                    raise CheckpointError(
-                        f"{path}: tensor {name} is stored as {view.get_dtype()}, expected one of "
-                        f"{', '.join(accepted)}; convert the checkpoint first"
-                    )
+                    raise CheckpointError(_foreign(path, name, view.get_dtype(), accepted))
                 infos[name] = TensorInfo(path.name, dtype, tuple(view.get_shape()))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the shard is missing; copy it again") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: the shard cannot be read ({error.strerror or error}); give a readable copy"
+        ) from error
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path}: the shard is truncated or damaged ({error}); copy it again"
         ) from error
     return infos
+
+
+def _foreign(path: Path, name: str, word: str, accepted: Iterable[str]) -> str:
+    """Message for a tensor of a dtype that is not accepted."""
+    meaning = f" ({_FOREIGN[word]})" if word in _FOREIGN else ""
+    way = (
+        "save it with torch_dtype=float32 in transformers"
+        if word == "F64"
+        else "give the checkpoint that these weights were quantized from"
+    )
+    return (
+        f"{path}: tensor {name} is stored as {word}{meaning}, expected one of "
+        f"{', '.join(accepted)}; {way}"
+    )

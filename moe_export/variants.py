@@ -1,4 +1,4 @@
-"""Variants of the model that a run exports, one folder each, in the order of reports."""
+"""Variants of the model that a run exports, one folder each, and the files in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 BASELINE, PRUNED, QUANTIZED = "baseline", "pruned", "quantized"
 
 VARIANTS = (BASELINE, PRUNED, QUANTIZED)
+"""All variants in the order of reports."""
+
+MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
+"""Files of a variant: its graph, and the weights beside it."""
 
 
 def exported(export: Path) -> dict[str, Path]:

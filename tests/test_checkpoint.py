@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moe_export.checkpoint import Checkpoint, CheckpointWriter
+from moe_export.checkpoint import LARGEST_JSON_BYTES, Checkpoint, CheckpointWriter
 from moe_export.errors import CheckpointError, ResourceError
 
 
@@ -56,6 +57,51 @@ def test_an_index_that_promises_more_than_the_shards_hold_is_refused(tmp_path: P
     content["weight_map"]["d"] = "model-00001-of-00002.safetensors"
     index.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="tensor d is missing"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shard", [5, None, ["a"], "\ud800", "a\0b", "..", "", "a\x1b[31m", "a" * 300, "b/c"]
+)
+def test_a_shard_is_a_file_name(tmp_path: Path, shard: object) -> None:
+    index = write(tmp_path) / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(CheckpointError, match="is not a plain file name") as caught:
+        Checkpoint(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": ' * 100_000, "nested too deep"),
+        ('{"a": ' + "1" * 5000 + "}", "cannot be read as JSON"),
+        ("\ufeff{}", "cannot be read as JSON"),
+        ("[]", "expected a JSON object, found list"),
+        (" " * (LARGEST_JSON_BYTES + 1), "expected at most 67108864"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (write(tmp_path) / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=words):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, name: str, kind: str) -> None:
+    path = write(tmp_path) / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(CheckpointError, match=f"{name} is not a file"):
         Checkpoint(tmp_path)
 
 

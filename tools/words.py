@@ -1,6 +1,6 @@
 """Finds docstrings and argument lines that open with a word which hides the noun.
 
-python -m tools.words [FILE_OR_FOLDER…]     without arguments: moe_export, tools, tests, examples
+python -m tools.words [FILE_OR_FOLDER…]     without arguments: the whole repository
 
 CONTRIBUTING.md has the rules, with pairs of sentences before and after. A docstring may not open
 with one of `OPENINGS`. The description of an argument, an attribute or a result may not open with
@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("moe_export", "tools", "tests", "examples")
+SOURCES = ("conftest.py", "moe_export", "tools", "tests", "examples")
 
-OPENINGS = ("What", "Of", "That", "The same", "Whether", "How", "Which")
-HEADLESS = ("of", "that", "which", "whether")
+OPENINGS = ("What", "Of", "That", "Those", "The same", "Whether", "Where", "How", "Which", "By")
+HEADLESS = ("of", "that", "those", "which", "what", "whether", "where", "how", "by")
 
 _OPENING = re.compile(rf"({'|'.join(OPENINGS)})\b")
-_ARGUMENT = re.compile(rf"\s+([\w*.\[\]`]+(?:, [\w*.\[\]`]+)*):\s+({'|'.join(HEADLESS)})\b")
+_ARGUMENT = re.compile(
+    rf"\s+([\w*.\[\]`]+(?:, [\w*.\[\]`]+)*):\s+({'|'.join(HEADLESS)})\b", re.IGNORECASE
+)
 _SECTION = re.compile(r"\s*(Returns|Yields):\s*")
 _RESULT = re.compile(rf"\s+({'|'.join(HEADLESS)})\b", re.IGNORECASE)
 
@@ -31,7 +33,7 @@ Finding = tuple[int, str]
 
 def main(arguments: list[str]) -> int:
     """Prints every finding with its file and line; returns 1 if there is any."""
-    paths = [Path(argument) for argument in arguments] or [ROOT / folder for folder in FOLDERS]
+    paths = [Path(argument) for argument in arguments] or [ROOT / name for name in SOURCES]
     count = 0
     for path in python_files(paths):
         shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

@@ -24,7 +24,9 @@ from safetensors.numpy import load_file, save_file
 
 from moe_export.checkpoint import write_json
 from moe_export.errors import ArtifactError
+from moe_export.system.digests import open_regular
 from moe_export.system.disk import disk_error
+from moe_export.system.files import allow_by_umask
 
 SCHEMA = 1
 """Schema version of artifacts that do not state one of their own."""
@@ -62,7 +64,7 @@ class JsonArtifact(Record):
     """A JSON file that one stage writes and others read.
 
     Attributes:
-        FILE: its name within the stage's folder.
+        FILE: name of the file within the stage's folder.
         VERSION: schema version, stored as `schema`; a file of another version is refused.
         DERIVED: names of properties that the file states too, after the fields.
     """
@@ -77,8 +79,15 @@ class JsonArtifact(Record):
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
+        write_json(folder / self.FILE, self._content())
+
+    def text(self) -> str:
+        """Returns the text of the file, for a place that the user names."""
+        return json.dumps(self._content(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _content(self) -> dict[str, Any]:
         derived = {name: getattr(self, name) for name in self.DERIVED}
-        write_json(folder / self.FILE, {"schema": self.VERSION} | self.plain() | derived)
+        return {"schema": self.VERSION} | self.plain() | derived
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -88,7 +97,15 @@ class JsonArtifact(Record):
             ArtifactError: the file is missing, damaged, of another schema version, or a field is
                 missing, unknown or of the wrong type.
         """
-        path = folder / cls.FILE
+        return cls.load_file(folder / cls.FILE)
+
+    @classmethod
+    def load_file(cls, path: Path) -> Self:
+        """Reads the file from a place that the user names.
+
+        Raises:
+            ArtifactError: as `load`.
+        """
         content = _load_json(path, cls.VERSION)
         del content["schema"]
         for name in cls.DERIVED:
@@ -144,15 +161,18 @@ def _load_json(path: Path, version: int) -> dict[str, Any]:
         ArtifactError: the file is missing, damaged or of another schema version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = json.loads(file.read().decode())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the stage that writes it") from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("schema") != version:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"{path} has schema {found!r}, this version of moe-export reads {version}; "
+            f"{path} cannot be read as JSON ({error}); remove it and run its stage again"
+        ) from error
+    if not isinstance(content, dict) or content.get("schema") != version:
+        schema = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise ArtifactError(
+            f"{path} has schema {schema!r}, this version of moe-export reads {version}; "
             "use the version that wrote it, or another run directory"
         )
     return content
@@ -167,6 +187,7 @@ def save_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     try:
         save_file(contiguous, path)
+        allow_by_umask(path)
     except (OSError, SafetensorError) as error:
         raise disk_error(error, path) from error
 
@@ -178,6 +199,7 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
         ArtifactError: the file is missing or damaged.
     """
     try:
+        open_regular(path).close()  # safetensors calls an unreadable file missing
         tensors: dict[str, NDArray[Any]] = load_file(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the stage that writes it") from error

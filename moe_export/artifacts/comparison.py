@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import ClassVar
 
 from moe_export.artifacts.base import JsonArtifact, Record
@@ -101,8 +100,3 @@ class Comparison(JsonArtifact):
     speed_setting: SpeedSetting | None
     notes: tuple[str, ...]
     columns: tuple[Column, ...]
-
-    def text(self) -> str:
-        """Returns the JSON text, for a file that the user names."""
-        content = {"schema": self.VERSION} | self.plain()
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

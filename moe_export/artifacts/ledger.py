@@ -26,7 +26,7 @@ class PrunedTensor(Record):
 
 
 class PrunedCounts(Record):
-    """Numbers of tensors by what became of them; `dropped` is always 0."""
+    """Numbers of tensors by what became of them; those dropped hold nothing of their own."""
 
     kept: int
     sliced: int
@@ -94,6 +94,8 @@ class Ledger(JsonArtifact):
         refit: refitting of `down` matrices; both lists are empty if it was not asked for.
         distill: distilling of routers; None if it was not asked for.
         tensors: every tensor by its name in the checkpoint.
+        dropped: reasons by the name of each tensor that was left out by rule; absent if all tensors
+            of the source are accounted for above.
     """
 
     FILE = "ledger.json"
@@ -103,3 +105,4 @@ class Ledger(JsonArtifact):
     refit: Refit
     distill: Distill | None = None
     tensors: dict[str, PrunedTensor]
+    dropped: dict[str, str] | None = None

@@ -71,8 +71,8 @@ class Plan(JsonArtifact):
     Attributes:
         shared_expert: `prune` if the shared expert is pruned too; else None.
         score: name of the importance score that dimensions are ranked by.
-        scope: where dimensions are ranked together: in the model, in a layer or in an expert.
-        unit: what is removed as one piece: a dimension or a whole expert.
+        scope: set of dimensions that are ranked together: the model, a layer or an expert.
+        unit: piece that is removed as a whole: a dimension or an expert.
         rows_before: dimensions that are ranked, in all layers.
         rows_after: dimensions that are kept of them.
         kept: `rows_after / rows_before`, 0 to 1.

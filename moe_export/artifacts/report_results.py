@@ -57,6 +57,14 @@ class TaskFacts(Record):
         exact_match_stderr: standard error of `exact_match`; None without answers.
         loss_nats: mean negative log-likelihood per scored token.
         perplexity: exp(`loss_nats`).
+        loss_nats_stderr: standard error of `loss_nats`; absent for one document.
+        kl_nats_stderr: standard error of `kl_nats`; absent for one document or without a baseline.
+        first_token_match: fraction of documents with the first answer token right; absent without
+            answers.
+        first_token_match_stderr: standard error of `first_token_match`.
+        choice_accuracy: fraction of documents whose answer is likelier than every wrong choice;
+            absent without choices.
+        choice_accuracy_stderr: standard error of `choice_accuracy`.
     """
 
     task: str
@@ -68,6 +76,12 @@ class TaskFacts(Record):
     exact_match_stderr: float | None
     loss_nats: float
     perplexity: float
+    loss_nats_stderr: float | None = None
+    kl_nats_stderr: float | None = None
+    first_token_match: float | None = None
+    first_token_match_stderr: float | None = None
+    choice_accuracy: float | None = None
+    choice_accuracy_stderr: float | None = None
 
 
 class AccuracyFacts(Record):

@@ -1,10 +1,16 @@
-"""Files at the top of a run directory, and the key of a stage that is not finished."""
+"""Files at the top of a run directory, and the key of a stage that is not finished.
+
+`run.json` closes a chain of digests: it holds that of the recipe and of every stage's mark, the
+marks hold those of all other files, and its last field is the digest of its own content.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from moe_export.artifacts.base import JsonArtifact
 
@@ -14,11 +20,32 @@ class RunInfo(JsonArtifact):
 
     Attributes:
         moe_export: version of moe-export that last ran there.
+        recipe_sha256: SHA-256 of `recipe.json`, in hex; absent in runs of version 0.1.
+        stages: SHA-256 of the mark of every finished stage by its folder; absent likewise.
+        sha256: SHA-256 of the other fields as compact JSON with sorted keys; absent likewise.
     """
 
     FILE = "run.json"
 
     moe_export: str
+    recipe_sha256: str | None = None
+    stages: dict[str, str] | None = None
+    sha256: str | None = None
+
+    def sealed(self) -> Self:
+        """Returns a copy whose last field is the digest of the others."""
+        return self.model_copy(update={"sha256": self._digest()})
+
+    @property
+    def is_sealed(self) -> bool:
+        """True if the last field is the digest of the others."""
+        return self.sha256 == self._digest()
+
+    def _digest(self) -> str:
+        content = {"schema": self.VERSION} | self.plain()
+        content.pop("sha256", None)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class ResolvedRecipe(JsonArtifact):

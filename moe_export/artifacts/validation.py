@@ -21,6 +21,15 @@ class TaskScores(Record):
         kl_nats: mean divergence from the baseline per scored token; absent without a baseline.
         top1_agreement: fraction of scored tokens whose most likely token is the baseline's; absent
             without a baseline.
+        loss_nats_stderr: standard error of `loss_nats` over the documents; absent for one document.
+        kl_nats_stderr: standard error of `kl_nats` over the documents; absent for one document or
+            without a baseline.
+        first_token_match: fraction of documents with the first answer token right; absent for a
+            task without answers.
+        first_token_match_stderr: standard error of `first_token_match`.
+        choice_accuracy: fraction of documents whose answer is likelier than every wrong choice;
+            absent for a task without choices.
+        choice_accuracy_stderr: standard error of `choice_accuracy`.
     """
 
     items: int
@@ -31,6 +40,12 @@ class TaskScores(Record):
     perplexity: float
     kl_nats: float | None = None
     top1_agreement: float | None = None
+    loss_nats_stderr: float | None = None
+    kl_nats_stderr: float | None = None
+    first_token_match: float | None = None
+    first_token_match_stderr: float | None = None
+    choice_accuracy: float | None = None
+    choice_accuracy_stderr: float | None = None
 
 
 class VariantScores(Record):
@@ -55,6 +70,8 @@ class Parity(Record):
         top1_agreement: fraction of tokens after which both models find the same token most likely.
         first_bad_layer: layer at which a difference above the gate begins, the number of layers if
             the head is at fault; None within the gate or without one.
+        tied_tokens: number of compared tokens for which the router of that layer has equal logits
+            at the edge of its choice; absent if there are none.
     """
 
     max_logit_error: float
@@ -62,6 +79,26 @@ class Parity(Record):
     kl_nats: float
     top1_agreement: float
     first_bad_layer: int | None
+    tied_tokens: int | None = None
+
+
+class NotFinite(Record):
+    """Logits of a variant that are infinite or NaN.
+
+    Such a position is scored as if every token were equally likely.
+
+    Attributes:
+        positions: number of positions without finite logits.
+        of: number of positions that were looked at.
+        first_layer: layer whose output first makes the residual stream infinite or NaN; the number
+            of layers if only the logits are.
+        first_tensor: name of that output in the graph.
+    """
+
+    positions: int
+    of: int
+    first_layer: int
+    first_tensor: str
 
 
 class Greedy(Record):
@@ -85,29 +122,33 @@ class ProviderResults(Record):
         parity: distance from torch by variant.
         greedy: greedy decoding by variant; None without prompts.
         variants: scores by variant.
+        not_finite: variants with logits that are not finite; absent if there are none.
     """
 
     parity: dict[str, Parity]
     greedy: dict[str, Greedy | None]
     variants: dict[str, VariantScores]
+    not_finite: dict[str, NotFinite] | None = None
 
 
 class Gate(Record):
     """A limit of the recipe and its outcome.
 
     Attributes:
-        name: name of the limit in the recipe.
+        name: name of the limit in the recipe, or `finite_logits`, which is listed when it fails.
         provider: execution provider of the measurement.
         limit: limit, in the unit of the value.
-        value: measured value.
-        passed: True if the limit was met.
+        value: measured value; None if it could not be computed.
+        passed: True if there is a value and it is within the limit.
+        detail: cause of a failure and advice, as far as they are known; absent otherwise.
     """
 
     name: str
     provider: str
     limit: float
-    value: float
+    value: float | None
     passed: bool
+    detail: str | None = None
 
 
 class Validation(JsonArtifact):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_export.errors import ArtifactError, RecipeError
-from moe_export.ort.session import MODEL_FILE
-from moe_export.variants import exported
+from moe_export.variants import MODEL_FILE, exported
 
 PORTABLE = "@portable"
 """Suffix of a word whose model runs as standard operators, without the native library."""

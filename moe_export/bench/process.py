@@ -21,6 +21,7 @@ from moe_export import errors
 from moe_export.bench.models import Model
 from moe_export.errors import MoeExportError, RecipeError
 from moe_export.ort.session import OrtModel
+from moe_export.system.processes import end_with_parent, ended_by_signal
 
 _SMAPS = Path("/proc/self/smaps_rollup")
 _FIELDS = {"resident": "Rss", "proportional": "Pss", "anonymous": "Anonymous"}
@@ -89,6 +90,8 @@ class ModelProcess:
         if not line:
             code = self._process.wait()
             self.close()
+            if code < 0:
+                raise ended_by_signal(f"{self._name}: the process that holds the model", -code)
             raise MoeExportError(
                 f"{self._name}: the process that holds the model ended with code {code}, expected "
                 "a time from it; see its message above, or leave the model out"
@@ -166,4 +169,5 @@ def _reply(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     answer_requests(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -75,7 +75,7 @@ def speed_table(result: Mapping[str, Any]) -> Table:
     """Medians of `bench`; ratios are to the first model with as many threads and as large a batch.
 
     Args:
-        result: What `bench` returned.
+        result: Result of `bench`.
     """
     first: dict[tuple[int, int], float] = {}
     rows = []
@@ -93,7 +93,7 @@ def memory_table(result: Mapping[str, Any]) -> Table:
     """File size, time of loading and memory of each model of `bench`.
 
     Args:
-        result: What `bench` returned.
+        result: Result of `bench`.
     """
     rows = [
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ from moe_export import __version__
 from moe_export.cli import interrupts
 from moe_export.errors import INTERRUPTED_EXIT_CODE, MoeExportError, ResourceError
 from moe_export.gpu_check.options import add_options
+from moe_export.system.text import printable
 from moe_export.variants import VARIANTS
+
+MOST_THREADS = 1024
 
 EXIT_CODES = """\
 exit codes:
@@ -32,12 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     parsed = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if parsed.verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    _log(logging.INFO if parsed.verbose else logging.WARNING)
     interrupts.watch()
+    interrupts.silence_dropped()
     # Imported only now, because `--help` must not wait for numpy and pydantic.
     from moe_export.cli import commands  # noqa: PLC0415
 
@@ -47,14 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except MemoryError:
         return _fail(
-            "memory ran out; lower importance.batch_tokens or use a machine with more",
+            f"memory ran out in the command {parsed.command}; end other programs or use a machine "
+            "with more",
             ResourceError.exit_code,
         )
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; finished stages are kept, run the same command to resume",
-            INTERRUPTED_EXIT_CODE,
-        )
+        return _fail(interrupts.SENTENCE, INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         sys.stderr.close()
         return 0
@@ -62,9 +61,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(f"moe-export: {sentence}\n")
+    with contextlib.suppress(OSError):  # after SIGHUP the terminal may be gone
+        sys.stdout.flush()
+        sys.stderr.write(f"moe-export: {printable(sentence)}\n")
     return code
+
+
+class _Printable(logging.Formatter):
+    """Lines of a log in which names of files cannot act on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
+def _log(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,20 +104,29 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print predicted disk space, memory and time per stage; write nothing",
     )
-    run.add_argument("--threads", type=_count, help="number of torch threads (default: all cores)")
+    run.add_argument(
+        "--threads", type=_threads, help="number of torch threads (default: all cores)"
+    )
 
-    _with_recipe(commands, "status", "print which stages are fresh, stale (and why) or missing")
+    status = _with_recipe(
+        commands, "status", "print which stages are fresh, stale (and why) or missing"
+    )
+    status.add_argument(
+        "--threads", type=_threads, help="number of torch threads of the run (default: all cores)"
+    )
     _with_recipe(commands, "show", "print the recipe with every default filled in", run=False)
     plan = _with_recipe(
         commands, "plan", "plan again from the stored importance and print the widths"
     )
-    plan.add_argument("--threads", type=_count, help="number of torch threads (default: all cores)")
+    plan.add_argument(
+        "--threads", type=_threads, help="number of torch threads (default: all cores)"
+    )
 
     sweep = _with_recipe(
         commands, "sweep", "export and measure a grid of widths and formats after one calibration"
     )
     sweep.add_argument(
-        "--threads", type=_count, help="number of torch threads (default: all cores)"
+        "--threads", type=_threads, help="number of torch threads (default: all cores)"
     )
 
     compare = commands.add_parser("compare", help="compare several runs")
@@ -145,6 +167,15 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="compare every file of a run with its SHA-256")
     verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    verify.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="also compare with a manifest that was kept elsewhere",
+    )
+    verify.add_argument(
+        "--write", type=Path, metavar="FILE", help="then write a manifest to keep elsewhere"
+    )
 
     _add_serve(commands)
     _add_bench(commands)
@@ -245,7 +276,12 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
     several = "(default: %(default)s)"
     bench.add_argument(
-        "--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help=f"threads {several}"
+        "--threads",
+        type=_threads,
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help=f"threads {several}",
     )
     bench.add_argument(
         "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help=f"batches {several}"
@@ -279,10 +315,9 @@ def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sizes.add_argument(
         "--formats",
         nargs="+",
-        choices=("float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"),
         default=["float16", "int8", "int4"],
         metavar="FORMAT",
-        help="float32, float16, int8, int4, uint8, uint4 or nf4 (default: float16 int8 int4)",
+        help="float32, float16 or formats of quantized experts (default: float16 int8 int4)",
     )
 
 
@@ -318,6 +353,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = _count(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} threads are more than {MOST_THREADS}")
     return value
 
 

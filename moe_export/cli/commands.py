@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 
 from moe_export import api
-from moe_export.cli.console import RunDisplay, console, print_table
+from moe_export.artifacts.manifest import Manifest
+from moe_export.cli.console import RunDisplay, print_table, say, say_line
 from moe_export.cli.tables import print_estimates, print_plan, print_states
-from moe_export.errors import GateError
+from moe_export.errors import GateError, RecipeError
 from moe_export.recipe import Recipe
 from moe_export.runner.execution import execute, open_run
 from moe_export.runner.result import RunResult
-from moe_export.runner.source_model import locate
+from moe_export.runner.source_model import inspect_if_there, locate
 from moe_export.runner.steps import between, steps_of
+from moe_export.runner.verify import compare as compare_run
+from moe_export.runner.verify import manifest_of
 from moe_export.runner.verify import verify as verify_run
 from moe_export.system.disk import disk_error
+from moe_export.system.text import printable
 from moe_export.system.workers import is_first
 
 
@@ -39,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
                 progress=display,
             )
     except GateError:
-        console.print(f"report: {result.report}")
+        say_line(f"report: {result.report}")
         raise
     if is_first() and arguments.last in (None, "report", "bakeoff"):
         _print_result(result)
@@ -48,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     """Prints which stages are fresh, and why the others are not."""
     recipe = _recipe(arguments)
-    print_states(open_run(recipe, steps_of(recipe), _directory(arguments)).states())
+    run = open_run(recipe, steps_of(recipe), _directory(arguments), threads=arguments.threads)
+    print_states(run.states())
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -94,7 +99,7 @@ def compare(arguments: argparse.Namespace) -> None:
     head, *rows = comparison.text_rows(result)
     print_table("", head, rows)
     for note in result.notes:
-        console.print(note)
+        say_line(note)
     if arguments.json is not None:
         _write(arguments.json, result.text())
     if arguments.html is not None:
@@ -110,9 +115,10 @@ def generate(arguments: argparse.Namespace) -> None:
         operator=arguments.operator,
         cache=arguments.cache,
     )
-    sys.stdout.write(arguments.prompt)
-    for piece in model.stream(arguments.prompt, arguments.new_tokens):
-        sys.stdout.write(piece)
+    pieces = model.stream(arguments.prompt, arguments.new_tokens)
+    sys.stdout.write(printable(arguments.prompt, keep="\n\t"))
+    for piece in pieces:
+        sys.stdout.write(printable(piece, keep="\n\t"))
         sys.stdout.flush()
     sys.stdout.write("\n")
 
@@ -125,9 +131,14 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> None:
-    """Compares every file of a run with its SHA-256."""
+    """Checks every file of a run against its record and, if given, a manifest."""
+    if arguments.against is not None:
+        manifest = Manifest.load_file(arguments.against)
+        say_line(f"{compare_run(arguments.run, manifest)} files are those of the manifest")
     checked = verify_run(arguments.run)
-    console.print(f"{checked} files are as their stages wrote them")
+    say_line(f"{checked} files are as their stages wrote them")
+    if arguments.write is not None:
+        _write_manifest(arguments.run, arguments.write)
 
 
 def doctor(arguments: argparse.Namespace) -> None:
@@ -135,7 +146,7 @@ def doctor(arguments: argparse.Namespace) -> None:
     from moe_export.cli.doctor import diagnose  # noqa: PLC0415 - loads ONNX Runtime
 
     for name, finding in diagnose():
-        console.print(f"{name:<16} {finding}", markup=False)
+        say_line(f"{name:<16} {finding}")
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -168,7 +179,7 @@ def sizes(arguments: argparse.Namespace) -> None:
     computed = sizes_of(read_config(arguments.config), arguments.keep, arguments.formats)
     table = size_table(computed)
     print_table("", table.head, table.rows)
-    console.print(cache_sentence(computed))
+    say_line(cache_sentence(computed))
 
 
 def check_gpu(arguments: argparse.Namespace) -> None:
@@ -191,15 +202,17 @@ def _dry_run(arguments: argparse.Namespace) -> None:
 
     recipe = _recipe(arguments)
     between(steps_of(recipe), arguments.first, arguments.last)  # refuses an unknown stage
-    print_estimates(estimate(recipe, locate(recipe.model)))
+    model = locate(recipe.model)
+    inspect_if_there(model)
+    print_estimates(estimate(recipe, model))
 
 
 def _print_result(result: RunResult) -> None:
     if result.comparison is not None:
-        console.print(result.comparison.read_text(encoding="utf-8"))
-        console.print(f"page: {result.comparison.with_suffix('.html')}")
+        say(result.comparison.read_text(encoding="utf-8"))
+        say_line(f"page: {result.comparison.with_suffix('.html')}")
     elif result.report is not None:
-        console.print(f"report: {result.report}")
+        say_line(f"report: {result.report}")
 
 
 def _exported_bytes(recipe: Recipe) -> int:
@@ -210,6 +223,14 @@ def _exported_bytes(recipe: Recipe) -> int:
 
     spec = spec_of(Checkpoint(locate(recipe.model)).config)
     return predicted_bytes(spec, recipe.export.dtype).total_bytes
+
+
+def _write_manifest(run: Path, path: Path) -> None:
+    if path.absolute().resolve().is_relative_to(run.resolve()):
+        raise RecipeError(
+            f"--write {path}: a manifest in the run protects nothing; keep it elsewhere"
+        )
+    _write(path, manifest_of(run).text())
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,19 +16,32 @@ from moe_export.runner.run import State
 from moe_export.runner.steps import Step
 from moe_export.runner.watcher import Watcher
 from moe_export.system.progress import Progress as StageProgress
+from moe_export.system.text import printable
 from moe_export.system.workers import is_first
 
 # No markup, so that brackets as in "moe-export[gpu]" are printed as they are.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+def say(text: str) -> None:
+    """Prints lines of text, in which names of files cannot act on the terminal."""
+    console.print(printable(text, keep="\n\t"))
+
+
+def say_line(text: str) -> None:
+    """Prints one line of text, whatever the names in it hold."""
+    console.print(printable(text))
+
+
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints rows of text; all columns but the first are right-aligned."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title=printable(title), title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right")
+        table.add_column(printable(name), justify="left" if number == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
 
 
@@ -75,7 +88,7 @@ class RunDisplay(Watcher):
 
         def show(done: int, total: int, what: str) -> None:
             interrupts.heed()
-            bars.update(task, completed=done, total=total, description=what)
+            bars.update(task, completed=done, total=total, description=printable(what))
 
         return show
 
@@ -85,13 +98,13 @@ class RunDisplay(Watcher):
         folder = f"{state.step.folder:<20}"
         if seconds is None:
             if self._bars is None:
-                console.print(f"{folder} … {state.reason}")
+                say_line(f"{folder} … {state.reason}")
             return
         if self._bars is not None and self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
         outcome = f"done in {seconds:.1f} s" if seconds else "fresh"
-        console.print(f"{folder} {outcome}")
+        say_line(f"{folder} {outcome}")
 
 
 def _no_bar(done: int, total: int, what: str) -> None:  # noqa: ARG001 - a `Progress`

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from moe_export.artifacts.plan import Plan, PlanLayer
-from moe_export.cli.console import console, print_table
+from moe_export.cli.console import print_table, say_line
 from moe_export.reporting.units import size
 from moe_export.runner.estimate import StageEstimate
 from moe_export.runner.run import State
@@ -19,7 +19,7 @@ def print_states(states: Iterable[State]) -> None:
     for state in states:
         word = "fresh" if state.fresh else ("missing" if state.reason == "missing" else "stale")
         reason = f": {state.reason}" if word == "stale" else ""
-        console.print(f"{state.step.folder:<20} {word}{reason}")
+        say_line(f"{state.step.folder:<20} {word}{reason}")
 
 
 def print_estimates(estimates: Iterable[StageEstimate]) -> None:
@@ -49,9 +49,9 @@ def print_plan(plan: Plan) -> None:
     for dtype, models in plan.export_bytes.items():
         planned = models.by_variant().values()
         total = " → ".join(size(model.total_bytes) for model in planned)
-        console.print(f"exported weights, {dtype}: {total}")
+        say_line(f"exported weights, {dtype}: {total}")
         active = " → ".join(size(model.active_bytes_per_token) for model in planned)
-        console.print(f"read per token, {dtype}: {active}")
+        say_line(f"read per token, {dtype}: {active}")
 
 
 def _layer_row(plan: Plan, layer: PlanLayer) -> tuple[str, ...]:

@@ -6,16 +6,25 @@ and a held-out part; for files and data sets the recipe names a source for each 
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from moe_export.demo.tasks import Document, test_items, training_documents
+from moe_export.documents.chat import ChatTemplate
+from moe_export.documents.choices import cut, with_alternatives
+from moe_export.documents.fields import Conversation, fields_of, row_content
+from moe_export.documents.files import file_sha256
+from moe_export.documents.reservoir import sampled
+from moe_export.documents.rows import Row, file_rows
 from moe_export.documents.tokens import TextTokenizer, TokenSequence
+from moe_export.documents.windows import windows
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
 
@@ -24,13 +33,54 @@ Part = Literal["train", "test"]
 TEST_SEED = 1234
 """Seed of the draws of scored documents, which are the same in every run, so that runs compare."""
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sequences drawn from a source, and the number of them cut to the sequence length."""
+    """Sequences drawn from a source.
+
+    Attributes:
+        sequences: The sequences.
+        truncated: Number of them that are cut to the sequence length.
+        dropped: Number of drawn documents that are left out, because their prompts fill the
+            sequence length and leave no room for an answer.
+    """
 
     sequences: list[TokenSequence]
-    truncated: int
+    truncated: int = 0
+    dropped: int = 0
+
+    @property
+    def bos(self) -> str:
+        """Origins of the BOS tokens, usually one: see `special_tokens.Bos`."""
+        return ", ".join(sorted({sequence.bos for sequence in self.sequences}))
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Content of a document, and its place in the source for messages."""
+
+    place: str
+    number: int
+    content: Document | Conversation
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Tokens of a document.
+
+    Attributes:
+        number: Number of the document in its source.
+        sequence: Tokens, cut to the sequence length.
+        prompt_tokens: Tokens of the prompt before the cut; at least so many.
+        is_truncated: True if tokens are cut off.
+    """
+
+    number: int
+    sequence: TokenSequence
+    prompt_tokens: int
+    is_truncated: bool
 
 
 def draw(
@@ -43,8 +93,9 @@ def draw(
 ) -> Drawn:
     """Draws `count` sequences of at most `length` tokens from a source.
 
-    The tokens of a text file are divided into windows of exactly `length` tokens. In all other
-    sources each document is one sequence, cut to `length` tokens if it is longer.
+    A text file gives windows of exactly `length` tokens. In all other sources each document is one
+    sequence, cut to `length` tokens if it is longer. A document whose prompt alone has as many is
+    dropped, so fewer than `count` may be left.
 
     Args:
         source: Source of a recipe.
@@ -55,29 +106,48 @@ def draw(
         part: Part of an embedded task, `train` or `test`.
 
     Raises:
-        CalibrationError: The source is unreadable, empty, or shorter than needed.
+        CalibrationError: The source is unreadable, empty, or shorter than needed; or no document
+            has room for an answer.
+        CheckpointError: The tokenizer is missing or damaged.
         DependencyError: A data set needs a package or a network that is absent.
     """
     tokenizer = TextTokenizer(model)
     if source.text is not None:
-        return Drawn(_windows(source.text, tokenizer, count, length, seed), 0)
-    documents = list(_documents(source, model, count, seed, part))
-    if len(documents) < count:
+        return Drawn(windows(Path(source.text), tokenizer, count, length, seed))
+    encoded = list(_encoded(_contents(source, count, seed, part), tokenizer, source, model, length))
+    if source.demo is None:
+        random.Random(seed).shuffle(encoded)
+    # A prompt alone may fill the length only where no answer is to follow.
+    kept = [e.sequence for e in encoded if e.prompt_tokens < length or not has_prompts(source)]
+    if not kept:
         raise CalibrationError(
-            f"{source.name}: {count} documents are asked for, it holds {len(documents)}; ask for "
-            "fewer or give a larger source"
+            f"{source.name}: no prompt of the {count} drawn leaves room for an answer: that of "
+            f"document {encoded[0].number} has {encoded[0].prompt_tokens} tokens or more, and "
+            f"sequence_length is {length}; raise it, or give shorter prompts"
         )
-    if not source.demo:
-        documents = random.Random(seed).sample(documents, count)
-    whole = [tokenizer.encode(document) for document in documents]
-    cut = [TokenSequence(s.tokens[:length], min(s.prompt_tokens, length)) for s in whole]
-    for number, sequence in enumerate(cut):
-        if len(sequence.tokens) < 2:
-            raise CalibrationError(
-                f"{source.name}: document {number + 1} has {len(sequence.tokens)} tokens, at "
-                "least 2 are needed to predict one; remove empty documents"
-            )
-    return Drawn(cut, sum(len(s.tokens) > length for s in whole))
+    dropped = len(encoded) - len(kept)
+    drawn = Drawn(kept, sum(e.is_truncated for e in encoded) - dropped, dropped)
+    _tell_of_lost(drawn, source, length, part)
+    return drawn
+
+
+def _tell_of_lost(drawn: Drawn, source: Source, length: int, part: Part) -> None:
+    """Warns of documents that are dropped, and of answers to be scored that are cut."""
+    advice = f"because sequence_length is {length}; raise it, or give shorter documents"
+    if drawn.dropped:
+        _LOG.warning(
+            "%s: %d documents are left out, whose prompts leave no room for an answer, %s",
+            source.name,
+            drawn.dropped,
+            advice,
+        )
+    if drawn.truncated and part == "test" and has_prompts(source):
+        _LOG.warning(
+            "%s: %d answers are cut, and scored as far as they go, %s",
+            source.name,
+            drawn.truncated,
+            advice,
+        )
 
 
 def task_names(tasks: tuple[Task, ...]) -> dict[str, Task]:
@@ -93,7 +163,12 @@ def task_names(tasks: tuple[Task, ...]) -> dict[str, Task]:
 
 def has_answers(task: Task) -> bool:
     """True if documents of a task have a prompt and an answer that can match exactly."""
-    return task.demo not in (None, "text") or task.prompt_field is not None
+    return has_prompts(task)
+
+
+def has_prompts(source: Source) -> bool:
+    """True if documents of a source have a prompt and an answer."""
+    return source.demo not in (None, "text") or source.prompt_field is not None
 
 
 def outside_files(sources: Iterable[Source]) -> dict[str, str]:
@@ -102,109 +177,80 @@ def outside_files(sources: Iterable[Source]) -> dict[str, str]:
     Raises:
         CalibrationError: A file cannot be read.
     """
-    prints = {}
-    for source in sources:
-        path = source.text or source.jsonl
-        if path is not None:
-            prints[path] = hashlib.sha256(_read(Path(path)).encode()).hexdigest()
-    return prints
+    paths = [source.text or source.jsonl for source in sources]
+    return {path: file_sha256(Path(path)) for path in paths if path is not None}
 
 
-def _documents(
-    source: Source, model: Path, count: int, seed: int, part: Part
-) -> Iterable[Document]:
+def _contents(source: Source, count: int, seed: int, part: Part) -> Iterator[_Content]:
+    """Yields `count` documents, or conversations that become one, drawn from a source."""
     if source.demo is not None:
         make = training_documents if part == "train" else test_items
-        return make(source.demo, count, seed)
-    if source.jsonl is not None:
-        return _row_documents(_json_rows(Path(source.jsonl)), source, source.jsonl, model)
-    assert source.hub is not None
-    return _row_documents(_hub_rows(source), source, source.hub, model)
-
-
-def _row_documents(
-    rows: Iterable[dict[str, Any]], source: Source, name: str, model: Path
-) -> list[Document]:
-    """Documents made from the fields of each row that the source names."""
-    documents = []
-    template = _ChatTemplate(model) if source.chat_template else None
-    for number, row in enumerate(rows):
-        try:
-            documents.append(_row_document(row, source, template))
-        except KeyError as error:
-            raise CalibrationError(
-                f"{name}: row {number + 1} has no field {error.args[0]!r}; it has "
-                f"{', '.join(map(repr, row))}: name the right one in text_field, or in "
-                "prompt_field and answer_field"
-            ) from error
-    return documents
-
-
-def _row_document(row: dict[str, Any], source: Source, template: _ChatTemplate | None) -> Document:
-    if source.prompt_field is not None and source.answer_field is not None:
-        prompt, answer = str(row[source.prompt_field]), str(row[source.answer_field])
-        if template is None:
-            return Document(prompt, answer)
-        return Document(template.render([{"role": "user", "content": prompt}], True), answer)
-    if template is not None:
-        return Document("", template.render(row["messages"], False))
-    return Document("", str(row[source.text_field]))
-
-
-class _ChatTemplate:
-    """Chat template of the model, rendered by transformers."""
-
-    def __init__(self, model: Path) -> None:
-        from transformers import AutoTokenizer  # noqa: PLC0415 - heavy, and seldom needed
-
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
-        if self._tokenizer.chat_template is None:
-            raise CalibrationError(
-                f"{model}: the tokenizer has no chat template; set chat_template: false"
-            )
-
-    def render(self, messages: list[dict[str, str]], ask: bool) -> str:
-        text = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ask
-        )
-        return str(text)
-
-
-def _windows(
-    name: str, tokenizer: TextTokenizer, count: int, length: int, seed: int
-) -> list[TokenSequence]:
-    """Random windows of a text file's tokens, without overlap, in the order of the text."""
-    tokens = tokenizer.encode_text(_read(Path(name)))
-    available = len(tokens) // length
-    if available < count:
+        for number, document in enumerate(make(source.demo, count, seed), 1):
+            yield _Content(source.demo, number, document)
+        return
+    read = _reader(source)
+    # All rows are looked at, so that a wrong one is refused whether or not it is drawn. Those drawn
+    # are read again, one by one, because together they may be large.
+    drawn, total = sampled((_checked(row, source) for row in read()), count, seed)
+    if total < count:
         raise CalibrationError(
-            f"{name}: {count} sequences of {length} tokens are asked for, its {len(tokens)} tokens "
-            f"make {available}; give more text, or lower sequence_length or sequences"
+            f"{source.name}: {count} documents are asked for, it holds {total}; ask for "
+            "fewer or give a larger source"
         )
-    chosen = sorted(random.Random(seed).sample(range(available), count))
-    return [TokenSequence(tokens[at * length : (at + 1) * length], 0) for at in chosen]
+    numbers = set(drawn)
+    for row in takewhile(lambda row: row.number <= drawn[-1], read()):
+        if row.number in numbers:
+            yield _Content(row.place, row.number, row_content(row, source))
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise CalibrationError(f"{path}: no such file; give the path of a text file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"{path} cannot be read as UTF-8 text ({error})") from error
+def _checked(row: Row, source: Source) -> int:
+    """Number of a row whose fields are as the source says."""
+    row_content(row, source)
+    return row.number
 
 
-def _json_rows(path: Path) -> Iterable[dict[str, Any]]:
-    for number, line in enumerate(_read(path).splitlines()):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CalibrationError(f"{path}:{number + 1}: not a line of JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise CalibrationError(f"{path}:{number + 1}: expected a JSON object")
-        yield row
+def _encoded(
+    contents: Iterable[_Content],
+    tokenizer: TextTokenizer,
+    source: Source,
+    model: Path,
+    length: int,
+) -> Iterator[_Encoded]:
+    """Yields the tokens of documents, cut to `length`."""
+    with ChatTemplate(model) if _is_rendered(source) else nullcontext() as template:
+        encode = partial(
+            tokenizer.encode,
+            rendered=template is not None,
+            limit=length,
+            eos=source.eos != "optional",
+        )
+        for each in contents:
+            document = each.content
+            if isinstance(document, Conversation):
+                assert template is not None
+                text = template.render(document, each.place)
+                document = document.rendered(text)
+            whole = with_alternatives(document, encode)
+            if len(whole.tokens) < 2:
+                raise CalibrationError(
+                    f"{source.name}: document {each.number} has {len(whole.tokens)} tokens, at "
+                    "least 2 are needed to predict one; remove empty documents"
+                )
+            is_truncated = len(whole.tokens) > length
+            yield _Encoded(each.number, cut(whole, length), whole.prompt_tokens, is_truncated)
+
+
+def _is_rendered(source: Source) -> bool:
+    return source.chat_template and source.demo is None
+
+
+def _reader(source: Source) -> Callable[[], Iterator[Row]]:
+    """Function that reads the rows of a source from its start."""
+    if source.jsonl is not None:
+        return partial(file_rows, Path(source.jsonl), fields_of(source))
+    assert source.hub is not None
+    data, name = _hub_rows(source), source.hub
+    return lambda: (Row(name, number, fields) for number, fields in enumerate(data, 1))
 
 
 def _hub_rows(source: Source) -> Iterable[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,26 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from moe_export.demo.tasks import Document
+from moe_export.documents.special_tokens import (
+    Bos,
+    added_around,
+    end_ids,
+    special_tokens,
+    who_adds_bos,
+)
 from moe_export.errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
 
+HEAD_CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 32
+"""A longer document is encoded from its head on: at first this many characters, or this many for
+each token that is asked for. The tokenizer takes about 250 bytes of memory for a byte of text."""
+
 INCOMPLETE = "\ufffd"
 """Character that a tokenizer decodes to while the bytes of a character are not complete."""
+
+CONTEXT_TOKENS = 16
+"""Tokens before a new one that decide how it is decoded, such as if it begins with a space."""
 
 
 @dataclass(frozen=True)
@@ -25,49 +40,120 @@ class TokenSequence:
     Attributes:
         tokens: Token ids of prompt and answer.
         prompt_tokens: Number of tokens of the prompt, BOS included.
+        bos: Origin of the BOS token.
+        alternatives: The same prompt with each wrong choice; empty unless a choice is asked for.
     """
 
     tokens: list[int]
     prompt_tokens: int
+    bos: Bos = "nobody"
+    alternatives: tuple[TokenSequence, ...] = ()
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Reads a tokenizer, without the truncation and padding that its file may ask for.
+
+    Fine-tuning scripts save these two in `tokenizer.json`. transformers ignores them as well.
+
+    Raises:
+        CheckpointError: `tokenizer.json` is missing or damaged.
+    """
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; copy it beside the weights")
+    with _told(path, "is damaged", "copy it again"):
+        tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@contextmanager
+def _told(path: Path, what: str, advice: str) -> Iterator[None]:
+    """Turns the errors of the tokenizers library, panics of its Rust code too, into sentences."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} {what} ({reason}); {advice}") from error
 
 
 class TextTokenizer:
     """Tokenizer of a checkpoint directory.
 
+    Attributes:
+        special: Tokens that the tokenizer puts before and after a text.
+        eos_ids: End-of-sequence ids, which may be none.
+
     Raises:
-        CheckpointError: `tokenizer.json` is missing or damaged.
+        CheckpointError: `tokenizer.json`, or a file with its special tokens, is missing or damaged.
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / TOKENIZER_FILE
-        if not path.exists():
-            raise CheckpointError(f"{path} is missing; copy it beside the weights")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
-        self.eos_ids = _eos_ids(directory)
+        self._tokenizer = load_tokenizer(directory)
+        self._path = directory / TOKENIZER_FILE
+        with _told(self._path, "cannot encode a text", "use the tokenizer of the model"):
+            first, last = added_around(self._tokenizer)
+        self.special = special_tokens(self._tokenizer, directory, first, last)
+        self.eos_ids = end_ids(directory)
 
-    def encode(self, document: Document) -> TokenSequence:
-        """BOS (if the tokenizer adds one), prompt, answer, and EOS if there is a prompt."""
-        prompt = self._tokenizer.encode(document.prompt).ids
-        answer = self._tokenizer.encode(document.answer, add_special_tokens=False).ids
-        end = self.eos_ids[:1] if document.prompt else []
-        return TokenSequence([*prompt, *answer, *end], len(prompt))
+    def encode(
+        self,
+        document: Document,
+        *,
+        rendered: bool = False,
+        limit: int | None = None,
+        eos: bool = True,
+    ) -> TokenSequence:
+        """Encodes prompt and answer together, with each special token once.
+
+        A token with characters of both belongs to the answer. A prompt with an answer ends with
+        EOS, a text alone with the tokens that the tokenizer adds.
+
+        Args:
+            document: Prompt and answer; the prompt is empty for a text alone.
+            rendered: True if a chat template has written the special tokens already.
+            limit: Number of tokens that is asked for; of a long document that has more, only the
+                head is encoded, but always more than `limit` tokens. None for all.
+            eos: False to leave out EOS after an answer.
+        """
+        ids, ends = self._head(document.prompt + document.answer, limit)
+        first, bos = who_adds_bos(ids, self.special, rendered)
+        boundary = len(document.prompt)
+        inside = next((at for at, end in enumerate(ends) if end > boundary), len(ids))
+        last = () if rendered else self.special.last
+        if document.prompt:
+            last = tuple(self.eos_ids[:1]) if eos else ()
+        if ids[len(ids) - len(last) :] == list(last):
+            last = ()
+        prompt_tokens = len(first) + (inside if document.prompt else 0)
+        return TokenSequence([*first, *ids, *last], prompt_tokens, bos)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS (if the tokenizer adds one) and the tokens of the text."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids
+        """Tokens of the text, after BOS if the tokenizer adds it and the text does not have it."""
+        ids = self.encode_text(text)
+        first, _ = who_adds_bos(ids, self.special, rendered=False)
+        return [*first, *ids]
 
-    def encode_text(self, text: str) -> list[int]:
-        """Tokens of the text, without special ones."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+    def encode_text(self, text: str, before: str = "") -> list[int]:
+        """Tokens of the text, without special ones.
+
+        Args:
+            text: Text to encode.
+            before: Text in front of it, whose own tokens are left out.
+        """
+        ids, ends = self._encoded(before + text)
+        return ids[next((at for at, end in enumerate(ends) if end > len(before)), len(ids)) :]
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of the tokens, without special ones."""
-        text: str = self._tokenizer.decode(tokens)
+        """Text of the tokens, without special ones.
+
+        Many tokenizers drop a space at the beginning; `continuation` keeps it.
+        """
+        with _told(self._path, "cannot decode tokens", "use the tokenizer of the model"):
+            text: str = self._tokenizer.decode(tokens)
         return text
 
     def piece(self, token: int) -> str:
@@ -79,17 +165,47 @@ class TextTokenizer:
             return text
         return str(self._tokenizer.id_to_token(token) or f"<{token}>")
 
+    def continuation(self, prompt: list[int], tokens: Iterable[int]) -> Iterator[str]:
+        """Yields the text of tokens that follow a prompt, in pieces of whole characters.
 
-def _eos_ids(directory: Path) -> list[int]:
-    """End-of-sequence ids of `generation_config.json`, or else of `config.json`; may be empty."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if not path.exists():
-            continue
-        try:
-            eos: Any = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be read as a JSON object ({error})") from error
-        if eos is not None:
-            return [int(token) for token in (eos if isinstance(eos, list) else [eos])]
-    return []
+        Args:
+            prompt: Token ids of the prompt.
+            tokens: Token ids that follow.
+        """
+        seen = self._context(prompt)
+        given = self.decode(seen)
+        text = given
+        for token in tokens:
+            seen.append(token)
+            text = self.decode(seen)
+            if text.endswith(INCOMPLETE):
+                continue
+            yield text[len(given) :]
+            seen = self._context(seen)
+            given = text = self.decode(seen)
+        if len(text) > len(given):
+            yield text[len(given) :]
+
+    def _context(self, tokens: list[int]) -> list[int]:
+        """The last tokens, enough that the next one is not decoded as the first of a text."""
+        tail = tokens[-CONTEXT_TOKENS:]
+        return tail if self.decode(tail) else list(tokens)
+
+    def _head(self, text: str, limit: int | None) -> tuple[list[int], list[int]]:
+        """Ids and ends of the whole text, or of a head of it that has more than `limit` tokens."""
+        if limit is None:
+            return self._encoded(text)
+        characters = max(HEAD_CHARACTERS, CHARACTERS_PER_TOKEN * limit)
+        while characters < len(text):
+            cut = text.rfind(" ", characters // 2, characters)
+            ids, ends = self._encoded(text[: cut if cut > 0 else characters])
+            if len(ids) > limit:
+                return ids, ends
+            characters *= 4
+        return self._encoded(text)
+
+    def _encoded(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids, and the character of the text after each token."""
+        with _told(self._path, "cannot encode a text", "use the tokenizer of the model"):
+            encoding: Any = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, [end for _, end in encoding.offsets]

@@ -6,15 +6,35 @@ Legend: T tokens, V vocabulary, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from moe_export.evaluation.tally import row_chunks
+from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.layered import StreamedModel
+
+TIE = 2.0**-20
+"""Largest distance of two router logits that are taken as equal, relative to the largest one."""
+
+
+@dataclass
+class Trace:
+    """Results of torch within the layers.
+
+    Attributes:
+        outputs: Output [T, D] of every layer for the first sequence.
+        tied_tokens: Number of tokens of all sequences, by layer, for which the last expert that is
+            chosen and the first that is not have equal logits.
+    """
+
+    outputs: list[NDArray[np.float32]] = field(default_factory=list)
+    tied_tokens: dict[int, int] = field(default_factory=dict)
 
 
 def write_logits(
@@ -24,7 +44,7 @@ def write_logits(
     file: IO[bytes],
     *,
     trace: bool = False,
-) -> tuple[int, list[NDArray[np.float32]]]:
+) -> tuple[int, Trace]:
     """Writes the logits of sequences, and counts generated tokens that torch agrees with.
 
     Args:
@@ -32,19 +52,21 @@ def write_logits(
         sequences: Token ids of each sequence.
         continued: Pairs of a prompt and the tokens that another model generated after it.
         file: Binary file that receives the logits of every sequence in order, float32 [T, V].
-        trace: True if the outputs of all layers for the first sequence are returned.
+        trace: True if outputs of the layers and ties of the routers are returned.
 
     Returns:
         Number of generated tokens before the first that differs, summed over `continued`; and the
-        outputs [T, D] of the layers, empty without `trace`.
+        trace, empty without `trace`.
     """
     whole = [[*prompt, *tokens] for prompt, tokens in continued]
     model = StreamedModel(checkpoint, torch.float32)
-    traced: list[NDArray[np.float32]] = []
+    traced = Trace()
+    if trace:
+        _count_ties(model, traced.tied_tokens)
     states = []
     for states in model.states([torch.tensor([tokens]) for tokens in [*sequences, *whole]]):
         if trace:
-            traced.append(states[0][0].numpy())
+            traced.outputs.append(states[0][0].numpy())
     same = 0
     with model.head() as (norm, head), torch.no_grad():
         for state in states[: len(sequences)]:
@@ -55,4 +77,24 @@ def write_logits(
             likeliest = head(norm(state[0, len(prompt) - 1 : -1])).argmax(-1).tolist()
             differs = [a != b for a, b in zip(tokens, likeliest, strict=True)]
             same += differs.index(True) if any(differs) else len(tokens)
-    return same, traced[1:]
+    del traced.outputs[:1]  # the embeddings
+    return same, traced
+
+
+def _count_ties(model: StreamedModel, tied_tokens: dict[int, int]) -> None:
+    """Lets every router count its ties from now on."""
+
+    def count(block: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        assert isinstance(block, RaggedMoEBlock)
+        x_TD = arguments[0].reshape(-1, arguments[0].shape[-1])
+        logits_TE, top_k = block.router_logits(x_TD), block.spec.top_k
+        if top_k == logits_TE.shape[1]:
+            return
+        best_TK = torch.topk(logits_TE, top_k + 1, dim=-1).values
+        near = best_TK[:, -2] - best_TK[:, -1] <= TIE * logits_TE.abs().amax(-1)
+        tied_tokens[block.layer] = tied_tokens.get(block.layer, 0) + int(near.sum())
+
+    for layer in range(len(model.layers)):
+        block = model.block(layer)
+        if block is not None:
+            block.register_forward_pre_hook(count)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.artifacts.validation import Greedy, Parity
+from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.tally import divergence_nats, log_softmax, row_chunks
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
@@ -46,6 +47,7 @@ def compare_with_torch(
     compared: Compared,
     scratch: Path,
     limit: float | None = None,
+    check: FiniteCheck | None = None,
 ) -> tuple[Parity, Greedy | None]:
     """Compares logits of sequences, and greedy tokens after prompts.
 
@@ -62,6 +64,7 @@ def compare_with_torch(
         scratch: path of a temporary file of 4 * V bytes per token of the sequences.
         limit: largest error that is not traced to the first layer whose output differs by more;
             None for no tracing.
+        check: count of the positions without finite logits; None to count none.
 
     Returns:
         The parity; and the greedy agreement, None without prompts.
@@ -81,13 +84,14 @@ def compare_with_torch(
             )
         release()
         with scratch.open("rb") as file:
-            parity = _parity(open_model, compared.sequences, file)
+            parity = _parity(open_model, compared.sequences, file, check or FiniteCheck())
         release()
     finally:
         scratch.unlink(missing_ok=True)
     if limit is not None and not parity.max_logit_error <= limit:
-        layer = first_bad_layer(directory, compared.sequences[0], traced, limit)
-        parity = parity.model_copy(update={"first_bad_layer": layer})
+        layer = first_bad_layer(directory, compared.sequences[0], traced.outputs, limit)
+        tied = traced.tied_tokens.get(layer) or None
+        parity = parity.model_copy(update={"first_bad_layer": layer, "tied_tokens": tied})
     return parity, _greedy(compared, same)
 
 
@@ -111,13 +115,16 @@ def _generated(open_model: Callable[[], OrtModel], compared: Compared) -> list[l
 
 
 def _parity(
-    open_model: Callable[[], OrtModel], sequences: Sequence[list[int]], expected: IO[bytes]
+    open_model: Callable[[], OrtModel],
+    sequences: Sequence[list[int]],
+    expected: IO[bytes],
+    check: FiniteCheck,
 ) -> Parity:
     """Compares the exported model with the logits that `write_logits` wrote."""
     model = open_model()
     worst, kl_nats, agreements = 0.0, 0.0, 0
     for sequence in sequences:
-        actual_TV = model.logits([sequence])[0]
+        actual_TV = check.checked(sequence, model.logits([sequence])[0])
         vocabulary = actual_TV.shape[1]
         for rows in row_chunks(len(sequence), vocabulary):
             count = (rows.stop - rows.start) * vocabulary
@@ -154,6 +161,8 @@ def first_bad_layer(
 
     ours = with_layer_outputs(directory, sequence)
     for layer, (actual, expected) in enumerate(zip(ours, outputs, strict=True)):
-        if not np.abs(actual - expected).max() <= limit * max(1.0, np.abs(expected).max()):
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(actual - expected).max()
+        if not difference <= limit * max(1.0, np.abs(expected).max()):
             return layer
     return len(outputs)

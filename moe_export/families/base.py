@@ -103,6 +103,8 @@ class Family:
         rope_types: Kinds of stretched frequencies that are supported.
         moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
+        genai_type: Model type of onnxruntime-genai, which decides tokens of its tools and chat;
+            `decoder` where it has none that is close.
     """
 
     model_type: str
@@ -122,6 +124,7 @@ class Family:
     shared_gate: bool = True
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
+    genai_type: str = "decoder"
 
 
 @dataclass(frozen=True)

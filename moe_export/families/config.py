@@ -17,6 +17,15 @@ from moe_export.families.base import (
 )
 from moe_export.families.features import ExpertGroups, LatentAttention
 from moe_export.families.rope import read_stretch, rope_facts
+from moe_export.families.schema import (
+    HEAD_DIM,
+    MOST_EXPERTS,
+    NUMBERS,
+    Number,
+    require_flags,
+    require_token_ids,
+    shown,
+)
 from moe_export.quantization import read_quantization
 
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -34,8 +43,19 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 GROUP_LIMITED = "group_limited_greedy"
 """DeepSeek's name for routing by groups."""
 
+WINDOW = Number(0, 1 << 40)
+"""Range of the length of an attention window; 0 stands for none."""
+
 HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
+
+
+def is_pruned(config: dict[str, Any]) -> bool:
+    """True for the config of a pruned checkpoint, and of an export of one.
+
+    An export has its family's own model_type, with the widths beside it.
+    """
+    return WIDTHS_KEY in config or str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
 
 
 class _ConfigReader:
@@ -50,18 +70,39 @@ class _ConfigReader:
         self.values = {key: value for key, value in values.items() if value is not None}
 
     def check_refused(self) -> None:
-        """Checks that all values are supported.
+        """Checks that flags and token ids have their types, and that all values are supported.
 
         Raises:
-            CheckpointError: A value is not supported.
+            CheckpointError: A value has the wrong type or is not supported.
         """
+        model_type = self.family.model_type
+        require_flags(self.values, model_type)
+        require_token_ids(self.values, "config.json")
         for key, allowed in (REFUSED | self.family.refused).items():
             if key in self.values and self.values[key] not in allowed:
                 expected = " or ".join(map(repr, allowed)) if allowed else "no such key"
                 raise CheckpointError(
-                    f"config.json: {key} is {self.values[key]!r}, which is not supported for "
-                    f"{self.family.model_type}; expected {expected}"
+                    f"config.json: {key} is {shown(self.values[key])}, which is not supported for "
+                    f"{model_type}; expected {expected}"
                 )
+
+    def bias(self, name: str, *keys: str) -> bool:
+        """True if one of the flags is true.
+
+        Args:
+            name: Attribute of `ModelSpec` without which the family's tensors are absent.
+            keys: Config keys of the flags.
+
+        Raises:
+            CheckpointError: A flag is true, and the family has no such tensors.
+        """
+        given = [key for key in keys if self.flag(key)]
+        if given and all(rule.when != name for rule in self.family.tensors):
+            raise CheckpointError(
+                f"config.json: {given[0]} is True, but no {self.family.model_type} has such a "
+                "bias; expected False or no such key"
+            )
+        return bool(given)
 
     def knows(self, name: str) -> bool:
         """True if the family has a size of this name."""
@@ -71,17 +112,15 @@ class _ConfigReader:
         """Size with the given name.
 
         Raises:
-            CheckpointError: The size is missing, not a number, or differs between two of its keys.
+            CheckpointError: The size is missing, not a number in its range, or differs between two
+                of its keys.
         """
         named = self.family.config_keys[name]
         keys = (named,) if isinstance(named, str) else named
         given = {key: self.values[key] for key in keys if key in self.values}
-        value = next(iter(given.values()), None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise CheckpointError(
-                f"config.json: {' or '.join(keys)} is {value!r}, expected a number for "
-                f"{self.family.model_type}"
-            )
+        for value in (*given.values(),) or (None,):
+            self.require(NUMBERS[name], value, " or ".join(keys))
+        value = next(iter(given.values()))
         if any(other != value for other in given.values()):
             raise CheckpointError(
                 f"config.json: {' and '.join(f'{k} {v}' for k, v in given.items())} are names of "
@@ -94,6 +133,18 @@ class _ConfigReader:
         named = self.family.config_keys.get(name, ())
         keys = (named,) if isinstance(named, str) else named
         return self.number(name) if any(key in self.values for key in keys) else default
+
+    def require(self, number: Number, value: Any, key: str) -> None:
+        """Checks a number.
+
+        Raises:
+            CheckpointError: It has the wrong type or lies outside its range.
+        """
+        if not number.holds(value):
+            raise CheckpointError(
+                f"config.json: {key} is {shown(value)}, expected {number} for "
+                f"{self.family.model_type}"
+            )
 
     def flag(self, key: str) -> bool:
         """True if the config has the key and its value is true."""
@@ -109,24 +160,20 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     reader = _ConfigReader(family, config)
     reader.check_refused()
     number = reader.number
-    hidden_size, num_heads = number("hidden_size"), number("num_heads")
     latent = _read_latent(reader)
-    if latent is not None:
-        head_dim, num_kv_heads = latent.rope_dim + latent.nope_dim, num_heads
-    else:
-        head_dim = reader.values.get("head_dim") or hidden_size // num_heads
-        num_kv_heads = reader.number_or("num_kv_heads", num_heads)
+    head_dim, num_kv_heads = _read_heads(reader, latent)
     _check_window(reader)
     rotary_dim = head_dim if latent is None else latent.rope_dim
     _check_heads(reader, head_dim, rotary_dim)
+    _check_experts(reader)
     widths = _read_widths(reader, config)
     has_dense_layers = any(not layer for layer in widths)
     normalize = family.normalize_top_k
     return ModelSpec(
         family=family,
-        hidden_size=hidden_size,
+        hidden_size=number("hidden_size"),
         num_layers=number("num_layers"),
-        num_heads=num_heads,
+        num_heads=number("num_heads"),
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         vocab_size=number("vocab_size"),
@@ -141,9 +188,9 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         groups=_read_groups(reader),
         router_jitter=float(reader.number_or("router_jitter", 0.0)),
         latent=latent,
-        qkv_bias=reader.flag("qkv_bias") or reader.flag("attention_bias"),
-        o_bias=reader.flag("attention_bias"),
-        lm_head_bias=reader.flag("lm_head_bias"),
+        qkv_bias=reader.bias("qkv_bias", "qkv_bias", "attention_bias"),
+        o_bias=reader.bias("o_bias", "attention_bias"),
+        lm_head_bias=reader.bias("lm_head_bias", "lm_head_bias"),
         clip_qkv=reader.number_or("clip_qkv", None),
         tied_embeddings=reader.flag("tie_word_embeddings"),
         norm_epsilon=float(number("norm_epsilon")),
@@ -178,6 +225,56 @@ def _read_latent(reader: _ConfigReader) -> LatentAttention | None:
     )
 
 
+def _read_heads(reader: _ConfigReader, latent: LatentAttention | None) -> tuple[int, int]:
+    """Entries of a query head, and the number of key heads.
+
+    Raises:
+        CheckpointError: The hidden size or the query heads cannot be divided evenly.
+    """
+    hidden_size, num_heads = reader.number("hidden_size"), reader.number("num_heads")
+    num_kv_heads: int = reader.number_or("num_kv_heads", num_heads)
+    if latent is not None:
+        if num_kv_heads != num_heads:
+            raise CheckpointError(
+                f"config.json: num_key_value_heads is {num_kv_heads}, expected the {num_heads} of "
+                f"num_attention_heads: attention of {reader.family.model_type} has as many"
+            )
+        return latent.rope_dim + latent.nope_dim, num_heads
+    head_dim = reader.values.get("head_dim")
+    if head_dim is not None:
+        reader.require(HEAD_DIM, head_dim, "head_dim")
+    elif hidden_size % num_heads:
+        raise CheckpointError(
+            f"config.json: hidden_size {hidden_size} cannot be divided among the {num_heads} of "
+            f"num_attention_heads of this {reader.family.model_type}"
+        )
+    if num_heads % num_kv_heads:
+        raise CheckpointError(
+            f"config.json: num_attention_heads {num_heads} cannot be divided among the "
+            f"{num_kv_heads} of num_key_value_heads of this {reader.family.model_type}"
+        )
+    return head_dim or hidden_size // num_heads, num_kv_heads
+
+
+def _check_experts(reader: _ConfigReader) -> None:
+    """Checks the numbers of experts before any list of them is made.
+
+    Raises:
+        CheckpointError: More are chosen than there are, or there are too many to be held.
+    """
+    experts, top_k, layers = map(reader.number, ("num_experts", "top_k", "num_layers"))
+    if top_k > experts:
+        raise CheckpointError(
+            f"config.json: num_experts_per_tok is {top_k}, more than the {experts} experts of this "
+            f"{reader.family.model_type}"
+        )
+    if experts * layers > MOST_EXPERTS:
+        raise CheckpointError(
+            f"config.json: {experts} experts in each of {layers} layers are more than the "
+            f"{MOST_EXPERTS} that are supported for {reader.family.model_type}"
+        )
+
+
 def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
     count = reader.number_or("groups", 1)
     if reader.values.get("topk_method") != GROUP_LIMITED:
@@ -208,8 +305,7 @@ def _read_shared_widths(
 ) -> tuple[int | None, ...]:
     most = _shared_width(reader)
     unpruned = tuple(most if most and layer else None for layer in widths)
-    is_pruned = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
-    if not is_pruned or SHARED_WIDTHS_KEY not in config:
+    if not is_pruned(config) or SHARED_WIDTHS_KEY not in config:
         return unpruned
     pruned = config[SHARED_WIDTHS_KEY]
     if (
@@ -221,8 +317,9 @@ def _read_shared_widths(
         )
     ):
         raise CheckpointError(
-            f"config.json: {SHARED_WIDTHS_KEY} is {pruned!r}, expected for each of {len(unpruned)} "
-            f"layers a width between 0 and {most}, or null where it has no shared expert"
+            f"config.json: {SHARED_WIDTHS_KEY} is {shown(pruned)}, expected for each of "
+            f"{len(unpruned)} layers a width between 0 and {most}, or null where it has no shared "
+            "expert"
         )
     return tuple(pruned)
 
@@ -231,9 +328,10 @@ def _check_window(reader: _ConfigReader) -> None:
     """Checks that no attention window is shorter than the model's positions.
 
     Raises:
-        CheckpointError: The window is shorter and in use.
+        CheckpointError: The window is no number, or is shorter and in use.
     """
-    window, positions = reader.values.get("sliding_window"), reader.number("max_positions")
+    window, positions = reader.values.get("sliding_window", 0), reader.number("max_positions")
+    reader.require(WINDOW, window, "sliding_window")
     if window and window < positions and reader.values.get("use_sliding_window", True):
         raise CheckpointError(
             f"config.json: sliding_window is {window}, less than the {positions} positions of the "
@@ -256,13 +354,20 @@ def _moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
     step = values.get("decoder_sparse_step", 1) if "decoder_sparse_step" in rules else 1
     plain = values.get("mlp_only_layers", []) if "mlp_only_layers" in rules else []
     first = reader.number_or("first_k", 0) if "first_k" in rules else 0
-    if not isinstance(step, int) or step < 1 or not isinstance(plain, list):
+    if (
+        type(step) is not int
+        or step < 1
+        or not isinstance(plain, list)
+        or not all(type(layer) is int for layer in plain)
+    ):
         raise CheckpointError(
-            f"config.json: decoder_sparse_step is {step!r} and mlp_only_layers is {plain!r}, "
-            f"expected a positive number and a list for {reader.family.model_type}"
+            f"config.json: decoder_sparse_step is {shown(step)} and mlp_only_layers is "
+            f"{shown(plain)}, expected a positive number and a list of layers for "
+            f"{reader.family.model_type}"
         )
+    plain_layers = set(plain)
     has_experts = [
-        layer >= first and layer not in plain and (layer + 1) % step == 0
+        layer >= first and layer not in plain_layers and (layer + 1) % step == 0
         for layer in range(num_layers)
     ]
     if not any(has_experts):
@@ -276,7 +381,7 @@ def _moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
 def _read_widths(reader: _ConfigReader, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
     num_layers, num_experts, most = map(reader.number, ("num_layers", "num_experts", "width"))
     counts = [num_experts * moe for moe in _moe_layers(reader, num_layers)]
-    if not str(config.get("model_type", "")).startswith(PRUNED_PREFIX):
+    if not is_pruned(config):
         return tuple((most,) * count for count in counts)
     widths = config.get(WIDTHS_KEY)
     well_formed = (
@@ -286,7 +391,7 @@ def _read_widths(reader: _ConfigReader, config: dict[str, Any]) -> tuple[tuple[i
             isinstance(row, list) and len(row) == count
             for row, count in zip(widths, counts, strict=True)
         )
-        and all(isinstance(w, int) and 0 <= w <= most for row in widths for w in row)
+        and all(type(w) is int and 0 <= w <= most for row in widths for w in row)
     )
     if not isinstance(widths, list) or not well_formed:
         dense = counts.count(0)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import CheckpointError
+from moe_export.families.schema import POSITIONS, POSITIVE, real, shown
 
 RopeType = Literal["default", "yarn", "longrope"]
 
@@ -73,9 +74,19 @@ Stretch = Yarn | LongRope
 
 
 def rope_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotation parameters of a config, with the keys of transformers 5."""
+    """Rotation parameters of a config, with the keys of transformers 5.
+
+    Raises:
+        CheckpointError: They are no JSON object.
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        if config.get(key) is not None and not isinstance(config[key], dict):
+            raise CheckpointError(
+                f"config.json: {key} is {shown(config[key])}, expected a JSON object with rope_type"
+            )
     facts = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    facts["rope_type"] = facts.get("rope_type") or facts.pop("type", None) or "default"
+    names = (facts.get("rope_type"), facts.pop("type", None), "default")
+    facts["rope_type"] = next(name for name in names if name is not None)
     return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -102,7 +113,7 @@ def read_stretch(
     kind = facts["rope_type"]
     if kind not in supported:
         raise CheckpointError(
-            f"config.json: rope_type {kind!r} is not supported for {model_type}; expected "
+            f"config.json: rope_type {shown(kind)} is not supported for {model_type}; expected "
             f"{' or '.join(map(repr, supported))}"
         )
     unknown = sorted(facts.keys() - KEYS[kind])
@@ -121,7 +132,7 @@ def read_stretch(
 def _read_longrope(
     facts: dict[str, Any], model_type: str, frequencies: int, max_positions: int
 ) -> LongRope:
-    original = int(_number(facts, "original_max_position_embeddings", model_type))
+    original = _original(facts, model_type)
     if max_positions > original:
         raise CheckpointError(
             f"config.json: this {model_type} has {max_positions} positions by longrope, which is "
@@ -132,31 +143,39 @@ def _read_longrope(
     if (
         not isinstance(factors, list)
         or len(factors) != frequencies
-        or not all(isinstance(factor, int | float) and factor > 0 for factor in factors)
+        or not all(POSITIVE.holds(factor) for factor in factors)
     ):
         raise CheckpointError(
             f"config.json: short_factor of longrope must be {frequencies} numbers for {model_type}"
         )
-    scale = _number(facts, "short_mscale", model_type)
+    scale = real(facts, "short_mscale", None, _within(model_type))
     return LongRope(tuple(float(factor) for factor in factors), scale)
 
 
 def _read_yarn(facts: dict[str, Any], model_type: str) -> Yarn:
-    factor = _number(facts, "factor", model_type)
-    both = facts.get("mscale") and facts.get("mscale_all_dim")
-    if both:
-        table_scale = _mscale(factor, facts["mscale"]) / _mscale(factor, facts["mscale_all_dim"])
-    else:
-        table_scale = _mscale(factor, 1.0)
-    score_scale = _mscale(factor, facts.get("mscale_all_dim") or 0.0) ** 2
+    where = _within(model_type)
+    factor = real(facts, "factor", None, where)
+    scale, scale_all = (facts.get(key) or 0 for key in ("mscale", "mscale_all_dim"))
+    if scale:
+        scale = real(facts, "mscale", None, where)
+    if scale_all:
+        scale_all = real(facts, "mscale_all_dim", None, where)
+    table_scale = _mscale(factor, 1.0)
+    if scale and scale_all:
+        table_scale = _mscale(factor, scale) / _mscale(factor, scale_all)
+    truncate = facts.get("truncate", True)
+    if not isinstance(truncate, bool):
+        raise CheckpointError(
+            f"config.json: truncate within {where} is {shown(truncate)}, expected true or false"
+        )
     return Yarn(
         factor=factor,
-        original_positions=int(_number(facts, "original_max_position_embeddings", model_type)),
-        beta_fast=float(facts.get("beta_fast") or 32),
-        beta_slow=float(facts.get("beta_slow") or 1),
-        truncate=bool(facts.get("truncate", True)),
-        table_scale=float(facts.get("attention_factor", table_scale)),
-        score_scale=score_scale,
+        original_positions=_original(facts, model_type),
+        beta_fast=real(facts, "beta_fast", 32, where),
+        beta_slow=real(facts, "beta_slow", 1, where),
+        truncate=truncate,
+        table_scale=real(facts, "attention_factor", table_scale, where),
+        score_scale=_mscale(factor, scale_all) ** 2,
     )
 
 
@@ -196,11 +215,17 @@ def _mscale(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
-def _number(facts: dict[str, Any], key: str, model_type: str) -> float:
-    value = facts.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+def _original(facts: dict[str, Any], model_type: str) -> int:
+    """Number of positions of the model before stretching."""
+    value = facts.get("original_max_position_embeddings")
+    if not POSITIONS.holds(value):
         raise CheckpointError(
-            f"config.json: {key} within rope_scaling is {value!r}, expected a number for "
-            f"{model_type}"
+            f"config.json: original_max_position_embeddings within {_within(model_type)} is "
+            f"{shown(value)}, expected {POSITIONS}"
         )
-    return float(value)
+    assert isinstance(value, int)
+    return value
+
+
+def _within(model_type: str) -> str:
+    return f"rope_scaling of this {model_type}"

@@ -25,7 +25,12 @@ def pruned_config_class(model_type: str) -> type[Any]:
     def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # transformers 4 reads neither rope_parameters nor the size names of transformers 5, so
         # every value is passed under all its names.
-        known: dict[str, Any] = {"rope_theta": spec_of(config_dict).rope_theta}
+        spec = spec_of(config_dict)
+        known: dict[str, Any] = {"rope_theta": spec.rope_theta}
+        pad = config_dict.get("pad_token_id")
+        if pad is not None and not -spec.vocab_size <= pad < spec.vocab_size:
+            # torch refuses a row that the embedding has not; such a token cannot be looked up.
+            known["pad_token_id"] = None
         known |= all_names(FAMILIES[model_type], config_dict)
         rope = rope_facts(config_dict)
         if rope["rope_type"] != "default":

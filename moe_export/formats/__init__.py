@@ -33,6 +33,7 @@ __all__ = [
     "Grid",
     "QuantizedMatrix",
     "Use",
+    "known_to",
 ]
 
 TABLE: dict[str, FormatFacts] = {
@@ -50,6 +51,15 @@ TABLE: dict[str, FormatFacts] = {
 }
 """Every format by its name. A format's place is its number in the native library and in packed
 weights, so that a new one goes to the end."""
+
+
+def known_to(executor: Executor) -> tuple[str, ...]:
+    """Names of the formats that an executor knows, in the order of `TABLE`.
+
+    >>> known_to("rounding")
+    ('int8', 'int4', 'uint8', 'uint4', 'nf4')
+    """
+    return tuple(name for name, facts in TABLE.items() if executor in facts.executors)
 
 
 class Codec(Protocol):

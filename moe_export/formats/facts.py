@@ -70,7 +70,7 @@ class FormatFacts:
         return self.float_bits
 
     def require(self, executor: Executor) -> None:
-        """Stops where the format is needed and not known.
+        """Refuses the format for an executor that does not know it.
 
         Raises:
             RecipeError: the executor does not know the format.
@@ -79,7 +79,7 @@ class FormatFacts:
             raise RecipeError(self.refusal(executor))
 
     def refusal(self, executor: Executor) -> str:
-        """The sentence that says so."""
+        """Sentence that refuses the format for an executor."""
         return (
             f"format {self.name} is not known to {EXECUTORS[executor]}; choose another format for "
             "these weights"

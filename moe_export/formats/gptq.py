@@ -53,7 +53,7 @@ def quantize(
     format_name: str,
     group_size: int,
 ) -> QuantizedMatrix:
-    """A matrix in codes that change its product with the calibration inputs little.
+    """Quantizes a matrix so that its product with the calibration inputs changes little.
 
     The scale of a group is searched for when its first row is reached, on the weights adjusted so
     far; each row is weighted by the cost of a unit of its error.

@@ -58,4 +58,4 @@ FORMAT = FormatFacts(
     panel_bits=4,
     cuda_dtypes=("float16",),
 )
-"""For experts only: MatMulNBits, which multiplies dense matrices, has no codebook."""
+"""Format for experts only: MatMulNBits, which multiplies dense matrices, has no codebook."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.ort.benchmark import execution_path
 from moe_export.ort.decoding import open_cache
 from moe_export.ort.device_memory import DeviceMemory
+from moe_export.ort.execution import execution_path
 from moe_export.ort.session import NO_GRAPH, OrtModel
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 48

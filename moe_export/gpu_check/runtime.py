@@ -15,8 +15,9 @@ import onnxruntime
 from moe_export.artifacts.measurements import Measurements
 from moe_export.gpu_check.parts import DEMO_RECIPE
 from moe_export.op.library import register
-from moe_export.ort.benchmark import Setup, probe
+from moe_export.ort.benchmark import probe
 from moe_export.ort.decoding import generate
+from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel
 from moe_export.recipe import SpeedSettings
 from moe_export.testing.cases import CASES, inputs_of

@@ -19,7 +19,7 @@ import numpy as np
 from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
 from moe_export.gpu_check.apart import Apart, ApartError
-from moe_export.graph import DATA_FILE, predicted_bytes
+from moe_export.graph import predicted_bytes
 from moe_export.op.spec import Dtype
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages import quantize
@@ -27,6 +27,7 @@ from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.testing.layer_sizes import skewed_widths
 from moe_export.testing.synthetic_checkpoint import config_of, make
+from moe_export.variants import DATA_FILE
 
 FAMILY, SIZE, ALL_LAYERS = "qwen2_moe", "qwen1.5-moe-a2.7b", 24
 DTYPE: Dtype = "float16"

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from moe_export.families.base import ModelSpec
-from moe_export.families.rope import frequencies
-from moe_export.graph.builder import ORT_DOMAIN, GraphBuilder
+from moe_export.graph.builder import ORT_DOMAIN, TOKENS_SHAPE, GraphBuilder
 from moe_export.graph.norm import rms_norm
+from moe_export.graph.rotary import RotaryTable
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class AttentionInputs:
     """Inputs of the attention operator that are the same in every layer.
 
     Attributes:
-        last_position: Position of the last real token, [batch] int32; padding is on the right.
+        last_position: Position of the last real token, [batch] int32.
         total_length: Number of past and new tokens, padding included, scalar int32.
         cos: Cosines of the rotary angles, [P, F] in the model's dtype.
         sin: Sines of the rotary angles, [P, F] in the model's dtype.
@@ -36,32 +34,21 @@ class AttentionInputs:
 
 
 def attention_inputs(builder: GraphBuilder, attention_mask: ir.Value) -> AttentionInputs:
-    """Computes the lengths from the mask [batch, total] and adds the rotary tables."""
+    """Computes the lengths from the mask [batch, total] and adds the rotary tables.
+
+    The padding of a row is behind its real tokens; see `graph.padding`.
+    """
     int32 = ir.DataType.INT32.value
     real = builder.op("ReduceSum", attention_mask, builder.ints(1), name="mask.tokens", keepdims=0)
     last = builder.op("Sub", real, builder.ints(1), name="mask.last")
     length = builder.op("Shape", attention_mask, name="mask.length", start=1, end=2)
     length = builder.op("Squeeze", length, name="mask.length_scalar")
-    cos_PF, sin_PF = rotary_tables(builder.spec)
     return AttentionInputs(
         last_position=builder.op("Cast", last, name="mask.last_position", to=int32),
         total_length=builder.op("Cast", length, name="mask.total_length", to=int32),
-        cos=builder.constant("rotary.cos", cos_PF.astype(builder.dtype)),
-        sin=builder.constant("rotary.sin", sin_PF.astype(builder.dtype)),
+        cos=builder.initializer(RotaryTable("rotary.cos", builder.dtype, builder.spec, np.cos)),
+        sin=builder.initializer(RotaryTable("rotary.sin", builder.dtype, builder.spec, np.sin)),
     )
-
-
-def rotary_tables(spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cosine and sine of position times frequency, two arrays [P, F].
-
-    Frequencies and angles are rounded to float32 where transformers rounds them, because the model
-    was trained with the rounded angles. Cosine and sine are then computed in float64.
-    """
-    frequency_F = frequencies(spec.rope_theta, spec.rotary_dim, spec.stretch)
-    position_P = np.arange(spec.max_positions, dtype=np.float32)
-    angle_PF = np.outer(position_P, frequency_F).astype(np.float64)
-    scale = 1.0 if spec.stretch is None else spec.stretch.table_scale
-    return scale * np.cos(angle_PF), scale * np.sin(angle_PF)
 
 
 def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer: int) -> ir.Value:
@@ -129,7 +116,7 @@ def grouped_query_attention(
     present_shape = ("batch_size", spec.num_kv_heads, "total_sequence_length", spec.head_dim)
     for value, kind in zip(present, ("key", "value"), strict=True):
         builder.output(value, f"present.{layer}.{kind}", present_shape)
-    return mixed
+    return builder.describe(mixed, *TOKENS_SHAPE, spec.num_heads * spec.head_dim)
 
 
 def _normalized(builder: GraphBuilder, qkv: ir.Value, layer: int) -> list[ir.Value]:

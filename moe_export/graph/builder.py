@@ -45,6 +45,12 @@ CONSTANTS = "constants"
 INT8_ACTIVATIONS = 4
 """accuracy_level of MatMulNBits that lets it round activations to int8, as our kernels do."""
 
+TOKENS_SHAPE = ("batch_size", "sequence_length")
+"""Names of the first two axes of hidden states and logits."""
+
+ALL_TOKENS = "tokens"
+"""Name of the axis of all tokens of a batch."""
+
 AttributeValue = int | float | str
 
 
@@ -111,6 +117,8 @@ class GraphBuilder:
         **attributes: AttributeValue,
     ) -> Sequence[ir.Value]:
         """Appends a node and returns its outputs, named `name`, `name:1`, `name:2` and so on."""
+        if kind == "Split" and len(inputs) == 1:
+            attributes["num_outputs"] = num_outputs  # a Split into equal parts states it too
         node = ir.node(
             kind,
             list(inputs),
@@ -125,11 +133,22 @@ class GraphBuilder:
         self.graph.append(node)
         return node.outputs
 
+    def describe(
+        self, value: ir.Value, *shape: int | str, dtype: ir.DataType | None = None
+    ) -> ir.Value:
+        """States a shape that no standard rule infers, and the dtype: the model's if None."""
+        value.type, value.shape = ir.TensorType(dtype or self.float_type), ir.Shape(shape)
+        return value
+
     def constant(self, name: str, values: NDArray[Any]) -> ir.Value:
         """Initializer with the given values; a second call with one name returns the first one."""
         if name in self.graph.initializers:
             return self.graph.initializers[name]
-        return self._register(ir.Tensor(values, name=name), {})
+        return self.initializer(ir.Tensor(values, name=name))
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """Initializer that is no weight of the checkpoint, with the tensor's own name."""
+        return self._register(tensor, {})
 
     def ints(self, *values: int) -> ir.Value:
         """Constant vector of int64, named after its values."""
@@ -197,7 +216,7 @@ class GraphBuilder:
         source = self.spec.name("embedding")
         parts = lookup_weight(self.spec, source, self.dtype, self._read)
         codes, scale = self._register_quantized(parts, self.spec.tensors[source].tensor_class, None)
-        return self.op(
+        embeddings = self.op(
             "GatherBlockQuantized",
             codes,
             ids,
@@ -209,6 +228,7 @@ class GraphBuilder:
             block_size=self.spec.quantization.group_size,
             bits=GRIDS["int8"].storage_bits,
         )
+        return self.describe(embeddings, *TOKENS_SHAPE, self.spec.hidden_size)
 
     def linear(
         self,
@@ -243,18 +263,21 @@ class GraphBuilder:
         )
         values = self._register_quantized(parts, first.tensor_class, layer)
         assert values[0].shape is not None
-        return self.op(
+        columns = int(values[0].shape.numpy()[0])
+        product = self.op(
             "MatMulNBits",
             x,
             *values,
             name=name,
             domain=ORT_DOMAIN,
             K=first.shape[1],
-            N=int(values[0].shape.numpy()[0]),
+            N=columns,
             bits=GRIDS[format_name].storage_bits,
             block_size=self.spec.quantization.group_size,
             accuracy_level=INT8_ACTIVATIONS,
         )
+        is_flat = x.shape is not None and len(x.shape) == 2
+        return self.describe(product, *((ALL_TOKENS,) if is_flat else TOKENS_SHAPE), columns)
 
     def _register_quantized(
         self,

@@ -17,6 +17,7 @@ from moe_export.graph.latent_attention import latent_attention
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
+from moe_export.graph.padding import front_order, to_front, to_own_place
 from moe_export.op.function import ragged_moe_function
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout
 
@@ -32,8 +33,8 @@ def build_decoder(
 ) -> ir.Model:
     """Builds the model as an ONNX graph; weights are read from the checkpoint when it is written.
 
-    Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with the
-    padding on the right, and per layer `past_key_values.{i}.key` and `.value` [batch, kv_heads,
+    Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with padding
+    on any side, and per layer `past_key_values.{i}.key` and `.value` [batch, kv_heads,
     past, head_dim]. Outputs: `logits` [batch, sequence, vocab] and per layer `present.{i}.key` and
     `.value`, all in `dtype`. Batch, sequence and past are open; ONNX Runtime's attention takes more
     than one new token after a past only for a batch of one.
@@ -50,8 +51,9 @@ def build_decoder(
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
     )
     shared = attention_inputs(builder, mask)
+    order = front_order(builder, input_ids, mask)
     attend = attention if spec.latent is None else latent_attention
-    block = builder.lookup(input_ids, name="embedding")
+    block = builder.lookup(to_front(builder, input_ids, order), name="embedding")
     residual: ir.Value | None = None
     for layer in range(spec.num_layers):
         name = f"layers.{layer}.input_norm"
@@ -70,7 +72,7 @@ def build_decoder(
         block = feed_forward(builder, normed, layer)
     assert residual is not None  # a spec has at least one layer
     normed, _ = add_and_norm(builder, block, residual, "final_norm", name="final_norm")
-    logits = _logits(builder, normed)
+    logits = _logits(builder, to_own_place(builder, normed, order))
     builder.output(logits, "logits", ("batch_size", "sequence_length", spec.vocab_size))
     outputs = builder.graph.outputs
     outputs.insert(0, outputs.pop())  # runtimes list the logits first

@@ -17,11 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from moe_export.graph.builder import CLASS_KEY
+from moe_export.graph.shapes import with_shapes
 from moe_export.graph.weights import ChunkedTensor
 from moe_export.system.disk import disk_error
-
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
+from moe_export.variants import DATA_FILE, MODEL_FILE
 
 ALIGNMENT_BYTES = 64
 """Alignment of an offset: ONNX Runtime maps the file, so pointers begin on a cache line."""
@@ -104,7 +103,7 @@ def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
                 shape=ir.Shape(tensor.shape.numpy()),
                 name=name,
             )
-        serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+        serialized: bytes = with_shapes(ir.to_proto(model)).SerializeToString(deterministic=True)
         return serialized
     finally:
         for name, tensor in own.items():

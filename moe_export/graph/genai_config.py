@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from moe_export.families.base import ModelSpec
-from moe_export.graph.external_data import MODEL_FILE
+from moe_export.variants import MODEL_FILE
 
 CONFIG_FILE = "genai_config.json"
 
 SEARCH_KEYS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Keys that are copied from `generation_config.json` if it has them."""
+
+MAX_LENGTH = 4096
+"""Default limit of prompt and new tokens together. onnxruntime-genai takes the memory of the KV
+cache for that many tokens at once; an application can set another limit up to the context."""
 
 
 def genai_config(
@@ -39,8 +43,7 @@ def genai_config(
         tokens["pad_token_id"] = end[0] if isinstance(end, list) and end else end
     return {
         "model": {
-            # onnxruntime-genai knows some architectures by name and any other one by this word.
-            "type": "decoder",
+            "type": spec.family.genai_type,
             **{key: value for key, value in tokens.items() if value is not None},
             "context_length": spec.max_positions,
             "vocab_size": spec.vocab_size,
@@ -68,9 +71,8 @@ def genai_config(
         "search": {
             "do_sample": False,
             **{key: generation[key] for key in SEARCH_KEYS if generation.get(key) is not None},
-            "max_length": spec.max_positions,
-            # A shared buffer would be allocated for max_length tokens at once; with a long context
-            # it takes more memory than the weights.
-            "past_present_share_buffer": False,
+            "max_length": min(spec.max_positions, MAX_LENGTH),
+            # Without a shared buffer onnxruntime-genai cannot append a turn to an unfinished one.
+            "past_present_share_buffer": True,
         },
     }

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from moe_export.graph.external_data import MODEL_FILE
 from moe_export.op.library import register
+from moe_export.variants import MODEL_FILE
 
 
 def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray[Any]]:
@@ -27,13 +27,56 @@ def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray
     Returns:
         Residual stream after each layer, one array [T, D] per layer in the model's dtype.
     """
+    model = ir.load(directory / MODEL_FILE)
+    norms = _norms_behind_layers(_num_layers(model))
+    return _residual_streams(model, directory, sequence, norms)
+
+
+def first_overflow(directory: Path, sequence: Sequence[int]) -> tuple[int, str]:
+    """Finds the first block whose output makes the residual stream infinite or NaN.
+
+    Args:
+        directory: Folder of the exported model; nothing is written there.
+        sequence: Token ids, without padding.
+
+    Returns:
+        Number of the layer and name of the block's output in the graph; the number of layers and
+        `logits` if the residual stream is finite behind every layer.
+    """
+    model = ir.load(directory / MODEL_FILE)
+    num_layers = _num_layers(model)
+    behind_attention = [f"layers.{layer}.expert_norm" for layer in range(num_layers)]
+    pairs = zip(behind_attention, _norms_behind_layers(num_layers), strict=True)
+    norms = [norm for pair in pairs for norm in pair]
+    outputs = [model.graph.node(norm).inputs[0] for norm in norms]
+    blocks = [str(value.name) for value in outputs if value is not None]
+    streams = _residual_streams(model, directory, sequence, norms)
+    for place, (block, stream) in enumerate(zip(blocks, streams, strict=True)):
+        if not np.isfinite(stream).all():
+            return place // 2, block
+    return num_layers, "logits"
+
+
+def _num_layers(model: ir.Model) -> int:
+    return len(_past(model)) // 2
+
+
+def _past(model: ir.Model) -> list[ir.Value]:
+    return [v for v in model.graph.inputs if str(v.name).startswith("past_key_values.")]
+
+
+def _norms_behind_layers(num_layers: int) -> list[str]:
+    return [*(f"layers.{layer}.input_norm" for layer in range(1, num_layers)), "final_norm"]
+
+
+def _residual_streams(
+    model: ir.Model, directory: Path, sequence: Sequence[int], norms: Sequence[str]
+) -> list[NDArray[Any]]:
+    """Residual stream [T, D] that enters each of the norms."""
     import onnxruntime  # noqa: PLC0415 - an extra
 
-    model = ir.load(directory / MODEL_FILE)
-    past = [v for v in model.graph.inputs if str(v.name).startswith("past_key_values.")]
-    num_layers = len(past) // 2
-    # The norm after a layer adds the layer's output to the residual; its fourth output is the sum.
-    norms = [*(f"layers.{layer}.input_norm" for layer in range(1, num_layers)), "final_norm"]
+    past = _past(model)
+    # A norm adds the output of the block before it to the residual; its fourth output is the sum.
     sums = [model.graph.node(norm).outputs[3] for norm in norms]
     for value in sums:
         value.type = past[0].type
@@ -48,16 +91,19 @@ def with_layer_outputs(directory: Path, sequence: Sequence[int]) -> list[NDArray
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    feeds: dict[str, NDArray[Any]] = {
+    feeds = {
         "input_ids": np.array([sequence], dtype=np.int64),
         "attention_mask": np.ones((1, len(sequence)), dtype=np.int64),
+        **{str(value.name): _no_tokens(value) for value in past},
     }
-    for value in past:
-        assert value.name is not None
-        assert value.shape is not None
-        assert value.dtype is not None
-        heads, size = value.shape[1], value.shape[3]
-        assert isinstance(heads, int)
-        assert isinstance(size, int)
-        feeds[value.name] = np.zeros((1, heads, 0, size), dtype=value.dtype.numpy())
     return [states[0] for states in session.run([value.name for value in sums], feeds)]
+
+
+def _no_tokens(value: ir.Value) -> NDArray[Any]:
+    """Empty cache for one of the inputs of keys and values."""
+    assert value.shape is not None
+    assert value.dtype is not None
+    heads, size = value.shape[1], value.shape[3]
+    assert isinstance(heads, int)
+    assert isinstance(size, int)
+    return np.zeros((1, heads, 0, size), dtype=value.dtype.numpy())

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.builder import ALL_TOKENS, GraphBuilder
 from moe_export.graph.router import router
 from moe_export.op import spec as op_spec
 from moe_export.quantization import Quantization, QuantizedFormat
@@ -20,6 +20,7 @@ def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
     """
     spec, prefix = builder.spec, f"layers.{layer}.moe"
     tokens = builder.op("Reshape", x, builder.ints(-1, spec.hidden_size), name=f"{prefix}.tokens")
+    builder.describe(tokens, ALL_TOKENS, spec.hidden_size)
     weights, indices = router(builder, tokens, layer)
     y = experts(builder, tokens, indices, weights, layer)
     shape = builder.op("Shape", x, name=f"{prefix}.shape")
@@ -46,7 +47,7 @@ def experts(
         packed = [builder.packed_experts(layer, f"{name}.packed")]
         if spec.has_shared_expert:
             packed.append(shared_weight(builder, tokens, layer))
-        return builder.op(
+        y = builder.op(
             op_spec.PACKED_NAME,
             tokens,
             indices,
@@ -55,6 +56,7 @@ def experts(
             name=name,
             domain=op_spec.DOMAIN,
         )
+        return builder.describe(y, ALL_TOKENS, spec.hidden_size)
     format_name = spec.quantization.format_of("gate", layer)
     stored = format_name or spec.quantization.float_of("gate", layer)
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
@@ -71,7 +73,7 @@ def experts(
             for role in op_spec.EXPERT_INPUTS
             for value in builder.expert_weight(f"shared_{role}", layer)
         ]
-    return builder.op(
+    y = builder.op(
         op_spec.NAME,
         tokens,
         indices,
@@ -85,6 +87,7 @@ def experts(
         format=stored or builder.dtype,
         **groups,
     )
+    return builder.describe(y, ALL_TOKENS, spec.hidden_size)
 
 
 def overload_of(

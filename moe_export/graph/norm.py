@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.graph.builder import ORT_DOMAIN, GraphBuilder
+from moe_export.graph.builder import ORT_DOMAIN, TOKENS_SHAPE, GraphBuilder
 
 
 def norm(
@@ -95,4 +95,6 @@ def add_and_norm(
     )
     # The second and third outputs are statistics for training.
     outputs[1].name = outputs[2].name = ""
+    for value in (outputs[0], outputs[3]):
+        builder.describe(value, *TOKENS_SHAPE, builder.spec.hidden_size)
     return outputs[0], outputs[3]

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from moe_export.formats import TABLE
-from moe_export.formats.nf4 import CODEBOOK
+from moe_export.formats import GRIDS, TABLE
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import (
     ATTRIBUTES,
@@ -69,6 +68,7 @@ def ragged_moe_function(
     inputs = [ir.Value(name=name) for name in names]
     x, expert_indices, routing_weights = inputs[:3]
     quantized = format_name in QUANTIZED_FORMATS
+    codebook = GRIDS[format_name].codebook if quantized else None
     roles = expert_inputs(activation)
     tensors_each = len(weight_parts(format_name))
     each = len(roles) * tensors_each
@@ -91,7 +91,7 @@ def ragged_moe_function(
         return node.outputs[0]
 
     def weight(tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
-        if format_name == "nf4":
+        if codebook is not None:
             return looked_up(tensors[0], tensors[1], suffix)
         # ONNX Runtime fuses DequantizeLinear and the following MatMul to one MatMulNBits.
         if quantized:
@@ -109,7 +109,7 @@ def ragged_moe_function(
     def looked_up(codes: ir.Value, scale: ir.Value, suffix: str) -> ir.Value:
         # All inputs are constants: ONNX Runtime folds this when it loads the model.
         index = op("Cast", codes, name=f"index_{suffix}", to=ir.DataType.INT32)
-        point = op("Gather", codebook, index, name=f"point_{suffix}", axis=0)
+        point = op("Gather", points, index, name=f"point_{suffix}", axis=0)
         shape = op("Shape", index, name=f"depth_{suffix}", start=0, end=1)
         depth = op("Squeeze", shape, name=f"num_rows_{suffix}")
         row = op("Range", first_row, depth, next_row, name=f"row_{suffix}")
@@ -154,8 +154,8 @@ def ragged_moe_function(
             for name, value in (("gelu_cubic", GELU_CUBIC), ("gelu_linear", GELU_LINEAR))
         )
     one, minus_one = constant("one", [1]), constant("minus_one", [-1])
-    if format_name == "nf4":
-        codebook = constant("codebook", CODEBOOK.tolist())
+    if codebook is not None:
+        points = constant("codebook", codebook.tolist())
         first_row, next_row = constant("first_row", 0), constant("next_row", 1)
         rows_of_group = constant("rows_of_group", group_size)
 

@@ -5,21 +5,25 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.documents.tokens import INCOMPLETE, TextTokenizer
-from moe_export.errors import ArtifactError
+from moe_export.documents.tokens import TextTokenizer
+from moe_export.errors import ArtifactError, RecipeError
 from moe_export.ort.decoding import generate
-from moe_export.ort.session import MODEL_FILE, OrtModel
-from moe_export.variants import exported
+from moe_export.ort.session import OrtModel
+from moe_export.variants import MODEL_FILE, exported
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+CONFIG_FILE = "genai_config.json"
+"""File beside an exported model that states its context; `graph` writes it, and loads slowly."""
 
 
 class Model:
@@ -35,6 +39,7 @@ class Model:
     Attributes:
         directory: folder of the exported model.
         tokenizer: the model's own tokenizer.
+        context: most tokens of a sequence, prompt and new tokens together; None if unknown.
 
     Raises:
         RecipeError: the cache is captured elsewhere than on CUDA with the native operator.
@@ -48,6 +53,7 @@ class Model:
     ) -> None:
         self.directory = directory
         self.tokenizer = TextTokenizer(directory)
+        self.context = _context(directory)
         self._model = OrtModel(directory, provider, threads, operator, cache)
 
     @property
@@ -63,7 +69,11 @@ class Model:
 
         Returns:
             float32 [T, V].
+
+        Raises:
+            RecipeError: the sequence is empty or longer than the context.
         """
+        self._require_room(len(token_ids), 0)
         (logits_TV,) = self._model.logits([list(token_ids)])
         return logits_TV
 
@@ -73,14 +83,41 @@ class Model:
         Args:
             prompt: text to continue; the tokenizer's special tokens are added.
             new_tokens: greatest number of new tokens; an end-of-sequence token ends it earlier.
+
+        Raises:
+            RecipeError: the prompt is no text or has no tokens, or the context is too short for it
+                and the new tokens.
         """
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise RecipeError(
+                f"the prompt is not UTF-8 text (at character {error.start + 1}); encode it as UTF-8"
+            ) from error
         ids = self.tokenizer.encode_prompt(prompt)
+        # The last token is not run, so it needs no place in the context.
+        self._require_room(len(ids), new_tokens - 1)
         tokens = generate(self._model, ids, new_tokens, self.tokenizer.eos_ids)
-        return _pieces(self.tokenizer, tokens)
+        return self.tokenizer.continuation(ids, tokens)
 
     def generate(self, prompt: str, new_tokens: int = 64) -> str:
         """The greedy continuation of a prompt, without the prompt; see `stream`."""
         return "".join(self.stream(prompt, new_tokens))
+
+    def _require_room(self, tokens: int, new_tokens: int) -> None:
+        """Checks that a sequence has tokens, and the context places for it and for more."""
+        if tokens == 0:
+            raise RecipeError("there are no tokens to run; give a prompt with text")
+        if self.context is None or tokens + new_tokens <= self.context:
+            return
+        advice = f"ask for at most {self.context - tokens + 1} new tokens"
+        if tokens > self.context:
+            advice = "shorten it"
+        asked = f" and {new_tokens + 1} new ones are asked for" if new_tokens > 0 else ""
+        raise RecipeError(
+            f"the prompt has {tokens} tokens{asked}, the context of the model is {self.context}; "
+            f"{advice}"
+        )
 
 
 def exported_model(folder: Path, variant: str | None = None) -> Path:
@@ -112,13 +149,14 @@ def exported_model(folder: Path, variant: str | None = None) -> Path:
     return variants[name]
 
 
-def _pieces(tokenizer: TextTokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Text as it becomes complete, since one character may take several tokens."""
-    seen: list[int] = []
-    given = ""
-    for token in tokens:
-        seen.append(token)
-        text = tokenizer.decode(seen)
-        if not text.endswith(INCOMPLETE):
-            yield text[len(given) :]
-            given = text
+def _context(directory: Path) -> int | None:
+    """Context of an exported model, from its `genai_config.json` if it has one."""
+    try:
+        content = json.loads((directory / CONFIG_FILE).read_bytes())
+        return int(content["model"]["context_length"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtifactError(
+            f"{directory / CONFIG_FILE} has no model.context_length; run the export stage"
+        ) from error

@@ -17,8 +17,8 @@ from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.op.library import library_path, register
 from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.system.memory import trim
+from moe_export.variants import MODEL_FILE
 
-MODEL_FILE = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Provider's name in a recipe to its name in ONNX Runtime."""
 
@@ -143,7 +143,7 @@ class OrtModel:
         require_provider(provider)
         import onnxruntime  # noqa: PLC0415 - an extra
 
-        path = directory / MODEL_FILE
+        self._path = path = directory / MODEL_FILE
         if not path.exists():
             raise ArtifactError(f"{path} is missing; run the export stage")
         if provider == "cuda":
@@ -230,12 +230,22 @@ class OrtModel:
             binding: Binding of all inputs and outputs.
             graph: Number of the CUDA graph that captures the run or is replayed; ignored unless the
                 model was opened with CUDA graphs.
+
+        Raises:
+            ArtifactError: ONNX Runtime stops with an error.
         """
         import onnxruntime  # noqa: PLC0415 - an extra
 
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
-        self.session.run_with_iobinding(binding, options)
+        try:
+            self.session.run_with_iobinding(binding, options)
+        except Exception as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise ArtifactError(
+                f"{self._path}: ONNX Runtime cannot run the model on these tokens ({reason}); "
+                "check that they are fewer than its context and within its vocabulary"
+            ) from error
 
     def empty_cache(self, batch_size: int) -> dict[str, Any]:
         """KV cache without tokens, by name of the input."""

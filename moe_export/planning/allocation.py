@@ -216,7 +216,7 @@ def _joined(parts: Sequence[NDArray[np.generic]], dtype: type = np.float64) -> N
 
 
 def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares of all experts on the axis: 1 for the shared one, or where bytes are those stored."""
+    """Share of tokens of each expert on the axis; 1 for the shared one, and for stored bytes."""
     return np.append(share_E, np.ones(len(table.widths) - len(share_E)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.errors import PlanError
 from moe_export.experts import descending
 from moe_export.recipe import PlanSettings
 
@@ -27,6 +28,23 @@ class WidthRule:
     def of(cls, settings: PlanSettings) -> WidthRule:
         """The rule of a recipe's plan section."""
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    def uniform_width(self, width: int, fraction: float) -> int:
+        """Width of an expert if every expert keeps the same share of its dimensions.
+
+        >>> WidthRule(multiple_of=8).uniform_width(64, 0.7)
+        40
+
+        Raises:
+            PlanError: the share leaves less than the least width.
+        """
+        kept = int(width * fraction + 1e-9) // self.multiple_of * self.multiple_of
+        if kept < min(self.min_width, width):
+            raise PlanError(
+                f"plan: scope expert keeps {kept} of {width} dimensions, min_width is "
+                f"{self.min_width}; lower min_width or keep more"
+            )
+        return kept
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _better(
 def _exactly(
     layers: Sequence[Blocks], pick: list[Option], fits: Callable[[Sequence[Chosen]], bool]
 ) -> list[Chosen]:
-    """As many of the most important blocks as fit, in given formats.
+    """The greatest number of blocks, most important first, that fits in given formats.
 
     Raises:
         PlanError: not even an empty model fits.

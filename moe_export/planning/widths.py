@@ -57,7 +57,7 @@ def solve_widths(
     total = sum(table.rows for table in tables)
     if rule.scope == "expert":
         return [
-            [_uniform_width(width, budget_rows / total, rule) for width in table.widths]
+            [rule.uniform_width(width, budget_rows / total) for width in table.widths]
             for table in tables
         ]
     blocks = [
@@ -105,13 +105,3 @@ def _take(blocks: list[_Block], budget_rows: int, rule: WidthRule) -> list[_Bloc
         taken.append(block)
         spent += block.rows
     return taken
-
-
-def _uniform_width(width: int, fraction: float, rule: WidthRule) -> int:
-    kept = int(width * fraction + 1e-9) // rule.multiple_of * rule.multiple_of
-    if kept < min(rule.min_width, width):
-        raise PlanError(
-            f"plan: scope expert keeps {kept} of {width} dimensions, min_width is "
-            f"{rule.min_width}; lower min_width or keep more"
-        )
-    return kept

@@ -20,16 +20,23 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1
+"""Largest number of things that a recipe may ask for."""
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+DocumentCount = Annotated[int, Field(ge=1, le=1_000_000)]
+ThreadCount = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, le=MOST)]
+Factor = Annotated[float, Field(ge=1e-9, le=1e9)]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
+    """Base of all sections: frozen; unknown keys and numbers that are not finite are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class OneOf:
     words: Callable[[], tuple[str, ...]]
 
     def check(self, word: str) -> str:
-        """The word itself.
+        """Returns a word if the table has it.
 
         Raises:
             PydanticCustomError: the table does not have it.
@@ -68,16 +75,22 @@ class OneOf:
 
 
 def parse_bytes(value: object) -> object:
-    """A number of bytes from `6GiB`, `500 MB` or a plain number; other values are returned as is.
+    """A number of bytes from `6GiB`, `500 MB` or a plain number; other types are returned as is.
 
     >>> parse_bytes("6GiB"), parse_bytes("500 MB"), parse_bytes(7)
     (6442450944, 500000000, 7)
+
+    Raises:
+        ValueError: the text is no number of bytes.
     """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-        if match and match[2].upper() in _UNITS:
+        if match and len(match[1]) <= 20 and match[2].upper() in _UNITS:
             return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ValueError(
+            f"{value!r} is no number of bytes; write a whole number, or one like 500MB or 6GiB"
+        )
     return value
 
 
-ByteSize = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+ByteSize = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1, le=2**63 - 1)]

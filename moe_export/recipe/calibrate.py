@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moe_export.recipe.base import Count, Section
+from moe_export.recipe.base import MOST, DocumentCount, Factor, Section, Seed
 
 
 class ModelSettings(Section):
@@ -27,17 +27,28 @@ class Source(Section):
 
     Attributes:
         demo: Kind of the embedded tasks.
-        text: Local text file; blank lines separate documents, which are packed to whole sequences.
-        jsonl: Local file of JSON objects with `text`, `prompt` and `answer`, or `messages`.
+        text: Local text file in UTF-8, read as one text. A sequence is a window of exactly
+            `sequence_length` tokens from it; a blank line is text like any other.
+        jsonl: Local file of rows: JSON lines, a JSON array, either compressed by gzip, or Parquet
+            (needs `moe-export[parquet]`). A row is one document.
         hub: Hugging Face data set id, with the same fields as jsonl.
         config: Configuration of the data set.
         split: Split of the data set.
         revision: Revision of the data set.
-        text_field: Field of an object that holds a document's text.
-        prompt_field: Field of an object that holds a prompt; goes with `answer_field`.
-        answer_field: Field of an object that holds the answer to a prompt.
-        chat_template: `true` to put documents into the tokenizer's chat template.
-        weight: Share of this source, relative to the other sources.
+        text_field: Field of a row that holds a document's text.
+        prompt_field: Field of a row that holds a prompt; goes with `answer_field`.
+        answer_field: Field of a row that holds the answer to a prompt.
+        choices_field: Field of a row that holds a list of answers, the right one included; a task
+            with it is also scored by which of them is the likeliest.
+        eos: `required` if an answer has to end with the end-of-sequence token, `optional` if no
+            such token follows answers; base models seldom write it. Unless given, `required`.
+        chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
+            a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
+            `conversations`, with its `tools` and `system` if it has them.
+        weight: Share of this source, relative to the others, among the sequences and in every
+            score but those that are a mean over sequences. If no source gives a weight, all
+            contribute as many sequences, and weigh by their tokens in scores. If some do, 1 is
+            that of the others.
     """
 
     demo: Literal["arithmetic", "sums", "facts", "strings", "text"] | None = None
@@ -50,8 +61,10 @@ class Source(Section):
     text_field: str = "text"
     prompt_field: str | None = None
     answer_field: str | None = None
+    choices_field: str | None = None
+    eos: Literal["required", "optional"] | None = None
     chat_template: bool = False
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Factor | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -60,6 +73,8 @@ class Source(Section):
             raise ValueError(f"give exactly one of demo, text, jsonl, hub; {len(named)} are given")
         if (self.prompt_field is None) != (self.answer_field is None):
             raise ValueError("prompt_field and answer_field go together")
+        if self.choices_field is not None and self.prompt_field is None:
+            raise ValueError("choices_field needs prompt_field and answer_field")
         return self
 
     @property
@@ -75,7 +90,7 @@ class Task(Source):
         items: Number of documents.
     """
 
-    items: Count = 100
+    items: DocumentCount = 100
 
 
 class CalibrateSettings(Section):
@@ -89,6 +104,12 @@ class CalibrateSettings(Section):
     """
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    sequences: Count = 128
-    sequence_length: Annotated[int, Field(ge=2)] = 2048
-    seed: Annotated[int, Field(ge=0)] = 0
+    sequences: DocumentCount = 128
+    sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
+    seed: Seed = 0
+
+    @property
+    def weights(self) -> list[float]:
+        """Weight of each source; empty if the recipe gives none."""
+        weights = [source.weight for source in self.sources]
+        return [] if set(weights) == {None} else [weight or 1.0 for weight in weights]

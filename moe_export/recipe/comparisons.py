@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from moe_export.recipe.base import Section, Share
+from moe_export.recipe.base import Section, Seed, Share
 from moe_export.recipe.calibrate import Task
 from moe_export.recipe.importance import Score
 from moe_export.recipe.quantize import ExpertChoice
@@ -27,7 +27,7 @@ class BakeoffSettings(Section):
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)]
     keeps: Annotated[tuple[Share, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     whole_expert_scores: tuple[Score, ...] = ()
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 

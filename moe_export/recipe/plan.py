@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from moe_export.op.spec import Dtype, Layout
-from moe_export.recipe.base import ByteSize, Count, Section, Share
+from moe_export.recipe.base import MOST, ByteSize, Count, Section, Share
 from moe_export.recipe.importance import Score
 from moe_export.recipe.quantize import Formats
 
@@ -47,7 +47,7 @@ class PlanSettings(Section):
     score: Score = "fisher_margin"
     scope: Literal["model", "layer", "expert"] = "model"
     unit: Literal["dimension", "expert"] = "dimension"
-    min_width: Annotated[int, Field(ge=0)] = 0
+    min_width: Annotated[int, Field(ge=0, le=MOST)] = 0
     multiple_of: Count = 1
     unknown: Literal["keep", "prune"] = "keep"
     shared_expert: Literal["keep", "prune"] = "keep"

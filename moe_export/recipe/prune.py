@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
-from moe_export.recipe.base import Count, Section
+from moe_export.recipe.base import Count, Factor, Section
 
 
 class DistillSettings(Section):
@@ -21,8 +21,8 @@ class DistillSettings(Section):
     """
 
     steps: Count = 50
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Factor = 0.01
+    temperature: Factor = 1.0
     tokens_per_step: Count = 4096
 
 
@@ -49,6 +49,6 @@ class PruneSettings(Section):
 
     save_padded: bool = False
     refit_down: bool = False
-    ridge: Annotated[float, Field(gt=0)] = 0.01
+    ridge: Factor = 0.01
     distill_router: Annotated[DistillSettings | None, BeforeValidator(_on_or_off)] = None
     calibration_tokens: Count = 65536

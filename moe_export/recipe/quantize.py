@@ -7,8 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from moe_export.formats import TABLE
-from moe_export.quantization import FormatWord, Quantization, choices_for_experts, words_for
-from moe_export.recipe.base import Count, OneOf, Section
+from moe_export.quantization import (
+    FormatWord,
+    Method,
+    Quantization,
+    choices_for_experts,
+    words_for,
+)
+from moe_export.recipe.base import Count, Factor, OneOf, Section
 
 AUTO = "auto"
 """Word that leaves the format of each layer's experts to the plan."""
@@ -88,8 +94,8 @@ class QuantizeSettings(Formats):
         calibration_tokens: Most calibration tokens that gptq uses.
     """
 
-    method: Literal["rtn", "mse", "gptq"] = "rtn"
-    damping: Annotated[float, Field(gt=0)] = 0.01
+    method: Method = "rtn"
+    damping: Factor = 0.01
     calibration_tokens: Count = 65536
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moe_export.recipe.base import Count, Fraction, Section
+from moe_export.recipe.base import MOST, Count, Fraction, Section, ThreadCount
 from moe_export.recipe.calibrate import Task
 
 Provider = Literal["cpu", "cuda"]
@@ -36,7 +36,7 @@ class SpeedSettings(Section):
     """
 
     batch_sizes: tuple[Count, ...] = (1,)
-    threads: tuple[Count, ...] = (1, 2)
+    threads: tuple[ThreadCount, ...] = (1, 2)
     prompt_tokens: Count = 128
     new_tokens: Count = 64
     repeats: Count = 5
@@ -44,6 +44,10 @@ class SpeedSettings(Section):
 
 class GateSettings(Section):
     """Limits of what is measured; failing one still writes the report and ends with exit code 5.
+
+    A limit that the recipe gives fails if its value cannot be computed: without the model that it
+    is about, without a baseline, or if the baseline solves nothing. A default applies where there
+    is a value.
 
     Attributes:
         max_logit_error: Largest difference of logits, exported pruned model against torch.
@@ -89,7 +93,7 @@ class ValidateSettings(Section):
     tasks: tuple[Task, ...] = ()
     greedy_tokens: Count = 64
     greedy_prompts: Count = 4
-    sequence_length: Annotated[int, Field(ge=2)] = 2048
+    sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
     speed: SpeedSettings = SpeedSettings()
     gates: GateSettings = GateSettings()
 

@@ -33,7 +33,11 @@ from moe_export.reporting.build_plan import (
     plan_facts,
 )
 from moe_export.reporting.build_quantization import quantization_facts
-from moe_export.reporting.build_validation import accuracy_facts, execution_facts, parity_facts
+from moe_export.reporting.build_validation import (
+    accuracy_facts,
+    execution_facts,
+    parity_facts,
+)
 from moe_export.reporting.methods import methods_of
 from moe_export.reporting.units import percent
 
@@ -113,6 +117,7 @@ def _cost(stage: str, mark: StageMark) -> StageCost:
         peak_resident_bytes=mark.measured.peak_resident_bytes,
         output_bytes=mark.output_bytes,
         predicted=mark.predicted if mark.predicted.plain() else None,
+        threads=mark.identity.threads,
     )
 
 

@@ -23,11 +23,10 @@ from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
 from moe_export.formats import GRIDS
-from moe_export.graph.external_data import DATA_FILE, MODEL_FILE
-from moe_export.ort.benchmark import PORTABLE_PATH
+from moe_export.ort.execution import PORTABLE_PATH
 from moe_export.ort.predicted_memory import folded_bytes, kv_cache_bytes, predicted_resident
 from moe_export.reporting.build_plan import read_config
-from moe_export.variants import BASELINE, ordered
+from moe_export.variants import BASELINE, DATA_FILE, MODEL_FILE, ordered
 
 
 def memory_facts(

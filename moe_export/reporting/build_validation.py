@@ -54,6 +54,12 @@ def _task(name: str, scores: TaskScores) -> TaskFacts:
         exact_match_stderr=scores.exact_match_stderr,
         loss_nats=scores.loss_nats,
         perplexity=scores.perplexity,
+        loss_nats_stderr=scores.loss_nats_stderr,
+        kl_nats_stderr=scores.kl_nats_stderr,
+        first_token_match=scores.first_token_match,
+        first_token_match_stderr=scores.first_token_match_stderr,
+        choice_accuracy=scores.choice_accuracy,
+        choice_accuracy_stderr=scores.choice_accuracy_stderr,
     )
 
 

@@ -130,9 +130,9 @@ def _inline(svg: str, canvas: Canvas, alternative: str, kind: str) -> str:
 
 def _font(match: re.Match[str]) -> str:
     """Keeps the font's size and weight, without its family, which is the page's."""
-    found = re.search(r"([\d.]+)px", match[0])
+    font_size = re.search(r"([\d.]+)px", match[0])
     weight = "; font-weight: 600" if re.search(r"\b(?:600|700|bold)\b", match[0]) else ""
-    return (f"font-size: {found[1]}px" if found else "font-family: inherit") + weight
+    return (f"font-size: {font_size[1]}px" if font_size else "font-family: inherit") + weight
 
 
 def _variable(light: str, names: dict[str, str]) -> str:

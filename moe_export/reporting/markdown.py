@@ -10,11 +10,12 @@ import yaml
 from moe_export.artifacts.report import Report
 from moe_export.reporting import sentences, tables
 from moe_export.reporting.tables import Table
+from moe_export.system.text import printable
 
 
 def report_markdown(report: Report) -> str:
     """Renders `report.md` from a report alone."""
-    return "\n\n".join(_blocks(report)) + "\n"
+    return printable("\n\n".join(_blocks(report)), keep="\n") + "\n"
 
 
 def _blocks(report: Report) -> Iterator[str]:
@@ -40,6 +41,8 @@ def _blocks(report: Report) -> Iterator[str]:
     for provider, scores in tables.accuracy_tables(report).items():
         yield f"Provider {provider}:"
         yield from _unless_empty(scores)
+    if (choices := tables.choice_table(report)).rows:
+        yield table(choices)
     yield "## Speed"
     yield from _unless_empty(tables.speed_table(report))
     yield "## Checks"
@@ -75,9 +78,10 @@ def table(content: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escapes what Markdown or HTML would read as markup."""
+    """Escapes what Markdown, HTML or a terminal would act on."""
     # Brackets stay, so that ranges are readable: only `](` makes a link of them.
-    return re.sub(r"([\\|*`]|(?<=\])\()", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    line = printable(" ".join(text.split()))
+    return re.sub(r"([\\|*`]|(?<=\])\()", r"\\\1", line).replace("<", "&lt;")
 
 
 def settings_yaml(report: Report) -> str:

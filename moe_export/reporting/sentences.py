@@ -103,7 +103,10 @@ def gates_sentence(report: Report) -> str:
         return {1: "The gate passed.", 2: "Both gates passed."}.get(
             len(gates), f"All {len(gates)} gates passed."
         )
-    return f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}."
+    details = "".join(
+        f" {gate.detail[0].upper()}{gate.detail[1:]}." for gate in gates if gate.detail
+    )
+    return f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}.{details}"
 
 
 def execution_sentence(report: Report) -> str:

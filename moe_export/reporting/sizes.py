@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
+from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
@@ -20,11 +21,11 @@ from moe_export.quantization import Quantization, words_for
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import percent, size
 
-SizeFormat = Literal["float32", "float16", "int8", "int4", "uint8", "uint4", "nf4"]
-"""Dtype of a float model, or format of the experts of a quantized model."""
+KNOWN_FORMATS: tuple[str, ...] = (*get_args(Dtype), *QUANTIZED_FORMATS)
+"""Dtypes of a float model, and formats of the experts of a quantized model."""
 
 KEEPS = (1.0, 0.75, 0.5)
-SIZE_FORMATS: tuple[SizeFormat, ...] = ("float16", "int8", "int4")
+SIZE_FORMATS: tuple[str, ...] = ("float16", "int8", "int4")
 GROUP_SIZE = 32
 CONTEXTS = (4096, 8192)
 """Lengths of context, in tokens, whose KV cache is given."""
@@ -43,7 +44,7 @@ class ModelSize:
     """
 
     keep: float
-    format: SizeFormat
+    format: str
     parameters: int
     file_bytes: int
     active_bytes: int
@@ -67,7 +68,7 @@ class Sizes:
 def sizes_of(
     config: dict[str, Any],
     keeps: Sequence[float] = KEEPS,
-    formats: Sequence[SizeFormat] = SIZE_FORMATS,
+    formats: Sequence[str] = SIZE_FORMATS,
 ) -> Sizes:
     """Computes the sizes of the model of a config.
 
@@ -78,7 +79,13 @@ def sizes_of(
 
     Raises:
         CheckpointError: The config is of an unsupported family, or lacks a key.
+        RecipeError: A format is unknown.
     """
+    unknown = [name for name in formats if name not in KNOWN_FORMATS]
+    if unknown:
+        raise RecipeError(
+            f"--formats: {unknown[0]!r} is unknown; choose among {', '.join(KNOWN_FORMATS)}"
+        )
     spec = spec_of(config)
     models = tuple(_size_of(spec, keep, name) for keep in keeps for name in formats)
     return Sizes(_size_of(spec, 1.0, "float16"), models, kv_cache_bytes(spec, "float16", 1))
@@ -112,7 +119,7 @@ def cache_sentence(sizes: Sizes) -> str:
     )
 
 
-def _size_of(spec: ModelSpec, keep: float, name: SizeFormat) -> ModelSize:
+def _size_of(spec: ModelSpec, keep: float, name: str) -> ModelSize:
     model = replace(narrowed(spec, keep), quantization=_quantization(name))
     dtype: Dtype = "float32" if name == "float32" else "float16"
     size_bytes = predicted_bytes(model, dtype)
@@ -121,7 +128,7 @@ def _size_of(spec: ModelSpec, keep: float, name: SizeFormat) -> ModelSize:
     return ModelSize(keep, name, model.parameters, size_bytes.total_bytes, active_bytes)
 
 
-def _quantization(name: SizeFormat) -> Quantization:
+def _quantization(name: str) -> Quantization:
     if name not in QUANTIZED_FORMATS:
         return Quantization()
     # Attention and lm_head have no nf4; int4 takes as many bits.

@@ -29,6 +29,7 @@ SCOPES = {
 }
 
 GATES = {
+    "finite_logits": ("share of positions with finite logits", "at least"),
     "max_logit_error": ("largest logit error", "at most"),
     "min_greedy_agreement": ("greedy agreement with torch", "at least"),
     "max_quantized_kl_nats": ("KL of the quantized model from torch, nats", "at most"),
@@ -179,7 +180,7 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
                         _rate(scores.exact_match, scores.exact_match_stderr),
                         figures(scores.loss_nats),
                         figures(scores.perplexity),
-                        figures(scores.kl_nats),
+                        _mean(scores.kl_nats, scores.kl_nats_stderr),
                         percent(scores.top1_agreement),
                     ]
                 )
@@ -190,6 +191,24 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
         head = ["task", "", "items", "exact match", "loss, nats", "perplexity", "KL, nats", "top-1"]
         tables[provider] = Table(head, rows, words=2)
     return tables
+
+
+def choice_table(report: Report) -> Table:
+    """Returns the choices and first tokens of every task with choices; empty without any."""
+    rows = [
+        [
+            entry.provider,
+            scores.task,
+            entry.variant,
+            _rate(scores.choice_accuracy, scores.choice_accuracy_stderr),
+            _rate(scores.first_token_match, scores.first_token_match_stderr),
+            _rate(scores.exact_match, scores.exact_match_stderr),
+        ]
+        for entry in report.accuracy
+        for scores in entry.tasks
+        if scores.choice_accuracy is not None
+    ]
+    return Table(["", "task", "", "likeliest choice", "first token", "all tokens"], rows, words=3)
 
 
 def speed_table(report: Report) -> Table:
@@ -224,13 +243,13 @@ def gates_table(report: Report) -> Table:
     for gate in report.gates:
         words, side = GATES.get(gate.name, (gate.name, "limit"))
         # Every lower limit is a share.
-        show = percent if gate.name.startswith("min_") else figures
+        show = percent if side == "at least" else figures
         rows.append(
             [
                 words,
                 gate.provider,
                 f"{side} {show(gate.limit)}",
-                show(gate.value),
+                f"cannot be computed: {gate.detail}" if gate.value is None else show(gate.value),
                 "pass" if gate.passed else "FAIL",
             ]
         )
@@ -287,23 +306,35 @@ def layer_table(report: Report) -> Table:
 
 
 def calibration_table(report: Report) -> Table:
-    """Lists the sources of the calibration tokens."""
+    """Lists the sources of the calibration tokens with their shares of the plan's score."""
+    sources, shares = report.calibration.sources, report.importance.source_shares
     rows = [
         [
             source.name,
             count(source.sequences),
-            count(source.tokens),
             count(source.truncated_sequences),
+            count(source.tokens),
+            NONE if source.weight is None else f"{source.weight:g}",
+            percent(source.tokens / report.calibration.tokens),
+            percent(shares[number]) if shares else NONE,
         ]
-        for source in report.calibration.sources
+        for number, source in enumerate(sources)
     ]
-    return Table(["calibration source", "sequences", "tokens", "truncated"], rows)
+    head = [
+        "calibration source", "sequences", "truncated", "tokens", "weight", "share of tokens",
+        "share of importance",
+    ]  # fmt: skip
+    return Table(head, rows)
 
 
 def stage_table(report: Report) -> Table:
     """Lists time, peak memory and output of each stage, predicted and measured."""
     rows = [_stage_row(stage, stage.predicted or PredictedCost()) for stage in report.stages]
     head = ["stage", "time, predicted / found", "peak memory", "output"]
+    if any(stage.threads for stage in report.stages):
+        head.append("threads its bytes depend on")
+        for row, stage in zip(rows, report.stages, strict=True):
+            row.append(NONE if stage.threads is None else str(stage.threads))
     return Table(head, rows)
 
 
@@ -350,6 +381,10 @@ def _rate(rate: float | None, stderr: float | None) -> str:
     if rate is None or stderr is None:
         return percent(rate)
     return f"{points(rate)} ± {points(stderr)} %"
+
+
+def _mean(value: float | None, stderr: float | None) -> str:
+    return figures(value) if stderr is None else f"{figures(value)} ± {figures(stderr)}"
 
 
 def _spread(spread: Spread) -> str:

@@ -6,7 +6,6 @@ a run takes seconds or hours.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,12 @@ from pathlib import Path
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.errors import CheckpointError
+from moe_export.checkpoint import read_config
+from moe_export.documents.tokens import (
+    CHARACTERS_PER_TOKEN,
+    HEAD_CHARACTERS,
+    TOKENIZER_FILE,
+)
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
@@ -24,10 +28,11 @@ from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings, Recipe
+from moe_export.recipe import ImportanceSettings, Recipe, rounding_pair
 from moe_export.runner.rates import (
     ACTIVATIONS,
     COPIED_PER_S,
+    ENCODING_FACTOR,
     EXPORTED_PER_S,
     FLOPS_PER_S,
     KERNEL_BYTES,
@@ -38,6 +43,8 @@ from moe_export.runner.rates import (
     PYTHON_BYTES,
     QUANTIZED_PER_S,
     STORED_BYTES,
+    TOKEN_BYTES,
+    TOKENIZER_FACTOR,
     TORCH_BYTES,
 )
 from moe_export.runner.steps import Step, steps_of
@@ -81,12 +88,10 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         RecipeError: the plan prunes a shared expert that the model does not have, or a format is
             not known to what runs it.
     """
-    try:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{model / 'config.json'} cannot be read ({error})") from error
-    spec = spec_of(config)
-    models = _Models(recipe, spec, _budgeted(recipe, spec))
+    spec = spec_of(read_config(model))
+    tokenizer = model / TOKENIZER_FILE
+    tokenizer_bytes = tokenizer.stat().st_size if tokenizer.is_file() else 0
+    models = _Models(recipe, spec, _budgeted(recipe, spec), tokenizer_bytes)
     return [_predicted(step, models) for step in steps_of(recipe)]
 
 
@@ -98,11 +103,13 @@ class _Models:
         recipe: The recipe.
         spec: Sizes of the source model.
         kept: Sizes of the pruned model.
+        tokenizer_bytes: Size of its `tokenizer.json`; 0 if there is none.
     """
 
     recipe: Recipe
     spec: ModelSpec
     kept: ModelSpec
+    tokenizer_bytes: int
 
     @property
     def quantized(self) -> ModelSpec:
@@ -158,7 +165,13 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
 
 
 def _calibrate(models: _Models) -> StageEstimate:
-    return StageEstimate("calibrate", 4 * models.tokens, PYTHON_BYTES, 1.0)
+    """Draws sequences; of large files only pieces are encoded."""
+    settings = models.recipe.calibrate
+    peak_bytes = PYTHON_BYTES + TOKENIZER_FACTOR * models.tokenizer_bytes
+    if any(source.demo is None for source in settings.sources):
+        head_bytes = max(HEAD_CHARACTERS, CHARACTERS_PER_TOKEN * settings.sequence_length)
+        peak_bytes += TOKEN_BYTES * models.tokens + ENCODING_FACTOR * head_bytes
+    return StageEstimate("calibrate", 4 * models.tokens, peak_bytes, 1.0)
 
 
 def _plan(models: _Models) -> StageEstimate:
@@ -247,7 +260,7 @@ def importance_estimate(
     losses = len(losses_of(scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
-    if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
+    if rounding_pair(settings.scores):
         # The exchange runs the model from each layer on with that layer rounded, and whole: as it
         # is, with all layers rounded, and with some shares of the rows dropped.
         exchange_passes = spec.num_layers / 2 + 6

@@ -1,4 +1,4 @@
-"""From a recipe and a directory to a run, and its execution in one or several processes."""
+"""Run of a recipe in a directory, and its execution in one or several processes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,30 @@ from functools import cache
 from pathlib import Path
 
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.checkpoint import Checkpoint
+from moe_export.checkpoint import read_config
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
+from moe_export.families.base import ModelSpec
 from moe_export.ort.session import require_execution
 from moe_export.recipe import Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
 from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
-from moe_export.runner.source_model import locate
+from moe_export.runner.source_model import inspect, locate
 from moe_export.runner.steps import Step
+from moe_export.runner.tasks import require_tasks
 from moe_export.runner.watcher import Watcher
+from moe_export.system.machine import physical_cores
 from moe_export.system.workers import ALONE, Workers, joined
 
 
-def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:
+def open_run(
+    recipe: Recipe,
+    steps: list[Step],
+    directory: Path,
+    workers: Workers = ALONE,
+    threads: int | None = None,
+) -> Run:
     """A run of some steps of a recipe; nothing is written yet.
 
     Args:
@@ -31,14 +40,24 @@ def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Worker
         steps: steps of the run, in order.
         directory: run directory; it need not exist.
         workers: this process among those that share stages.
+        threads: number of torch's threads; that of this process if None.
 
     Raises:
         CheckpointError: the model is not there, incomplete or damaged.
         CalibrationError: a source file cannot be read.
     """
     model = locate(recipe.model)
+    inspect(model)
     outside = fingerprints(steps, model)
-    return Run(directory, steps, model, outside, workers, predict=_predictions(recipe, model))
+    return Run(
+        directory,
+        steps,
+        model,
+        outside,
+        threads or threads_of_torch(),
+        workers,
+        predict=_predictions(recipe, model),
+    )
 
 
 def execute(
@@ -70,8 +89,8 @@ def execute(
             serve(workers, settings_of)
             return
         run = open_run(recipe, steps, directory, workers)
-        _require_model(recipe, run.model)
-        _require_machine(run, forced)
+        spec = _require_model(recipe, run.model)
+        _require_stages(run, forced, spec)
         run.execute(recipe.plain(), set(forced), watcher.progress_of, watcher.on_step)
 
 
@@ -91,24 +110,34 @@ def _configure_torch(threads: int | None) -> None:
     # torch reads these when it is first loaded. Its threads spin while they wait otherwise; beside
     # other work that made importance ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if threads is None:
-        return
+    threads = threads or threads_of_torch()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _require_model(recipe: Recipe, model: Path) -> None:
-    """Stops before the first stage if the family is unknown or lacks what the plan prunes."""
-    spec = spec_of(Checkpoint(model).config)
+def threads_of_torch() -> int:
+    """Number of threads that torch uses in this process unless it is told otherwise."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(named) if named.isdecimal() and 0 < int(named) <= 1024 else physical_cores()
+
+
+def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
+    """Stops before the first stage if the model lacks what the plan prunes."""
+    spec = spec_of(read_config(model))
     if recipe.plan is not None:
         Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
+    return spec
 
 
-def _require_machine(run: Run, forced: frozenset[str]) -> None:
-    """Stops before the first stage if the machine lacks what validation needs."""
+def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
+    """Stops before the first stage if the machine or the tasks lack what a later one needs."""
     for state in run.states():
         settings = state.step.settings
-        runs = not state.fresh or state.step.folder in forced
-        if runs and isinstance(settings, ValidateSettings):
+        if state.fresh and state.step.folder not in forced:
+            continue
+        if isinstance(settings, ValidateSettings):
             require_execution(settings.providers, settings.operator)
+        require_tasks(settings, run.model, spec.max_positions)

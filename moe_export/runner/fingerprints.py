@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from moe_export.checkpoint import Checkpoint
 from moe_export.documents.sources import outside_files
-from moe_export.documents.tokens import TOKENIZER_FILE
+from moe_export.documents.tokenizer_files import tokenizer_files
 from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.recipe import BakeoffSettings, CalibrateSettings, Source, ValidateSettings
-from moe_export.runner.run import file_sha256
 from moe_export.runner.steps import Step
+from moe_export.system.digests import Digests, memory_file
 
 
 def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
     """Fingerprints by step folder: of the checkpoint, its tokenizer, and the step's local files.
 
-    The checkpoint's covers its config, and the headers and sizes of its shards.
+    That of the checkpoint covers every byte of its config and shards, and that of the tokenizer
+    all files that are copied with it. Digests are remembered outside the run, see
+    `moe_export.system.digests`.
 
     Args:
         steps: steps of the run.
@@ -37,9 +40,12 @@ def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
             f"{model}: config.json says that the checkpoint is quantized; give the one that it was "
             "made from, and a quantize section"
         )
-    common = {"checkpoint": checkpoint.fingerprint()}
-    if (model / TOKENIZER_FILE).exists():
-        common["tokenizer"] = file_sha256(model / TOKENIZER_FILE)
+    digests = Digests(memory_file())
+    common = {"checkpoint": checkpoint.fingerprint(digests)}
+    if files := tokenizer_files(model):
+        found = digests.of(files)
+        lines = (f"{digest} {path.name}\n" for path, digest in zip(files, found, strict=True))
+        common["tokenizer"] = hashlib.sha256("".join(lines).encode()).hexdigest()
     return {step.folder: common | outside_files(_sources(step)) for step in steps}
 
 

@@ -17,6 +17,15 @@ LIBRARY_BYTES = 6 << 20
 PYTHON_BYTES = 100 << 20
 """Memory of an interpreter with numpy, onnx_ir and safetensors loaded."""
 
+TOKENIZER_FACTOR = 35
+"""Memory of a loaded tokenizer over the size of its `tokenizer.json`."""
+
+TOKEN_BYTES = 48
+"""Memory of a token id of a drawn sequence, as a number of Python and in an array."""
+
+ENCODING_FACTOR = 260
+"""Memory of encoding a text over its size."""
+
 ACTIVATIONS = 8
 """Activations of an expert that a backward pass and the scores need, each of the expert's width."""
 

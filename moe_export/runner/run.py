@@ -3,26 +3,25 @@
 A stage's folder is complete when its mark (`artifacts.stage_mark`) is in it. The mark is written
 last and atomically. It holds a key over the stage's version, its settings, the files it reads from
 outside, and the keys of the stages it reads. A stage is fresh if its mark has the key that is
-wanted now. Nothing else is ever skipped.
+wanted now. Nothing else is ever skipped. Before a stage runs, what it reads of others is checked
+against the digests in their marks; after it, its files are on the disk before its mark is.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_export import __version__
-from moe_export.artifacts.run_info import PartialKey, ResolvedRecipe, RunInfo
+from moe_export.artifacts.run_info import PartialKey
 from moe_export.artifacts.stage_mark import (
     FileFacts,
     MeasuredCost,
@@ -30,17 +29,22 @@ from moe_export.artifacts.stage_mark import (
     StageIdentity,
     StageMark,
 )
-from moe_export.errors import ArtifactError
 from moe_export.recipe import Section
-from moe_export.runner.steps import Step
+from moe_export.runner.directory import RunRecord, check_directory, locked
+from moe_export.runner.exhaustion import out_of_memory
+from moe_export.runner.inputs import check_inputs
+from moe_export.runner.steps import Step, depends_on_threads
 from moe_export.stages import STAGES
 from moe_export.stages.job import Job
+from moe_export.system.digests import Digests
 from moe_export.system.disk import disk_error
+from moe_export.system.files import entries, sync
 from moe_export.system.memory import PeakMemory
 from moe_export.system.progress import Progress
 from moe_export.system.workers import ALONE, Workers
 
-logger = logging.getLogger(__name__)
+WRITERS = 4
+"""Most files that are waited for at once."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Run:
         steps: the steps in order.
         model: folder of the source checkpoint.
         outside: fingerprints of what the stages read outside the run, by folder of the step.
+        threads: number of torch's threads.
         workers: this process, which is the first, and those that it shares stages with.
         predict: function that returns predictions by folder of the step; called when
             a stage is marked.
@@ -82,6 +87,7 @@ class Run:
         steps: list[Step],
         model: Path,
         outside: Mapping[str, Mapping[str, str]],
+        threads: int = 1,
         workers: Workers = ALONE,
         predict: Callable[[], Mapping[str, PredictedCost]] = dict,
     ) -> None:
@@ -90,6 +96,8 @@ class Run:
         self.steps = steps
         self.model = model
         self._outside = outside
+        self._threads = threads
+        self._digests = Digests()
         self.workers = workers
 
     def states(self) -> list[State]:
@@ -98,7 +106,7 @@ class Run:
         Raises:
             ArtifactError: the directory is not a run, or was written by another version.
         """
-        self._check_directory()
+        check_directory(self.directory)
         keys: dict[str, str] = {}
         states = []
         for step in self.steps:
@@ -127,19 +135,23 @@ class Run:
         Raises:
             MoeExportError: any error of a stage; finished stages stay finished.
         """
-        self._check_directory()
-        with self._locked():
-            RunInfo(moe_export=__version__).save(self.directory)
-            ResolvedRecipe(recipe=recipe).save(self.directory)
+        check_directory(self.directory)
+        with locked(self.directory):
+            record = RunRecord(self.directory, recipe)
             for position in range(len(self.steps)):
                 # A stage that has run changes the state of those after it.
                 state = self.states()[position]
-                if state.fresh and state.step.folder not in forced:
+                folder = state.step.folder
+                if state.fresh and folder not in forced:
+                    record.check(folder)
                     on_step(state, 0.0)
                     continue
                 on_step(state, None)
-                anew = state.step.folder in forced
-                on_step(state, self._execute(state, progress_of(state.step), anew))
+                check_inputs(self.directory, state.step, self._digests)
+                record.begin(folder)
+                seconds = self._execute(state, progress_of(state.step), folder in forced)
+                record.finish(folder)
+                on_step(state, seconds)
             self.workers.tell(None)
 
     def _execute(self, state: State, progress: Progress, anew: bool) -> float:
@@ -168,28 +180,48 @@ class Run:
                 stage.run(job)
             except OSError as error:
                 raise disk_error(error, out) from error
+            except (MemoryError, RuntimeError) as error:
+                exhausted = out_of_memory(error, step.stage)
+                if exhausted is None:
+                    raise
+                raise exhausted from error
         if is_shared:
             self.workers.meet()  # other workers may still write to the partial folder
         shutil.rmtree(job.partial)
-        self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
+        try:
+            self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
+        except OSError as error:
+            raise disk_error(error, out) from error
         return time.monotonic() - started
 
     def _mark(self, state: State, out: Path, wall_s: float, peak_bytes: int) -> None:
-        files = {
-            path.relative_to(out).as_posix(): FileFacts(
-                bytes=path.stat().st_size, sha256=file_sha256(path)
-            )
-            for path in sorted(out.rglob("*"))
-            if path.is_file()
-        }
-        StageMark(
+        mark = StageMark(
             key=state.key,
             identity=self._identity(state.step, self._keys_of(state.step)),
-            files=files,
+            files=self._written(out),
             predicted=self._predict().get(state.step.folder, PredictedCost()),
             measured=MeasuredCost(wall_s=round(wall_s, 3), peak_resident_bytes=peak_bytes),
             moe_export=__version__,
-        ).save(out)
+        )
+        mark.save(out)
+        sync(out)
+
+    def _written(self, out: Path) -> dict[str, FileFacts]:
+        """Waits until the files of a stage are on the disk, and returns their facts by path."""
+        present = list(entries(out))
+        files = [path for path in present if path.is_file()]
+        with ThreadPoolExecutor(WRITERS) as writers:
+            # The digests are computed while the disk writes.
+            synced = [writers.submit(sync, path) for path in present]
+            digests = self._digests.of(files)
+            for each in synced:
+                each.result()
+        sync(out)
+        sync(out.parent)
+        return {
+            path.relative_to(out).as_posix(): FileFacts(bytes=path.stat().st_size, sha256=digest)
+            for path, digest in zip(files, digests, strict=True)
+        }
 
     def _keys_of(self, step: Step) -> dict[str, str]:
         return {
@@ -204,6 +236,7 @@ class Run:
             settings=step.settings.model_dump(mode="json", exclude_none=True),
             outside=dict(self._outside.get(step.folder, {})),
             inputs={name: keys[folder] for name, folder in step.reads.items()},
+            threads=self._threads if depends_on_threads(step) else None,
         )
 
     def _why_stale(self, step: Step, identity: StageIdentity, key: str) -> str:
@@ -215,36 +248,6 @@ class Run:
             return ""
         differences = _differences(mark.identity.plain(), identity.plain())
         return next(differences, "its key differs")
-
-    def _check_directory(self) -> None:
-        if not self.directory.exists():
-            return
-        if not self.directory.is_dir():
-            raise ArtifactError(f"{self.directory} is a file; give a directory for the run")
-        if (self.directory / RunInfo.FILE).exists():
-            RunInfo.load(self.directory)
-        elif any(path.name != ".lock" for path in self.directory.iterdir()):
-            raise ArtifactError(
-                f"{self.directory} holds files but no {RunInfo.FILE}, so it is not a run "
-                "directory; give another one with --run"
-            )
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            lock = (self.directory / ".lock").open("w")
-        except OSError as error:
-            raise disk_error(error, self.directory) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ArtifactError(
-                    f"{self.directory} is in use by another moe-export; wait for it to end, or "
-                    "give another directory with --run"
-                ) from error
-            yield
 
 
 def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
@@ -269,16 +272,11 @@ def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
         workers.meet()
 
 
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _clear(folder: Path) -> None:
     """Empties a folder; its mark goes first, so that it never looks complete."""
     (folder / StageMark.FILE).unlink(missing_ok=True)
     if folder.exists():
+        sync(folder)
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
@@ -306,15 +304,15 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
+def _differences(recorded: Any, wanted: Any, path: str = "") -> Iterator[str]:
     """Yields one text per difference, like `settings.keep 0.6 → 0.5` or `plan has changed`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            if found.get(key) == wanted.get(key):
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
+        for key in sorted(recorded.keys() | wanted.keys()):
+            if recorded.get(key) == wanted.get(key):
                 continue
             if path == "inputs." or path == "outside.":
                 yield f"{key} has changed"
             else:
-                yield from _differences(found.get(key), wanted.get(key), f"{path}{key}.")
+                yield from _differences(recorded.get(key), wanted.get(key), f"{path}{key}.")
     else:
-        yield f"{path.rstrip('.')} {json.dumps(found)} → {json.dumps(wanted)}"
+        yield f"{path.rstrip('.')} {json.dumps(recorded)} → {json.dumps(wanted)}"

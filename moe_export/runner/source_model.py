@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from pathlib import Path
 
+from moe_export.checkpoint import INDEX_FILE, SINGLE_FILE
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import CheckpointError, DependencyError
+from moe_export.families import open_checkpoint
+from moe_export.families.base import ModelSpec
 from moe_export.recipe import ModelSettings
+
+logger = logging.getLogger(__name__)
 
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of the files downloaded from the hub: never a pickle, never code."""
@@ -31,6 +38,39 @@ def locate(settings: ModelSettings) -> Path:
             "a checkpoint, or a Hugging Face id such as 'Qwen/Qwen1.5-MoE-A2.7B'"
         )
     return _from_hub(settings)
+
+
+def inspect(model: Path) -> ModelSpec:
+    """Checks config and tensors of the source before any work, and tells what will be dropped.
+
+    Args:
+        model: Folder of the checkpoint.
+
+    Returns:
+        Sizes of the model.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged, unknown or superfluous.
+    """
+    checkpoint, spec = open_checkpoint(model)
+    for reason, count in Counter(checkpoint.dropped.values()).items():
+        first = next(name for name, why in checkpoint.dropped.items() if why == reason)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        logger.warning("%s: tensor %s%s is left out: %s", model, first, more, reason)
+    return spec
+
+
+def inspect_if_there(model: Path) -> None:
+    """Checks a source like `inspect` if its weights are there; a config alone can be planned with.
+
+    Args:
+        model: Folder of the checkpoint.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged, unknown or superfluous.
+    """
+    if any((model / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        inspect(model)
 
 
 def _from_hub(settings: ModelSettings) -> Path:

@@ -38,7 +38,7 @@ def scores_named(names: Iterable[str]) -> list[Score]:
     Raises:
         RecipeError: one is unknown.
     """
-    found = []
+    scores = []
     for name in names:
         if name not in SCORES:
             near = difflib.get_close_matches(name, SCORES, n=1, cutoff=0.0)
@@ -46,8 +46,8 @@ def scores_named(names: Iterable[str]) -> list[Score]:
                 f"importance.scores: {name!r} is unknown; known are {', '.join(SCORES)}, the "
                 f"nearest is {near[0]!r}"
             )
-        found.append(SCORES[name])
-    return found
+        scores.append(SCORES[name])
+    return scores
 
 
 __all__ = ["SCORES", "DataScore", "Score", "WeightScore", "register_score", "scores_named"]

@@ -18,24 +18,28 @@ from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.weight_bytes import WeightBytes
 from moe_export.checkpoint import write_json
+from moe_export.documents.exported_tokenizer import state_special_tokens
+from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
-from moe_export.families import open_checkpoint
+from moe_export.families import open_checkpoint, spec_of
+from moe_export.families.base import PRUNED_PREFIX, SHARED_WIDTHS_KEY, WIDTHS_KEY, ModelSpec
 from moe_export.graph import (
     CONFIG_FILE,
-    DATA_FILE,
-    MODEL_FILE,
     build_decoder,
     genai_config,
     predicted_bytes,
     save_model,
 )
+from moe_export.graph.metadata import model_metadata
 from moe_export.op.library import library_path
 from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe import ExportSettings
+from moe_export.reporting.card import ExportFacts, Pruning, export_card, write_card
+from moe_export.reporting.card_source import source_of
 from moe_export.stages.job import Job
 from moe_export.system.disk import disk_error, require_space
-from moe_export.variants import BASELINE, PRUNED, QUANTIZED
+from moe_export.variants import BASELINE, DATA_FILE, MODEL_FILE, PRUNED, QUANTIZED
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ def run(job: Job[ExportSettings]) -> None:
             partial(job.progress, what=variant),
             library=job.settings.library,
             layout=job.settings.layout,
+            source=job.model,
         )
         planned = plan.bytes_of(variant, dtype)
         if planned is None or models[variant].data_bytes != planned.total_bytes:
@@ -86,8 +91,9 @@ def export_model(
     *,
     library: bool = False,
     layout: Layout = "portable",
+    source: Path | None = None,
 ) -> ExportedModel:
-    """Writes one checkpoint as an ONNX model with its tokenizer and `genai_config.json`.
+    """Writes one checkpoint as an ONNX model with its tokenizer, `genai_config.json` and card.
 
     Args:
         checkpoint_dir: folder of the source, pruned or quantized checkpoint.
@@ -96,6 +102,8 @@ def export_model(
         progress: function that is called with the weights written and all weights, in tensors.
         library: True if the native operator library is copied beside the model.
         layout: layout of the experts' weights.
+        source: folder of the checkpoint that the model was made from, whose name and licence the
+            card states; `checkpoint_dir` if None.
 
     Returns:
         Sizes and counts of the model.
@@ -105,7 +113,7 @@ def export_model(
         ResourceError: the disk is too small.
         DependencyError: the library is to be copied or to pack weights, and is not installed.
     """
-    source = library_path() if library else None
+    kernels = library_path() if library else None
     checkpoint, spec = open_checkpoint(checkpoint_dir)
     if not (checkpoint_dir / "tokenizer.json").exists():
         raise CheckpointError(
@@ -114,18 +122,39 @@ def export_model(
         )
     predicted = predicted_bytes(spec, dtype, layout)
     _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
+    origin = source_of(source or checkpoint_dir)
+    pruning = Pruning.of(spec, unpruned_spec(checkpoint.config))
     model = build_decoder(spec, dtype, checkpoint, layout)
+    model.metadata_props.update(
+        model_metadata(spec, layout, origin.name, pruning.kept, pruning.whole)
+    )
     save_model(model, out_dir, progress)
     copy_tokenizer_files(checkpoint_dir, out_dir)
-    write_json(out_dir / "config.json", checkpoint.config)
-    if source is not None:
-        _copy_library(source, out_dir)
+    start = state_special_tokens(out_dir)
+    write_json(out_dir / "config.json", family_config(checkpoint.config, spec))
+    if kernels is not None:
+        _copy_library(kernels, out_dir)
+    library_name = kernels.name if kernels is not None else None
     generation = _generation(checkpoint_dir)
-    library_name = source.name if source is not None else None
-    write_json(
-        out_dir / CONFIG_FILE, genai_config(spec, checkpoint.config, generation, library_name)
-    )
+    genai = genai_config(spec, checkpoint.config, generation, library_name)
+    write_json(out_dir / CONFIG_FILE, genai)
     data_bytes = (out_dir / DATA_FILE).stat().st_size
+    end = genai["model"].get("eos_token_id", [])
+    card = export_card(
+        ExportFacts(
+            source=origin,
+            spec=spec,
+            pruning=pruning,
+            dtype=dtype,
+            layout=layout,
+            library=library_name,
+            data_bytes=data_bytes,
+            start=start,
+            ends=end if isinstance(end, list) else [end],
+            licence_files=copy_licence_files(source or checkpoint_dir, out_dir),
+        )
+    )
+    write_card(out_dir, card)
     logger.info("%s: %d bytes of weights, %d nodes", out_dir, data_bytes, len(model.graph))
     return ExportedModel(
         nodes=len(model.graph),
@@ -138,6 +167,22 @@ def export_model(
         data_bytes=data_bytes,
         graph_bytes=(out_dir / MODEL_FILE).stat().st_size,
     )
+
+
+def family_config(config: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """Config of an exported model under its family's own name, which stock loaders know.
+
+    The widths of the experts stay beside it. No weights are loaded by this config.
+    """
+    family = spec.family
+    return config | {"model_type": family.model_type, "architectures": [family.architecture]}
+
+
+def unpruned_spec(config: dict[str, Any]) -> ModelSpec:
+    """Sizes of a model before it was pruned, from the config of the pruned one."""
+    name = str(config["model_type"]).removeprefix(PRUNED_PREFIX)
+    widths = (WIDTHS_KEY, SHARED_WIDTHS_KEY)
+    return spec_of({key: config[key] for key in config if key not in widths} | {"model_type": name})
 
 
 def _copy_library(source: Path, out_dir: Path) -> None:
@@ -162,7 +207,9 @@ def _generation(checkpoint_dir: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}); copy the checkpoint again"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

@@ -27,7 +27,7 @@ from moe_export.planning.blocks import WidthRule
 from moe_export.planning.shares import Shares, token_shares
 from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
+from moe_export.recipe import ROUNDING_OF, Dtype, Formats, Layout, PlanSettings
 from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def run(job: Job[PlanSettings]) -> None:
     """
     settings = job.settings
     checkpoint, spec = open_checkpoint(job.model)
-    found = Importance.load(job.folders["importance"])
+    importance = Importance.load(job.folders["importance"])
     for key in ("embedding", "lm_head") if settings.formats and spec.tied_embeddings else ():
         word = getattr(settings.formats, key)
         if word not in (None, "float"):
@@ -52,22 +52,22 @@ def run(job: Job[PlanSettings]) -> None:
                 f"quantize.{key} is {word}, but the model's lm_head is the same table as its "
                 f"embeddings, which is not quantized; leave {key} out"
             )
-    if settings.score not in found.scores:
+    if settings.score not in importance.scores:
         raise PlanError(
             f"plan.score {settings.score} was not computed; it is one of "
-            f"{', '.join(found.scores)}, or add it to importance.scores"
+            f"{', '.join(importance.scores)}, or add it to importance.scores"
         )
     axis = Axis(spec, settings.prunes_shared)
-    scores = found.scores[settings.score]
-    unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in found.tokens_per_expert]
+    scores = importance.scores[settings.score]
+    unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in importance.tokens_per_expert]
     _check_rows(scores, axis)
     ranked = rank_unknown(scores, axis, unknown, settings.unknown)
     rule = WidthRule.of(settings)
     quantization = formats_of(settings)
-    shares = token_shares(found.tokens_per_expert, spec.top_k)
+    shares = token_shares(importance.tokens_per_expert, spec.top_k)
     loss = None
     if settings.is_solved:
-        rounding = _rounding(found.scores, job.folders["importance"], settings)
+        rounding = _rounding(importance.scores, job.folders["importance"], settings)
         solved = _solve(checkpoint, axis, ranked, rounding, shares, settings)
         widths, quantization = solved.widths, solved.quantization
         loss = solved.loss
@@ -132,13 +132,14 @@ def _rounding(
     """Cost of rounding each row in the unit of dropping; None unless formats are to be chosen."""
     if not settings.chooses_formats:
         return None
-    if ROUNDING_SCORE not in scores:
+    name = ROUNDING_OF[settings.score]
+    if name not in scores:
         raise PlanError(
-            f"quantize.experts: auto needs the score {ROUNDING_SCORE}, which the importance stage "
+            f"quantize.experts: auto needs the score {name}, which the importance stage "
             "has not computed; run from the importance stage"
         )
     rates = Exchange.load(folder).rates
-    return [rate * layer_R for rate, layer_R in zip(rates, scores[ROUNDING_SCORE], strict=True)]
+    return [rate * layer_R for rate, layer_R in zip(rates, scores[name], strict=True)]
 
 
 def _solve(

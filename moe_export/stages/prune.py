@@ -26,6 +26,7 @@ from moe_export.artifacts.ledger import (
 )
 from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
+from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError
 from moe_export.experts import kept_rows
@@ -39,6 +40,8 @@ from moe_export.families.base import (
     TensorSpec,
 )
 from moe_export.recipe import DistillSettings, PruneSettings
+from moe_export.reporting.card import Pruning, prune_card, write_card
+from moe_export.reporting.card_source import source_of
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
 from moe_export.system.prefetch import prefetched
@@ -86,14 +89,24 @@ def run(job: Job[PruneSettings]) -> None:
     refits = _refits(job, kept) if job.settings.refit_down else None
     refit = _write(job.out, source, config, spec, kept, refits, job.progress)
     copy_tokenizer_files(job.model, job.out)
+    _write_card(job.model, job.out, pruned.spec, Pruning.of(pruned.spec, spec), padded=False)
     rule = job.settings.distill_router
     distill = _distill(job, rule) if rule is not None else None
-    _ledger(job.out, spec, pruned.spec, plan, refit, distill).save(job.out)
+    _ledger(job.out, spec, pruned.spec, plan, refit, distill, source.dropped).save(job.out)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
         _write_padded(padded, Checkpoint(job.out), source.config, spec, job.progress)
         copy_tokenizer_files(job.model, padded)
+        _write_card(job.model, padded, spec, Pruning.of(pruned.spec, spec), padded=True)
+
+
+def _write_card(
+    model: Path, out: Path, written: ModelSpec, pruning: Pruning, *, padded: bool
+) -> None:
+    """Writes the card of a checkpoint, with the licence files of the source beside it."""
+    licences = copy_licence_files(model, out)
+    write_card(out, prune_card(source_of(model), written, pruning, licences, padded))
 
 
 def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
@@ -264,6 +277,7 @@ def _ledger(
     plan: Plan,
     refit: Refit,
     distill: Distill | None,
+    dropped: dict[str, str],
 ) -> Ledger:
     """Accounts for every tensor of the source, and checks the written bytes against the plan.
 
@@ -288,8 +302,16 @@ def _ledger(
             f"{plan.checkpoint_tensor_bytes}; this is a fault of moe-export, please report it"
         )
     actions = [entry.action for entry in entries.values()]
-    counts = PrunedCounts(kept=actions.count("kept"), sliced=actions.count("sliced"), dropped=0)
-    return Ledger(tensor_bytes=total, counts=counts, refit=refit, distill=distill, tensors=entries)
+    return Ledger(
+        tensor_bytes=total,
+        counts=PrunedCounts(
+            kept=actions.count("kept"), sliced=actions.count("sliced"), dropped=len(dropped)
+        ),
+        refit=refit,
+        distill=distill,
+        tensors=entries,
+        dropped=dropped or None,
+    )
 
 
 def _check_space(out: Path, pruned_bytes: int, source: Checkpoint, padded: bool) -> None:

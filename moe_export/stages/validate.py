@@ -7,19 +7,27 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moe_export.artifacts.documents import Documents
 from moe_export.artifacts.measurements import Machine, Measurements, ProcessMemory, Speed
 from moe_export.artifacts.validation import (
     Greedy,
+    NotFinite,
     Parity,
     ProviderResults,
     Validation,
     VariantScores,
 )
+from moe_export.checkpoint import read_config
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
+from moe_export.evaluation.choices import right_choices
+from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
+from moe_export.evaluation.prompts import greedy_prompts, interleaved
 from moe_export.evaluation.tally import (
     Tally,
     batches,
@@ -27,7 +35,9 @@ from moe_export.evaluation.tally import (
     recovery,
     tally_document,
 )
-from moe_export.ort.benchmark import Measured, Setup, probe
+from moe_export.families import spec_of
+from moe_export.ort.benchmark import Measured, probe
+from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel, require_execution
 from moe_export.recipe import Task, ValidateSettings
 from moe_export.stages.job import Job
@@ -64,11 +74,15 @@ def run(job: Job[ValidateSettings]) -> None:
     measured: list[Measured] = []
     for provider in settings.providers:
         job.progress(0, 3, f"{provider}: parity with torch")
-        parity, greedy = _parity(job, variants, provider, tasks)
+        checks = {variant: FiniteCheck() for variant in variants}
+        parity, greedy = _parity(job, variants, provider, tasks, checks)
         job.progress(1, 3, f"{provider}: accuracy")
-        tallies[provider] = _tallies(variants, provider, settings, tasks)
+        tallies[provider] = _tallies(variants, provider, settings, tasks, checks)
         providers[provider] = ProviderResults(
-            parity=parity, greedy=greedy, variants=_scores(tallies[provider])
+            parity=parity,
+            greedy=greedy,
+            variants=_scores(tallies[provider]),
+            not_finite=_not_finite(variants, checks),
         )
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
@@ -102,6 +116,14 @@ def _validation(
     )
 
 
+def _not_finite(
+    variants: Mapping[str, Path], checks: Mapping[str, FiniteCheck]
+) -> dict[str, NotFinite] | None:
+    """Returns the variants with logits that are not finite; None if there are none."""
+    outcomes = {variant: checks[variant].outcome(folder) for variant, folder in variants.items()}
+    return {variant: outcome for variant, outcome in outcomes.items() if outcome} or None
+
+
 def _documents(tallies: Mapping[str, Tallies]) -> Documents:
     return Documents(
         providers={
@@ -127,23 +149,22 @@ def _parity(
     variants: dict[str, Path],
     provider: str,
     tasks: dict[str, list[TokenSequence]],
+    checks: Mapping[str, FiniteCheck],
 ) -> tuple[dict[str, Parity], dict[str, Greedy | None]]:
     """Compares the exported models with torch on the first documents of the tasks.
 
     The quantized model is compared with torch on the dequantized weights, which shows how the
-    exported file computes and not what quantization costs.
+    exported file computes and not what quantization costs. Without tasks nothing is compared.
     """
     settings = job.settings
-    sequences = [s.tokens for documents in zip(*tasks.values(), strict=False) for s in documents]
-    prompts = [
-        sequence.tokens[: sequence.prompt_tokens]
-        for documents in zip(*tasks.values(), strict=False)
-        for sequence in documents
-        if sequence.prompt_tokens > 0
-    ]
+    sequences = [sequence.tokens for sequence in interleaved(tasks.values())]
+    if not sequences:
+        return {}, {}
+    # The last of the new tokens is not run, so it needs no place in the context.
+    longest = spec_of(read_config(job.model)).max_positions - settings.greedy_tokens + 1
     compared = Compared(
         within(sequences[:PARITY_SEQUENCES], PARITY_TOKENS),
-        prompts[: settings.greedy_prompts],
+        greedy_prompts(tasks.values(), settings.greedy_prompts, longest),
         settings.greedy_tokens,
     )
     parity: dict[str, Parity] = {}
@@ -163,6 +184,7 @@ def _parity(
                 compared,
                 job.partial / "logits",
                 settings.gates.max_logit_error if variant == PRUNED else None,
+                checks[variant],
             )
     return parity, greedy
 
@@ -178,6 +200,7 @@ def _tallies(
     provider: str,
     settings: ValidateSettings,
     tasks: dict[str, list[TokenSequence]],
+    checks: Mapping[str, FiniteCheck],
 ) -> Tallies:
     """Scores every variant on every task, with its divergence from any baseline."""
     models = {
@@ -185,7 +208,7 @@ def _tallies(
         for variant, directory in variants.items()
     }
     by_task = {
-        name: _tallies_of(models, task, tasks[name])
+        name: _tallies_of(models, task, tasks[name], checks)
         for name, task in task_names(settings.tasks).items()
     }
     return {
@@ -194,20 +217,40 @@ def _tallies(
 
 
 def _tallies_of(
-    models: Mapping[str, OrtModel], task: Task, sequences: list[TokenSequence]
+    models: Mapping[str, OrtModel],
+    task: Task,
+    sequences: list[TokenSequence],
+    checks: Mapping[str, FiniteCheck],
 ) -> dict[str, Tally]:
     """Scores every variant on one task."""
     vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
     tallies = {variant: Tally(has_answers(task)) for variant in models}
     for batch in batches(sequences, vocabulary):
         tokens = [sequence.tokens for sequence in batch]
-        logits = {variant: model.logits(tokens) for variant, model in models.items()}
+        logits = {
+            variant: list(map(checks[variant].checked, tokens, model.logits(tokens)))
+            for variant, model in models.items()
+        }
         for row, sequence in enumerate(batch):
             baseline = logits[BASELINE][row] if BASELINE in logits else None
             for variant, tally in tallies.items():
                 reference = None if variant == BASELINE else baseline
                 tally_document(tally, sequence, logits[variant][row], reference)
+    if task.choices_field is not None:
+        # In the order of the batches above, so that all lists of documents agree.
+        ordered = [sequence for batch in batches(sequences, vocabulary) for sequence in batch]
+        for variant, model in models.items():
+            tallies[variant].choices_by_document = right_choices(
+                partial(_logits, model, checks[variant]), ordered, vocabulary
+            )
     return tallies
+
+
+def _logits(
+    model: OrtModel, check: FiniteCheck, sequences: list[TokenSequence]
+) -> list[NDArray[np.float32]]:
+    tokens = [sequence.tokens for sequence in sequences]
+    return [check.checked(*pair) for pair in zip(tokens, model.logits(tokens), strict=True)]
 
 
 def _scores(tallies: Tallies) -> dict[str, VariantScores]:

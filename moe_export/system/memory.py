@@ -14,6 +14,22 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
+_WORDS = (
+    "MemoryError",  # Python
+    "can't allocate memory",  # torch on the CPU
+    "not enough memory: you tried to allocate",  # torch on Windows and macOS
+    "out of memory",  # CUDA
+    "bad_alloc",  # the C++ library, in torch and ONNX Runtime
+    "Failed to allocate memory",  # ONNX Runtime
+)
+"""Words in messages of libraries when memory runs out."""
+
+
+def tells_of_exhaustion(message: str) -> bool:
+    """True if a message of Python, torch or ONNX Runtime says that memory ran out."""
+    return any(word in message for word in _WORDS)
+
+
 def resident_bytes() -> int:
     """Resident memory of this process now."""
     return _field("VmRSS")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from moe_export.formats import TABLE
+from moe_export.formats import known_to
 from moe_export.op.triton.build import FORMATS_OF
 from moe_export.op.triton.device_layout import device_format
 from moe_export.testing.cases import KINDS, kinds_of
 
-CUDA_FORMATS = tuple(name for name, facts in TABLE.items() if "cuda" in facts.executors)
+CUDA_FORMATS = known_to("cuda")
 
 CUDA_KINDS = kinds_of(CUDA_FORMATS)
 

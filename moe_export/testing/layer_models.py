@@ -9,14 +9,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from moe_export.formats import known_to
 from moe_export.op import spec
 from moe_export.op.function import OPSET, ragged_moe_function
 from moe_export.testing import layer_nodes as nodes
 from moe_export.testing import layer_sizes as sizes
 
 ALL = [
-    *(f"ragged_{name}" for name in spec.FORMATS),
-    *(f"packed_{name}" for name in spec.FORMATS),
+    *(f"ragged_{name}" for name in known_to("native")),
+    *(f"packed_{name}" for name in known_to("packed")),
     "ragged_int4_shared",
     "packed_int4_shared",
     "packed_int4_uniform",

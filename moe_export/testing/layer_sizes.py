@@ -6,8 +6,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.formats import GRIDS
-from moe_export.op import spec
+from moe_export.formats import GRIDS, known_to
 from moe_export.op.packed import PackedLayout
 
 HIDDEN, EXPERTS, TOP_K, FULL_WIDTH, MEAN_WIDTH, SHARED_WIDTH = 2048, 60, 4, 1408, 704, 5632
@@ -24,7 +23,7 @@ SHAPES = {
 WEIGHT_BITS = {
     name: PackedLayout(name, GROUP, HIDDEN, ()).expert_bytes(MEAN_WIDTH)
     / (3 * HIDDEN * MEAN_WIDTH / 8)
-    for name in spec.FORMATS
+    for name in known_to("packed")
 }
 """Bits that our kernels read for a weight, with its share of scales and zero points."""
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from moe_export.checkpoint import Checkpoint
-from moe_export.errors import CheckpointError
+from moe_export.errors import CheckpointError, MoeExportError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
 from moe_export.families.stored import read_values
 from moe_export.families.transformers_config import pruned_config_class
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.torch_model.auto import model_class
+
+GENERATION_FILE = "generation_config.json"
+
+LONGEST_REASON = 300
+"""Most characters of an error of transformers within a sentence."""
 
 
 def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -56,22 +64,22 @@ def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> 
         dtype: Dtype that the weights will have.
 
     Raises:
-        CheckpointError: transformers and the family disagree on the names of the tensors.
+        CheckpointError: transformers does not accept the config, or disagrees with the family on
+            the names of the tensors.
     """
     family = spec.family
     directory = checkpoint.directory
     # In memory all weights are floats.
     floats = {key: value for key, value in checkpoint.config.items() if key != QUANTIZATION_KEY}
-    config = pruned_config_class(family.model_type).from_dict(
-        floats
-        | {
-            "model_type": PRUNED_PREFIX + family.model_type,
-            WIDTHS_KEY: [list(widths) for widths in spec.widths],
-        }
-    )
-    # The meta device allocates no memory and draws no random weights.
-    with torch.device("meta"):
-        model: PreTrainedModel = model_class(family.model_type)(config)
+    content = floats | {
+        "model_type": PRUNED_PREFIX + family.model_type,
+        WIDTHS_KEY: [list(widths) for widths in spec.widths],
+    }
+    with _explained(directory / "config.json"):
+        config = pruned_config_class(family.model_type).from_dict(content)
+        # The meta device allocates no memory and draws no random weights.
+        with torch.device("meta"):
+            model: PreTrainedModel = model_class(family.model_type)(config)
     tied = {spec.name("lm_head")} if spec.tied_embeddings else set()
     wrong = sorted((spec.tensors.keys() | tied) ^ model.state_dict().keys())
     if wrong:
@@ -82,8 +90,9 @@ def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> 
         )
     _compute_buffers(model, config)
     model.config.dtype = dtype
-    if (directory / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
+    if (directory / GENERATION_FILE).exists():
+        with _explained(directory / GENERATION_FILE):
+            model.generation_config = GenerationConfig.from_pretrained(directory)
     return model.eval().requires_grad_(False)
 
 
@@ -93,6 +102,25 @@ def to_torch(array: NDArray[Any]) -> Tensor:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns an error of transformers about a file into a sentence that names the file.
+
+    transformers checks values by errors of many kinds, so all kinds are caught.
+    """
+    try:
+        yield
+    except (MoeExportError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(
+            f"{path}: transformers {transformers.__version__} does not accept it "
+            f"({reason[:LONGEST_REASON]}); correct the value or take the file of the published "
+            "model"
+        ) from error
 
 
 def _compute_buffers(model: nn.Module, config: Any) -> None:

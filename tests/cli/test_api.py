@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -135,6 +136,54 @@ def test_generated_text_is_the_streamed_text_and_that_of_the_command(
     words = ["--prompt", "12+3=", "--new-tokens", "5", "--variant", "pruned"]
     assert main(["generate", str(finished.directory), *words]) == 0
     assert capsys.readouterr().out == f"12+3={text}\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new_tokens", "sentence"),
+    [
+        ("x" * 300, 1, "the prompt has 300 tokens, the context of the model is 128; shorten it"),
+        ("x" * 100, 30, "100 tokens and 30 new ones .* 128; ask for at most 29 new tokens"),
+        ("x", 100_000, "1 tokens and 100000 new ones .* ask for at most 128 new tokens"),
+        ("a\udcff", 2, "the prompt is not UTF-8 text .at character 2.; encode it as UTF-8"),
+        ("", 2, "there are no tokens to run; give a prompt with text"),
+    ],
+)
+@pytest.mark.parametrize("cache", ["growing", "static"])
+def test_a_prompt_that_cannot_be_continued_is_one_sentence(
+    finished: moe_export.RunResult,
+    capsys: pytest.CaptureFixture[str],
+    prompt: str,
+    new_tokens: int,
+    sentence: str,
+    cache: Literal["growing", "static"],
+) -> None:
+    model = moe_export.load(finished.directory, cache=cache)
+    with pytest.raises(RecipeError, match=sentence):
+        model.stream(prompt, new_tokens)
+    words = ["--prompt", prompt, "--new-tokens", str(new_tokens), "--cache", cache]
+    assert main(["generate", str(finished.directory), *words]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_the_last_new_token_needs_no_place_in_the_context(finished: moe_export.RunResult) -> None:
+    for cache in ("growing", "static"):
+        model = moe_export.load(finished.directory, cache=cache)
+        assert model.context == 128
+        assert model.generate("x" * 120, 9)
+
+
+def test_logits_beyond_the_context_and_tokens_beyond_the_vocabulary_are_refused(
+    finished: moe_export.RunResult,
+) -> None:
+    model = moe_export.load(finished.directory)
+    with pytest.raises(RecipeError, match="129 tokens, the context of the model is 128"):
+        model.logits([1] * 129)
+    with pytest.raises(RecipeError, match="no tokens"):
+        model.logits([])
+    with pytest.raises(ArtifactError, match="ONNX Runtime cannot run the model on these tokens"):
+        model.logits([10**6])
 
 
 def test_absent_models_are_refused_by_name(finished: moe_export.RunResult, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def _own_signals() -> Iterator[None]:
 
 
 class Callback:
-    """Where an exception cannot go anywhere."""
+    """Object whose destructor interrupts, where Python drops exceptions."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -28,7 +28,7 @@ class Callback:
 
 def test_an_interrupt_that_python_drops_is_heeded_later(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: dropped.append(hook.exc_type))
     interrupts.watch()
     interrupts.heed()
     Callback()

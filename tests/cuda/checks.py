@@ -66,7 +66,7 @@ def _assert_equal(library: Path, stand_in: StandIn, inputs: Inputs, x_shift: int
 
 
 def activations_equal_the_reference(library: Path, stand_in: StandIn) -> None:
-    """Those that have no gate too."""
+    """Activations with a gate and without."""
     for activation in ACTIVATIONS:
         case = Case("activation", (33, 0, 7), tokens=3, top_k=2, activation=activation)
         _assert_equal(library, stand_in, inputs_of(case, "float16", "uint8", 32))
@@ -138,7 +138,7 @@ def a_value_that_float16_does_not_reach_is_refused(library: Path, stand_in: Stan
 
 
 def device_memory_is_what_layers_take(library: Path, stand_in: StandIn) -> None:
-    """As the driver counts it; the most is remembered."""
+    """Allocated bytes are those that the driver counts, and the peak is kept."""
     before = CudaLayer(library, stand_in, GOOD)
     memory = DeviceMemory()
     layers = [CudaLayer(library, stand_in, GOOD) for _ in range(3)]
@@ -151,7 +151,7 @@ def device_memory_is_what_layers_take(library: Path, stand_in: StandIn) -> None:
 
 
 def no_tokens_launch_nothing(library: Path, stand_in: StandIn) -> None:
-    """And are no error."""
+    """An empty batch is no error."""
     inputs = inputs_of(Case("none", (33, 0, 7), tokens=0, top_k=2), "float16")
     layer = CudaLayer(library, stand_in, inputs)
     assert layer.run(inputs).shape == (0, 48)
@@ -160,7 +160,7 @@ def no_tokens_launch_nothing(library: Path, stand_in: StandIn) -> None:
 
 
 def a_wrong_shape_is_refused(library: Path, stand_in: StandIn) -> None:
-    """Before anything is launched."""
+    """The refusal comes before anything is launched."""
     layer = CudaLayer(library, stand_in, GOOD)
     bad = replace(GOOD, routing_weights=GOOD.routing_weights[:, :1])
     assert "routing_weights is float16 [3, 1], expected float16 [3, 2]" in _refusal(
@@ -192,7 +192,7 @@ def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -
 
 
 def a_weight_that_comes_on_the_device_is_taken_from_there(library: Path, stand_in: StandIn) -> None:
-    """As gate_0 does without a shared expert."""
+    """The first weight moves with the input before it, as gate_0 does without a shared expert."""
     node = CudaNode(library, stand_in, GOOD)
     error = np.abs(node.run(GOOD).astype(np.float64) - run_reference(GOOD).astype(np.float64))
     assert (error <= error_bound(GOOD)).all(), f"worst {error.max()}"
@@ -200,7 +200,7 @@ def a_weight_that_comes_on_the_device_is_taken_from_there(library: Path, stand_i
 
 
 def formats_whose_kernels_are_not_packaged_are_refused(library: Path, stand_in: StandIn) -> None:
-    """By the layer, and by the node with its name."""
+    """The layer refuses them, and so does the node, which adds its name."""
     case = Case("shared", (33, 0), tokens=3, top_k=1, shared_width=7)
     without = [kind for kind in CUDA_KINDS if kind not in PACKAGED_KINDS]
     assert [kind[1] for kind in without] == ["uint8", "uint4", "nf4"]
@@ -219,7 +219,7 @@ def formats_whose_kernels_are_not_packaged_are_refused(library: Path, stand_in: 
 
 
 def gpu_check_tells_of_errors(library: Path, stand_in: StandIn) -> None:
-    """By rows, and by tiles of both kinds; and that a case is not what it should be."""
+    """Runs kernels by rows and by tiles of both kinds, and names a case with a wrong result."""
     case = Case("few", (33, 7), tokens=1, top_k=1, hidden=32, shared_width=8)
     row = row_of(library, stand_in, ("float16", "int4", 32), [case])
     assert row["held"], row
@@ -233,7 +233,7 @@ def gpu_check_tells_of_errors(library: Path, stand_in: StandIn) -> None:
 
 
 def a_device_without_kernels_is_refused(library: Path, stand_in: StandIn) -> None:
-    """By its name."""
+    """The message names the device."""
     stand_in.configure(capability=(7, 5))
     assert _refusal(lambda: CudaLayer(library, stand_in, GOOD)) == (
         "there are no kernels for the device Stand-in (sm_75): they are for sm_80, sm_86, sm_89, "
@@ -250,7 +250,7 @@ def a_later_minor_version_takes_the_kernels_of_an_earlier_one(
 
 
 def an_old_driver_is_refused(library: Path, stand_in: StandIn) -> None:
-    """With the version that is needed."""
+    """The message gives the version that is needed."""
     stand_in.configure(driver_version=11080)
     assert _refusal(lambda: CudaLayer(library, stand_in, GOOD)) == (
         "the NVIDIA driver is for CUDA 11.8, too old for the kernels; install one for CUDA 12.0 "
@@ -259,14 +259,14 @@ def an_old_driver_is_refused(library: Path, stand_in: StandIn) -> None:
 
 
 def a_thread_without_a_device_is_refused(library: Path, stand_in: StandIn) -> None:
-    """Rather than given one."""
+    """The library creates no context of its own."""
     stand_in.leave_context()
     message = _refusal(lambda: CudaLayer(library, stand_in, GOOD))
     assert message == "no CUDA device is in use by this thread"
 
 
 def a_full_device_is_refused_and_nothing_is_lost(library: Path, stand_in: StandIn) -> None:
-    """While weights are uploaded, and while a call is run."""
+    """Refusals while weights are uploaded and while a call runs free what was allocated."""
     stand_in.configure(memory_bytes=1000)
     message = _refusal(lambda: CudaLayer(library, stand_in, GOOD))
     assert message == (
@@ -277,7 +277,7 @@ def a_full_device_is_refused_and_nothing_is_lost(library: Path, stand_in: StandI
 
 
 def a_scale_that_is_no_float16_number_is_refused(library: Path, stand_in: StandIn) -> None:
-    """By its name, and what was allocated is given back."""
+    """The message names the weight, and what was allocated is freed."""
     inputs = inputs_of(Case("scale", (33, 7), tokens=1, top_k=1), "float32", "int4", 32)
     down = inputs.experts[1][2]
     down.scale[0, 0] = np.float32(1 / 3)  # type: ignore[union-attr]
@@ -310,7 +310,7 @@ TOGETHER = (
     formats_whose_kernels_are_not_packaged_are_refused,
     gpu_check_tells_of_errors,
 )
-"""They leave the driver as it was."""
+"""Checks that leave the driver as it was."""
 
 ALONE = (
     a_device_without_kernels_is_refused,

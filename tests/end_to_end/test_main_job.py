@@ -61,6 +61,15 @@ def test_predicted_bytes_are_the_bytes_on_disk(finished: Path) -> None:
     assert ledger.counts.dropped == 0
 
 
+def test_every_checkpoint_and_export_has_a_card(finished: Path) -> None:
+    folders = [finished / "prune", finished / "prune" / "padded"]
+    folders += [finished / "export" / variant for variant in VARIANTS]
+    cards = [(folder / "README.md").read_text() for folder in folders]
+    assert all("expert dimensions kept" in card for card in cards)
+    assert "import moe_export" in cards[0]
+    assert "import moe_export" not in cards[1]
+
+
 def test_packed_models_pass_the_same_gates_and_have_the_predicted_bytes(
     finished: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,14 @@ LIMIT = 1e-4
 
 IDS = np.random.default_rng(5).integers(0, 256, (2, 12))
 
+PADDED = [
+    [[0] * 5 + [1] * 7, [1] * 12],
+    [[1] * 9 + [0] * 3, [1] + [0] * 11],
+    [[0] * 11 + [1], [1] * 4 + [0] * 8],
+    [[0, 1] * 6, [0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1, 0]],
+]
+"""Masks of two prompts: 1 for a token, 0 for padding."""
+
 VARIANTS = [
     pytest.param(row, variant, id=f"{row.model_type}-{variant}")
     for row in ROWS
@@ -66,6 +74,21 @@ def test_logits_of_a_variant_equal_torch(
 ) -> None:
     source = tiny_checkpoint(tmp_path / "source", base=row.config, **variant)
     check(Decoder(exported(source, tmp_path / "onnx")), logits_of(stock_model(source)))
+
+
+@pytest.mark.parametrize("mask", PADDED, ids=["left", "right", "mixed", "inside"])
+def test_padded_rows_equal_rows_without_padding_in_torch(
+    subject: Subject, decoder: Decoder, mask: list[list[int]]
+) -> None:
+    real = np.array(mask, bool)
+    prompts, new = np.where(real, IDS, 258), IDS[:, :1]
+    logits = decoder.start(prompts, real.astype(np.int64))
+    next_logits = decoder.go_on(new)
+    for row, is_real in enumerate(real):
+        alone = np.concatenate([prompts[row, is_real], new[row]])[None]
+        expected = logits_of(subject.stock, alone)[0]
+        np.testing.assert_allclose(logits[row, is_real], expected[:-1], rtol=0, atol=LIMIT)
+        np.testing.assert_allclose(next_logits[row], expected[-1:], rtol=0, atol=LIMIT)
 
 
 def test_greedy_decoding_through_the_cache_equals_torch(subject: Subject, decoder: Decoder) -> None:

@@ -61,6 +61,7 @@ from moe_export.planning.allocation import format_errors
 from moe_export.quantization import Quantization, read_quantization, words_for
 from moe_export.recipe.load import load_recipe
 from moe_export.runner.estimate import estimate
+from moe_export.testing.layer_models import ALL
 
 recipes, scratch = Path(sys.argv[1]), Path(sys.argv[2])
 checkpoint, model = open_checkpoint(checkpoint_dir())
@@ -86,6 +87,7 @@ def known():
         "words": [use for use in ("experts", "dense", "embedding") if "int3" in words_for(use)],
         "config": read_quantization({"quantization": int3.as_config()}, 1) == int3,
         "checkpoint": len(stored_tensors(replace(model, quantization=int3))),
+        "timed": [name for name in ALL if "int3" in name],
         "cuda": [x for x, names in FORMATS_OF.items() if "int3" in names],
     }
 
@@ -167,6 +169,7 @@ def test_a_format_in_its_own_file_rounds_is_stored_and_is_a_word_of_the_recipe(
         "words": ["experts"],
         "config": True,
         "checkpoint": known["checkpoint"],
+        "timed": [],
         "cuda": [],
     }
 
@@ -192,6 +195,16 @@ def test_all_that_does_not_know_it_yet_refuses_it_by_name(
     kind, message = walked["refused"][consumer]
     assert kind == "RecipeError"
     assert f"format int3 is not known to {who}; choose another format" in message
+
+
+@pytest.mark.parametrize(("consumer", "key"), [("recipe", "experts"), ("choices", "choices")])
+def test_a_recipe_that_names_it_is_refused_with_its_key(
+    walked: dict[str, Any], consumer: str, key: str
+) -> None:
+    _, message = walked["refused"][consumer]
+    assert message.endswith(
+        f"demo_50pct.yaml: quantize.{key}: {message[message.index('format ') :]}"
+    )
 
 
 def test_a_class_of_tensors_that_may_not_have_it_lists_those_that_it_may(

@@ -12,7 +12,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.graph import build_decoder
-from moe_export.graph.attention import rotary_tables
+from moe_export.graph.rotary import rotary_table
 from moe_export.op import spec as op_spec
 from moe_export.op.spec import Dtype
 from moe_export.testing.tiny import CONFIG, pruned_checkpoint, tiny_checkpoint
@@ -130,7 +130,7 @@ def test_a_graph_without_a_checkpoint_is_the_same_but_has_no_values(tmp_path: Pa
 def test_the_rotary_angles_of_trained_positions_equal_those_of_torch() -> None:
     torch = pytest.importorskip("torch")
     spec = spec_of(CONFIG | {"max_position_embeddings": 64})
-    cos_PF, sin_PF = rotary_tables(spec)
+    cos_PF, sin_PF = (rotary_table(spec, f, np.arange(64)) for f in (np.cos, np.sin))
     size = spec.head_dim
     frequency_F = 1.0 / (spec.rope_theta ** (torch.arange(0, size, 2).float() / size))
     angle_PF = (torch.arange(64).float()[:, None] * frequency_F).double().numpy()

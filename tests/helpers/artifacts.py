@@ -20,6 +20,7 @@ from moe_export.artifacts.ledger import (
     PrunedTensor,
     Refit,
 )
+from moe_export.artifacts.manifest import Manifest
 from moe_export.artifacts.plan import Plan, PlanLayer, PlannedModels
 from moe_export.artifacts.quantization import (
     Fallback,
@@ -98,7 +99,7 @@ PLAN = Plan(
 
 LEDGER = Ledger(
     tensor_bytes=4096,
-    counts=PrunedCounts(kept=1, sliced=1, dropped=0),
+    counts=PrunedCounts(kept=1, sliced=1, dropped=1),
     refit=Refit(tensors=("down",), left=(LeftTensor(tensor="other", tokens=3),)),
     distill=Distill(
         tensors=("router",),
@@ -109,6 +110,7 @@ LEDGER = Ledger(
     tensors={
         "down": PrunedTensor(action="sliced", shape_before=(8, 4), shape_after=(8, 3), bytes=48)
     },
+    dropped={"inv_freq": "rotary frequencies follow from config.json"},
 )
 
 QUANTIZATION = QuantizationRecord(
@@ -170,7 +172,12 @@ CALIBRATION = CalibrationSummary(
     seed=0,
     sources=(
         CalibrationSource(
-            name="text", sequences=3, tokens=12, truncated_sequences=1, tokens_sha256="e" * 64
+            name="text",
+            sequences=3,
+            tokens=12,
+            truncated_sequences=1,
+            tokens_sha256="e" * 64,
+            weight=None,
         ),
     ),
 )
@@ -187,7 +194,13 @@ EXCHANGE = Exchange(
 EXAMPLES: tuple[JsonArtifact, ...] = (
     *(PLAN, LEDGER, QUANTIZATION, EXPORT, MARK, CALIBRATION, EXCHANGE),
     *(VALIDATION, DOCUMENTS, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON),
-    RunInfo(moe_export="0.1.0"),
+    RunInfo(
+        moe_export="0.2.0",
+        recipe_sha256="a" * 64,
+        stages={"calibrate": "b" * 64},
+        sha256="c" * 64,
+    ),
+    Manifest(files={"plan/plan.json": FileFacts(bytes=12, sha256="d" * 64)}),
     ResolvedRecipe(recipe={"model": "demo", "plan": {"keep": 0.5}}),
 )
 

@@ -43,6 +43,7 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
+from moe_export.reporting.build_validation import gate_facts
 from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
@@ -159,6 +160,7 @@ REPORT = Report(
         rows_kept=0.5,
         importance_kept=0.8,
         curve=(CurvePoint(rows=0.5, importance=0.8),),
+        source_shares=(1.0,),
     ),
     coverage=CoverageFacts(
         experts=2,
@@ -178,6 +180,7 @@ REPORT = Report(
                 tokens=9,
                 truncated_sequences=1,
                 tokens_sha256="a" * 64,
+                weight=2.0,
             ),
         ),
     ),
@@ -209,6 +212,12 @@ REPORT = Report(
                     exact_match_stderr=0.05,
                     loss_nats=0.1,
                     perplexity=1.1,
+                    loss_nats_stderr=0.01,
+                    kl_nats_stderr=0.002,
+                    first_token_match=0.95,
+                    first_token_match_stderr=0.03,
+                    choice_accuracy=0.97,
+                    choice_accuracy_stderr=0.02,
                 ),
             ),
         ),
@@ -227,7 +236,7 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=VALIDATION.gates,
+    gates=gate_facts(VALIDATION),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

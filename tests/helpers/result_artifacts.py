@@ -24,6 +24,7 @@ from moe_export.artifacts.sweep import (
 from moe_export.artifacts.validation import (
     Gate,
     Greedy,
+    NotFinite,
     Parity,
     ProviderResults,
     TaskScores,
@@ -40,6 +41,12 @@ SCORES = TaskScores(
     perplexity=1.1,
     kl_nats=0.02,
     top1_agreement=0.98,
+    loss_nats_stderr=0.01,
+    kl_nats_stderr=0.002,
+    first_token_match=0.95,
+    first_token_match_stderr=0.03,
+    choice_accuracy=0.97,
+    choice_accuracy_stderr=0.02,
 )
 
 VALIDATION = Validation(
@@ -52,21 +59,36 @@ VALIDATION = Validation(
                     kl_nats=1e-12,
                     top1_agreement=0.99,
                     first_bad_layer=2,
+                    tied_tokens=4,
                 )
             },
             greedy={"pruned": Greedy(prompts=4, new_tokens=8, agreement=0.75)},
             variants={"pruned": VariantScores(tasks={"sums": SCORES}, mean_exact_match=0.9)},
+            not_finite={
+                "pruned": NotFinite(positions=3, of=9, first_layer=1, first_tensor="layers.1.moe")
+            },
         )
     },
     recovery=0.95,
-    gates=(Gate(name="max_logit_error", provider="cpu", limit=1e-4, value=1e-6, passed=True),),
+    gates=(
+        Gate(
+            name="max_logit_error",
+            provider="cpu",
+            limit=1e-4,
+            value=1e-3,
+            passed=False,
+            detail="the router has ties",
+        ),
+    ),
 )
 
 DOCUMENTS = Documents(
     providers={
         "cpu": {
             "pruned": {
-                "sums": DocumentScores(tokens=(2, 3), matches=(True, False), kl_nats=(0.1, 0.2))
+                "sums": DocumentScores(
+                    tokens=(2, 3), matches=(True, False), kl_nats=(0.1, 0.2), choices=(True, True)
+                )
             }
         }
     }

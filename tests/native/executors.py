@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from moe_export.formats import FORMATS, TABLE
+from moe_export.formats import FORMATS, GRIDS, known_to
 from moe_export.op import spec
 from moe_export.op.function import OPSET
 from moe_export.op.library import register
@@ -31,8 +31,11 @@ def _kernels_of_this_processor() -> tuple[str, ...]:
     return tuple(name for name, needed in needs.items() if needed <= flags)
 
 
-NATIVE_FORMATS = tuple(name for name, facts in TABLE.items() if "native" in facts.executors)
+NATIVE_FORMATS = known_to("native")
 """Formats that the library's kernels run."""
+
+NATIVE_QUANTIZED = tuple(name for name in NATIVE_FORMATS if name in GRIDS)
+"""Formats of codes that the library's kernels run."""
 
 NATIVE_KINDS = kinds_of(NATIVE_FORMATS)
 
@@ -53,7 +56,7 @@ def native_session(
 
 
 def run_in_onnx_runtime(library: Path, inputs: Inputs) -> NDArray[Any]:
-    """By the library, in a model that has the function too."""
+    """Output of the library in ONNX Runtime, in a model that has the function too."""
     y: NDArray[Any] = native_session(library, one_node_model(inputs)).run(None, feeds(inputs))[0]
     return y
 
@@ -83,7 +86,7 @@ def run_kernel(
     *,
     exact_activations: bool = False,
 ) -> NDArray[Any]:
-    """By a kernel of the library, without ONNX Runtime."""
+    """Output of one kernel of the library, without ONNX Runtime."""
     return layer_of(library, inputs, kernel, exact_activations=exact_activations).run(
         inputs.x,
         inputs.expert_indices,

@@ -15,7 +15,7 @@ from moe_export.formats import GRIDS, QuantizedMatrix
 from moe_export.op import spec
 from moe_export.testing.cases import Case, Inputs, inputs_of
 from moe_export.testing.executors import run_reference
-from tests.native.executors import KERNELS, run_kernel
+from tests.native.executors import KERNELS, NATIVE_QUANTIZED, run_kernel
 
 WIDTH, HIDDEN = 40, 72
 
@@ -54,7 +54,7 @@ def unit_rows(format_name: spec.Format) -> QuantizedMatrix:
     return matrix_of(format_name, codes, np.ones((3, WIDTH), np.float32), zero_point)
 
 
-@pytest.mark.parametrize("format_name", spec.QUANTIZED_FORMATS)
+@pytest.mark.parametrize("format_name", NATIVE_QUANTIZED)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_code_has_its_exact_value(
     library: Path, kernel: str, format_name: spec.Format

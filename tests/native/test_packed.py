@@ -29,6 +29,7 @@ from moe_export.testing.executors import feeds
 from tests.native.executors import (
     KERNELS,
     NATIVE_KINDS,
+    NATIVE_QUANTIZED,
     layer_of,
     layout_of,
     native_session,
@@ -227,7 +228,7 @@ def as_stored(inputs: Inputs, expert: int) -> list[NDArray[Any]]:
     ]
 
 
-@pytest.mark.parametrize("format_name", spec.QUANTIZED_FORMATS)
+@pytest.mark.parametrize("format_name", NATIVE_QUANTIZED)
 @pytest.mark.parametrize("expert", [1, 2, 3])
 def test_weights_may_come_as_they_are_stored(
     library: Path, format_name: spec.Format, expert: int

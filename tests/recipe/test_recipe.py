@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import ImportanceSettings, ValidateSettings, parse_bytes
-from moe_export.recipe.load import load_recipe
+from moe_export.recipe.load import load_recipe, parse_recipe
+from moe_export.recipe.reader import read_yaml
 from moe_export.scores import SCORES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -94,6 +96,17 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "recipe.yaml:5: plan: a budget of active bytes, or one that chooses formats, ranks",
         ),
         (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB, score: fisher")
+            + "importance: {scores: [fisher]}\nquantize: {experts: auto}\n",
+            "in one unit; give plan.score fisher_margin or fisher_margin_weighted",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB")
+            + "importance: {scores: [fisher_margin, rounding_margin_weighted]}\n"
+            "quantize: {experts: auto}\n",
+            "has rounding_margin_weighted, which is not in the unit of plan.score fisher_margin",
+        ),
+        (
             MINIMAL + "quantize: {experts: auto}\n",
             "quantize.experts: auto needs a budget; give plan.target_bytes",
         ),
@@ -119,7 +132,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL + "importance: {shared_expert: true}\n",
-            "importance.shared_expert follows plan.shared_expert; leave it out",
+            "recipe.yaml: importance.shared_expert follows plan.shared_expert; leave it out",
         ),
         (
             MINIMAL.replace(
@@ -127,7 +140,14 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             ),
             "recipe.yaml:5: plan: score router_frequency counts what the router sends",
         ),
-        (MINIMAL.replace("model: {source: demo}\n", ""), "'model' is missing; it must be given"),
+        (
+            MINIMAL.replace("model: {source: demo}\n", ""),
+            "recipe.yaml: 'model' is missing; it must",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 3XB"),
+            "recipe.yaml:5: plan.target_bytes: '3XB' is no number of bytes; write a whole number",
+        ),
         ("plan: [", "recipe.yaml:"),
         ("just text", "recipe.yaml:1: expected sections"),
     ],
@@ -164,10 +184,16 @@ def test_a_byte_budget_counts_in_the_dtype_of_the_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("6GiB", 6 * 2**30), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("12", 12), ("6 G", "6 G")],
+    [("6GiB", 6 * 2**30), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("12", 12)],
 )
 def test_sizes_are_read_with_their_units(text: str, value: object) -> None:
     assert parse_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["6 G", "3XB", "", "half"])
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no number of bytes; write a whole number"):
+        parse_bytes(text)
 
 
 def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
@@ -222,3 +248,97 @@ def test_names_of_scores_follow_the_registry(
     schema = ImportanceSettings.model_json_schema()
     assert schema["properties"]["scores"]["items"]["enum"] == list(SCORES)
     assert recipe.plain()["importance"]["scores"] == ["taylor"]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 8)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (MINIMAL + "plan: {keep: 0.7}\n", "recipe.yaml:6: the key 'plan' is given twice"),
+        (MINIMAL.replace("0.5", '0.5, "keep": 0.6'), "recipe.yaml:5: the key 'keep' is given"),
+        (MINIMAL.replace("0.5", ".inf"), "recipe.yaml:5: 'plan.keep' is inf, expected a finite"),
+        (MINIMAL.replace("0.5", "-.inf"), "'plan.keep' is -inf, expected a finite number"),
+        (MINIMAL.replace("0.5", ".nan"), "recipe.yaml:5: 'plan.keep' is nan, expected a finite"),
+        (MINIMAL.replace("0.5", "1.0e+999"), "'plan.keep' is inf, expected a finite number"),
+        (MINIMAL.replace("0.5", "2020-13-45"), "'plan.keep' is '2020-13-45'; input should be a"),
+        (MINIMAL.replace("0.5", "0x_"), "recipe.yaml:5: '0x_' is no value of the type int"),
+        (MINIMAL.replace("0.5", "!!int half"), "recipe.yaml:5: 'half' is no value of the type int"),
+        (MINIMAL.replace("0.5", "!!float half"), "'half' is no value of the type float"),
+        (MINIMAL.replace("0.5", "!!bool maybe"), "'maybe' is no value of the type bool"),
+        (MINIMAL.replace("0.5", "!!timestamp now"), "'now' is no value of the type timestamp"),
+        (MINIMAL.replace("0.5", "!!python/name:os.abort ''"), "recipe.yaml:5: could not determine"),
+        (MINIMAL.replace("0.5", "9" * 5000), "recipe.yaml:5: a number has 5000 characters"),
+        (MINIMAL.replace("0.5", "1" + ":59" * 999), "recipe.yaml:5: a number has 2998 characters"),
+        (MINIMAL.replace("0.5", "[" * 5000), "recipe.yaml:5: it nests more than 40 levels"),
+        ("plan: &p {keep: *p}\n", "recipe.yaml:1: the alias 'p' stands for itself"),
+        ("plan: {keep: *nothing}\n", "recipe.yaml:1: found undefined alias 'nothing'"),
+        (BOMB, "recipe.yaml:5: it holds more than 20000 values, those of every alias counted"),
+        (MINIMAL.replace("sums", r'"su\0ms"'), r"'calibrate.sources.0.demo' is 'su\x00ms', with"),
+        (MINIMAL.replace("demo}", r'"a\e[31m"}'), "'model.source' is 'a\\x1b[31m', with a"),
+        (MINIMAL.replace("demo}", r'"a\nb"}'), "recipe.yaml:1: 'model.source' is 'a\\nb', with"),
+        (MINIMAL.replace("demo}", r'"\uD800"}'), "'model.source' is '\\ud800', with a"),
+        (MINIMAL.replace("demo}", r'"\UFFFFFFFF"}'), "recipe.yaml:1: not valid YAML"),
+        (MINIMAL.replace("sums", "su\x1bms"), r"recipe.yaml:4: the character \x1b is not allowed"),
+        ("#" * 2_000_000, "it has more than 1048576 bytes, expected a recipe"),
+        (MINIMAL + "importance: {batch_tokens: 3000000000}\n", "should be less than or equal to"),
+        (MINIMAL.replace("keep: 0.5", "target_bytes: " + "9" * 400 + "GB"), "plan.target_bytes"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_yaml_that_no_recipe_needs_is_refused_with_its_line(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe_with(tmp_path, text))
+    assert sentence in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_that_is_no_recipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "a\0b"):
+        with pytest.raises(RecipeError, match="the recipe cannot be read"):
+            load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [".nan", "-.inf", "1.0e+999", "0x_", "!!int x", "9" * 5000, "[" * 99, '"\\0"', "&a [*a]"],
+    ids=lambda value: value[:40],
+)
+def test_overrides_are_held_to_the_same_rules(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"--set|plan\.keep"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (f"plan.keep={value}",))
+
+
+def test_an_override_cannot_lie_deeper_than_any_key(tmp_path: Path) -> None:
+    for key in ("a." * 500 + "b", f"calibrate.sources.{'9' * 5000}.demo"):
+        with pytest.raises(RecipeError, match="--set"):
+            load_recipe(recipe_with(tmp_path, MINIMAL), (f"{key}=1",))
+
+
+def test_a_recipe_that_is_a_mapping_is_held_to_the_same_rules() -> None:
+    content: dict[str, object] = {
+        "model": {"source": "demo"},
+        "calibrate": {"sources": [{"demo": "sums"}]},
+        "plan": {"keep": 0.5},
+        "validate": {"gates": {"max_logit_error": float("inf")}},
+    }
+    with pytest.raises(RecipeError, match=r"recipe: 'validate.gates.max_logit_error' is inf"):
+        parse_recipe(content)
+    with pytest.raises(ValueError, match="finite number"):
+        ValidateSettings.model_validate(content["validate"])
+
+
+def test_merged_mappings_may_override_keys_and_dates_are_text(tmp_path: Path) -> None:
+    text = MINIMAL.replace("{keep: 0.5}", "&plan {keep: 0.5}") + "report: {title: 2026-11-28}\n"
+    recipe = load_recipe(recipe_with(tmp_path, text.replace("&plan", "")), ("plan.scope=layer",))
+    assert recipe.report.title == "2026-11-28"
+    merged = "x: &x {keep: 0.25}\nplan: {<<: *x, keep: 0.75}\n"
+    content, _ = read_yaml(merged, "text")
+    assert content["plan"] == {"keep": 0.75}

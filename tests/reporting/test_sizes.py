@@ -9,7 +9,7 @@ import pytest
 
 from moe_export.cli import _parser, main
 from moe_export.demo import checkpoint_dir
-from moe_export.errors import CheckpointError
+from moe_export.errors import CheckpointError, RecipeError
 from moe_export.families import spec_of
 from moe_export.reporting.sizes import KEEPS, SIZE_FORMATS, narrowed, sizes_of
 from moe_export.testing.synthetic_checkpoint import config_of
@@ -65,3 +65,8 @@ def test_a_config_that_is_missing_or_of_no_family_is_refused(
 def test_a_share_that_is_none_is_refused(share: str) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["sizes", "config.json", "--keep", share])
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"'int5' is unknown; choose among float32, .*, nf4$"):
+        sizes_of(QWEN15_MOE, formats=("int8", "int5"))

@@ -114,10 +114,10 @@ def test_a_stage_that_is_run_again_makes_the_later_ones_stale(
     from moe_export import stages
 
     execute(run_of(tmp_path))
-    newer = stages.StageFacts(2, ())
-    monkeypatch.setitem(stages.STAGES, "calibrate", newer)
+    version = stages.STAGES["calibrate"].version
+    monkeypatch.setitem(stages.STAGES, "calibrate", stages.StageFacts(version + 1, ()))
     assert [state.reason for state in run_of(tmp_path).states()] == [
-        "version 1 → 2",
+        f"version {version} → {version + 1}",
         "calibrate has changed",
         "importance has changed",
     ]

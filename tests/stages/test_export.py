@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -90,15 +92,59 @@ def test_a_size_other_than_planned_stops_the_run(tmp_path: Path) -> None:
 def test_tokenizer_files_are_copied_to_the_byte(tmp_path: Path) -> None:
     source = tiny_checkpoint(tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    (source / "chat_template.json").write_text('{"chat_template": "x"}', encoding="utf-8")
+    (source / "additional_chat_templates").mkdir()
+    more = "additional_chat_templates/tool_use.jinja"
+    (source / more).write_text("{{ tools }}", encoding="utf-8")
     export_model(source, tmp_path / "out", "float32")
     for name in (
         "tokenizer.json",
-        "tokenizer_config.json",
         "generation_config.json",
         "chat_template.jinja",
+        "chat_template.json",
+        more,
     ):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "qwen2_moe"
+
+
+def test_templates_in_a_folder_outside_the_checkpoint_are_not_copied(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "tool_use.jinja").write_text("secret", encoding="utf-8")
+    (source / "additional_chat_templates").symlink_to(tmp_path / "private")
+    with pytest.raises(CheckpointError, match=r"tool_use.jinja is a link to .*private"):
+        export_model(source, tmp_path / "out", "float32")
+    assert not (tmp_path / "out" / "additional_chat_templates").exists()
+
+
+def test_the_tokenizer_config_gets_nothing_but_the_tokens_around_a_text(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    export_model(source, tmp_path / "out", "float32")
+    before, after = (
+        json.loads((folder / "tokenizer_config.json").read_text())
+        for folder in (source, tmp_path / "out")
+    )
+    assert after == before | {"add_bos_token": False, "add_eos_token": False}
+
+
+def test_the_config_has_the_name_of_the_family_and_the_widths(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    pruned = pruned_checkpoint(source, tmp_path / "pruned", WIDTHS, (0, 17, 5))
+    export_model(pruned, tmp_path / "out", "float32")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "qwen2_moe"
+    assert config["architectures"] == ["Qwen2MoeForCausalLM"]
+    spec = spec_of(config)
+    assert spec.widths == WIDTHS
+    assert spec.shared_widths == (0, 17, 5)
+    assert spec == spec_of(Checkpoint(pruned).config)
+    # In a process of its own, where moe_export has registered nothing with transformers.
+    code = "import sys, transformers; c = transformers.AutoConfig.from_pretrained(sys.argv[1])\n"
+    code += "print(type(c).__name__, c.expert_widths[0])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == f"Qwen2MoeConfig {list(WIDTHS[0])}\n"
 
 
 def genai(tmp_path: Path, generation: dict[str, Any] | None, **overrides: Any) -> dict[str, Any]:
@@ -116,7 +162,7 @@ def genai(tmp_path: Path, generation: dict[str, Any] | None, **overrides: Any) -
 def test_genai_is_told_what_it_needs(tmp_path: Path) -> None:
     found = genai(tmp_path, {"eos_token_id": [256, 257], "do_sample": True, "top_p": 0.8})
     model, decoder = found["model"], found["model"]["decoder"]
-    assert model["type"] == "decoder"
+    assert model["type"] == "qwen2"
     assert (model["context_length"], model["vocab_size"]) == (128, 264)
     assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (
         256,
@@ -134,8 +180,13 @@ def test_genai_is_told_what_it_needs(tmp_path: Path) -> None:
         "do_sample": True,
         "top_p": 0.8,
         "max_length": 128,
-        "past_present_share_buffer": False,
+        "past_present_share_buffer": True,
     }
+
+
+def test_genai_reserves_no_more_than_4096_tokens_unless_it_is_told(tmp_path: Path) -> None:
+    found = genai(tmp_path, None, max_position_embeddings=5000)
+    assert (found["model"]["context_length"], found["search"]["max_length"]) == (5000, 4096)
 
 
 def test_the_library_stands_beside_the_model_and_genai_finds_it_by_its_bare_name(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 from moe_export.artifacts.validation import Greedy, Parity
 from moe_export.evaluation import tally as evaluation
 from moe_export.evaluation.parity import Compared, compare_with_torch
-from moe_export.ort.benchmark import Setup, execution_path, probe
+from moe_export.ort.benchmark import probe
+from moe_export.ort.execution import execution_path
+from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel
 from moe_export.recipe import SpeedSettings
 from moe_export.stages.validate import within
@@ -74,3 +78,15 @@ def test_speed_is_measured_through_the_cache_that_is_asked_for(tmp_path: Path) -
     (found,) = probe(setup).speed
     assert found.path == "portable function body, static KV cache"
     assert found.decode_tokens_per_s.min > 0
+
+
+def test_the_measuring_process_loads_no_heavy_package_before_memory_is_counted() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import moe_export.ort.measuring"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines() if "|" in line}
+    assert "moe_export.ort.measuring" in loaded
+    assert not loaded & {"pydantic", "torch", "transformers", "onnx_ir", "safetensors"}

@@ -33,14 +33,14 @@ def test_a_plain_module_passes() -> None:
     assert words.findings(PLAIN) == []
 
 
-@pytest.mark.parametrize("opening", ["What", "Of", "That", "The same", "Whether", "How", "Which"])
+@pytest.mark.parametrize("opening", words.OPENINGS)
 def test_a_docstring_that_opens_with_a_refused_word_is_found(opening: str) -> None:
     [(line, sentence)] = words.findings(PLAIN.replace("Numbers that", opening))
     assert line == 1
     assert repr(opening) in sentence
 
 
-@pytest.mark.parametrize("word", ["of", "that", "which", "whether"])
+@pytest.mark.parametrize("word", [*words.HEADLESS, "What"])
 def test_an_argument_without_a_noun_is_found_on_its_line(word: str) -> None:
     [(line, sentence)] = words.findings(PLAIN.replace("a number, unlike", word))
     assert line == 12

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import moe_export
-from moe_export.documents.sources import draw, has_answers, task_names
+from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.evaluation.masking import ScoredTask, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.recipe import Recipe
 from moe_export.runner.source_model import locate
-
-TEST_SEED = 1234
 
 
 def carried_out(recipe: Recipe, directory: Path, last: str) -> Path:

@@ -58,9 +58,12 @@ class Measuring:
         recipe = load_recipe(RECIPE)
         model = carried_out(recipe, directory, "importance")
         self.checkpoint, self.spec = open_checkpoint(model)
-        found = Importance.load(directory / "importance")
-        self.ranked, self.rounding = found.scores["fisher_margin"], found.scores["rounding_margin"]
-        self.shares = token_shares(found.tokens_per_expert, self.spec.top_k)
+        importance = Importance.load(directory / "importance")
+        self.ranked, self.rounding = (
+            importance.scores["fisher_margin"],
+            importance.scores["rounding_margin"],
+        )
+        self.shares = token_shares(importance.tokens_per_expert, self.spec.top_k)
         self.exchange = Exchange.load(directory / "importance")
         self.errors = [
             format_errors(self.checkpoint, self.spec, layer, NAMES, GROUP_SIZE)

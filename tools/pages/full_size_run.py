@@ -29,8 +29,8 @@ from moe_export.quantization import KEYS as QUANTIZED_KEYS
 from moe_export.quantization import Quantization
 from moe_export.recipe.load import load_recipe
 from moe_export.runner.estimate import estimate
-from moe_export.runner.run import file_sha256
 from moe_export.stages import MAIN_JOB
+from moe_export.system.digests import file_sha256
 from moe_export.system.machine import machine, versions
 from moe_export.testing.synthetic_checkpoint import config_of, make
 
@@ -230,7 +230,7 @@ def bits_of(format_name: str | None, group_size: int) -> float:
     if format_name is None:
         return 16
     grid = GRIDS[format_name]
-    return grid.bits + (16 + grid.bits * grid.has_zero_point) / group_size
+    return grid.storage_bits + (16 + grid.storage_bits * grid.has_zero_point) / group_size
 
 
 def copy_rate(home: Path) -> float:

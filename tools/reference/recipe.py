@@ -39,7 +39,7 @@ def _section(path: str, section: type[BaseModel]) -> Iterator[str]:
 
     Args:
         path: dotted path of the section within a recipe; empty for the whole recipe.
-        section: its class.
+        section: Class of the section.
     """
     properties = section.model_json_schema(by_alias=True)["properties"]
     docstring = described(section)

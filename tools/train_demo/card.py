@@ -24,6 +24,11 @@ _TASKS = {
 }
 
 _CARD = Template("""\
+---
+license: apache-2.0
+pipeline_tag: text-generation
+---
+
 # The demo model
 
 A Mixture-of-Experts language model of $parameters parameters, trained from scratch for

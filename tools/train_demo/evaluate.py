@@ -28,7 +28,7 @@ def evaluate(
     """Score the model on held-out documents.
 
     Args:
-        model: in float32.
+        model: The model in float32.
         tokenizer: the model's tokenizer.
         counts: number of test documents of each kind.
 

@@ -27,4 +27,5 @@ FAMILY = Family(
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.gate.weight")),
     normalize_top_k=True,
     moe_returns_logits=True,
+    genai_type="mistral",
 )

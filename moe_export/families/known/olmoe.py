@@ -31,4 +31,5 @@ FAMILY = Family(
     fused=common.FUSED_EXPERTS,
     qk_norm="all",
     moe_returns_logits=True,
+    genai_type="olmo",
 )

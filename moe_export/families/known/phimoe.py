@@ -48,4 +48,5 @@ FAMILY = Family(
     routing="sparsemixer",
     normalize_top_k=False,
     moe_returns_logits=True,
+    genai_type="phimoe",
 )

@@ -48,4 +48,5 @@ FAMILY = Family(
     ),
     fused=common.FUSED_EXPERTS,
     dense_layers=("decoder_sparse_step", "mlp_only_layers"),
+    genai_type="qwen2",
 )

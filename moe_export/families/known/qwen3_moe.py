@@ -42,4 +42,5 @@ FAMILY = Family(
     fused=common.FUSED_EXPERTS,
     dense_layers=("decoder_sparse_step", "mlp_only_layers"),
     qk_norm="head",
+    genai_type="qwen3",
 )

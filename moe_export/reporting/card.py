@@ -1,0 +1,238 @@
+"""Cards (`README.md`) of exported and pruned models: facts, code that runs them, and licence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import moe_export
+from moe_export.artifacts.formats import TensorFormats
+from moe_export.documents.exported_tokenizer import TextStart
+from moe_export.families.base import ModelSpec
+from moe_export.op.spec import Dtype, Layout
+from moe_export.reporting import card_snippets as snippets
+from moe_export.reporting.card_source import Source
+from moe_export.reporting.units import percent, size
+from moe_export.system.disk import disk_error
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Expert dimensions of a model before and after pruning, shared experts included."""
+
+    kept: int
+    whole: int
+
+    @property
+    def share(self) -> float:
+        """Kept share of the expert dimensions, 0 to 1."""
+        return self.kept / self.whole if self.whole else 1.0
+
+    @classmethod
+    def of(cls, spec: ModelSpec, whole: ModelSpec) -> Pruning:
+        """Counts the dimensions of a model and of the same model before pruning."""
+        return cls(_dimensions(spec), _dimensions(whole))
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """Facts that the card of an exported model states.
+
+    Attributes:
+        source: Model that it was made from.
+        spec: Sizes and formats of the exported model.
+        pruning: Dimensions before and after pruning.
+        dtype: Dtype of activations, cache and of weights that are not quantized.
+        layout: Layout of the experts' weights.
+        library: File name of the operator library beside the model; None if there is none.
+        data_bytes: Size of the weights' file.
+        start: Beginning of a text.
+        ends: Ids of the tokens that end a text.
+        licence_files: Names of the licence files beside the model.
+    """
+
+    source: Source
+    spec: ModelSpec
+    pruning: Pruning
+    dtype: Dtype
+    layout: Layout
+    library: str | None
+    data_bytes: int
+    start: TextStart
+    ends: Sequence[int]
+    licence_files: Sequence[str]
+
+
+def export_card(facts: ExportFacts) -> str:
+    """Card of an exported model."""
+    spec = facts.spec
+    rows = {
+        "made from": facts.source.name,
+        "family": spec.family.model_type,
+        "expert dimensions kept": _kept(facts.pruning),
+        "formats": formats_text(spec),
+        "activations and KV cache": facts.dtype,
+        "weights": f"{size(facts.data_bytes)}, {spec.parameters:,} parameters",
+        "KV cache": f"{size(cache_bytes(spec, facts.dtype))} per token",
+        "context": f"{spec.max_positions:,} tokens",
+        "operator library": _library(facts),
+    }
+    tags = ["onnx", "onnxruntime", "mixture-of-experts", *_pruned_tag(facts.pruning)]
+    return _page(
+        _front_matter(facts.source, "onnxruntime", tags, facts.licence_files),
+        f"# {facts.source.name} for ONNX Runtime",
+        f"Made by moe-export {moe_export.__version__}.",
+        _table(rows),
+        "Accuracy, memory and speed were measured after this file was written; they are in the "
+        "report of the run, `report/report.md`.",
+        *_export_code(facts),
+        *_licence(facts.source, facts.licence_files),
+    )
+
+
+def prune_card(
+    source: Source, spec: ModelSpec, pruning: Pruning, licence_files: Sequence[str], padded: bool
+) -> str:
+    """Card of a pruned checkpoint, or of its twin that is padded with zeros."""
+    rows = {
+        "made from": source.name,
+        "family": spec.family.model_type,
+        "expert dimensions kept": _kept(pruning),
+        "parameters": f"{spec.parameters:,}" + (", zeros included" if padded else ""),
+    }
+    register = "" if padded else snippets.REGISTER
+    library = "transformers" if padded else "moe-export"
+    tags = ["mixture-of-experts", *_pruned_tag(pruning)]
+    note = (
+        "The experts that were cut are filled up with zeros, so that transformers and other "
+        "loaders take this checkpoint as it is."
+        if padded
+        else "The experts have unequal widths, which transformers loads only after "
+        "`import moe_export` (`pip install moe-export`)."
+    )
+    return _page(
+        _front_matter(source, library, tags, licence_files),
+        f"# {source.name}, pruned",
+        f"Made by moe-export {moe_export.__version__}. {note}",
+        _table(rows),
+        "## Run it in this folder",
+        snippets.filled(snippets.TRANSFORMERS, register=register),
+        *_licence(source, licence_files),
+    )
+
+
+def write_card(directory: Path, card: str) -> None:
+    """Writes the card of the model in a folder.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    try:
+        (directory / CARD_FILE).write_text(card, encoding="utf-8")
+    except OSError as error:
+        raise disk_error(error, directory / CARD_FILE) from error
+
+
+def formats_text(spec: ModelSpec) -> str:
+    """Formats of the weights in words, such as `experts int4, dense int8, embedding float`."""
+    if spec.quantization.is_float:
+        return "nothing is quantized"
+    formats = TensorFormats.of(spec.quantization)
+    experts = formats.experts
+    named = experts if isinstance(experts, str) else " and ".join(dict.fromkeys(experts))
+    words = [f"experts {named}", f"dense {formats.dense}", f"embedding {formats.embedding}"]
+    if formats.lm_head is not None:
+        words.append(f"lm_head {formats.lm_head}")
+    return f"{', '.join(words)}, in groups of {formats.group_size}"
+
+
+def cache_bytes(spec: ModelSpec, dtype: Dtype) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    width = 2 if dtype == "float16" else 4
+    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * width
+
+
+def _dimensions(spec: ModelSpec) -> int:
+    return sum(map(sum, spec.widths)) + sum(width or 0 for width in spec.shared_widths)
+
+
+def _kept(pruning: Pruning) -> str:
+    return f"{percent(pruning.share)} ({pruning.kept:,} of {pruning.whole:,})"
+
+
+def _pruned_tag(pruning: Pruning) -> list[str]:
+    return ["pruned"] if pruning.kept < pruning.whole else []
+
+
+def _library(facts: ExportFacts) -> str:
+    if facts.layout == "packed":
+        place = f"`{facts.library}`" if facts.library else "not in this folder"
+        return f"needed, {place}; Linux x86-64 only"
+    if facts.library is None:
+        return "not in this folder; ONNX Runtime runs the model without it"
+    return f"`{facts.library}` (Linux x86-64) is faster; any ONNX Runtime runs the model without it"
+
+
+def _export_code(facts: ExportFacts) -> list[str]:
+    ends = list(facts.ends)
+    parts = ["## Run it in this folder", "With moe-export:", snippets.filled(snippets.MOE_EXPORT)]
+    if facts.layout == "packed" and facts.library is None:
+        return [*parts, "ONNX Runtime alone needs the operator library, which is not here."]
+    library = ""
+    if facts.library is not None:
+        comment = "" if facts.layout == "packed" else snippets.FASTER
+        library = f'options.register_custom_ops_library("./{facts.library}"){comment}\n'
+    parts += [
+        "With ONNX Runtime 1.22 or newer:",
+        snippets.filled(
+            snippets.ONNX_RUNTIME,
+            library=library,
+            dtype=facts.dtype,
+            ends=ends,
+            bos="" if facts.start.missing_bos is None else f"[{facts.start.missing_bos}] + ",
+        ),
+        "With onnxruntime-genai 0.18:",
+        snippets.filled(
+            snippets.GENAI, special=snippets.SPECIAL if facts.start.has_bos else "", ends=ends
+        ),
+    ]
+    if facts.start.has_bos:
+        parts.append(
+            "A text begins with BOS, which onnxruntime-genai adds only with that option. Leave the "
+            "option out for a prompt made by a chat template that writes BOS itself."
+        )
+    return parts
+
+
+def _front_matter(
+    source: Source, library: str, tags: Sequence[str], licence_files: Sequence[str]
+) -> str:
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
+    if source.hub_id is not None:
+        lines.append(f"base_model: {source.hub_id}")
+    licence = dict(source.licence)
+    if not licence and licence_files:
+        licence = {"license": "other", "license_link": licence_files[0]}
+    lines += [f'{key}: "{value}"' for key, value in licence.items()]
+    lines += ["tags:", *(f"- {tag}" for tag in tags), "---"]
+    return "\n".join(lines)
+
+
+def _licence(source: Source, licence_files: Sequence[str]) -> list[str]:
+    named = source.licence.get("license_name") or source.licence.get("license")
+    text = f"The licence of {source.name} applies"
+    text += f": {named}." if named else "; its model card names none."
+    if licence_files:
+        text += f" Its files are here: {', '.join(f'`{name}`' for name in licence_files)}."
+    return ["## Licence", text]
+
+
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {rows[key]} |" for key in rows)])
+
+
+def _page(*parts: str) -> str:
+    return "\n\n".join(parts) + "\n"
