@@ -247,6 +247,7 @@ REPORT = Report(
             peak_resident_bytes=40,
             output_bytes=12,
             predicted=PredictedCost(wall_s=2.5, peak_resident_bytes=50, output_bytes=13),
+            threads=2,
         ),
     ),
     methods=(Method(quantity="kept", method="counted"),),

@@ -84,6 +84,7 @@ def write_run(
                     "settings": settings,
                     "outside": {},
                     "inputs": {},
+                    **({"threads": 2} if stage in ("importance", "prune") else {}),
                 },
                 "files": {"file": {"bytes": 123_456, "sha256": "0" * 64}},
                 "measured": {"wall_s": 12.345, "peak_resident_bytes": 456_000_000},

@@ -63,6 +63,14 @@ def test_the_page_is_self_contained(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_the_number_of_threads_is_told_where_bytes_depend_on_it(run: Path, name: str) -> None:
+    stages = json.loads(read(run, "report.json"))["stages"]
+    told = {stage["stage"]: stage.get("threads") for stage in stages}
+    assert (told["calibrate"], told["importance"], told["prune"]) == (None, 2, 2)
+    assert "threads its bytes depend on" in read(run, name)
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
 def test_the_headline_numbers_stand_in_text_and_page(run: Path, name: str) -> None:
     text = read(run, name).replace("&nbsp;", " ")
     # 4 layers of 16 experts of 128, bytes and rates as the synthetic run has them.
