@@ -16,11 +16,14 @@ class DocumentScores(Record):
         matches: True for each document whose scored tokens are all right.
         kl_nats: divergence from the baseline, summed over the tokens of each document; empty
             without a baseline.
+        choices: True for each document whose answer is the likeliest of its choices; absent
+            for a task without choices.
     """
 
     tokens: tuple[int, ...]
     matches: tuple[bool, ...]
     kl_nats: tuple[float, ...]
+    choices: tuple[bool, ...] | None = None
 
 
 DocumentsByTask = Mapping[str, DocumentScores]

@@ -21,6 +21,15 @@ class TaskScores(Record):
         kl_nats: mean divergence from the baseline per scored token; absent without a baseline.
         top1_agreement: fraction of scored tokens whose most likely token is the baseline's; absent
             without a baseline.
+        loss_nats_stderr: standard error of `loss_nats` over the documents; absent for one document.
+        kl_nats_stderr: standard error of `kl_nats` over the documents; absent for one document or
+            without a baseline.
+        first_token_match: fraction of documents with the first answer token right; absent for a
+            task without answers.
+        first_token_match_stderr: standard error of `first_token_match`.
+        choice_accuracy: fraction of documents whose answer is likelier than every wrong choice;
+            absent for a task without choices.
+        choice_accuracy_stderr: standard error of `choice_accuracy`.
     """
 
     items: int
@@ -31,6 +40,12 @@ class TaskScores(Record):
     perplexity: float
     kl_nats: float | None = None
     top1_agreement: float | None = None
+    loss_nats_stderr: float | None = None
+    kl_nats_stderr: float | None = None
+    first_token_match: float | None = None
+    first_token_match_stderr: float | None = None
+    choice_accuracy: float | None = None
+    choice_accuracy_stderr: float | None = None
 
 
 class VariantScores(Record):
@@ -123,15 +138,15 @@ class Gate(Record):
         name: name of the limit in the recipe, or `finite_logits`, which is listed when it fails.
         provider: execution provider of the measurement.
         limit: limit, in the unit of the value.
-        value: measured value.
-        passed: True if the limit was met.
+        value: measured value; None if it could not be computed.
+        passed: True if there is a value and it is within the limit.
         detail: cause of a failure and advice, as far as they are known; absent otherwise.
     """
 
     name: str
     provider: str
     limit: float
-    value: float
+    value: float | None
     passed: bool
     detail: str | None = None
 

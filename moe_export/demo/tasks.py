@@ -38,10 +38,17 @@ _MAX_REPEATS = 2000
 
 @dataclass(frozen=True)
 class Document:
-    """Prompt and the answer that should follow it; the answer ends with a newline."""
+    """Prompt and the answer that should follow it; the answer ends with a newline.
+
+    Attributes:
+        prompt: Text before the answer; empty for a text alone.
+        answer: Text that should follow.
+        wrong_choices: Texts that the answer is held against; no embedded task has any.
+    """
 
     prompt: str
     answer: str
+    wrong_choices: tuple[str, ...] = ()
 
 
 def training_documents(kind: str, count: int, seed: int) -> list[Document]:

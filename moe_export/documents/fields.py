@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_export.demo.tasks import Document
+from moe_export.documents.choices import wrong_choices
 from moe_export.documents.files import shortened
 from moe_export.documents.rows import Row
 from moe_export.errors import CalibrationError
@@ -45,17 +46,26 @@ class Conversation:
         messages: Messages with `role` and `content`, and what else a data set gives them.
         tools: Descriptions of the tools that the model may call; empty for none.
         answer: Text that follows the rendered messages; None if they hold the whole document.
+        wrong_choices: Texts that the answer is held against.
     """
 
     messages: list[dict[str, Any]]
     tools: list[Any] = field(default_factory=list)
     answer: str | None = None
+    wrong_choices: tuple[str, ...] = ()
+
+    def rendered(self, text: str) -> Document:
+        """Returns the document that the rendered messages and the answer make."""
+        if self.answer is None:
+            return Document("", text)
+        return Document(text, self.answer, self.wrong_choices)
 
 
 def fields_of(source: Source) -> tuple[str, ...]:
     """Names of the fields that a source uses."""
     if source.prompt_field is not None and source.answer_field is not None:
-        return source.prompt_field, source.answer_field
+        choices = () if source.choices_field is None else (source.choices_field,)
+        return source.prompt_field, source.answer_field, *choices
     if source.chat_template:
         return *CONVERSATION_FIELDS, TOOLS_FIELD, SYSTEM_FIELD
     return (source.text_field,)
@@ -69,12 +79,26 @@ def row_content(row: Row, source: Source) -> Document | Conversation:
     """
     if source.prompt_field is not None and source.answer_field is not None:
         prompt, answer = text_of(row, source.prompt_field), text_of(row, source.answer_field)
+        wrong = _wrong_choices(row, source, answer)
         if source.chat_template:
-            return Conversation([{"role": "user", "content": prompt}], answer=answer)
-        return Document(prompt, answer)
+            message = {"role": "user", "content": prompt}
+            return Conversation([message], answer=answer, wrong_choices=wrong)
+        return Document(prompt, answer, wrong)
     if source.chat_template:
         return _conversation(row)
     return Document("", text_of(row, source.text_field))
+
+
+def _wrong_choices(row: Row, source: Source, answer: str) -> tuple[str, ...]:
+    name = source.choices_field
+    if name is None:
+        return ()
+    if name not in row.fields:
+        raise CalibrationError(
+            f"{row.place} has no field {name!r}; it has {_names(row)}: name the right one in "
+            "choices_field"
+        )
+    return wrong_choices(row.fields[name], answer, f"{row.place}: field {name!r}")
 
 
 def text_of(row: Row, name: str) -> str:

@@ -41,11 +41,13 @@ class TokenSequence:
         tokens: Token ids of prompt and answer.
         prompt_tokens: Number of tokens of the prompt, BOS included.
         bos: Origin of the BOS token.
+        alternatives: The same prompt with each wrong choice; empty unless a choice is asked for.
     """
 
     tokens: list[int]
     prompt_tokens: int
     bos: Bos = "nobody"
+    alternatives: tuple[TokenSequence, ...] = ()
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -98,7 +100,12 @@ class TextTokenizer:
         self.eos_ids = end_ids(directory)
 
     def encode(
-        self, document: Document, *, rendered: bool = False, limit: int | None = None
+        self,
+        document: Document,
+        *,
+        rendered: bool = False,
+        limit: int | None = None,
+        eos: bool = True,
     ) -> TokenSequence:
         """Encodes prompt and answer together, with each special token once.
 
@@ -110,6 +117,7 @@ class TextTokenizer:
             rendered: True if a chat template has written the special tokens already.
             limit: Number of tokens that is asked for; of a long document that has more, only the
                 head is encoded, but always more than `limit` tokens. None for all.
+            eos: False to leave out EOS after an answer.
         """
         ids, ends = self._head(document.prompt + document.answer, limit)
         first, bos = who_adds_bos(ids, self.special, rendered)
@@ -117,7 +125,7 @@ class TextTokenizer:
         inside = next((at for at, end in enumerate(ends) if end > boundary), len(ids))
         last = () if rendered else self.special.last
         if document.prompt:
-            last = tuple(self.eos_ids[:1])
+            last = tuple(self.eos_ids[:1]) if eos else ()
         if ids[len(ids) - len(last) :] == list(last):
             last = ()
         prompt_tokens = len(first) + (inside if document.prompt else 0)

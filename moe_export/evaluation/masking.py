@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from moe_export.artifacts.validation import TaskScores
 from moe_export.documents.tokens import TokenSequence
+from moe_export.evaluation.choices import right_choices
 from moe_export.evaluation.tally import Tally, batches, tally_document
 from moe_export.torch_model.block import RaggedMoEBlock
 
@@ -85,16 +87,27 @@ def tally_tasks(
     for name, task in tasks.items():
         tally = Tally(task.has_answers)
         for batch in batches(task.sequences, model.config.vocab_size):
-            # Padding on the right needs no mask: no position sees a later one.
-            ids = torch.zeros((len(batch), max(len(s.tokens) for s in batch)), dtype=torch.int64)
-            for row, sequence in enumerate(batch):
-                ids[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
-            with torch.no_grad():
-                logits = model(input_ids=ids, use_cache=False).logits.numpy()
-                others = reference and reference(input_ids=ids, use_cache=False).logits.numpy()
-            for row, sequence in enumerate(batch):
-                part = slice(len(sequence.tokens))
-                other = None if others is None else others[row, part]
-                tally_document(tally, sequence, logits[row, part], other)
+            logits = _logits(model, batch)
+            others = _logits(reference, batch) if reference else [None] * len(batch)
+            for sequence, ours, theirs in zip(batch, logits, others, strict=True):
+                tally_document(tally, sequence, ours, theirs)
+        if all(sequence.alternatives for sequence in task.sequences):
+            ordered = [s for b in batches(task.sequences, model.config.vocab_size) for s in b]
+            tally.choices_by_document = right_choices(
+                partial(_logits, model), ordered, model.config.vocab_size
+            )
         tallies[name] = tally
     return tallies
+
+
+def _logits(
+    model: PreTrainedModel, sequences: Sequence[TokenSequence]
+) -> list[NDArray[np.float32]]:
+    """Logits of each sequence at every position, float32 [T, V]."""
+    # Padding on the right needs no mask: no position sees a later one.
+    ids = torch.zeros((len(sequences), max(len(s.tokens) for s in sequences)), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits.numpy()
+    return [logits[row, : len(sequence.tokens)] for row, sequence in enumerate(sequences)]

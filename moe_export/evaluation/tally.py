@@ -45,6 +45,10 @@ class Tally:
         tokens_by_document: number of scored tokens of each document.
         matches_by_document: True for each document with every scored token right.
         kl_nats_by_document: divergence of each document; empty without a reference.
+        loss_nats_by_document: negative log-likelihood of each document.
+        first_matches: number of documents whose first scored token is right.
+        choices_by_document: True for each document whose answer is the likeliest of its choices;
+            empty for a task without choices.
     """
 
     has_answers: bool
@@ -58,28 +62,53 @@ class Tally:
     tokens_by_document: list[int] = field(default_factory=list)
     matches_by_document: list[bool] = field(default_factory=list)
     kl_nats_by_document: list[float] = field(default_factory=list)
+    loss_nats_by_document: list[float] = field(default_factory=list)
+    first_matches: int = 0
+    choices_by_document: list[bool] = field(default_factory=list)
 
     def scores(self) -> TaskScores:
-        """Returns the means, with the standard error of the match rate."""
+        """Returns the means with their standard errors."""
         rate = self.matches / self.items
         loss = self.loss_nats / self.tokens
         divergence = {}
         if self.compared:
             divergence = {
                 "kl_nats": self.kl_nats / self.tokens,
+                "kl_nats_stderr": self._error_of_mean(self.kl_nats_by_document),
                 "top1_agreement": self.agreements / self.tokens,
             }
         return TaskScores(
             items=self.items,
             answer_tokens=self.tokens,
             exact_match=rate if self.has_answers else None,
-            exact_match_stderr=(
-                math.sqrt(rate * (1 - rate) / self.items) if self.has_answers else None
-            ),
+            exact_match_stderr=self._error_of_rate(rate) if self.has_answers else None,
             loss_nats=loss,
             perplexity=math.exp(min(loss, LARGEST_EXPONENT)),
+            loss_nats_stderr=self._error_of_mean(self.loss_nats_by_document),
             **divergence,
+            **self._rates(),
         )
+
+    def _rates(self) -> dict[str, float]:
+        """Rates of documents that ask less than an exact match, with their standard errors."""
+        rates = {}
+        if self.has_answers:
+            rates["first_token_match"] = self.first_matches / self.items
+        if self.choices_by_document:
+            rates["choice_accuracy"] = sum(self.choices_by_document) / self.items
+        return rates | {f"{name}_stderr": self._error_of_rate(r) for name, r in rates.items()}
+
+    def _error_of_rate(self, rate: float) -> float:
+        return math.sqrt(rate * (1 - rate) / self.items)
+
+    def _error_of_mean(self, sums: Sequence[float]) -> float | None:
+        """Standard error of a mean per token from its sums by document; None for one document."""
+        if self.items < 2:
+            return None
+        # The ratio of two sums has the error of its residuals by document.
+        tokens_N = np.array(self.tokens_by_document, float)
+        residuals_N = np.array(sums) - sum(sums) / tokens_N.sum() * tokens_N
+        return float(residuals_N.std(ddof=1) / (math.sqrt(self.items) * tokens_N.mean()))
 
     def document_scores(self) -> DocumentScores:
         """Returns the scores of each document."""
@@ -87,6 +116,7 @@ class Tally:
             tokens=tuple(self.tokens_by_document),
             matches=tuple(self.matches_by_document),
             kl_nats=tuple(self.kl_nats_by_document),
+            choices=tuple(self.choices_by_document) or None,
         )
 
 
@@ -123,23 +153,36 @@ def tally_document(
         return
     tally.items += 1
     tally.tokens += targets.size
-    matches, kl_nats = True, 0.0
+    matches, kl_nats, loss_nats = True, 0.0, 0.0
     for rows in row_chunks(targets.size, logits_TV.shape[-1]):
         here = slice(first - 1 + rows.start, first - 1 + rows.stop)
         log_p, gold = log_softmax(logits_TV[here]), targets[rows]
-        tally.loss_nats -= float(log_p[np.arange(gold.size), gold].sum())
-        matches &= bool((log_p.argmax(-1) == gold).all())
+        gain_nats = float(log_p[np.arange(gold.size), gold].sum())
+        tally.loss_nats -= gain_nats
+        loss_nats -= gain_nats
+        is_right = log_p.argmax(-1) == gold
+        matches &= bool(is_right.all())
+        if rows.start == 0:
+            tally.first_matches += bool(is_right[0])
         if reference_TV is not None:
             log_q = log_softmax(reference_TV[here])
             tally.compared = True
             kl_nats += divergence_nats(log_q, log_p)
             tally.agreements += int((log_q.argmax(-1) == log_p.argmax(-1)).sum())
     tally.matches += matches
+    tally.loss_nats_by_document.append(loss_nats)
     tally.tokens_by_document.append(targets.size)
     tally.matches_by_document.append(matches)
     if reference_TV is not None:
         tally.kl_nats += kl_nats
         tally.kl_nats_by_document.append(kl_nats)
+
+
+def answer_nats(sequence: TokenSequence, logits_TV: NDArray[np.float32]) -> float:
+    """Returns the negative log-likelihood of the tokens after the prompt, in nats."""
+    tally = Tally(has_answers=True)
+    tally_document(tally, sequence, logits_TV, None)
+    return tally.loss_nats
 
 
 def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:

@@ -38,10 +38,17 @@ class Source(Section):
         text_field: Field of a row that holds a document's text.
         prompt_field: Field of a row that holds a prompt; goes with `answer_field`.
         answer_field: Field of a row that holds the answer to a prompt.
+        choices_field: Field of a row that holds a list of answers, the right one included; a task
+            with it is also scored by which of them is the likeliest.
+        eos: `required` if an answer has to end with the end-of-sequence token, `optional` if no
+            such token follows answers; base models seldom write it. Unless given, `required`.
         chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
             a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
             `conversations`, with its `tools` and `system` if it has them.
-        weight: Share of this source, relative to the other sources.
+        weight: Share of this source, relative to the others, among the sequences and in every
+            score but those that are a mean over sequences. If no source gives a weight, all
+            contribute as many sequences, and weigh by their tokens in scores. If some do, 1 is
+            that of the others.
     """
 
     demo: Literal["arithmetic", "sums", "facts", "strings", "text"] | None = None
@@ -54,8 +61,10 @@ class Source(Section):
     text_field: str = "text"
     prompt_field: str | None = None
     answer_field: str | None = None
+    choices_field: str | None = None
+    eos: Literal["required", "optional"] | None = None
     chat_template: bool = False
-    weight: Factor = 1.0
+    weight: Factor | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -64,6 +73,8 @@ class Source(Section):
             raise ValueError(f"give exactly one of demo, text, jsonl, hub; {len(named)} are given")
         if (self.prompt_field is None) != (self.answer_field is None):
             raise ValueError("prompt_field and answer_field go together")
+        if self.choices_field is not None and self.prompt_field is None:
+            raise ValueError("choices_field needs prompt_field and answer_field")
         return self
 
     @property
@@ -96,3 +107,9 @@ class CalibrateSettings(Section):
     sequences: DocumentCount = 128
     sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
     seed: Seed = 0
+
+    @property
+    def weights(self) -> list[float]:
+        """Weight of each source; empty if the recipe gives none."""
+        weights = [source.weight for source in self.sources]
+        return [] if set(weights) == {None} else [weight or 1.0 for weight in weights]

@@ -41,6 +41,8 @@ def _blocks(report: Report) -> Iterator[str]:
     for provider, scores in tables.accuracy_tables(report).items():
         yield f"Provider {provider}:"
         yield from _unless_empty(scores)
+    if (choices := tables.choice_table(report)).rows:
+        yield table(choices)
     yield "## Speed"
     yield from _unless_empty(tables.speed_table(report))
     yield "## Checks"

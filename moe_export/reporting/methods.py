@@ -37,6 +37,11 @@ def methods_of(validation: Validation, speed: SpeedSettings) -> tuple[Method, ..
             "tokens before it (teacher-forced, which is the same as greedy decoding giving exactly "
             "that answer). Standard error sqrt(p (1 - p) / items)."
         ),
+        "likeliest choice, first token": (
+            "Share of items whose answer has a higher probability after the prompt than every "
+            "wrong choice (the product over all its tokens), and share whose first answer token is "
+            "the most likely one. Standard errors as above."
+        ),
         "loss, perplexity": (
             "Mean negative log-likelihood per answer token, in nats; tasks without answers are "
             "scored on all their tokens. Perplexity is exp(loss)."
@@ -46,7 +51,8 @@ def methods_of(validation: Validation, speed: SpeedSettings) -> tuple[Method, ..
         ),
         "KL, top-1 agreement": (
             "Per answer token: divergence of the variant's distribution from the baseline's, in "
-            "nats, and share of tokens whose most likely next token is the same."
+            "nats, and share of tokens whose most likely next token is the same. The standard "
+            "error of KL is over documents."
         ),
         "logit error, greedy agreement": (
             "Each exported model against the torch model of the same checkpoint: the largest "

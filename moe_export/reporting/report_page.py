@@ -77,6 +77,9 @@ def _accuracy(report: Report) -> Iterator[str]:
         ]
         yield html.pair(*(html.figure(picture) for picture in pictures if picture))
         yield html.table(scores)
+    choices = tables.choice_table(report)
+    if choices.rows:
+        yield html.table(choices)
 
 
 def _speed(report: Report) -> Iterator[str]:

@@ -180,7 +180,7 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
                         _rate(scores.exact_match, scores.exact_match_stderr),
                         figures(scores.loss_nats),
                         figures(scores.perplexity),
-                        figures(scores.kl_nats),
+                        _mean(scores.kl_nats, scores.kl_nats_stderr),
                         percent(scores.top1_agreement),
                     ]
                 )
@@ -191,6 +191,24 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
         head = ["task", "", "items", "exact match", "loss, nats", "perplexity", "KL, nats", "top-1"]
         tables[provider] = Table(head, rows, words=2)
     return tables
+
+
+def choice_table(report: Report) -> Table:
+    """Returns the choices and first tokens of every task with choices; empty without any."""
+    rows = [
+        [
+            entry.provider,
+            scores.task,
+            entry.variant,
+            _rate(scores.choice_accuracy, scores.choice_accuracy_stderr),
+            _rate(scores.first_token_match, scores.first_token_match_stderr),
+            _rate(scores.exact_match, scores.exact_match_stderr),
+        ]
+        for entry in report.accuracy
+        for scores in entry.tasks
+        if scores.choice_accuracy is not None
+    ]
+    return Table(["", "task", "", "likeliest choice", "first token", "all tokens"], rows, words=3)
 
 
 def speed_table(report: Report) -> Table:
@@ -231,7 +249,7 @@ def gates_table(report: Report) -> Table:
                 words,
                 gate.provider,
                 f"{side} {show(gate.limit)}",
-                show(gate.value),
+                f"cannot be computed: {gate.detail}" if gate.value is None else show(gate.value),
                 "pass" if gate.passed else "FAIL",
             ]
         )
@@ -288,23 +306,35 @@ def layer_table(report: Report) -> Table:
 
 
 def calibration_table(report: Report) -> Table:
-    """Lists the sources of the calibration tokens."""
+    """Lists the sources of the calibration tokens with their shares of the plan's score."""
+    sources, shares = report.calibration.sources, report.importance.source_shares
     rows = [
         [
             source.name,
             count(source.sequences),
-            count(source.tokens),
             count(source.truncated_sequences),
+            count(source.tokens),
+            NONE if source.weight is None else f"{source.weight:g}",
+            percent(source.tokens / report.calibration.tokens),
+            percent(shares[number]) if shares else NONE,
         ]
-        for source in report.calibration.sources
+        for number, source in enumerate(sources)
     ]
-    return Table(["calibration source", "sequences", "tokens", "truncated"], rows)
+    head = [
+        "calibration source", "sequences", "truncated", "tokens", "weight", "share of tokens",
+        "share of importance",
+    ]  # fmt: skip
+    return Table(head, rows)
 
 
 def stage_table(report: Report) -> Table:
     """Lists time, peak memory and output of each stage, predicted and measured."""
     rows = [_stage_row(stage, stage.predicted or PredictedCost()) for stage in report.stages]
     head = ["stage", "time, predicted / found", "peak memory", "output"]
+    if any(stage.threads for stage in report.stages):
+        head.append("threads its bytes depend on")
+        for row, stage in zip(rows, report.stages, strict=True):
+            row.append(NONE if stage.threads is None else str(stage.threads))
     return Table(head, rows)
 
 
@@ -351,6 +381,10 @@ def _rate(rate: float | None, stderr: float | None) -> str:
     if rate is None or stderr is None:
         return percent(rate)
     return f"{points(rate)} ± {points(stderr)} %"
+
+
+def _mean(value: float | None, stderr: float | None) -> str:
+    return figures(value) if stderr is None else f"{figures(value)} ± {figures(stderr)}"
 
 
 def _spread(spread: Spread) -> str:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import ROUNDING_SCORE, Formats, Recipe, Section
+from moe_export.recipe import (
+    ROUNDING_OF,
+    BakeoffSettings,
+    Formats,
+    ImportanceSettings,
+    PruneSettings,
+    QuantizeSettings,
+    Recipe,
+    Section,
+)
 from moe_export.stages import MAIN_JOB, STAGES
 
 
@@ -43,7 +52,9 @@ def steps_of(recipe: Recipe) -> list[Step]:
         exported["formats"] = formats
         if formats.experts == "auto":
             # The plan weighs the cost of rounding against that of dropping.
-            scores = tuple(dict.fromkeys((*recipe.importance.scores, ROUNDING_SCORE)))
+            scores = tuple(
+                dict.fromkeys((*recipe.importance.scores, ROUNDING_OF[recipe.plan.score]))
+            )
             settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
     if recipe.plan.prunes_shared:
         settings["importance"] = settings["importance"].model_copy(update={"shared_expert": True})
@@ -56,6 +67,20 @@ def steps_of(recipe: Recipe) -> list[Step]:
         )
         for stage, section in settings.items()
     ]
+
+
+def depends_on_threads(step: Step) -> bool:
+    """True if the number of torch's threads changes what a step writes.
+
+    Some sums of torch in float32 are split by threads. The other steps compute in numpy or in the
+    native library, where no sum is split.
+    """
+    settings = step.settings
+    if isinstance(settings, PruneSettings):
+        return settings.refit_down or settings.distill_router is not None
+    if isinstance(settings, QuantizeSettings):
+        return settings.method == "gptq"
+    return isinstance(settings, ImportanceSettings | BakeoffSettings)
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:

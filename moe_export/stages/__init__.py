@@ -26,19 +26,19 @@ class StageFacts:
 
 
 STAGES: dict[str, StageFacts] = {
-    "calibrate": StageFacts(2, ()),
-    "importance": StageFacts(4, ("calibrate",), is_shared=True),
+    "calibrate": StageFacts(3, ()),
+    "importance": StageFacts(5, ("calibrate",), is_shared=True),
     "plan": StageFacts(4, ("importance",)),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(4, ("prune", "plan", "quantize")),
-    "validate": StageFacts(4, ("calibrate", "prune", "quantize", "export")),
+    "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
     ),
     "sweep": StageFacts(2, ()),
-    "bakeoff": StageFacts(2, ()),
+    "bakeoff": StageFacts(3, ()),
 }
 
 MAIN_JOB = (

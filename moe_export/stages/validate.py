@@ -7,6 +7,9 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moe_export.artifacts.documents import Documents
 from moe_export.artifacts.measurements import Machine, Measurements, ProcessMemory, Speed
 from moe_export.artifacts.validation import (
@@ -20,6 +23,7 @@ from moe_export.artifacts.validation import (
 from moe_export.checkpoint import read_config
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
 from moe_export.documents.tokens import TokenSequence
+from moe_export.evaluation.choices import right_choices
 from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.gates import check_gates
 from moe_export.evaluation.parity import Compared, compare_with_torch
@@ -150,10 +154,12 @@ def _parity(
     """Compares the exported models with torch on the first documents of the tasks.
 
     The quantized model is compared with torch on the dequantized weights, which shows how the
-    exported file computes and not what quantization costs.
+    exported file computes and not what quantization costs. Without tasks nothing is compared.
     """
     settings = job.settings
     sequences = [sequence.tokens for sequence in interleaved(tasks.values())]
+    if not sequences:
+        return {}, {}
     # The last of the new tokens is not run, so it needs no place in the context.
     longest = spec_of(read_config(job.model)).max_positions - settings.greedy_tokens + 1
     compared = Compared(
@@ -230,7 +236,21 @@ def _tallies_of(
             for variant, tally in tallies.items():
                 reference = None if variant == BASELINE else baseline
                 tally_document(tally, sequence, logits[variant][row], reference)
+    if task.choices_field is not None:
+        # In the order of the batches above, so that all lists of documents agree.
+        ordered = [sequence for batch in batches(sequences, vocabulary) for sequence in batch]
+        for variant, model in models.items():
+            tallies[variant].choices_by_document = right_choices(
+                partial(_logits, model, checks[variant]), ordered, vocabulary
+            )
     return tallies
+
+
+def _logits(
+    model: OrtModel, check: FiniteCheck, sequences: list[TokenSequence]
+) -> list[NDArray[np.float32]]:
+    tokens = [sequence.tokens for sequence in sequences]
+    return [check.checked(*pair) for pair in zip(tokens, model.logits(tokens), strict=True)]
 
 
 def _scores(tallies: Tallies) -> dict[str, VariantScores]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from moe_export.documents.sources import draw, has_answers, outside_files, task_names
+from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
 from moe_export.stages.calibrate import shares
@@ -122,3 +123,55 @@ def test_tasks_of_one_source_get_names_of_their_own() -> None:
     tasks = (Task(demo="sums"), Task(demo="sums"), Task(demo="text"))
     assert list(task_names(tasks)) == ["sums", "sums 2", "text"]
     assert [has_answers(task) for task in tasks] == [True, True, False]
+
+
+def choice_task(path: Path, **keys: str) -> Task:
+    return Task(jsonl=str(path), prompt_field="q", answer_field="a", choices_field="c", **keys)
+
+
+def test_wrong_choices_are_encoded_like_the_answer_and_cut_like_it(
+    model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "1+1=", "a": "2", "c": ["3", "2", "11", "3"]}))
+    (sequence,) = draw(choice_task(path), model, 1, 64, 0, "test").sequences
+    assert [len(s.tokens) for s in (sequence, *sequence.alternatives)] == [6, 6, 7]
+    assert {s.prompt_tokens for s in (sequence, *sequence.alternatives)} == {4}
+    assert {s.tokens[-1] for s in (sequence, *sequence.alternatives)} == {256}
+    (short,) = draw(choice_task(path), model, 1, 5, 0, "test").sequences
+    assert [len(s.tokens) for s in (short, *short.alternatives)] == [5, 5, 5]
+
+
+def test_answers_end_with_eos_only_if_it_is_required(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "1+1=", "a": "2", "c": ["2", "3"]}))
+    ends = {}
+    for eos in (None, "required", "optional"):
+        keys = {} if eos is None else {"eos": eos}
+        (sequence,) = draw(choice_task(path, **keys), model, 1, 64, 0, "test").sequences
+        ends[eos] = [s.tokens[4:] for s in (sequence, *sequence.alternatives)]
+    two, three = (TextTokenizer(model).encode_text(text) for text in "23")
+    assert ends[None] == ends["required"] == [[*two, 256], [*three, 256]]
+    assert ends["optional"] == [two, three]
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        (["3", "4"], r"row 1: field 'c' lacks the answer '2'"),
+        (["2", "2"], r"field 'c' is \['2', '2'\], expected a list of at least two texts"),
+        ("23", r"field 'c' is '23', expected a list"),
+    ],
+)
+def test_choices_without_the_answer_are_refused(
+    model: Path, tmp_path: Path, choices: object, sentence: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "1+1=", "a": "2", "c": choices}))
+    with pytest.raises(CalibrationError, match=sentence):
+        draw(choice_task(path), model, 1, 64, 0, "test")
+
+
+def test_choices_without_a_prompt_are_refused_with_the_recipe() -> None:
+    with pytest.raises(ValueError, match="choices_field needs prompt_field and answer_field"):
+        Task(jsonl="rows.jsonl", choices_field="c")

@@ -124,3 +124,41 @@ def test_recovery_leaves_out_what_the_baseline_cannot_do() -> None:
     pruned = {"a": scored(0.4), "b": scored(0.3), "c": scored(None)}
     assert recovery(pruned, baseline) == pytest.approx(0.5)
     assert recovery(pruned, {}) is None
+
+
+def test_first_tokens_and_choices_are_rates_of_documents_with_their_errors() -> None:
+    tally = Tally(has_answers=True)
+    for tokens in ([0, 1, 9, 3], [0, 9, 2, 3], [0, 1, 2, 3], [0, 1, 9, 9]):
+        tally_document(tally, TokenSequence([0, 1, 2, 3], 1), certain_of(tokens, 10), None)
+    tally.choices_by_document = [True, True, False, True]
+    score = tally.scores()
+    assert (score.exact_match, score.first_token_match, score.choice_accuracy) == (0.25, 0.75, 0.75)
+    assert score.first_token_match_stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    assert score.choice_accuracy_stderr == score.first_token_match_stderr
+
+
+def test_a_task_without_answers_or_choices_has_no_such_rates() -> None:
+    tally = Tally(has_answers=False)
+    tally_document(tally, TokenSequence([0, 1], 0), certain_of([0, 1], 10), None)
+    score = tally.scores()
+    assert score.first_token_match is None
+    assert score.choice_accuracy is None
+    assert score.loss_nats_stderr is None  # one document tells nothing of the spread
+    assert not score.plain().keys() & {"first_token_match", "choice_accuracy", "kl_nats_stderr"}
+
+
+def test_the_errors_of_means_per_token_are_those_of_a_ratio() -> None:
+    rng = np.random.default_rng(0)
+    tally = Tally(has_answers=False)
+    for length in (3, 5):
+        ours, theirs = rng.standard_normal((2, length, 5)).astype(np.float32)
+        sequence = TokenSequence(rng.integers(0, 5, length).tolist(), 0)
+        tally_document(tally, sequence, ours, theirs)
+    score = tally.scores()
+    # Two documents of 2 and 4 tokens: residuals are r and -r, their spread is r * sqrt(2).
+    residual = tally.loss_nats_by_document[0] - 2 * score.loss_nats
+    assert score.loss_nats_stderr == pytest.approx(abs(residual) / 3)
+    assert score.kl_nats_stderr == pytest.approx(
+        abs(tally.kl_nats_by_document[0] - 2 * score.kl_nats) / 3
+    )
+    assert sum(tally.loss_nats_by_document) == pytest.approx(tally.loss_nats)

@@ -41,6 +41,12 @@ SCORES = TaskScores(
     perplexity=1.1,
     kl_nats=0.02,
     top1_agreement=0.98,
+    loss_nats_stderr=0.01,
+    kl_nats_stderr=0.002,
+    first_token_match=0.95,
+    first_token_match_stderr=0.03,
+    choice_accuracy=0.97,
+    choice_accuracy_stderr=0.02,
 )
 
 VALIDATION = Validation(
@@ -80,7 +86,9 @@ DOCUMENTS = Documents(
     providers={
         "cpu": {
             "pruned": {
-                "sums": DocumentScores(tokens=(2, 3), matches=(True, False), kl_nats=(0.1, 0.2))
+                "sums": DocumentScores(
+                    tokens=(2, 3), matches=(True, False), kl_nats=(0.1, 0.2), choices=(True, True)
+                )
             }
         }
     }
