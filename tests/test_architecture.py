@@ -17,7 +17,7 @@ TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scoring"),
     *("evaluation.expected", "evaluation.masking"),
     *("op.triton.driver", "stages.importance", "stages.bakeoff"),
-    *("testing", "gpu_check"),
+    *("testing", "gpu_check", "optimum"),
 )
 FIGURES = ("reporting.figures",)
 HEAVY = ("torch", "transformers", "onnxruntime", "matplotlib", "datasets")

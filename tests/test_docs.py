@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_the_python_of_the_guides_uses_names_that_exist(page: Path) -> None:
     for block in fenced(page, "python"):
         compile(block, str(page), "exec")
         for name in re.findall(r"\bmoe_export\.(\w+)", block):
-            assert hasattr(moe_export, name), name
+            assert hasattr(moe_export, name) or find_spec(f"moe_export.{name}"), name
 
 
 def test_the_architecture_page_is_one_page_and_names_every_stage_and_folder() -> None:

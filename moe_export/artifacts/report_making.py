@@ -87,6 +87,7 @@ class StageCost(Record):
         peak_resident_bytes: peak resident memory of the process while the stage ran.
         output_bytes: size of all files that the stage wrote.
         predicted: prediction made before the run; None if none was made.
+        threads: number of torch's threads, if the output depends on it.
     """
 
     stage: str
@@ -94,6 +95,7 @@ class StageCost(Record):
     peak_resident_bytes: int
     output_bytes: int
     predicted: PredictedCost | None
+    threads: int | None = None
 
 
 class Method(Record):

@@ -16,6 +16,7 @@ class StageIdentity(Record):
         settings: the recipe's section, without settings that are None.
         outside: fingerprints of what the stage reads outside the run, by name.
         inputs: keys of the stages that it reads, by name.
+        threads: number of torch's threads, if it changes the output; sums are split by it.
     """
 
     stage: str
@@ -23,6 +24,7 @@ class StageIdentity(Record):
     settings: dict[str, Any]
     outside: dict[str, str]
     inputs: dict[str, str]
+    threads: int | None = None
 
 
 class FileFacts(Record):

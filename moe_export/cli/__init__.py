@@ -108,7 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_threads, help="number of torch threads (default: all cores)"
     )
 
-    _with_recipe(commands, "status", "print which stages are fresh, stale (and why) or missing")
+    status = _with_recipe(
+        commands, "status", "print which stages are fresh, stale (and why) or missing"
+    )
+    status.add_argument(
+        "--threads", type=_threads, help="number of torch threads of the run (default: all cores)"
+    )
     _with_recipe(commands, "show", "print the recipe with every default filled in", run=False)
     plan = _with_recipe(
         commands, "plan", "plan again from the stored importance and print the widths"

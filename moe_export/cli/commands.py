@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     """Prints which stages are fresh, and why the others are not."""
     recipe = _recipe(arguments)
-    print_states(open_run(recipe, steps_of(recipe), _directory(arguments)).states())
+    run = open_run(recipe, steps_of(recipe), _directory(arguments), threads=arguments.threads)
+    print_states(run.states())
 
 
 def show(arguments: argparse.Namespace) -> None:

@@ -50,7 +50,8 @@ def state_special_tokens(directory: Path) -> TextStart:
     """
     path = directory / TOKENIZER_CONFIG_FILE
     tokenizer = load_tokenizer(directory)
-    special = special_tokens(tokenizer, directory, *added_around(tokenizer))
+    first, last = added_around(tokenizer)
+    special = special_tokens(tokenizer, directory, first, last)
     if path.exists():
         config = json.loads(path.read_bytes())
         _warn_of_others(path, config, tokenizer, special.first, "bos_token")
@@ -58,9 +59,7 @@ def state_special_tokens(directory: Path) -> TextStart:
         stated = {"add_bos_token": bool(special.first), "add_eos_token": bool(special.last)}
         missing = {key: value for key, value in stated.items() if config.get(key) is None}
         write_json(path, config | missing)
-    # An empty text is encoded as the tokens that tokenizer.json adds by itself.
-    added = tuple(tokenizer.encode("").ids[: len(special.first)])
-    return TextStart(bool(special.first), special.first[0] if added != special.first else None)
+    return TextStart(bool(special.first), special.first[0] if special.first != first else None)
 
 
 def _warn_of_others(
@@ -69,7 +68,7 @@ def _warn_of_others(
     """Warns if the tokenizer adds other tokens than onnxruntime-genai can add."""
     token = config.get(key)
     name = token.get("content") if isinstance(token, dict) else token
-    tokens = [tokenizer.id_to_token(number) for number in ids]
+    tokens = [str(tokenizer.id_to_token(number)) for number in ids]
     if tokens and tokens != [name]:
         logger.warning(
             "%s: the tokenizer adds %s, which is not its %s; onnxruntime-genai will encode texts "

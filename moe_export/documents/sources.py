@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,23 @@ class _Content:
     content: Document | Conversation
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Tokens of a document.
+
+    Attributes:
+        number: Number of the document in its source.
+        sequence: Tokens, cut to the sequence length.
+        prompt_tokens: Tokens of the prompt before the cut; at least so many.
+        is_truncated: True if tokens are cut off.
+    """
+
+    number: int
+    sequence: TokenSequence
+    prompt_tokens: int
+    is_truncated: bool
+
+
 def draw(
     source: Source,
     model: Path,
@@ -96,21 +114,19 @@ def draw(
     tokenizer = TextTokenizer(model)
     if source.text is not None:
         return Drawn(windows(Path(source.text), tokenizer, count, length, seed))
-    contents = _contents(source, count, seed, part)
-    encoded = list(_encoded(contents, tokenizer, source, model, length))
+    encoded = list(_encoded(_contents(source, count, seed, part), tokenizer, source, model, length))
+    if source.demo is None:
+        random.Random(seed).shuffle(encoded)
     # A prompt alone may fill the length only where no answer is to follow.
-    answered = [s for s in encoded if s.prompt_tokens < length or not has_prompts(source)]
-    if not answered:
+    kept = [e.sequence for e in encoded if e.prompt_tokens < length or not has_prompts(source)]
+    if not kept:
         raise CalibrationError(
             f"{source.name}: no prompt of the {count} drawn leaves room for an answer: that of "
-            f"document {contents[0].number} has {encoded[0].prompt_tokens} tokens or more, and "
+            f"document {encoded[0].number} has {encoded[0].prompt_tokens} tokens or more, and "
             f"sequence_length is {length}; raise it, or give shorter prompts"
         )
-    drawn = Drawn(
-        [cut(sequence, length) for sequence in answered],
-        truncated=sum(len(s.tokens) > length for s in answered),
-        dropped=len(encoded) - len(answered),
-    )
+    dropped = len(encoded) - len(kept)
+    drawn = Drawn(kept, sum(e.is_truncated for e in encoded) - dropped, dropped)
     _tell_of_lost(drawn, source, length, part)
     return drawn
 
@@ -165,30 +181,42 @@ def outside_files(sources: Iterable[Source]) -> dict[str, str]:
     return {path: file_sha256(Path(path)) for path in paths if path is not None}
 
 
-def _contents(source: Source, count: int, seed: int, part: Part) -> list[_Content]:
-    """Draws `count` documents, or conversations that become one."""
+def _contents(source: Source, count: int, seed: int, part: Part) -> Iterator[_Content]:
+    """Yields `count` documents, or conversations that become one, drawn from a source."""
     if source.demo is not None:
         make = training_documents if part == "train" else test_items
-        documents = make(source.demo, count, seed)
-        drawn = [_Content(source.demo, at, each) for at, each in enumerate(documents, 1)]
-        total = len(drawn)
-    else:
-        # All rows are looked at, so that a wrong one is refused whether or not it is drawn.
-        contents = (_Content(r.place, r.number, row_content(r, source)) for r in _rows(source))
-        drawn, total = sampled(contents, count, seed)
-        random.Random(seed).shuffle(drawn)
+        for number, document in enumerate(make(source.demo, count, seed), 1):
+            yield _Content(source.demo, number, document)
+        return
+    read = _reader(source)
+    # All rows are looked at, so that a wrong one is refused whether or not it is drawn. Those drawn
+    # are read again, one by one, because together they may be large.
+    drawn, total = sampled((_checked(row, source) for row in read()), count, seed)
     if total < count:
         raise CalibrationError(
             f"{source.name}: {count} documents are asked for, it holds {total}; ask for "
             "fewer or give a larger source"
         )
-    return drawn
+    numbers = set(drawn)
+    for row in takewhile(lambda row: row.number <= drawn[-1], read()):
+        if row.number in numbers:
+            yield _Content(row.place, row.number, row_content(row, source))
+
+
+def _checked(row: Row, source: Source) -> int:
+    """Number of a row whose fields are as the source says."""
+    row_content(row, source)
+    return row.number
 
 
 def _encoded(
-    drawn: list[_Content], tokenizer: TextTokenizer, source: Source, model: Path, length: int
-) -> Iterator[TokenSequence]:
-    """Yields the tokens of documents; of a document longer than `length` at least one more."""
+    contents: Iterable[_Content],
+    tokenizer: TextTokenizer,
+    source: Source,
+    model: Path,
+    length: int,
+) -> Iterator[_Encoded]:
+    """Yields the tokens of documents, cut to `length`."""
     with ChatTemplate(model) if _is_rendered(source) else nullcontext() as template:
         encode = partial(
             tokenizer.encode,
@@ -196,32 +224,33 @@ def _encoded(
             limit=length,
             eos=source.eos != "optional",
         )
-        for each in drawn:
+        for each in contents:
             document = each.content
             if isinstance(document, Conversation):
                 assert template is not None
                 text = template.render(document, each.place)
                 document = document.rendered(text)
-            sequence = with_alternatives(document, encode)
-            if len(sequence.tokens) < 2:
+            whole = with_alternatives(document, encode)
+            if len(whole.tokens) < 2:
                 raise CalibrationError(
-                    f"{source.name}: document {each.number} has {len(sequence.tokens)} tokens, at "
+                    f"{source.name}: document {each.number} has {len(whole.tokens)} tokens, at "
                     "least 2 are needed to predict one; remove empty documents"
                 )
-            yield sequence
+            sequence = cut(whole, length)
+            yield _Encoded(each.number, sequence, whole.prompt_tokens, len(whole.tokens) > length)
 
 
 def _is_rendered(source: Source) -> bool:
     return source.chat_template and source.demo is None
 
 
-def _rows(source: Source) -> Iterator[Row]:
+def _reader(source: Source) -> Callable[[], Iterator[Row]]:
+    """Function that reads the rows of a source from its start."""
     if source.jsonl is not None:
-        yield from file_rows(Path(source.jsonl), fields_of(source))
-        return
+        return partial(file_rows, Path(source.jsonl), fields_of(source))
     assert source.hub is not None
-    for number, fields in enumerate(_hub_rows(source), 1):
-        yield Row(source.hub, number, fields)
+    data, name = _hub_rows(source), source.hub
+    return lambda: (Row(name, number, fields) for number, fields in enumerate(data, 1))
 
 
 def _hub_rows(source: Source) -> Iterable[dict[str, Any]]:

@@ -25,17 +25,23 @@ NAMES = (
     "generation_config.json",
 )
 
+TEMPLATES_FOLDER = "additional_chat_templates"
+"""Folder of further chat templates by name, such as `tool_use.jinja`."""
+
 
 def tokenizer_files(directory: Path) -> list[Path]:
-    """The files in `NAMES` that a checkpoint has, each readable and part of the checkpoint.
+    """The files in `NAMES` and the further chat templates that a checkpoint has.
+
+    Each is readable and part of the checkpoint.
 
     Raises:
         CheckpointError: A file is a link that leads out of the checkpoint, cannot be read, or is no
             regular file.
     """
     files = [directory / name for name in NAMES if _is_there(directory / name)]
+    files += sorted((directory / TEMPLATES_FOLDER).glob("*.jinja"))
     for path in files:
-        _check_place(path)
+        _check_place(path, directory)
         try:
             open_regular(path).close()
         except OSError as error:
@@ -46,32 +52,32 @@ def tokenizer_files(directory: Path) -> list[Path]:
 
 
 def copy_tokenizer_files(source: Path, target: Path) -> None:
-    """Copies the files in `NAMES` that the source directory has to the target directory.
+    """Copies the files of `tokenizer_files` from the source directory to the target directory.
 
     Raises:
         CheckpointError: A file is a link that leads out of the source, or cannot be read.
         ResourceError: The disk is full.
     """
     for path in tokenizer_files(source):
+        copied = target / path.relative_to(source)
         try:
-            shutil.copyfile(path, target / path.name)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copied)
         except OSError as error:
-            raise disk_error(error, target / path.name) from error
+            raise disk_error(error, copied) from error
 
 
 def _is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
 
 
-def _check_place(path: Path) -> None:
+def _check_place(path: Path, directory: Path) -> None:
     """Stops at a link out of the checkpoint, whose target would be published with the model."""
-    if not path.is_symlink():
-        return
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} is a link to nothing; copy the file itself") from error
-    home = path.parent.resolve()
+    home = directory.resolve()
     if not any(target.is_relative_to(root) for root in _roots(home)):
         raise CheckpointError(
             f"{path} is a link to {target}, outside the checkpoint, and would be copied into the "

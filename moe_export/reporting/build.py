@@ -33,7 +33,12 @@ from moe_export.reporting.build_plan import (
     plan_facts,
 )
 from moe_export.reporting.build_quantization import quantization_facts
-from moe_export.reporting.build_validation import accuracy_facts, execution_facts, parity_facts
+from moe_export.reporting.build_validation import (
+    accuracy_facts,
+    execution_facts,
+    gate_facts,
+    parity_facts,
+)
 from moe_export.reporting.methods import methods_of
 from moe_export.reporting.units import percent
 
@@ -82,7 +87,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             quantization=quantization_facts(folders.get("quantize")),
             accuracy=accuracy,
             parity=parity_facts(validation),
-            gates=validation.gates,
+            gates=gate_facts(validation),
             speed=measurements.speed,
             execution=execution_facts(measurements.speed),
             machine=measurements.machine,
@@ -113,6 +118,7 @@ def _cost(stage: str, mark: StageMark) -> StageCost:
         peak_resident_bytes=mark.measured.peak_resident_bytes,
         output_bytes=mark.output_bytes,
         predicted=mark.predicted if mark.predicted.plain() else None,
+        threads=mark.identity.threads,
     )
 
 

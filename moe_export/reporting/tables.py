@@ -323,6 +323,10 @@ def stage_table(report: Report) -> Table:
     """Lists time, peak memory and output of each stage, predicted and measured."""
     rows = [_stage_row(stage, stage.predicted or PredictedCost()) for stage in report.stages]
     head = ["stage", "time, predicted / found", "peak memory", "output"]
+    if any(stage.threads for stage in report.stages):
+        head.append("threads its bytes depend on")
+        for row, stage in zip(rows, report.stages, strict=True):
+            row.append(NONE if stage.threads is None else str(stage.threads))
     return Table(head, rows)
 
 

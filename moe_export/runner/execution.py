@@ -22,10 +22,17 @@ from moe_export.runner.source_model import inspect, locate
 from moe_export.runner.steps import Step
 from moe_export.runner.tasks import require_tasks
 from moe_export.runner.watcher import Watcher
+from moe_export.system.machine import physical_cores
 from moe_export.system.workers import ALONE, Workers, joined
 
 
-def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Workers = ALONE) -> Run:
+def open_run(
+    recipe: Recipe,
+    steps: list[Step],
+    directory: Path,
+    workers: Workers = ALONE,
+    threads: int | None = None,
+) -> Run:
     """A run of some steps of a recipe; nothing is written yet.
 
     Args:
@@ -33,6 +40,7 @@ def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Worker
         steps: steps of the run, in order.
         directory: run directory; it need not exist.
         workers: this process among those that share stages.
+        threads: number of torch's threads; that of this process if None.
 
     Raises:
         CheckpointError: the model is not there, incomplete or damaged.
@@ -41,7 +49,15 @@ def open_run(recipe: Recipe, steps: list[Step], directory: Path, workers: Worker
     model = locate(recipe.model)
     inspect(model)
     outside = fingerprints(steps, model)
-    return Run(directory, steps, model, outside, workers, predict=_predictions(recipe, model))
+    return Run(
+        directory,
+        steps,
+        model,
+        outside,
+        threads or threads_of_torch(),
+        workers,
+        predict=_predictions(recipe, model),
+    )
 
 
 def execute(
@@ -94,11 +110,18 @@ def _configure_torch(threads: int | None) -> None:
     # torch reads these when it is first loaded. Its threads spin while they wait otherwise; beside
     # other work that made importance ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if threads is None:
-        return
+    threads = threads or threads_of_torch()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+def threads_of_torch() -> int:
+    """Number of threads that torch uses in this process unless it is told otherwise."""
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(named) if named.isdecimal() and 0 < int(named) <= 1024 else physical_cores()
 
 
 def _require_model(recipe: Recipe, model: Path) -> ModelSpec:

@@ -33,7 +33,7 @@ from moe_export.recipe import Section
 from moe_export.runner.directory import RunRecord, check_directory, locked
 from moe_export.runner.exhaustion import out_of_memory
 from moe_export.runner.inputs import check_inputs
-from moe_export.runner.steps import Step
+from moe_export.runner.steps import Step, depends_on_threads
 from moe_export.stages import STAGES
 from moe_export.stages.job import Job
 from moe_export.system.digests import Digests
@@ -75,6 +75,7 @@ class Run:
         steps: the steps in order.
         model: folder of the source checkpoint.
         outside: fingerprints of what the stages read outside the run, by folder of the step.
+        threads: number of torch's threads.
         workers: this process, which is the first, and those that it shares stages with.
         predict: function that returns predictions by folder of the step; called when
             a stage is marked.
@@ -86,6 +87,7 @@ class Run:
         steps: list[Step],
         model: Path,
         outside: Mapping[str, Mapping[str, str]],
+        threads: int = 1,
         workers: Workers = ALONE,
         predict: Callable[[], Mapping[str, PredictedCost]] = dict,
     ) -> None:
@@ -94,6 +96,7 @@ class Run:
         self.steps = steps
         self.model = model
         self._outside = outside
+        self._threads = threads
         self._digests = Digests()
         self.workers = workers
 
@@ -233,6 +236,7 @@ class Run:
             settings=step.settings.model_dump(mode="json", exclude_none=True),
             outside=dict(self._outside.get(step.folder, {})),
             inputs={name: keys[folder] for name, folder in step.reads.items()},
+            threads=self._threads if depends_on_threads(step) else None,
         )
 
     def _why_stale(self, step: Step, identity: StageIdentity, key: str) -> str:

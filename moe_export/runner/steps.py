@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import ROUNDING_SCORE, Formats, Recipe, Section
+from moe_export.recipe import (
+    ROUNDING_SCORE,
+    BakeoffSettings,
+    Formats,
+    ImportanceSettings,
+    PruneSettings,
+    QuantizeSettings,
+    Recipe,
+    Section,
+)
 from moe_export.stages import MAIN_JOB, STAGES
 
 
@@ -56,6 +65,20 @@ def steps_of(recipe: Recipe) -> list[Step]:
         )
         for stage, section in settings.items()
     ]
+
+
+def depends_on_threads(step: Step) -> bool:
+    """True if the number of torch's threads changes what a step writes.
+
+    Some sums of torch in float32 are split by threads. The other steps compute in numpy or in the
+    native library, where no sum is split.
+    """
+    settings = step.settings
+    if isinstance(settings, PruneSettings):
+        return settings.refit_down or settings.distill_router is not None
+    if isinstance(settings, QuantizeSettings):
+        return settings.method == "gptq"
+    return isinstance(settings, ImportanceSettings | BakeoffSettings)
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:

@@ -35,7 +35,7 @@ STAGES: dict[str, StageFacts] = {
     "export": StageFacts(4, ("prune", "plan", "quantize")),
     "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
-        3, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
+        4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
     ),
     "sweep": StageFacts(2, ()),
     "bakeoff": StageFacts(3, ()),

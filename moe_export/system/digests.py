@@ -25,6 +25,9 @@ RESOLUTION_NS = 2_000_000_000
 READERS = 4
 """Most files that are read at once."""
 
+ALONE_BYTES = 1 << 20
+"""Bytes of files below which threads cost more than they save."""
+
 MOST_KEPT = 10_000
 """Most digests in the file that keeps them; the oldest are dropped."""
 
@@ -74,8 +77,12 @@ class Digests:
             OSError: a file is missing, unreadable or not regular.
         """
         before = dict(self._known)
-        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as readers:
-            digests = list(readers.map(self._digest, paths))
+        paths = list(paths)
+        if sum(path.stat().st_size for path in paths) < ALONE_BYTES:
+            digests = [self._digest(path) for path in paths]
+        else:
+            with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as readers:
+                digests = list(readers.map(self._digest, paths))
         if self._memory is not None and self._known != before:
             _write(self._memory, self._known)
         return digests

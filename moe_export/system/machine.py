@@ -33,6 +33,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+def physical_cores() -> int:
+    """Number of cores that this process may use, each counted once whatever its threads."""
+    cores = set()
+    for number in os.sched_getaffinity(0):
+        topology = Path(f"/sys/devices/system/cpu/cpu{number}/topology")
+        try:
+            names = ("physical_package_id", "core_id")
+            cores.add(tuple((topology / name).read_text().strip() for name in names))
+        except OSError:
+            cores.add((str(number),))
+    return len(cores)
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect results; absent packages are left out."""
     installed = {"python": platform.python_version()}

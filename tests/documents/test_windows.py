@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -143,3 +144,15 @@ outside_files([source])
 assert len(draw(source, checkpoint_dir(), 32, 512, 0, "train").sequences) == 32
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
+
+
+def test_long_rows_are_not_held_together(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = '{"text": "' + "a long book " * (1 << 16) + '"}\n'
+    path.write_text(row * 64)
+    tracemalloc.start()
+    drawn = draw(Source(jsonl=str(path)), model, 64, 16, 0, "train")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert drawn.truncated == 64
+    assert peak_bytes < 16 * len(row)

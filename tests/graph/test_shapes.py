@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from moe_export.op.library import register
 from moe_export.op.spec import Dtype, Layout
@@ -120,3 +121,21 @@ def test_the_tools_of_onnx_runtime_take_a_model(layout: Layout, tmp_path: Path) 
     register(options)
     session = onnxruntime.InferenceSession(tmp_path / "dynamic.onnx", options)
     assert session.get_outputs()[0].name == "logits"
+
+
+def test_symbolic_shape_inference_takes_a_portable_model(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    export_model(source, tmp_path / "out", "float32")
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    inferred = SymbolicShapeInference.infer_shapes(model, auto_merge=True)
+    names = {value.name for value in inferred.graph.value_info}
+    assert set(stated(model)) - {output.name for output in model.graph.output} <= names
+
+
+def test_onnx_runtime_has_nothing_to_warn_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    export_model(source, tmp_path / "out", "float16")
+    onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    assert capfd.readouterr().err == ""

@@ -99,7 +99,7 @@ PLAN = Plan(
 
 LEDGER = Ledger(
     tensor_bytes=4096,
-    counts=PrunedCounts(kept=1, sliced=1, dropped=0),
+    counts=PrunedCounts(kept=1, sliced=1, dropped=1),
     refit=Refit(tensors=("down",), left=(LeftTensor(tensor="other", tokens=3),)),
     distill=Distill(
         tensors=("router",),
@@ -110,6 +110,7 @@ LEDGER = Ledger(
     tensors={
         "down": PrunedTensor(action="sliced", shape_before=(8, 4), shape_after=(8, 3), bytes=48)
     },
+    dropped={"inv_freq": "rotary frequencies follow from config.json"},
 )
 
 QUANTIZATION = QuantizationRecord(

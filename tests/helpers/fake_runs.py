@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moe_export.recipe import ExportSettings, Section
+from moe_export.recipe import ExportSettings, ImportanceSettings, Section
 from moe_export.runner.run import Run, State
 from moe_export.runner.steps import Step
 from moe_export.stages import MAIN_JOB, STAGES
@@ -29,7 +30,11 @@ def write_files(job: Job[Any]) -> None:
 
 
 def fake_stages(monkeypatch: pytest.MonkeyPatch, **others: Any) -> None:
-    """Puts functions in the place of the stages: `write_files`, unless another one is given."""
+    """Puts functions in the place of the stages: `write_files`, unless another one is given.
+
+    Nothing waits for the disk, which would take most of the time.
+    """
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     for name in MAIN_JOB:
         module = SimpleNamespace(run=others.get(name, write_files))
         monkeypatch.setitem(sys.modules, f"moe_export.stages.{name}", module)
@@ -37,7 +42,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch, **others: Any) -> None:
 
 def run_in(directory: Path) -> Run:
     """A run of all stages of the main job."""
-    settings = {"export": ExportSettings()}
+    settings = {"importance": ImportanceSettings(), "export": ExportSettings()}
     steps = [
         Step(name, name, settings.get(name, Section()), {of: of for of in STAGES[name].reads})
         for name in MAIN_JOB

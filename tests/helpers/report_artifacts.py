@@ -43,6 +43,7 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
+from moe_export.reporting.build_validation import gate_facts
 from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
@@ -233,7 +234,7 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=VALIDATION.gates,
+    gates=gate_facts(VALIDATION),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

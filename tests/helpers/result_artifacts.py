@@ -24,6 +24,7 @@ from moe_export.artifacts.sweep import (
 from moe_export.artifacts.validation import (
     Gate,
     Greedy,
+    NotFinite,
     Parity,
     ProviderResults,
     TaskScores,
@@ -58,14 +59,27 @@ VALIDATION = Validation(
                     kl_nats=1e-12,
                     top1_agreement=0.99,
                     first_bad_layer=2,
+                    tied_tokens=4,
                 )
             },
             greedy={"pruned": Greedy(prompts=4, new_tokens=8, agreement=0.75)},
             variants={"pruned": VariantScores(tasks={"sums": SCORES}, mean_exact_match=0.9)},
+            not_finite={
+                "pruned": NotFinite(positions=3, of=9, first_layer=1, first_tensor="layers.1.moe")
+            },
         )
     },
     recovery=0.95,
-    gates=(Gate(name="max_logit_error", provider="cpu", limit=1e-4, value=1e-6, passed=True),),
+    gates=(
+        Gate(
+            name="max_logit_error",
+            provider="cpu",
+            limit=1e-4,
+            value=1e-3,
+            passed=False,
+            detail="the router has ties",
+        ),
+    ),
 )
 
 DOCUMENTS = Documents(

@@ -1,4 +1,4 @@
-"""What a run guarantees of its files, whatever happens to them or to the process."""
+"""Guarantees of a run for its files, whatever happens to them or to the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,20 @@ import pytest
 from moe_export.artifacts.base import save_tensors
 from moe_export.artifacts.run_info import RunInfo
 from moe_export.errors import ArtifactError, ResourceError
+from moe_export.recipe import (
+    CalibrateSettings,
+    DistillSettings,
+    ExportSettings,
+    ImportanceSettings,
+    PlanSettings,
+    PruneSettings,
+    QuantizeSettings,
+    Section,
+    Source,
+)
 from moe_export.runner import run as runner
+from moe_export.runner.run import Run
+from moe_export.runner.steps import Step, depends_on_threads
 from moe_export.runner.verify import verify
 from moe_export.stages import MAIN_JOB
 from moe_export.stages.job import Job
@@ -203,6 +216,37 @@ def test_other_errors_of_a_stage_are_not_taken_for_it(
     fake_stages(monkeypatch, plan=wrong)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         execute(run_in(tmp_path))
+
+
+def test_the_number_of_threads_is_part_of_the_key_where_it_changes_bytes(run: Path) -> None:
+    def reasons(threads: int) -> dict[str, str]:
+        steps = run_in(run).steps
+        states = Run(run, steps, Path("model"), {}, threads).states()
+        return {state.step.stage: state.reason for state in states}
+
+    assert not any(reasons(1).values())
+    found = reasons(2)
+    assert found["importance"] == "threads 1 → 2"
+    assert found["calibrate"] == ""
+    assert found["plan"] == "importance has changed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "depends"),
+    [
+        (CalibrateSettings(sources=(Source(demo="sums"),)), False),
+        (ImportanceSettings(), True),
+        (PlanSettings(keep=0.5), False),
+        (PruneSettings(), False),
+        (PruneSettings(refit_down=True), True),
+        (PruneSettings(distill_router=DistillSettings()), True),
+        (QuantizeSettings(), False),
+        (QuantizeSettings(method="gptq"), True),
+        (ExportSettings(), False),
+    ],
+)
+def test_torch_is_what_makes_bytes_depend_on_threads(settings: Section, depends: bool) -> None:
+    assert depends_on_threads(Step("x", "x", settings, {})) is depends
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])

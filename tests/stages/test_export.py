@@ -92,13 +92,29 @@ def test_a_size_other_than_planned_stops_the_run(tmp_path: Path) -> None:
 def test_tokenizer_files_are_copied_to_the_byte(tmp_path: Path) -> None:
     source = tiny_checkpoint(tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    (source / "chat_template.json").write_text('{"chat_template": "x"}', encoding="utf-8")
+    (source / "additional_chat_templates").mkdir()
+    more = "additional_chat_templates/tool_use.jinja"
+    (source / more).write_text("{{ tools }}", encoding="utf-8")
     export_model(source, tmp_path / "out", "float32")
     for name in (
         "tokenizer.json",
         "generation_config.json",
         "chat_template.jinja",
+        "chat_template.json",
+        more,
     ):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_templates_in_a_folder_outside_the_checkpoint_are_not_copied(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "tool_use.jinja").write_text("secret", encoding="utf-8")
+    (source / "additional_chat_templates").symlink_to(tmp_path / "private")
+    with pytest.raises(CheckpointError, match=r"tool_use.jinja is a link to .*private"):
+        export_model(source, tmp_path / "out", "float32")
+    assert not (tmp_path / "out" / "additional_chat_templates").exists()
 
 
 def test_the_tokenizer_config_gets_nothing_but_the_tokens_around_a_text(tmp_path: Path) -> None:

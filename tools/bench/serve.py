@@ -2,9 +2,10 @@
 
     python -m tools.bench.serve runs/demo --clients 64 --requests 20
 
-It starts `moe-export serve RUN` on a free port of 127.0.0.1. One client first sends every prompt of
-the demo tasks alone; then all clients send theirs at once, each one after the other. Clients are
-those of the package `openai`, run in this process, and take time of the same processor cores.
+It starts `moe-export serve RUN` on a free port of 127.0.0.1. One client and all clients take turns,
+so that the ratio of their throughputs holds on a machine with other work. A client keeps one
+connection and sends a request when the answer to the one before has come. Clients are plain sockets
+in one process, because they take time of the same cores as the server.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moe_export.demo.tasks import KINDS, test_items
 from moe_export.system.machine import machine, versions
 
-if TYPE_CHECKING:
-    import openai
-
 NEW_TOKENS = 32
-TIMEOUT_S = 600
+ROUNDS = 4
+
+HEAD = (
+    b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n"
+)
 
 
 @contextmanager
@@ -53,77 +57,114 @@ def prompts(count: int) -> list[str]:
     return [document.prompt for group in zip(*items, strict=True) for document in group]
 
 
-async def ask(client: openai.AsyncOpenAI, prompt: str, new_tokens: int) -> tuple[str, int, float]:
-    """Greedy answer, its number of tokens, and the time it took in seconds."""
-    started = time.perf_counter()
-    made = await client.completions.create(
-        model="demo", prompt=prompt, max_tokens=new_tokens, temperature=0
-    )
-    assert made.usage is not None
-    seconds = time.perf_counter() - started
-    return made.choices[0].text, made.usage.completion_tokens, seconds
+@dataclass(frozen=True)
+class Answer:
+    """Answer to a prompt, its number of tokens, and the time it took in seconds."""
+
+    text: str
+    tokens: int
+    seconds: float
 
 
-async def load(
-    url: str, clients: list[list[str]], new_tokens: int = NEW_TOKENS
-) -> tuple[list[list[str]], dict[str, Any]]:
-    """Sends the prompts of every client, one after the other, all clients at once.
+class Client:
+    """Connection of one client."""
 
-    Args:
-        url: Address of the server.
-        clients: Prompts of each client.
-        new_tokens: Largest number of new tokens.
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    Returns:
-        Answers of each client, and figures. A request that fails ends the function.
-    """
-    import openai  # noqa: PLC0415 - needed only here, and the page is written without it
+    async def ask(self, prompt: str) -> Answer:
+        """Sends a prompt; an answer that is no success ends the program."""
+        started = time.perf_counter()
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        body = {"model": "demo", "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
+        content = json.dumps(body).encode()
+        writer.write(HEAD % len(content) + content)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1])
+            for line in head.lower().splitlines()
+            if line.startswith(b"content-length:")
+        )
+        text = await reader.readexactly(length)
+        if not head.startswith(b"HTTP/1.1 200"):
+            sys.exit(f"a request failed: {text.decode()}")
+        made = json.loads(text)
+        tokens = made["usage"]["completion_tokens"]
+        return Answer(made["choices"][0]["text"], tokens, time.perf_counter() - started)
 
-    async def client(mine: list[str]) -> list[tuple[str, int, float]]:
-        async with openai.AsyncOpenAI(
-            base_url=url, api_key="none", max_retries=0, timeout=TIMEOUT_S
-        ) as connection:
-            return [await ask(connection, prompt, new_tokens) for prompt in mine]
+    async def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            await self._streams[1].wait_closed()
 
-    started = time.perf_counter()
-    results = await asyncio.gather(*map(client, clients))
-    seconds = time.perf_counter() - started
-    answers = [answer for result in results for answer in result]
-    tokens = sum(count for _, count, _ in answers)
-    times = sorted(took for *_, took in answers)
-    figures = {
-        "clients": len(clients),
-        "answered": len(answers),
-        "new_tokens": tokens,
-        "seconds": seconds,
-        "requests_per_s": len(answers) / seconds,
-        "new_tokens_per_s": tokens / seconds,
-        "median_s": statistics.median(times),
-        "p95_s": times[int(0.95 * (len(times) - 1))],
-    }
-    return [[text for text, _, _ in result] for result in results], figures
+
+@dataclass
+class Load:
+    """Clients that send their prompts at once, in several rounds."""
+
+    clients: list[Client]
+    seconds: float = 0.0
+    answers: list[tuple[str, Answer]] = field(default_factory=list)
+
+    async def round(self, shares: list[list[str]]) -> None:
+        """Sends the prompts of every client, one after the other, all clients at once."""
+
+        async def send(client: Client, prompts: list[str]) -> list[tuple[str, Answer]]:
+            return [(prompt, await client.ask(prompt)) for prompt in prompts]
+
+        started = time.perf_counter()
+        results = await asyncio.gather(*map(send, self.clients, shares))
+        self.seconds += time.perf_counter() - started
+        self.answers += [answer for result in results for answer in result]
+
+    def figures(self) -> dict[str, Any]:
+        """Throughput and times."""
+        tokens = sum(answer.tokens for _, answer in self.answers)
+        times = sorted(answer.seconds for _, answer in self.answers)
+        return {
+            "clients": len(self.clients),
+            "answered": len(self.answers),
+            "new_tokens": tokens,
+            "seconds": self.seconds,
+            "requests_per_s": len(self.answers) / self.seconds,
+            "new_tokens_per_s": tokens / self.seconds,
+            "median_s": statistics.median(times),
+            "p95_s": times[int(0.95 * (len(times) - 1))],
+        }
+
+
+async def in_turns(url: str, known: list[str], clients: int, requests: int) -> tuple[Load, Load]:
+    """One client and many take turns; the single one sends every known prompt once."""
+    port = int(url.split(":")[2].split("/", maxsplit=1)[0])
+    one, *many = (Client("127.0.0.1", port) for _ in range(clients + 1))
+    await Load([one]).round([known[:8]])  # warm-up
+    alone, together = Load([one]), Load(many)
+    for number in range(ROUNDS):
+        await alone.round([known[number::ROUNDS]])
+        await together.round(
+            [
+                [known[(client * requests + index) % len(known)] for index in indices]
+                for client in range(clients)
+                for indices in [range(requests)[number::ROUNDS]]
+            ]
+        )
+    for client in (one, *many):
+        await client.close()
+    return alone, together
 
 
 def measure(run: Path, clients: int, requests: int, options: list[str]) -> dict[str, Any]:
     """Figures of one client and of many, and the number of answers that are equal."""
-    known = prompts(20)
-    shares = [
-        [known[(client * requests + number) % len(known)] for number in range(requests)]
-        for client in range(clients)
-    ]
     with serving(run, options) as url:
-        asyncio.run(load(url, [known[:8]]))  # warm-up
-        (alone,), one = asyncio.run(load(url, [known]))
-        expected = dict(zip(known, alone, strict=True))
-        together, many = asyncio.run(load(url, shares))
-    answered = [
-        text == expected[prompt]
-        for share, texts in zip(shares, together, strict=True)
-        for prompt, text in zip(share, texts, strict=True)
-    ]
+        alone, together = asyncio.run(in_turns(url, prompts(20), clients, requests))
+    expected = {prompt: answer.text for prompt, answer in alone.answers}
+    one, many = alone.figures(), together.figures()
     return {
         "sent": clients * requests,
-        "equal": sum(answered),
+        "equal": sum(answer.text == expected[prompt] for prompt, answer in together.answers),
         "options": options,
         "loads": [one, many],
         "ratio": many["new_tokens_per_s"] / one["new_tokens_per_s"],

@@ -13,8 +13,8 @@ from tools.pages.page import rounded, write_page
 INTRODUCTION = (
     "Made by `python -m tools.pages serve RUN`, which runs `python -m tools.bench.serve` on a run "
     "of the demo model. Prompts are those of all demo tasks, answers are greedy with at most "
-    f"{serve.NEW_TOKENS} tokens. The clients are those of the package `openai` and run on the same "
-    "cores as the server, so the server alone would be faster."
+    f"{serve.NEW_TOKENS} tokens. One client and all clients take turns. They run on the cores of "
+    "the server, among other work of the machine."
 )
 
 

@@ -1,0 +1,58 @@
+"""Exported models in Optimum, with generation by transformers; needs the extra `optimum`.
+
+from moe_export.optimum import ORTModelForCausalLM
+from transformers import AutoTokenizer
+
+model = ORTModelForCausalLM.from_pretrained("runs/demo_50pct/export/pruned")
+tokenizer = AutoTokenizer.from_pretrained("runs/demo_50pct/export/pruned")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import onnxruntime
+from optimum.onnxruntime import ORTModelForCausalLM as _ORTModelForCausalLM
+
+from moe_export.op.library import register
+
+
+class ORTModelForCausalLM(_ORTModelForCausalLM):  # type: ignore[misc]
+    """Optimum's class for language models, for models that moe-export has exported.
+
+    It registers the operator library, and takes the shape of the KV cache from the graph. Optimum
+    computes that shape from the config by a list of model types, which is wrong for most families.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        _, heads, _, head_dim = self.input_shapes["past_key_values.0.key"]
+        self.num_key_value_heads, self.embed_size_per_head = heads, head_dim
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id: str | Path,
+        *,
+        operator: Literal["native", "portable"] = "native",
+        session_options: onnxruntime.SessionOptions | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Loads an exported model.
+
+        Args:
+            model_id: Folder of one exported model.
+            operator: `native` runs the experts in the native library, `portable` as standard
+                operators.
+            session_options: Options of the session, without the library; the defaults if None.
+            arguments: Further arguments of Optimum, such as `use_io_binding` or `provider`.
+
+        Raises:
+            DependencyError: The native library is absent.
+        """
+        options = session_options or onnxruntime.SessionOptions()
+        if operator == "native":
+            register(options)
+        loaded: Self = super().from_pretrained(model_id, session_options=options, **arguments)
+        return loaded
