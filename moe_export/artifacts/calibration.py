@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from moe_export.artifacts.base import (
     JsonArtifact,
@@ -32,6 +32,8 @@ class CalibrationSource(Record):
         dropped_documents: documents that were left out, as their prompts have no room for an
             answer.
         tokens_sha256: SHA-256 of all token ids as int32, in hex.
+        weight: weight of the source in the recipe; None if the recipe gives none, so that every
+            source weighs by its tokens.
     """
 
     name: str
@@ -41,6 +43,7 @@ class CalibrationSource(Record):
     truncated_sequences: int
     dropped_documents: int = 0
     tokens_sha256: str
+    weight: float | None
 
 
 class CalibrationSummary(JsonArtifact):
@@ -65,7 +68,7 @@ class CalibrationSummary(JsonArtifact):
 class Calibration:
     """Token sequences of unequal length, end to end.
 
-    Legend: N tokens of all sequences, S sequences.
+    Legend: N tokens of all sequences, S sequences, K sources.
 
     Attributes:
         FILE: name of the file in the stage's folder.
@@ -73,6 +76,7 @@ class Calibration:
         offsets_S1: int64 [S + 1]; sequence s is tokens `offsets[s]` to `offsets[s + 1]`.
         prompt_S: number of leading tokens that are the prompt, int32; 0 if there is none.
         source_S: index of the source of each sequence, int32.
+        weight_K: weight of each source in scores, float64; empty if sources weigh by their tokens.
     """
 
     FILE: ClassVar[str] = "calibration.safetensors"
@@ -81,6 +85,7 @@ class Calibration:
     offsets_S1: NDArray[np.int64]
     prompt_S: NDArray[np.int32]
     source_S: NDArray[np.int32]
+    weight_K: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def save(self, folder: Path) -> None:
         """Writes the file into a folder.
@@ -88,7 +93,7 @@ class Calibration:
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        tensors = (self.tokens_N, self.offsets_S1, self.prompt_S, self.source_S)
+        tensors = (self.tokens_N, self.offsets_S1, self.prompt_S, self.source_S, self.weight_K)
         save_tensors(folder / self.FILE, dict(zip(_DTYPES, tensors, strict=True)))
 
     @classmethod
@@ -112,7 +117,13 @@ class Calibration:
         return evenly_chosen(self.sequences(), tokens)
 
 
-_DTYPES = {"tokens": np.int32, "offsets": np.int64, "prompt": np.int32, "source": np.int32}
+_DTYPES: dict[str, DTypeLike] = {
+    "tokens": np.int32,
+    "offsets": np.int64,
+    "prompt": np.int32,
+    "source": np.int32,
+    "weight": np.float64,
+}
 """Dtypes of the tensors by name, in the order of the attributes."""
 
 

@@ -1,9 +1,9 @@
 """The exchange rate between rounding and dropping, measured once per model.
 
 The scores `fisher_margin` (loss when a dimension is dropped) and `rounding_margin` (loss when a
-weight is rounded) have one unit, but both are only estimates. The first adds up single dimensions,
-although dropping many of them together costs more than their sum. The second treats rounding errors
-as random noise.
+weight is rounded), or the same two with `_weighted`, have one unit, but both are only estimates.
+The first adds up single dimensions, although dropping many of them together costs more than their
+sum. The second treats rounding errors as random noise.
 
 So both losses are measured, as the KL divergence from the unchanged model on some calibration
 tokens. The predicted cost of rounding a layer is then multiplied by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,25 +13,30 @@ from moe_export.artifacts.base import load_tensors, require_tensors, save_tensor
 
 TOKENS = "tokens_per_expert"
 
+_SOURCES = "sources."
+
 
 @dataclass(frozen=True)
 class Importance:
     """The scores of a model, made by the importance stage.
 
-    Legend: E routed experts of a layer, R dimensions of all experts of a layer.
+    Legend: E routed experts of a layer, R dimensions of all experts of a layer, K sources.
 
     Attributes:
         FILE: name of the file in the stage's folder; its tensors are named
-            `layers.{layer}.{score}` and `layers.{layer}.tokens_per_expert`.
+            `layers.{layer}.{score}`, `layers.{layer}.tokens_per_expert` and `sources.{score}`.
         scores: vectors float64 [R], one per layer, by name of the score. The rows of the
             shared expert are the last if it was scored; +inf means unknown.
         tokens_per_expert: calibration tokens routed to each expert, one int64 [E] per layer.
+        source_shares: shares float64 [K] of the sources, in the order of the recipe, in the sum
+            over all dimensions, by name of a score of data.
     """
 
     FILE: ClassVar[str] = "importance.safetensors"
 
     scores: dict[str, list[NDArray[np.float64]]]
     tokens_per_expert: list[NDArray[np.int64]]
+    source_shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes the file into a folder.
@@ -44,6 +49,7 @@ class Importance:
             tensors[_name(layer, TOKENS)] = tokens_E
             for score, layers in self.scores.items():
                 tensors[_name(layer, score)] = layers[layer]
+        tensors |= {_SOURCES + score: share_K for score, share_K in self.source_shares.items()}
         save_tensors(folder / self.FILE, tensors)
 
     @classmethod
@@ -64,10 +70,13 @@ class Importance:
         )
         dtypes: dict[str, DTypeLike] = {_name(layer, TOKENS): np.int64 for layer in layers}
         dtypes |= {_name(layer, score): np.float64 for layer in layers for score in scores}
+        shares = [name for name in tensors if name.startswith(_SOURCES)]
+        dtypes |= dict.fromkeys(shares, np.float64)
         require_tensors(path, tensors, dtypes)
         return cls(
             {score: [tensors[_name(layer, score)] for layer in layers] for score in scores},
             [tensors[_name(layer, TOKENS)] for layer in layers],
+            {name.removeprefix(_SOURCES): tensors[name] for name in shares},
         )
 
 

@@ -157,12 +157,15 @@ class ImportanceFacts(Record):
         rows_kept: fraction of these rows that is kept; None if all importance is 0.
         importance_kept: fraction of their importance that is kept; None if it is all 0.
         curve: points of the cumulative importance; empty if it is all 0.
+        source_shares: share of each source of the calibration set in the importance of all rows,
+            in the recipe's order; empty if the ranking reads no data.
     """
 
     known_rows: int
     rows_kept: float | None
     importance_kept: float | None
     curve: tuple[CurvePoint, ...]
+    source_shares: tuple[float, ...]
 
 
 class CoverageFacts(Record):

@@ -138,15 +138,15 @@ class Gate(Record):
         name: name of the limit in the recipe, or `finite_logits`, which is listed when it fails.
         provider: execution provider of the measurement.
         limit: limit, in the unit of the value.
-        value: measured value.
-        passed: True if the limit was met.
+        value: measured value; None if it could not be computed.
+        passed: True if there is a value and it is within the limit.
         detail: cause of a failure and advice, as far as they are known; absent otherwise.
     """
 
     name: str
     provider: str
     limit: float
-    value: float
+    value: float | None
     passed: bool
     detail: str | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from moe_export.artifacts.validation import Gate, Parity, ProviderResults, Validation
 from moe_export.errors import GateError
 from moe_export.recipe import GateSettings
-from moe_export.variants import PRUNED, QUANTIZED
+from moe_export.variants import BASELINE, PRUNED, QUANTIZED
 
 FINITE_LOGITS = "finite_logits"
 """Name of the gate that no recipe switches off: the share of positions with finite logits."""
@@ -20,6 +20,9 @@ def check_gates(
     recovery: float | None,
 ) -> tuple[Gate, ...]:
     """Returns every limit that applies, with its measured value.
+
+    A limit that the recipe gives and whose value cannot be computed fails, with the reason. A limit
+    that is left at its default applies where there is a value.
 
     Args:
         limits: gates of the recipe.
@@ -58,13 +61,19 @@ def _finite_gates(provider: str, results: ProviderResults) -> Iterator[Gate]:
 
 def _pruned_gates(limits: GateSettings, provider: str, results: ProviderResults) -> Iterator[Gate]:
     """Yields the gates of the pruned model, exported against torch."""
-    if parity := results.parity.get(PRUNED):
+    parity, greedy = results.parity.get(PRUNED), results.greedy.get(PRUNED)
+    if parity:
         gate = _at_most("max_logit_error", provider, limits.max_logit_error, parity.max_logit_error)
         yield gate if gate.passed else gate.model_copy(update={"detail": _ties(parity)})
-    if greedy := results.greedy.get(PRUNED):
+    else:
+        yield from _missing("max_logit_error", provider, limits, _no_parity(results, PRUNED))
+    if greedy:
         yield _at_least(
             "min_greedy_agreement", provider, limits.min_greedy_agreement, greedy.agreement
         )
+    else:
+        reason = "no task has prompts that fit" if parity else _no_parity(results, PRUNED)
+        yield from _missing("min_greedy_agreement", provider, limits, reason)
 
 
 def _ties(parity: Parity) -> str | None:
@@ -92,6 +101,9 @@ def _quantized_gates(
             limits.min_quantized_top1_agreement,
             parity.top1_agreement,
         )
+    else:
+        for name in ("max_quantized_kl_nats", "min_quantized_top1_agreement"):
+            yield from _missing(name, provider, limits, _no_parity(results, QUANTIZED))
 
 
 def _product_gates(
@@ -106,8 +118,37 @@ def _product_gates(
     divergences = [scores.kl_nats for scores in tasks if scores.kl_nats is not None]
     if limits.max_kl_nats is not None and divergences:
         yield _at_most("max_kl_nats", provider, limits.max_kl_nats, max(divergences))
+    else:
+        reason = _no_baseline(results) or "no task was scored; give validate.tasks"
+        yield from _missing("max_kl_nats", provider, limits, reason)
     if limits.min_recovery is not None and recovery is not None:
         yield _at_least("min_recovery", provider, limits.min_recovery, recovery)
+    else:
+        reason = _no_baseline(results) or "the baseline solves no task with answers"
+        yield from _missing("min_recovery", provider, limits, reason)
+
+
+def _no_parity(results: ProviderResults, variant: str) -> str:
+    """Reason why a variant was not compared with torch."""
+    if variant not in results.variants:
+        return f"there is no {variant} model"
+    return "no document was compared; give validate.tasks"
+
+
+def _no_baseline(results: ProviderResults) -> str | None:
+    """Reason why nothing was compared with the baseline; None if there is one."""
+    if BASELINE in results.variants:
+        return None
+    return "there is no baseline; set export.baseline: true"
+
+
+def _missing(name: str, provider: str, limits: GateSettings, reason: str) -> Iterator[Gate]:
+    """Yields a failed gate if the recipe gives the limit."""
+    limit: float | None = getattr(limits, name)
+    if name in limits.model_fields_set and limit is not None:
+        yield Gate(
+            name=name, provider=provider, limit=limit, value=None, passed=False, detail=reason
+        )
 
 
 def _at_most(name: str, provider: str, limit: float, value: float) -> Gate:
@@ -126,9 +167,14 @@ def raise_for_gates(validation: Validation) -> None:
     """
     failed = [gate for gate in validation.gates if not gate.passed]
     if failed:
-        words = "; ".join(
-            f"{gate.name} on {gate.provider} is {gate.value:.6g}, the limit is {gate.limit:.6g}"
-            + (f" ({gate.detail})" if gate.detail else "")
-            for gate in failed
-        )
+        words = "; ".join(map(_failure, failed))
         raise GateError(f"validate.gates: {words}; the report is written, see it for the cause")
+
+
+def _failure(gate: Gate) -> str:
+    """Clause of a message about a gate that failed."""
+    where = f"{gate.name} on {gate.provider}"
+    if gate.value is None:
+        return f"{where} cannot be computed: {gate.detail}"
+    detail = f" ({gate.detail})" if gate.detail else ""
+    return f"{where} is {gate.value:.6g}, the limit is {gate.limit:.6g}{detail}"

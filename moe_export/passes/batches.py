@@ -20,6 +20,7 @@ class Batch:
     Under causal attention no real token sees the padding, so that no attention mask is needed.
 
     Attributes:
+        index_B: Number of each sequence in the list that the batches were made of, int64.
         tokens_BL: Token ids, int64; 0 for padding.
         real_T: True at real tokens, bool.
         sequence_T: Row of each position, int64.
@@ -28,6 +29,7 @@ class Batch:
         weight_T: 1 / (number of targets of the sequence) for the same positions, float32.
     """
 
+    index_B: Tensor
     tokens_BL: Tensor
     real_T: Tensor
     sequence_T: Tensor
@@ -42,16 +44,17 @@ def batches_of(sequences: list[NDArray[np.int32]], batch_tokens: int) -> list[Ba
     A batch has at most `batch_tokens` positions, padding included, or a single sequence.
     """
     order = sorted(range(len(sequences)), key=lambda s: -len(sequences[s]))
-    rows: list[list[NDArray[np.int32]]] = []
-    for sequence in (sequences[s] for s in order):
-        if rows and (len(rows[-1]) + 1) * len(rows[-1][0]) <= batch_tokens:
-            rows[-1].append(sequence)
+    groups: list[list[int]] = []
+    for s in order:
+        if groups and (len(groups[-1]) + 1) * len(sequences[groups[-1][0]]) <= batch_tokens:
+            groups[-1].append(s)
         else:
-            rows.append([sequence])
-    return [_pad(row) for row in rows]
+            groups.append([s])
+    return [_pad(sequences, group) for group in groups]
 
 
-def _pad(row: list[NDArray[np.int32]]) -> Batch:
+def _pad(sequences: list[NDArray[np.int32]], index: list[int]) -> Batch:
+    row = [sequences[s] for s in index]
     length_B1 = torch.tensor([len(sequence) for sequence in row])[:, None]
     longest = int(length_B1.max())
     tokens_BL = torch.zeros(len(row), longest, dtype=torch.int64)
@@ -61,6 +64,7 @@ def _pad(row: list[NDArray[np.int32]]) -> Batch:
     target_T = (position_1L < length_B1 - 1).reshape(-1)
     weight_B1 = 1 / (length_B1 - 1).float()
     return Batch(
+        index_B=torch.tensor(index),
         tokens_BL=tokens_BL,
         real_T=(position_1L < length_B1).reshape(-1),
         sequence_T=torch.arange(len(row)).repeat_interleave(longest),

@@ -9,9 +9,11 @@ from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
 from moe_export.recipe.importance import (
     DROPPING_SCORE,
+    ROUNDING_OF,
     ROUNDING_SCORE,
     ImportanceSettings,
     Score,
+    rounding_pair,
 )
 from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import DistillSettings, PruneSettings
@@ -26,6 +28,7 @@ from moe_export.recipe.validate import (
 
 __all__ = [
     "DROPPING_SCORE",
+    "ROUNDING_OF",
     "ROUNDING_SCORE",
     "BakeoffSettings",
     "CalibrateSettings",
@@ -51,5 +54,6 @@ __all__ = [
     "ValidateSettings",
     "default_cache",
     "parse_bytes",
+    "rounding_pair",
     "settings_of",
 ]

@@ -45,7 +45,10 @@ class Source(Section):
         chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
             a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
             `conversations`, with its `tools` and `system` if it has them.
-        weight: Share of this source, relative to the other sources.
+        weight: Share of this source, relative to the others, among the sequences and in every
+            score but those that are a mean over sequences. If no source gives a weight, all
+            contribute as many sequences, and weigh by their tokens in scores. If some do, 1 is
+            that of the others.
     """
 
     demo: Literal["arithmetic", "sums", "facts", "strings", "text"] | None = None
@@ -61,7 +64,7 @@ class Source(Section):
     choices_field: str | None = None
     eos: Literal["required", "optional"] | None = None
     chat_template: bool = False
-    weight: Factor = 1.0
+    weight: Factor | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -104,3 +107,9 @@ class CalibrateSettings(Section):
     sequences: DocumentCount = 128
     sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
     seed: Seed = 0
+
+    @property
+    def weights(self) -> list[float]:
+        """Weight of each source; empty if the recipe gives none."""
+        weights = [source.weight for source in self.sources]
+        return [] if set(weights) == {None} else [weight or 1.0 for weight in weights]

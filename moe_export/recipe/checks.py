@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from moe_export.formats import TABLE, Executor
-from moe_export.recipe.importance import DROPPING_SCORE
+from moe_export.recipe.importance import ROUNDING_OF
 
 if TYPE_CHECKING:
     from moe_export.recipe.recipe import Recipe
@@ -58,10 +58,16 @@ def check_auto(recipe: Recipe) -> None:
             "quantize.experts: auto needs a budget; give plan.target_bytes or "
             "plan.target_active_bytes in place of plan.keep"
         )
-    if recipe.plan.score != DROPPING_SCORE:
+    if recipe.plan.score not in ROUNDING_OF:
         raise ValueError(
-            "quantize.experts: auto weighs dropping against rounding in one unit, which only "
-            f"plan.score {DROPPING_SCORE} has"
+            "quantize.experts: auto weighs dropping against rounding in one unit; give plan.score "
+            f"{' or '.join(ROUNDING_OF)}"
+        )
+    foreign = {cost for score, cost in ROUNDING_OF.items() if score != recipe.plan.score}
+    if named := foreign.intersection(recipe.importance.scores):
+        raise ValueError(
+            f"importance.scores has {', '.join(sorted(named))}, which is not in the unit of "
+            f"plan.score {recipe.plan.score}; leave it out"
         )
 
 

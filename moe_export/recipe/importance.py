@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,7 +15,19 @@ Score = Annotated[str, OneOf(lambda: tuple(SCORES))]
 
 DROPPING_SCORE: Score = "fisher_margin"
 ROUNDING_SCORE: Score = "rounding_margin"
-"""Scores that choosing formats needs: the ranking, and the cost of rounding in the same unit."""
+"""Default ranking, and the cost of rounding in the same unit."""
+
+ROUNDING_OF: dict[Score, Score] = {
+    DROPPING_SCORE: ROUNDING_SCORE,
+    "fisher_margin_weighted": "rounding_margin_weighted",
+}
+"""Rankings that choosing formats can use, each with the cost of rounding in its unit."""
+
+
+def rounding_pair(scores: Collection[Score]) -> tuple[Score, Score] | None:
+    """First ranking that is computed together with its cost of rounding, and that cost."""
+    pairs = (pair for pair in ROUNDING_OF.items() if set(pair) <= set(scores))
+    return next(pairs, None)
 
 
 class ImportanceSettings(Section):

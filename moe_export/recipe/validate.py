@@ -45,6 +45,10 @@ class SpeedSettings(Section):
 class GateSettings(Section):
     """Limits of what is measured; failing one still writes the report and ends with exit code 5.
 
+    A limit that the recipe gives fails if its value cannot be computed: without the model that it
+    is about, without a baseline, or if the baseline solves nothing. A default applies where there
+    is a value.
+
     Attributes:
         max_logit_error: Largest difference of logits, exported pruned model against torch.
         min_greedy_agreement: Least share of equal greedy tokens between the same two.

@@ -143,7 +143,11 @@ def importance_facts(plan: Plan, importance: Importance) -> ImportanceFacts:
     total = float(known.sum())
     if total <= 0:
         return ImportanceFacts(
-            known_rows=known.size, rows_kept=None, importance_kept=None, curve=()
+            known_rows=known.size,
+            rows_kept=None,
+            importance_kept=None,
+            curve=(),
+            source_shares=(),
         )
     kept_count, kept_sum = _kept(plan, scores)
     return ImportanceFacts(
@@ -151,6 +155,7 @@ def importance_facts(plan: Plan, importance: Importance) -> ImportanceFacts:
         rows_kept=kept_count / known.size,
         importance_kept=kept_sum / total,
         curve=_curve(known, total),
+        source_shares=tuple(map(float, importance.source_shares.get(plan.score, ()))),
     )
 
 

@@ -249,7 +249,7 @@ def gates_table(report: Report) -> Table:
                 words,
                 gate.provider,
                 f"{side} {show(gate.limit)}",
-                show(gate.value),
+                f"cannot be computed: {gate.detail}" if gate.value is None else show(gate.value),
                 "pass" if gate.passed else "FAIL",
             ]
         )
@@ -306,17 +306,25 @@ def layer_table(report: Report) -> Table:
 
 
 def calibration_table(report: Report) -> Table:
-    """Lists the sources of the calibration tokens."""
+    """Lists the sources of the calibration tokens with their shares of the plan's score."""
+    sources, shares = report.calibration.sources, report.importance.source_shares
     rows = [
         [
             source.name,
             count(source.sequences),
-            count(source.tokens),
             count(source.truncated_sequences),
+            count(source.tokens),
+            NONE if source.weight is None else f"{source.weight:g}",
+            percent(source.tokens / report.calibration.tokens),
+            percent(shares[number]) if shares else NONE,
         ]
-        for source in report.calibration.sources
+        for number, source in enumerate(sources)
     ]
-    return Table(["calibration source", "sequences", "tokens", "truncated"], rows)
+    head = [
+        "calibration source", "sequences", "truncated", "tokens", "weight", "share of tokens",
+        "share of importance",
+    ]  # fmt: skip
+    return Table(head, rows)
 
 
 def stage_table(report: Report) -> Table:

@@ -28,7 +28,7 @@ from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings, Recipe
+from moe_export.recipe import ImportanceSettings, Recipe, rounding_pair
 from moe_export.runner.rates import (
     ACTIVATIONS,
     COPIED_PER_S,
@@ -260,7 +260,7 @@ def importance_estimate(
     losses = len(losses_of(scores))
     passes = 2 + losses if losses else 1
     flops = 2.0 * _active_parameters(spec) * tokens * passes
-    if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
+    if rounding_pair(settings.scores):
         # The exchange runs the model from each layer on with that layer rounded, and whole: as it
         # is, with all layers rounded, and with some shares of the rows dropped.
         exchange_passes = spec.num_layers / 2 + 6

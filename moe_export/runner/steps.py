@@ -8,7 +8,7 @@ from typing import Any
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import (
-    ROUNDING_SCORE,
+    ROUNDING_OF,
     BakeoffSettings,
     Formats,
     ImportanceSettings,
@@ -52,7 +52,9 @@ def steps_of(recipe: Recipe) -> list[Step]:
         exported["formats"] = formats
         if formats.experts == "auto":
             # The plan weighs the cost of rounding against that of dropping.
-            scores = tuple(dict.fromkeys((*recipe.importance.scores, ROUNDING_SCORE)))
+            scores = tuple(
+                dict.fromkeys((*recipe.importance.scores, ROUNDING_OF[recipe.plan.score]))
+            )
             settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
     if recipe.plan.prunes_shared:
         settings["importance"] = settings["importance"].model_copy(update={"shared_expert": True})

@@ -44,15 +44,17 @@ class ExpertBatch:
     Attributes:
         weights: Weights of the expert.
         num_sequences: Number of sequences S of the batch.
+        targets_S: Number of tokens of each sequence that have a loss: all but the first, float64.
         sequence_N: Number of each token's sequence within the batch, int64, ascending.
         routing_N: Routing weights.
         values: Recorded quantities [N, ...] that some score asks for; see `recording.Quantity`.
-        gradients: Gradients of the sum of the sequences' losses with respect to these quantities,
-            for each loss.
+        gradients: Gradients of the sum of the sequences' mean losses with respect to these
+            quantities, for each loss.
     """
 
     weights: ExpertWeights
     num_sequences: int
+    targets_S: Tensor
     sequence_N: Tensor
     routing_N: Tensor
     values: Mapping[Quantity, Tensor]
@@ -71,7 +73,21 @@ class ExpertBatch:
                 start = stop
             stop += count or 0
 
-    def _part(self, part: slice) -> ExpertBatch:
+    def by_source(self, source_S: Tensor) -> Iterator[tuple[int, ExpertBatch]]:
+        """Splits into the parts of each source, whose contributions add up to that of all.
+
+        Args:
+            source_S: Number of each sequence's source, int64.
+
+        Yields:
+            Number of the source, and its part.
+        """
+        source_N = source_S[self.sequence_N]
+        sources = source_N.unique().tolist()
+        for source in sources:
+            yield source, self if len(sources) == 1 else self._part(source_N == source)
+
+    def _part(self, part: slice | Tensor) -> ExpertBatch:
         def of(values: Mapping[Quantity, Tensor]) -> dict[Quantity, Tensor]:
             return {name: value[part] for name, value in values.items()}
 
@@ -110,8 +126,9 @@ class DataScore(Score):
 
     Attributes:
         measure: Function from a batch to its contribution to the sum, float64 [W].
-        mean_over: Divisor of the sum: the sequences or the tokens of the whole set, the tokens
-            routed to the expert, or 1 if None.
+        mean_over: Divisor of the sum: the sequences, the tokens or the targets (tokens that have a
+            loss) of the whole set, the tokens routed to the expert, or 1 if None. Except in a mean
+            over sequences, a source counts as the recipe's `weight` says; see `SourceWeights`.
         values: Quantities of `ExpertBatch.values` that `measure` reads.
         loss: Loss whose gradients it reads; None if it reads none.
         gradients: Quantities whose gradients it reads.
@@ -119,7 +136,7 @@ class DataScore(Score):
     """
 
     measure: Callable[[ExpertBatch], Tensor]
-    mean_over: Literal["sequences", "tokens", "routed_tokens"] | None
+    mean_over: Literal["sequences", "tokens", "targets", "routed_tokens"] | None
     values: tuple[Quantity, ...]
     loss: Loss | None = None
     gradients: tuple[Quantity, ...] = ()

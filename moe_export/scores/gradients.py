@@ -5,6 +5,7 @@ Legend: N routed pairs of a token and one expert, S sequences, D hidden, W width
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moe_export.scores.base import DataScore, ExpertBatch
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moe_export.passes.loss import Loss
+    from moe_export.torch_model.recording import Quantity
 
 
 def mask_gradient(batch: ExpertBatch, loss: Loss) -> Tensor:
@@ -54,6 +56,44 @@ def fisher_margin(batch: ExpertBatch) -> Tensor:
     return mask_gradient(batch, "margin").square().sum(0)
 
 
+def fisher_weighted(batch: ExpertBatch) -> Tensor:
+    """As `fisher`, with every sequence weighted by its tokens:
+
+        mean over targets t of (d loss_s / d m[j]) ** 2, with s the sequence of t
+
+    where targets are the tokens that have a loss and loss_s is the mean cross-entropy of those of
+    the sequence. With S the gradient of their sum, a sequence of n targets adds S ** 2 / n, where
+    `fisher` adds (S / n) ** 2, by which long sequences count too little: if the gradients of n
+    tokens are independent, the square of their mean falls as 1 / n.
+    """
+    return _squares_by_targets(batch, "cross_entropy")
+
+
+def fisher_margin_weighted(batch: ExpertBatch) -> Tensor:
+    """As `fisher_weighted`, with the margin loss of `fisher_margin`:
+
+    mean over targets t of (d margin_s / d m[j]) ** 2, with s the sequence of t
+    """
+    return _squares_by_targets(batch, "margin")
+
+
+def _squares_by_targets(batch: ExpertBatch, loss: Loss) -> Tensor:
+    """Sum over sequences of targets times squared gradient."""
+    return (batch.targets_S[:, None] * mask_gradient(batch, loss).square()).sum(0)
+
+
+def fisher_per_token(batch: ExpertBatch) -> Tensor:
+    """Diagonal empirical Fisher information of a mask on each dimension at each token:
+
+        mean over targets of (h[t, j] * d total_s / d h[t, j]) ** 2, summed over tokens t
+
+    where total_s is the summed cross-entropy of the targets of the sequence s of t. The square is
+    taken before the sum over a sequence's tokens, so that effects of opposite sign do not cancel.
+    """
+    product_NW = batch.values["h"].double() * batch.gradients["cross_entropy"]["h"].double()
+    return (batch.targets_S[batch.sequence_N, None] * product_NW).square().sum(0)
+
+
 def absgrad(batch: ExpertBatch) -> Tensor:
     """Mean absolute gradient of the weights of each dimension:
 
@@ -90,7 +130,26 @@ def rounding_margin(batch: ExpertBatch) -> Tensor:
     the weights is added to them. It has the unit of `fisher_margin`, so that dropping a dimension
     and quantizing it can be compared.
     """
-    weights, gradients = batch.weights, batch.gradients["margin"]
+    return _rounding(batch, batch.gradients["margin"])
+
+
+def rounding_margin_weighted(batch: ExpertBatch) -> Tensor:
+    """As `rounding_margin`, with every sequence weighted by its tokens:
+
+        mean over targets t of (|d margin_s / d gate[j]| ** 2 * |gate[j]| ** 2
+            + |d margin_s / d up[j]| ** 2 * |up[j]| ** 2
+            + |d margin_s / d down[:, j]| ** 2 * |down[:, j]| ** 2) / D, with s the sequence of t
+
+    It has the unit of `fisher_margin_weighted`.
+    """
+    root_N1 = batch.targets_S[batch.sequence_N, None].sqrt()
+    gradients = {name: g * root_N1.to(g.dtype) for name, g in batch.gradients["margin"].items()}
+    return _rounding(batch, gradients)
+
+
+def _rounding(batch: ExpertBatch, gradients: Mapping[Quantity, Tensor]) -> Tensor:
+    """Sum over sequences of squared gradients of weights times squared weights, over D."""
+    weights = batch.weights
     same_NN = batch.sequence_N[:, None] == batch.sequence_N[None, :]
     x_ND, h_NW = batch.values["x"], batch.values["h"]
     # The squared length of a sum over tokens is the sum of the products of every two of them.
@@ -129,11 +188,51 @@ SCORES = (
         gradients=("h",),
     ),
     DataScore(
+        "fisher_margin_weighted",
+        unit="nats squared",
+        source="this project; `fisher_margin` with the normalization by tokens",
+        measure=fisher_margin_weighted,
+        mean_over="targets",
+        values=("h",),
+        loss="margin",
+        gradients=("h",),
+    ),
+    DataScore(
+        "fisher_weighted",
+        unit="nats squared",
+        source="this project; `fisher` with the normalization by tokens",
+        measure=fisher_weighted,
+        mean_over="targets",
+        values=("h",),
+        loss="cross_entropy",
+        gradients=("h",),
+    ),
+    DataScore(
+        "fisher_per_token",
+        unit="nats squared",
+        source="this project; the product of HEAPr, arXiv:2509.22299, within the mean",
+        measure=fisher_per_token,
+        mean_over="targets",
+        values=("h",),
+        loss="cross_entropy",
+        gradients=("h",),
+    ),
+    DataScore(
         "rounding_margin",
         unit="nats squared",
         source="this project; diagonal Fisher information of weights, arXiv:2306.07629",
         measure=rounding_margin,
         mean_over="sequences",
+        values=("x", "h"),
+        loss="margin",
+        gradients=("gate", "up", "output"),
+    ),
+    DataScore(
+        "rounding_margin_weighted",
+        unit="nats squared",
+        source="this project; `rounding_margin` with the normalization by tokens",
+        measure=rounding_margin_weighted,
+        mean_over="targets",
         values=("x", "h"),
         loss="margin",
         gradients=("gate", "up", "output"),

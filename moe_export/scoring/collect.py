@@ -20,6 +20,7 @@ from moe_export.passes.states import States
 from moe_export.scores.base import DataScore, Score, WeightScore
 from moe_export.scoring.collector import Collector
 from moe_export.scoring.layer_sums import LayerSums
+from moe_export.scoring.source_weights import SourceWeights
 from moe_export.system.progress import Progress, silent
 from moe_export.system.workers import ALONE, Workers
 from moe_export.torch_model.deterministic import deterministic
@@ -40,6 +41,9 @@ def collect_importance(
 
     A shared expert on the axis is scored as a routed one that every token is sent to, with the
     weight of its own gate, or 1.
+
+    Within a source every token weighs alike, and a source weighs as the calibration set says; see
+    `SourceWeights`. Only scores that are a mean over sequences leave the weights out.
 
     Sums are in float64 and over the batches in their order, so that the same call gives the same
     bytes, whatever the number of workers.
@@ -69,14 +73,22 @@ def collect_importance(
     batches = batches_of(sequences, batch_tokens)
     own = {number: batches[number] for number in workers.share(len(batches))}
     states = States(folder / f"worker-{workers.rank + 1}-of-{workers.size}")
-    collector = Collector(model, axis, scores, len(batches), own, states, folder, workers, progress)
+    sources = SourceWeights.of(calibration)
+    collector = Collector(
+        model, axis, scores, sources, len(batches), own, states, folder, workers, progress
+    )
     collector.check_space()
     with deterministic():
         layers = collector.run()
     if workers.rank > 0:
         return None
-    names = [score.name for score in scores if isinstance(score, DataScore)]
-    totals = {"sequences": len(sequences), "tokens": len(calibration.tokens_N)}
+    data_scores = [score for score in scores if isinstance(score, DataScore)]
+    names = [score.name for score in data_scores]
+    totals = {
+        "sequences": len(sequences),
+        "tokens": len(calibration.tokens_N),
+        "targets": len(calibration.tokens_N) - len(sequences),
+    }
     return Importance(
         scores={
             score.name: [
@@ -86,6 +98,10 @@ def collect_importance(
             for score in scores
         },
         tokens_per_expert=[axis.routed(layer.tokens_E) for layer in layers],
+        source_shares={
+            score.name: _source_shares(score, number, layers)
+            for number, score in enumerate(data_scores)
+        },
     )
 
 
@@ -99,7 +115,7 @@ def _finished(
         tokens_R = np.repeat(layer.tokens_E, layer.widths_E)
         value_R = layer.sums_CR[data_scores.index(score.name)]
         if score.mean_over == "routed_tokens":
-            value_R = value_R / np.maximum(tokens_R, 1)
+            value_R = value_R / np.repeat(_routed(layer), layer.widths_E)
         elif score.mean_over is not None:
             value_R = value_R / totals[score.mean_over]
     bad = int(np.count_nonzero(~np.isfinite(value_R)))
@@ -111,6 +127,22 @@ def _finished(
     if isinstance(score, DataScore) and not score.known_if_unreached:
         value_R = np.where(tokens_R == 0, np.inf, value_R)
     return value_R
+
+
+def _routed(layer: LayerSums) -> NDArray[np.float64]:
+    """Weights of the tokens routed to each expert; 1 for an expert without tokens."""
+    return np.where(layer.tokens_E > 0, layer.weight_E, 1)
+
+
+def _source_shares(
+    score: DataScore, number: int, layers: Sequence[LayerSums]
+) -> NDArray[np.float64]:
+    """Share of each source in a score summed over all dimensions, float64 [K]; 0 if all is 0."""
+    sums_KE = [layer.sources_KCE[:, number] for layer in layers]
+    if score.mean_over == "routed_tokens":
+        sums_KE = [each / _routed(layer) for each, layer in zip(sums_KE, layers, strict=True)]
+    total_K: NDArray[np.float64] = sum(each.sum(axis=1) for each in sums_KE)
+    return total_K / (total_K.sum() or 1)
 
 
 def _check_sequences(sequences: list[NDArray[np.int32]], model: LayeredModel) -> None:

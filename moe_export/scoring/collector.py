@@ -4,7 +4,7 @@ Going forward, the input of every layer is kept; going back, each layer is compu
 and gradients go through it from its output to its input. No gradient of a weight is ever computed.
 
 Legend: E experts, R rows (sum of widths), N routed pairs, B sequences of a batch, L positions,
-D hidden, T = B * L, C scores of data.
+D hidden, T = B * L, C scores of data, K sources.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from moe_export.experts import ExpertTable
@@ -27,7 +26,8 @@ from moe_export.passes.loss import Loss, loss_gradients
 from moe_export.passes.states import States
 from moe_export.scores.base import DataScore, ExpertBatch, ExpertWeights, Score, WeightScore
 from moe_export.scores.needs import losses_of, states_at_once
-from moe_export.scoring.layer_sums import LayerSums, load_sums, save_sums
+from moe_export.scoring.layer_sums import LayerSums, Sums, load_sums, save_sums
+from moe_export.scoring.source_weights import SourceWeights
 from moe_export.system.progress import Progress
 from moe_export.system.workers import Workers
 from moe_export.torch_model.block import RaggedMoEBlock
@@ -50,6 +50,7 @@ class Collector:
     """One call of `collect_importance`, which describes the other attributes.
 
     Attributes:
+        sources: Sources of the sequences, with their weights.
         num_batches: Number of batches of all workers.
         own: Batches of this worker, by number.
         states: Hidden states and gradients of this worker.
@@ -60,6 +61,7 @@ class Collector:
     model: LayeredModel
     axis: Axis
     scores: Sequence[Score]
+    sources: SourceWeights
     num_batches: int
     own: dict[int, Batch]
     states: States
@@ -81,6 +83,7 @@ class Collector:
             quantity for score in self.data_scores for quantity in score.values
         )
         self.num_layers = len(self.model.layers)
+        self.weight_CK = np.array([self.sources.of_score(score) for score in self.data_scores])
 
     @property
     def needed_bytes(self) -> int:
@@ -175,17 +178,17 @@ class Collector:
         """Adds up the batches of all workers, in their order."""
         table = self.axis.tables[layer]
         experts = _experts(self.model.block(layer), table)
-        shape = (len(self.data_scores), table.rows)
-        total = np.zeros(shape[0] * shape[1] + len(experts))
+        num_sources = len(self.sources.token_weight_K)
+        empty = partial(Sums.zeros, len(self.data_scores), table.rows, num_sources, len(experts))
+        total = empty()
         for first in range(0, self.num_batches, self.workers.size):
             number = first + self.workers.rank
-            part = np.zeros_like(total)
+            part = empty()
             if number in self.own:
                 self._tell(f"layer {layer}, scoring")
-                sums_CR = part[: shape[0] * shape[1]].reshape(shape)
-                self._score_batch(layer, number, experts, table, sums_CR, part[sums_CR.size :])
-            for sums in self.workers.gather(part):
-                total += sums
+                self._score_batch(layer, number, experts, table, part)
+            for flat in self.workers.gather(part.flat):
+                np.add(total.flat, flat, out=total.flat)
         for loss in self.losses:
             self.states.finish(loss, layer)
         if not self.losses:
@@ -196,10 +199,14 @@ class Collector:
                 for score in self.weight_scores
                 if experts
             }
-            sums_CR, tokens_E = np.split(total, [shape[0] * shape[1]])
-            widths_E = np.array(table.widths, np.int64)
-            sums_CR = sums_CR.reshape(shape)
-            layer_sums = LayerSums(widths_E, sums_CR, tokens_E.astype(np.int64), weights)
+            layer_sums = LayerSums(
+                widths_E=np.array(table.widths, np.int64),
+                sums_CR=total.sums_CR,
+                sources_KCE=total.sources_KCE,
+                tokens_E=total.tokens_E.astype(np.int64),
+                weight_E=total.weight_E,
+                weights=weights,
+            )
             save_sums(self.folder, layer, layer_sums)
         self.states.finish(SCORED, layer)
 
@@ -209,8 +216,7 @@ class Collector:
         number: int,
         experts: tuple[ExpertWeights, ...],
         table: ExpertTable,
-        sums_CR: NDArray[np.float64],
-        tokens_E: NDArray[np.float64],
+        sums: Sums,
     ) -> None:
         """Adds one batch to the sums, and writes the states or gradients that go on from here."""
         batch, device = self.own[number], self.model.device
@@ -224,11 +230,15 @@ class Collector:
         if not self.losses:
             self.states.put(INPUT, layer + 1, number, output_BLD)
         real_T, sequence_T = batch.real_T.to(device), batch.sequence_T.to(device)
+        index_B = batch.index_B.numpy()
+        source_B = torch.from_numpy(self.sources.source_S[index_B]).to(device)
+        targets_B = torch.from_numpy(self.sources.targets_S[index_B]).to(device)
         for trace in made.layers.get(layer, []):
             real_N = real_T[trace.token_N]
             view = ExpertBatch(
                 weights=experts[trace.expert],
                 num_sequences=len(batch.tokens_BL),
+                targets_S=targets_B,
                 sequence_N=sequence_T[trace.token_N][real_N],
                 routing_N=trace.routing_N.detach()[real_N],
                 values={name: value.detach()[real_N] for name, value in trace.values.items()},
@@ -237,12 +247,21 @@ class Collector:
                     for loss, values in gradients.items()
                 },
             )
-            tokens_E[trace.expert] += int(real_N.sum())
-            rows = table.slice_of(trace.expert)
-            is_shared = trace.expert == self.axis.spec.num_experts
-            for part in view.split(SHARED_TOKENS) if is_shared else (view,):
-                for sums_R, score in zip(sums_CR, self.data_scores, strict=True):
-                    sums_R[rows] += score.measure(part).cpu().numpy()
+            self._add(view, source_B, trace.expert, table, sums)
+
+    def _add(
+        self, view: ExpertBatch, source_B: Tensor, expert: int, table: ExpertTable, sums: Sums
+    ) -> None:
+        """Adds the tokens of one expert to the sums, those of each source with its weight."""
+        rows, is_shared = table.slice_of(expert), expert == self.axis.spec.num_experts
+        for source, own in view.by_source(source_B):
+            sums.tokens_E[expert] += len(own.sequence_N)
+            sums.weight_E[expert] += len(own.sequence_N) * self.sources.token_weight_K[source]
+            for part in own.split(SHARED_TOKENS) if is_shared else (own,):
+                for number, score in enumerate(self.data_scores):
+                    value_W = score.measure(part).cpu().numpy() * self.weight_CK[number, source]
+                    sums.sums_CR[number, rows] += value_W
+                    sums.sources_KCE[source, number, expert] += value_W.sum()
 
     def _gradients(
         self, layer: int, number: int, state_BLD: Tensor, output_BLD: Tensor, made: Recording

@@ -26,8 +26,8 @@ class StageFacts:
 
 
 STAGES: dict[str, StageFacts] = {
-    "calibrate": StageFacts(2, ()),
-    "importance": StageFacts(4, ("calibrate",), is_shared=True),
+    "calibrate": StageFacts(3, ()),
+    "importance": StageFacts(5, ("calibrate",), is_shared=True),
     "plan": StageFacts(4, ("importance",)),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),

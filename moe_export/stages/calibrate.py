@@ -25,14 +25,16 @@ def run(job: Job[CalibrateSettings]) -> None:
             sequence.
     """
     settings = job.settings
-    counts = shares([source.weight for source in settings.sources], settings.sequences)
+    weights = settings.weights
+    counts = shares(weights or [1.0] * len(settings.sources), settings.sequences)
     sequences, source_of, facts = [], [], []
     for number, (source, count) in enumerate(zip(settings.sources, counts, strict=True)):
         job.progress(number, len(counts), source.name)
         if count == 0:
             raise CalibrationError(
-                f"calibrate.sources.{number} ({source.name}): its weight {source.weight} gives it "
-                f"none of {settings.sequences} sequences; raise the weight or calibrate.sequences"
+                f"calibrate.sources.{number} ({source.name}): its weight {source.weight or 1.0} "
+                f"gives it none of {settings.sequences} sequences; raise the weight or "
+                "calibrate.sequences"
             )
         # Each source has its own seed; else two sources of one kind would draw the same documents.
         seed = settings.seed * 1000 + number
@@ -49,6 +51,7 @@ def run(job: Job[CalibrateSettings]) -> None:
                 truncated_sequences=drawn.truncated,
                 dropped_documents=drawn.dropped,
                 tokens_sha256=hashlib.sha256(tokens.tobytes()).hexdigest(),
+                weight=weights[number] if weights else None,
             )
         )
     lengths = [len(sequence.tokens) for sequence in sequences]
@@ -57,6 +60,7 @@ def run(job: Job[CalibrateSettings]) -> None:
         offsets_S1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         prompt_S=np.array([s.prompt_tokens for s in sequences], np.int32),
         source_S=np.array(source_of, np.int32),
+        weight_K=np.array(weights, np.float64),
     ).save(job.out)
     CalibrationSummary(
         sequences=len(sequences),

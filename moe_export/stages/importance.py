@@ -16,7 +16,7 @@ from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.importance import Importance
 from moe_export.families.axis import Axis
 from moe_export.fitting.measure_exchange import measure_exchange
-from moe_export.recipe import DROPPING_SCORE, ROUNDING_SCORE, ImportanceSettings
+from moe_export.recipe import ImportanceSettings, rounding_pair
 from moe_export.scores import scores_named
 from moe_export.scoring.collect import collect_importance
 from moe_export.stages.job import Job
@@ -54,12 +54,13 @@ def run(job: Job[ImportanceSettings]) -> None:
     if importance is not None:
         _warn_of_unreached(importance)
         importance.save(job.out)
-        if {DROPPING_SCORE, ROUNDING_SCORE} <= set(settings.scores):
+        if pair := rounding_pair(settings.scores):
+            dropping, rounding = pair
             exchange = measure_exchange(
                 job.model,
                 calibration.sample(EXCHANGE_TOKENS),
-                importance.scores[DROPPING_SCORE],
-                importance.scores[ROUNDING_SCORE],
+                importance.scores[dropping],
+                importance.scores[rounding],
                 job.partial / "exchange",
                 job.progress,
             )

@@ -27,7 +27,7 @@ from moe_export.planning.blocks import WidthRule
 from moe_export.planning.shares import Shares, token_shares
 from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import ROUNDING_SCORE, Dtype, Formats, Layout, PlanSettings
+from moe_export.recipe import ROUNDING_OF, Dtype, Formats, Layout, PlanSettings
 from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
@@ -132,13 +132,14 @@ def _rounding(
     """Cost of rounding each row in the unit of dropping; None unless formats are to be chosen."""
     if not settings.chooses_formats:
         return None
-    if ROUNDING_SCORE not in scores:
+    name = ROUNDING_OF[settings.score]
+    if name not in scores:
         raise PlanError(
-            f"quantize.experts: auto needs the score {ROUNDING_SCORE}, which the importance stage "
+            f"quantize.experts: auto needs the score {name}, which the importance stage "
             "has not computed; run from the importance stage"
         )
     rates = Exchange.load(folder).rates
-    return [rate * layer_R for rate, layer_R in zip(rates, scores[ROUNDING_SCORE], strict=True)]
+    return [rate * layer_R for rate, layer_R in zip(rates, scores[name], strict=True)]
 
 
 def _solve(

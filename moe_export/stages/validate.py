@@ -154,10 +154,12 @@ def _parity(
     """Compares the exported models with torch on the first documents of the tasks.
 
     The quantized model is compared with torch on the dequantized weights, which shows how the
-    exported file computes and not what quantization costs.
+    exported file computes and not what quantization costs. Without tasks nothing is compared.
     """
     settings = job.settings
     sequences = [sequence.tokens for sequence in interleaved(tasks.values())]
+    if not sequences:
+        return {}, {}
     # The last of the new tokens is not run, so it needs no place in the context.
     longest = spec_of(read_config(job.model)).max_positions - settings.greedy_tokens + 1
     compared = Compared(

@@ -18,10 +18,12 @@ CALIBRATION = Calibration(
     offsets_S1=np.array([0, 2, 5]),
     prompt_S=np.array([1, 0], np.int32),
     source_S=np.array([0, 1], np.int32),
+    weight_K=np.array([2.0, 1.0]),
 )
 IMPORTANCE = Importance(
     scores={"fisher": [np.ones(4), np.zeros(0)], "absgrad": [np.full(4, np.inf), np.zeros(0)]},
     tokens_per_expert=[np.array([3, 0]), np.zeros(0, np.int64)],
+    source_shares={"fisher": np.array([0.25, 0.75])},
 )
 BOTH = pytest.mark.parametrize("artifact", [CALIBRATION, IMPORTANCE], ids=["tokens", "scores"])
 

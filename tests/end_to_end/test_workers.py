@@ -47,7 +47,15 @@ def test_two_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
     recipe = write_recipe(
         tmp_path,
         tiny_checkpoint(tmp_path / "model"),
-        importance={"scores": ["fisher_margin", "reap"], "batch_tokens": 128},
+        calibrate={
+            "sources": [{"demo": "sums", "weight": 3}, {"demo": "strings"}],
+            "sequences": 8,
+            "sequence_length": 64,
+        },
+        importance={
+            "scores": ["fisher_margin", "fisher_margin_weighted", "reap"],
+            "batch_tokens": 128,
+        },
     )
     alone = main(["run", str(recipe), "--run", str(tmp_path / "one"), "--until", "plan"])
     assert alone == 0

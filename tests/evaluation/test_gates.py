@@ -38,7 +38,10 @@ def found(
         "cpu": ProviderResults(
             parity=parity,
             greedy={"pruned": Greedy(prompts=4, new_tokens=8, agreement=agreement)},
-            variants={"pruned": VariantScores(tasks={"sums": task}, mean_exact_match=1.0)},
+            variants={
+                name: VariantScores(tasks={"sums": task}, mean_exact_match=1.0)
+                for name in ("baseline", "pruned", *(["quantized"] if torch_kl else []))
+            },
         )
     }
 
@@ -99,6 +102,61 @@ def test_a_float_model_that_was_not_exported_has_no_limits() -> None:
         "max_quantized_kl_nats",
         "min_quantized_top1_agreement",
     ]
+
+
+def without(*variants: str) -> dict[str, ProviderResults]:
+    """Results in which variants are missing, and nothing was compared with what is missing."""
+    (results,) = found().values()
+    kept = {name: scores for name, scores in results.variants.items() if name not in variants}
+    if "baseline" in variants:
+        task = kept["pruned"].tasks["sums"].model_copy(update={"kl_nats": None})
+        kept["pruned"] = VariantScores(tasks={"sums": task}, mean_exact_match=1.0)
+    return {"cpu": results.model_copy(update={"variants": kept})}
+
+
+def not_compared() -> dict[str, ProviderResults]:
+    """Results without a task, so that neither torch nor a baseline was compared with anything."""
+    (results,) = found().values()
+    empty = VariantScores(tasks={}, mean_exact_match=None)
+    facts = {"parity": {}, "greedy": {}, "variants": dict.fromkeys(("baseline", "pruned"), empty)}
+    return {"cpu": results.model_copy(update=facts)}
+
+
+def without_prompts() -> dict[str, ProviderResults]:
+    (results,) = found().values()
+    return {"cpu": results.model_copy(update={"greedy": {"pruned": None}})}
+
+
+NO_BASELINE = "there is no baseline; set export.baseline: true"
+NO_DOCUMENT = "no document was compared; give validate.tasks"
+NO_TASK = "no task was scored; give validate.tasks"
+
+
+@pytest.mark.parametrize(
+    ("limit", "facts", "reason"),
+    [
+        ({"max_logit_error": 1e-4}, not_compared(), NO_DOCUMENT),
+        ({"min_greedy_agreement": 1.0}, not_compared(), NO_DOCUMENT),
+        ({"min_greedy_agreement": 1.0}, without_prompts(), "no task has prompts that fit"),
+        ({"max_quantized_kl_nats": 1e-3}, found(), "there is no quantized model"),
+        ({"min_quantized_top1_agreement": 0.9}, found(), "there is no quantized model"),
+        ({"max_kl_nats": 0.1}, without("baseline"), NO_BASELINE),
+        ({"max_kl_nats": 0.1}, not_compared(), NO_TASK),
+        ({"min_recovery": 0.9}, without("baseline"), NO_BASELINE),
+        ({"min_recovery": 0.9}, found(), "the baseline solves no task with answers"),
+    ],
+)
+def test_a_limit_of_the_recipe_that_cannot_be_computed_fails_by_name(
+    limit: dict[str, float], facts: dict[str, ProviderResults], reason: str
+) -> None:
+    gates = check_gates(GateSettings.model_validate(limit), facts, "pruned", None)
+    (name,) = limit
+    (gate,) = (gate for gate in gates if not gate.passed)
+    assert (gate.name, gate.value, gate.detail) == (name, None, reason)
+    with pytest.raises(GateError, match=f"{name} on cpu cannot be computed: {reason}"):
+        raise_for_gates(Validation(providers=facts, recovery=None, gates=gates))
+    others = check_gates(GateSettings(), facts, "pruned", None)
+    assert name not in [gate.name for gate in others if not gate.passed]
 
 
 def test_a_failed_parity_says_that_the_router_has_ties() -> None:

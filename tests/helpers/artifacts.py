@@ -172,7 +172,12 @@ CALIBRATION = CalibrationSummary(
     seed=0,
     sources=(
         CalibrationSource(
-            name="text", sequences=3, tokens=12, truncated_sequences=1, tokens_sha256="e" * 64
+            name="text",
+            sequences=3,
+            tokens=12,
+            truncated_sequences=1,
+            tokens_sha256="e" * 64,
+            weight=None,
         ),
     ),
 )

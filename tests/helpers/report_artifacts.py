@@ -160,6 +160,7 @@ REPORT = Report(
         rows_kept=0.5,
         importance_kept=0.8,
         curve=(CurvePoint(rows=0.5, importance=0.8),),
+        source_shares=(1.0,),
     ),
     coverage=CoverageFacts(
         experts=2,
@@ -179,6 +180,7 @@ REPORT = Report(
                 tokens=9,
                 truncated_sequences=1,
                 tokens_sha256="a" * 64,
+                weight=2.0,
             ),
         ),
     ),

@@ -59,7 +59,8 @@ def write_run(
     tokens[0][1] = 0
     scores[0][width : 2 * width] = np.inf
     widths = _widths(scores, num_experts, width, keep)
-    Importance({"fisher_margin": scores}, tokens).save(folders["importance"])
+    shares = {"fisher_margin": np.array([0.4, 0.3, 0.15, 0.145, 0.005])}
+    Importance({"fisher_margin": scores}, tokens, shares).save(folders["importance"])
     _calibrate(folders["calibrate"], source)
     plan = _plan(scores, widths, width)
     save_json(folders["plan"] / Plan.FILE, plan)
@@ -128,6 +129,7 @@ def _calibrate(folder: Path, source: str) -> None:
                     "tokens": 4082,
                     "truncated_sequences": 0,
                     "tokens_sha256": "0" * 64,
+                    "weight": None,
                 }
                 for name in names
             ],

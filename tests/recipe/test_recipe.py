@@ -96,6 +96,17 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "recipe.yaml:5: plan: a budget of active bytes, or one that chooses formats, ranks",
         ),
         (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB, score: fisher")
+            + "importance: {scores: [fisher]}\nquantize: {experts: auto}\n",
+            "in one unit; give plan.score fisher_margin or fisher_margin_weighted",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB")
+            + "importance: {scores: [fisher_margin, rounding_margin_weighted]}\n"
+            "quantize: {experts: auto}\n",
+            "has rounding_margin_weighted, which is not in the unit of plan.score fisher_margin",
+        ),
+        (
             MINIMAL + "quantize: {experts: auto}\n",
             "quantize.experts: auto needs a budget; give plan.target_bytes",
         ),

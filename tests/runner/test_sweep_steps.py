@@ -17,6 +17,7 @@ from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_front import front
 from moe_export.reporting.sweep_table import repeats_sentence
 from moe_export.reporting.sweep_verdicts import sentence, shares, verdicts
+from moe_export.runner.steps import steps_of
 from moe_export.runner.sweep_steps import points_of, sweep_steps
 from moe_export.stages.job import Job
 from moe_export.stages.sweep import run
@@ -33,6 +34,20 @@ NAMES = [
     "keep-100-float", "keep-100-int4", "keep-50-float", "keep-50-int4",
     "bytes-25-float", "bytes-25-int4", "bytes-25-auto",
 ]  # fmt: skip
+
+
+def test_choosing_formats_adds_the_cost_of_rounding_in_the_unit_of_the_ranking() -> None:
+    score = "fisher_margin_weighted"
+    recipe = Recipe.model_validate(
+        RECIPE
+        | {
+            "importance": {"scores": (score,)},
+            "plan": {"target_bytes": 1000, "score": score},
+            "quantize": {"experts": "auto"},
+        }
+    )
+    importance: Any = next(step for step in steps_of(recipe) if step.stage == "importance")
+    assert importance.settings.scores == (score, "rounding_margin_weighted")
 
 
 def test_the_grid_and_the_budgets_are_points() -> None:

@@ -35,6 +35,9 @@ LOSS_OF = {
     "fisher_margin": "margin",
     "rounding_margin": "margin",
     "absgrad": "cross_entropy",
+    "fisher_weighted": "cross_entropy",
+    "fisher_margin_weighted": "margin",
+    "rounding_margin_weighted": "margin",
 }
 
 
@@ -156,6 +159,15 @@ OF_SEQUENCE = {
     "fisher": lambda block: rows(block, through_down) ** 2,
     "fisher_margin": lambda block: rows(block, through_down) ** 2,
 }
+for weighted in ("rounding_margin", "fisher", "fisher_margin"):
+    OF_SEQUENCE[f"{weighted}_weighted"] = OF_SEQUENCE[weighted]
+
+
+def share_of(name: str, tokens: NDArray[np.int32]) -> float:
+    """Share of a sequence in a score: by its tokens that have a loss, or that of every other."""
+    if name.endswith("_weighted"):
+        return (len(tokens) - 1) / (sum(LENGTHS) - len(LENGTHS))
+    return 1 / len(LENGTHS)
 
 
 @pytest.mark.parametrize("name", LOSS_OF)
@@ -165,12 +177,12 @@ def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: 
     for tokens in calibration_of(LENGTHS).sequences():
         with_weight_gradients(model, tokens, LOSS_OF[name])
         for total_R, block in zip(expected, blocks_of(model), strict=True):
-            total_R += OF_SEQUENCE[name](block)
+            total_R += share_of(name, tokens) * OF_SEQUENCE[name](block)
     # absgrad takes its gradients in float32; the weights 1/n of the tokens always are.
     for actual_R, expected_R in zip(actual, expected, strict=True):
         known = np.isfinite(actual_R)
         assert known.all()
-        np.testing.assert_allclose(actual_R, expected_R / len(LENGTHS), rtol=2e-6, atol=1e-9)
+        np.testing.assert_allclose(actual_R, expected_R, rtol=2e-6, atol=1e-9)
 
 
 def test_mask_gradient_is_the_same_through_down_and_through_up(model: Any) -> None:

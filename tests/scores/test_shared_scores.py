@@ -29,6 +29,7 @@ from tests.scores.test_scores import (
     calibration_of,
     in_float64,
     rounded,
+    share_of,
     through_down,
     with_weight_gradients,
 )
@@ -40,6 +41,8 @@ OF_SEQUENCE = {
     "fisher": lambda expert: through_down(expert) ** 2,
     "fisher_margin": lambda expert: through_down(expert) ** 2,
 }
+for weighted in ("rounding_margin", "fisher", "fisher_margin"):
+    OF_SEQUENCE[f"{weighted}_weighted"] = OF_SEQUENCE[weighted]
 
 
 @pytest.fixture(params=[QWEN2_MOE, DEEPSEEK_V2], ids=lambda row: row.model_type)
@@ -70,7 +73,8 @@ def test_gradient_scores_equal_one_backward_pass_per_sequence(model: Any, name: 
     for tokens in calibration_of(LENGTHS).sequences():
         with_weight_gradients(model, tokens, LOSS_OF[name])
         for block in blocks_of(model):
-            expected[block.layer] += OF_SEQUENCE[name](block.all_experts[-1]).numpy() / len(LENGTHS)
+            value_W = OF_SEQUENCE[name](block.all_experts[-1]).numpy()
+            expected[block.layer] += share_of(name, tokens) * value_W
     assert len(expected) == 2
     for layer, expected_W in expected.items():
         # absgrad takes its gradients in float32; the weights 1/n of the tokens always are.

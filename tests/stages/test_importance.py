@@ -54,8 +54,12 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
-def test_where_formats_are_to_be_chosen_what_rounding_costs_is_measured(tmp_path: Path) -> None:
-    settings = ImportanceSettings(scores=("fisher_margin", "rounding_margin"), batch_tokens=64)
+@pytest.mark.parametrize("form", ["", "_weighted"])
+def test_where_formats_are_to_be_chosen_what_rounding_costs_is_measured(
+    tmp_path: Path, form: str
+) -> None:
+    scores = (f"fisher_margin{form}", f"rounding_margin{form}")
+    settings = ImportanceSettings(scores=scores, batch_tokens=64)
     written = []
     for name in ("first", "second"):
         job = job_for(tmp_path / name, settings, (20, 30, 7, 9, 40, 2))

@@ -13,6 +13,7 @@ from moe_export.errors import ArtifactError
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.build import build_report
 from moe_export.reporting.sentences import compensation_sentence
+from moe_export.reporting.tables import gates_table
 from tests.helpers.artifacts import save_json
 from tests.helpers.report_keys import documented, paths_of
 from tests.helpers.synthetic_runs import write_report, write_run
@@ -134,6 +135,23 @@ def test_a_run_without_a_baseline_says_what_is_not_known(tmp_path: Path) -> None
     text = read(tmp_path / "run", "report.md")
     assert "(before: predicted)" in text
     assert "the unpruned model was not exported" in text
+
+
+def test_each_source_has_its_shares_of_tokens_and_of_importance(run: Path) -> None:
+    text = read(run, "report.md")
+    assert "| weight | share of tokens | share of importance |" in text
+    assert "| text | 96 | 0 | 4,082 | – | 20 % | 0.5 % |" in text
+
+
+def test_a_gate_that_cannot_be_computed_is_shown_with_its_reason(tmp_path: Path) -> None:
+    folders = write_run(tmp_path / "run", gate_passed=False)
+    validation = Validation.load(folders["validate"])
+    change = {"value": None, "detail": "no task has prompts"}
+    gates = (validation.gates[0], validation.gates[1].model_copy(update=change))
+    validation.model_copy(update={"gates": gates}).save(folders["validate"])
+    report = build_report(folders, ReportSettings())
+    row = gates_table(report).rows[1]
+    assert row[-2:] == ["cannot be computed: no task has prompts", "FAIL"]
 
 
 def test_a_failed_gate_stands_at_the_top(tmp_path: Path) -> None:

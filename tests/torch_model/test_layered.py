@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,17 @@ def test_importance_of_the_streamed_model_is_that_of_the_whole(
         "whole": LayeredModel(load_torch_model(directory, torch.float32)),
     }
     actual: dict[str, Any] = {}
+    calibration = replace(
+        calibration_of(LENGTHS),
+        source_S=(np.arange(len(LENGTHS)) % 2).astype(np.int32),
+        weight_K=np.array([3.0, 1.0]),
+    )
     for name, model in models.items():
         (tmp_path / name).mkdir()
         actual[name] = collect_importance(
             model,
             Axis(spec),
-            calibration_of(LENGTHS),
+            calibration,
             scores_named(SCORES),
             30,
             tmp_path / name,
@@ -89,6 +95,8 @@ def test_importance_of_the_streamed_model_is_that_of_the_whole(
             np.testing.assert_array_equal(
                 actual["streamed"].scores[name][layer], actual["whole"].scores[name][layer], name
             )
+    for name, share_K in actual["whole"].source_shares.items():
+        np.testing.assert_array_equal(actual["streamed"].source_shares[name], share_K)
 
 
 def test_a_damaged_tensor_stops_the_stream_and_leaves_nothing_in_memory(tmp_path: Path) -> None:
