@@ -131,26 +131,6 @@ class ParityFacts(Record):
     greedy_agreement: float | None
 
 
-class GateFacts(Record):
-    """A limit of the recipe and its outcome, see `Gate`.
-
-    Attributes:
-        name: name of the limit in the recipe, or `finite_logits`, which is listed when it fails.
-        provider: execution provider of the measurement.
-        limit: limit, in the unit of the value.
-        value: measured value.
-        passed: True if the limit was met.
-        detail: cause of a failure and advice, as far as they are known; None otherwise.
-    """
-
-    name: str
-    provider: str
-    limit: float
-    value: float
-    passed: bool
-    detail: str | None
-
-
 class ExecutionFacts(Record):
     """Implementation of the experts that ran.
 

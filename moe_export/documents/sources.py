@@ -236,8 +236,8 @@ def _encoded(
                     f"{source.name}: document {each.number} has {len(whole.tokens)} tokens, at "
                     "least 2 are needed to predict one; remove empty documents"
                 )
-            sequence = cut(whole, length)
-            yield _Encoded(each.number, sequence, whole.prompt_tokens, len(whole.tokens) > length)
+            is_truncated = len(whole.tokens) > length
+            yield _Encoded(each.number, cut(whole, length), whole.prompt_tokens, is_truncated)
 
 
 def _is_rendered(source: Source) -> bool:
