@@ -159,6 +159,7 @@ MARK = StageMark(
         settings={"keep": 0.5, "scope": "model"},
         outside={"checkpoint": "b" * 64},
         inputs={"importance": "c" * 64},
+        threads=2,
     ),
     files={"plan.json": FileFacts(bytes=12, sha256="d" * 64)},
     predicted=PredictedCost(wall_s=1.5, peak_resident_bytes=1000, output_bytes=12),
@@ -178,6 +179,7 @@ CALIBRATION = CalibrationSummary(
             truncated_sequences=1,
             tokens_sha256="e" * 64,
             weight=None,
+            bos="tokenizer",
         ),
     ),
 )
