@@ -179,6 +179,7 @@ CALIBRATION = CalibrationSummary(
             truncated_sequences=1,
             tokens_sha256="e" * 64,
             weight=None,
+            bos="tokenizer",
         ),
     ),
 )

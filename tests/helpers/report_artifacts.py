@@ -180,6 +180,7 @@ REPORT = Report(
                 truncated_sequences=1,
                 tokens_sha256="a" * 64,
                 weight=2.0,
+                bos="tokenizer",
             ),
         ),
     ),

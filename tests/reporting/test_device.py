@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.artifacts.measurements import Measurements
 from moe_export.artifacts.report import Report
+from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.validation import Validation
 from moe_export.recipe import ReportSettings
 from moe_export.reporting.compare import compare, text_rows
@@ -33,6 +35,12 @@ def device_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scores = validation["providers"]["cuda"]["variants"]["pruned"]["tasks"]["sums"]
         scores |= {name: rate, f"{name}_stderr": 0.01}
     save_json(folders["validate"] / Validation.FILE, validation)
+    calibration = load_json(folders["calibrate"] / CalibrationSummary.FILE)
+    calibration["sources"][0]["bos"] = "tokenizer"
+    save_json(folders["calibrate"] / CalibrationSummary.FILE, calibration)
+    mark = load_json(folders["importance"] / StageMark.FILE)
+    mark["identity"]["threads"] = 2
+    save_json(folders["importance"] / StageMark.FILE, mark)
     measurements = load_json(folders["validate"] / Measurements.FILE)
     for entry in measurements["memory"] + measurements["speed"]:
         entry["provider"] = "cuda"

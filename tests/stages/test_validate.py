@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -7,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moe_export.artifacts.validation import Greedy, Parity
+from moe_export.documents.sources import draw
 from moe_export.evaluation import tally as evaluation
+from moe_export.evaluation.finite import FiniteCheck
+from moe_export.evaluation.masking import ScoredTask, score_tasks
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.ort.benchmark import probe
 from moe_export.ort.execution import execution_path
 from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel
-from moe_export.recipe import SpeedSettings
-from moe_export.stages.validate import within
+from moe_export.recipe import SpeedSettings, Task
+from moe_export.stages.validate import _tallies_of, within
 from moe_export.testing.tiny import tiny_checkpoint
+from moe_export.torch_model import load_torch_model
 from tests.helpers.decoding import exported
 
 
@@ -90,3 +96,26 @@ def test_the_measuring_process_loads_no_heavy_package_before_memory_is_counted()
     loaded = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines() if "|" in line}
     assert "moe_export.ort.measuring" in loaded
     assert not loaded & {"pydantic", "torch", "transformers", "onnx_ir", "safetensors"}
+
+
+def test_choices_of_an_exported_model_are_those_of_torch_and_in_the_order_of_documents(
+    tmp_path: Path,
+) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    items = [
+        {"q": "2+2=", "a": "4", "c": ["4", "55"]},
+        {"q": "1+1=1+1=", "a": "2", "c": ["2", "3", "9"]},
+        {"q": "a", "a": "b", "c": ["x", "b"]},
+    ]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(map(json.dumps, items)))
+    task = Task(jsonl=str(rows), prompt_field="q", answer_field="a", choices_field="c")
+    sequences = draw(task, source, 3, 64, 0, "test").sequences
+    model = OrtModel(exported(source, tmp_path / "onnx"), operator="portable")
+    tallies = _tallies_of({"pruned": model}, task, sequences, {"pruned": FiniteCheck()})
+    torch_model = load_torch_model(source, torch.float32)
+    expected = score_tasks(torch_model, {"some": ScoredTask(True, sequences)})["some"]
+    scores = tallies["pruned"].scores()
+    assert scores.choice_accuracy == expected.choice_accuracy
+    assert scores.first_token_match == expected.first_token_match
+    assert len(tallies["pruned"].document_scores().choices or ()) == 3
