@@ -131,26 +131,6 @@ class ParityFacts(Record):
     greedy_agreement: float | None
 
 
-class GateFacts(Record):
-    """A limit of the recipe and its outcome, see `Gate`.
-
-    Attributes:
-        name: name of the limit in the recipe, or `finite_logits`, which is listed when it fails.
-        provider: execution provider of the measurement.
-        limit: limit, in the unit of the value.
-        value: measured value; None if it could not be computed.
-        passed: True if there is a value and it is within the limit.
-        detail: cause of a failure and advice, as far as they are known; None otherwise.
-    """
-
-    name: str
-    provider: str
-    limit: float
-    value: float | None
-    passed: bool
-    detail: str | None
-
-
 class ExecutionFacts(Record):
     """Implementation of the experts that ran.
 
