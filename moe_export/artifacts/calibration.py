@@ -41,7 +41,7 @@ class CalibrationSource(Record):
     tokens: int
     bos: str | None = None
     truncated_sequences: int
-    dropped_documents: int = 0
+    dropped_documents: int
     tokens_sha256: str
     weight: float | None
 

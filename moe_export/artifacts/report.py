@@ -23,10 +23,10 @@ from moe_export.artifacts.report_plan import (
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
     ExecutionFacts,
+    GateFacts,
     Headline,
     ParityFacts,
 )
-from moe_export.artifacts.validation import Gate
 
 
 class Report(JsonArtifact):
@@ -73,7 +73,7 @@ class Report(JsonArtifact):
     quantization: QuantizationFacts | None
     accuracy: tuple[AccuracyFacts, ...]
     parity: tuple[ParityFacts, ...]
-    gates: tuple[Gate, ...]
+    gates: tuple[GateFacts, ...]
     speed: tuple[Speed, ...]
     execution: tuple[ExecutionFacts, ...]
     machine: Machine

@@ -57,13 +57,13 @@ class TaskFacts(Record):
         exact_match_stderr: standard error of `exact_match`; None without answers.
         loss_nats: mean negative log-likelihood per scored token.
         perplexity: exp(`loss_nats`).
-        loss_nats_stderr: standard error of `loss_nats`; absent for one document.
-        kl_nats_stderr: standard error of `kl_nats`; absent for one document or without a baseline.
-        first_token_match: fraction of documents with the first answer token right; absent without
+        loss_nats_stderr: standard error of `loss_nats`; None for one document.
+        kl_nats_stderr: standard error of `kl_nats`; None for one document or without a baseline.
+        first_token_match: fraction of documents with the first answer token right; None without
             answers.
         first_token_match_stderr: standard error of `first_token_match`.
         choice_accuracy: fraction of documents whose answer is likelier than every wrong choice;
-            absent without choices.
+            None without choices.
         choice_accuracy_stderr: standard error of `choice_accuracy`.
     """
 
@@ -76,12 +76,12 @@ class TaskFacts(Record):
     exact_match_stderr: float | None
     loss_nats: float
     perplexity: float
-    loss_nats_stderr: float | None = None
-    kl_nats_stderr: float | None = None
-    first_token_match: float | None = None
-    first_token_match_stderr: float | None = None
-    choice_accuracy: float | None = None
-    choice_accuracy_stderr: float | None = None
+    loss_nats_stderr: float | None
+    kl_nats_stderr: float | None
+    first_token_match: float | None
+    first_token_match_stderr: float | None
+    choice_accuracy: float | None
+    choice_accuracy_stderr: float | None
 
 
 class AccuracyFacts(Record):
@@ -129,6 +129,26 @@ class ParityFacts(Record):
     greedy_prompts: int | None
     greedy_new_tokens: int | None
     greedy_agreement: float | None
+
+
+class GateFacts(Record):
+    """A limit of the recipe and its outcome, see `Gate`.
+
+    Attributes:
+        name: name of the limit in the recipe, or `finite_logits`, which is listed when it fails.
+        provider: execution provider of the measurement.
+        limit: limit, in the unit of the value.
+        value: measured value; None if it could not be computed.
+        passed: True if there is a value and it is within the limit.
+        detail: cause of a failure and advice, as far as they are known; None otherwise.
+    """
+
+    name: str
+    provider: str
+    limit: float
+    value: float | None
+    passed: bool
+    detail: str | None
 
 
 class ExecutionFacts(Record):

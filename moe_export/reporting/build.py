@@ -36,6 +36,7 @@ from moe_export.reporting.build_quantization import quantization_facts
 from moe_export.reporting.build_validation import (
     accuracy_facts,
     execution_facts,
+    gate_facts,
     parity_facts,
 )
 from moe_export.reporting.methods import methods_of
@@ -86,7 +87,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             quantization=quantization_facts(folders.get("quantize")),
             accuracy=accuracy,
             parity=parity_facts(validation),
-            gates=validation.gates,
+            gates=gate_facts(validation),
             speed=measurements.speed,
             execution=execution_facts(measurements.speed),
             machine=measurements.machine,

@@ -8,6 +8,7 @@ from moe_export.artifacts.measurements import Speed
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
     ExecutionFacts,
+    GateFacts,
     ParityFacts,
     TaskFacts,
 )
@@ -84,6 +85,21 @@ def _parity(provider: str, variant: str, parity: Parity, greedy: Greedy | None) 
         greedy_prompts=greedy.prompts if greedy else None,
         greedy_new_tokens=greedy.new_tokens if greedy else None,
         greedy_agreement=greedy.agreement if greedy else None,
+    )
+
+
+def gate_facts(validation: Validation) -> tuple[GateFacts, ...]:
+    """Returns the limits of the recipe and their outcome."""
+    return tuple(
+        GateFacts(
+            name=gate.name,
+            provider=gate.provider,
+            limit=gate.limit,
+            value=gate.value,
+            passed=gate.passed,
+            detail=gate.detail,
+        )
+        for gate in validation.gates
     )
 
 

@@ -177,6 +177,7 @@ CALIBRATION = CalibrationSummary(
             sequences=3,
             tokens=12,
             truncated_sequences=1,
+            dropped_documents=0,
             tokens_sha256="e" * 64,
             weight=None,
             bos="tokenizer",

@@ -43,6 +43,7 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
+from moe_export.reporting.build_validation import gate_facts
 from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
@@ -178,6 +179,7 @@ REPORT = Report(
                 sequences=2,
                 tokens=9,
                 truncated_sequences=1,
+                dropped_documents=0,
                 tokens_sha256="a" * 64,
                 weight=2.0,
                 bos="tokenizer",
@@ -236,7 +238,7 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=VALIDATION.gates,
+    gates=gate_facts(VALIDATION),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

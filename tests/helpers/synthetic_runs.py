@@ -129,6 +129,8 @@ def _calibrate(folder: Path, source: str) -> None:
                     "sequences": 96,
                     "tokens": 4082,
                     "truncated_sequences": 0,
+                    "dropped_documents": 0,
+                    "bos": "tokenizer",
                     "tokens_sha256": "0" * 64,
                     "weight": None,
                 }
