@@ -1,6 +1,6 @@
-"""Files that pytest leaves out if Triton or the server's packages are not installed.
+"""Files that pytest leaves out if Triton, the server's packages or Optimum are not installed.
 
-The extra [test] brings them.
+The extras [test] and [optimum] bring them.
 """
 
 from __future__ import annotations
@@ -20,5 +20,7 @@ collect_ignore = []
 if find_spec("triton") is None:
     collect_ignore += [f"moe_export/{name}" for name in _NEEDS_TRITON]
     collect_ignore += ["tests/cuda", "tests/gpu_check"]
+if find_spec("optimum") is None:
+    collect_ignore += ["moe_export/optimum.py"]
 if any(find_spec(name) is None for name in _SERVER):
     collect_ignore += ["moe_export/serve", "tests/serve"]
