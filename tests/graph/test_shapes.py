@@ -123,7 +123,10 @@ def test_the_tools_of_onnx_runtime_take_a_model(layout: Layout, tmp_path: Path) 
     assert session.get_outputs()[0].name == "logits"
 
 
-def test_symbolic_shape_inference_takes_a_portable_model(tmp_path: Path) -> None:
+def test_symbolic_shape_inference_takes_a_portable_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the tool may leave weights in the current folder
     source = tiny_checkpoint(tmp_path / "source")
     export_model(source, tmp_path / "out", "float32")
     model = onnx.load(tmp_path / "out" / "model.onnx")
