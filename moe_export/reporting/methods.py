@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moe_export.artifacts.report_making import Method
 from moe_export.artifacts.validation import Validation
+from moe_export.ort.predicted_memory import RUNTIME_BYTES
 from moe_export.recipe import SpeedSettings
 from moe_export.variants import BASELINE
 
@@ -24,7 +25,8 @@ def methods_of(validation: Validation, speed: SpeedSettings) -> tuple[Method, ..
         "load peak, steady": (
             "Resident memory of a fresh process, less what it held with ONNX Runtime imported: the "
             "peak while the session loads, and the level after a short generation. The prediction "
-            "is the size of model.onnx.data and 23.5 MB for the runtime; it is made for the CPU."
+            "is the size of model.onnx.data and "
+            f"{RUNTIME_BYTES / 1e6:.1f} MB for the runtime; it is made for the CPU."
         ),
         "device memory": (
             "What the NVIDIA driver counts as in use on the device, by all processes, less what it "
