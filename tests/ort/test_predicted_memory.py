@@ -21,9 +21,9 @@ MEASURED = (
     *((15_313_408, 38_256_640), (9_021_952, 32_727_040), (3_068_416, 27_639_808)),
     *((15_313_408, 38_965_248), (9_021_952, 33_492_992), (3_068_416, 28_368_896)),
 )
-"""Size of `model.onnx.data` and steady resident memory in bytes: the demo model whole, pruned, and in
-int4 experts; medians of five processes, and as a run of `demo_50pct_int4` reported them. ONNX Runtime
-1.32 on an AMD EPYC, with graphs that move padding behind the tokens.
+"""Size of `model.onnx.data` and steady resident memory, in bytes, of the demo model whole, pruned,
+and with int4 experts: medians of five processes, and as a run of `demo_50pct_int4` reported them.
+ONNX Runtime 1.32 on an AMD EPYC, with graphs that move padding behind the tokens.
 """
 
 
