@@ -41,6 +41,7 @@ def test_predicted_bytes_are_those_that_the_collector_asks_for_with_every_set_of
         dtype=getattr(torch, dtype),
     )
     states: Any = SimpleNamespace(check_space=asked.append)
+    no_sources: Any = None  # weights take no space
     predicted = []
     for names in SUBSETS:
         settings = ImportanceSettings(scores=names, dtype=dtype)
@@ -50,6 +51,7 @@ def test_predicted_bytes_are_those_that_the_collector_asks_for_with_every_set_of
             model,
             Axis(spec),
             scores_named(names),
+            no_sources,
             len(batches),
             dict(enumerate(batches)),
             states,
