@@ -19,6 +19,7 @@ from moe_export.recipe import ImportanceSettings
 from moe_export.runner.estimate import importance_estimate
 from moe_export.scores import SCORES, scores_named
 from moe_export.scoring.collector import Collector
+from moe_export.scoring.source_weights import SourceWeights
 from moe_export.system.progress import silent
 from moe_export.system.workers import ALONE
 
@@ -41,7 +42,7 @@ def test_predicted_bytes_are_those_that_the_collector_asks_for_with_every_set_of
         dtype=getattr(torch, dtype),
     )
     states: Any = SimpleNamespace(check_space=asked.append)
-    no_sources: Any = None  # weights take no space
+    one_source = SourceWeights(np.zeros(6, np.int64), np.full(6, 15.0), np.ones(1), np.ones(1))
     predicted = []
     for names in SUBSETS:
         settings = ImportanceSettings(scores=names, dtype=dtype)
@@ -51,7 +52,7 @@ def test_predicted_bytes_are_those_that_the_collector_asks_for_with_every_set_of
             model,
             Axis(spec),
             scores_named(names),
-            no_sources,
+            one_source,
             len(batches),
             dict(enumerate(batches)),
             states,
