@@ -205,6 +205,8 @@ def test_what_transformers_does_not_accept_is_one_sentence(
 
     from moe_export.torch_model import load_torch_model
 
+    if "layer_types" in keys:
+        pytest.importorskip("transformers", minversion="5.0")  # 4 does not read the key
     directory = tiny_checkpoint(tmp_path / "m", **keys)
     if "eos_token_id" in keys:
         (directory / "generation_config.json").write_text("[]")
