@@ -18,4 +18,7 @@ Choice choose(const std::string& name);
 // The choice of the process, made once by the environment variable MOE_EXPORT_KERNEL.
 const Choice& process_choice();
 
+// The arithmetic of rounding for the same instruction set; every one gives the same codes.
+const Rounding& process_rounding();
+
 }  // namespace moe_export

@@ -168,7 +168,8 @@ const Kernels kKernels = {
     {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
     quantize,
     widen,
-    narrow};
+    narrow,
+    portable_rounding};
 
 }  // namespace
 
