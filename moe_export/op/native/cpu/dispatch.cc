@@ -2,24 +2,30 @@
 
 #include <cstdlib>
 
-#include "cpu/processor.h"
-
 namespace moe_export {
+namespace {
 
-Choice choose(const std::string& name) {
+const char* reason_for(const Kernels* fastest) {
+  if (fastest != portable_kernels()) return "the fastest that this processor has";
+  return "plain C++, as there are no kernels for this processor; models in integer formats are "
+         "likely faster without the library, as standard operators";
+}
+
+}  // namespace
+
+Choice choose(const std::string& name, const Processor& has) {
   struct Candidate {
     const Kernels* kernels;
     bool available;
   };
   // From fast to plain.
-  const Processor has = processor();
   const Candidate candidates[] = {{avx512_kernels(), has.has_avx512},
                                   {avx2_kernels(), has.has_avx2},
                                   {portable_kernels(), true}};
   std::string available;
   for (const Candidate& candidate : candidates) {
     if (candidate.kernels == nullptr || !candidate.available) continue;
-    if (name.empty()) return {candidate.kernels, "the fastest that this processor has"};
+    if (name.empty()) return {candidate.kernels, reason_for(candidate.kernels)};
     if (name == candidate.kernels->name) return {candidate.kernels, "asked for by name"};
     available += (available.empty() ? "" : ", ") + std::string(candidate.kernels->name);
   }
@@ -32,7 +38,7 @@ Choice choose(const std::string& name) {
 const Choice& process_choice() {
   static const Choice& choice = *[] {
     const char* name = std::getenv("MOE_EXPORT_KERNEL");
-    return new Choice(choose(name == nullptr ? "" : name));
+    return new Choice(choose(name == nullptr ? "" : name, processor()));
   }();
   return choice;
 }
