@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from moe_export.op.library import LIBRARY_NAME
 from tests.helpers.cmake import LIBRARY, build
+from tests.helpers.shared import made_once
 
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -35,4 +37,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The native library, compiled from the sources of this tree."""
-    return build(LIBRARY, "moe_export_ops", tmp_path_factory.mktemp("native")) / LIBRARY_NAME
+    compile_it = partial(build, LIBRARY, "moe_export_ops")
+    return made_once(tmp_path_factory, "native", compile_it) / LIBRARY_NAME
