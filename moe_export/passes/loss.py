@@ -95,6 +95,32 @@ def divergence_nats(
     return total_nats, torch.cat(slopes)
 
 
+def token_divergences(
+    hidden_TD: Tensor, teacher_TD: Tensor, gold_T: Tensor, head: nn.Linear
+) -> tuple[Tensor, Tensor]:
+    """Divergence of a model from a teacher, and the model's loss, at each token.
+
+    Args:
+        hidden_TD: Last hidden states of the model, after the final norm.
+        teacher_TD: Last hidden states of the teacher, after the final norm.
+        gold_T: Token that follows each position, int64.
+        head: Linear map from either to logits, of which at most `CHUNK_BYTES` are in memory.
+
+    Returns:
+        KL(teacher, model) and negative log-likelihood of `gold`, both float64 [T], nats.
+    """
+    empty = hidden_TD.new_zeros(0, dtype=torch.float64)
+    divergences, losses = [empty], [empty]
+    with torch.no_grad():
+        for part in _chunks(len(hidden_TD), head, CHUNK_BYTES // 2):
+            q_TV = torch.log_softmax(_logits(head, teacher_TD[part]), dim=-1)
+            p_TV = torch.log_softmax(_logits(head, hidden_TD[part]), dim=-1)
+            kl_TV = torch.nn.functional.kl_div(p_TV, q_TV, reduction="none", log_target=True)
+            divergences.append(kl_TV.sum(-1, dtype=torch.float64))
+            losses.append(-p_TV.gather(1, gold_T[part, None])[:, 0].double())
+    return torch.cat(divergences), torch.cat(losses)
+
+
 def _chunks(rows: int, head: nn.Linear, chunk_bytes: int) -> Iterator[slice]:
     """Slices of the positions whose float32 logits take at most `chunk_bytes` each."""
     chunk = max(1, chunk_bytes // (4 * head.weight.shape[0]))

@@ -52,6 +52,9 @@ from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
 
+FITTING_PASSES = 3
+"""Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
+
 
 @dataclass(frozen=True)
 class StageEstimate:
@@ -179,6 +182,34 @@ def _plan(models: _Models) -> StageEstimate:
     return StageEstimate("plan", 100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0)
 
 
+def _ranking(models: _Models) -> StageEstimate:
+    """Every candidate runs forward over a few sequences, every finalist over all held out, and over
+    the tokens that it is refitted on.
+    """
+    recipe, spec = models.recipe, models.spec
+    settings, plan = recipe.ranking, recipe.plan
+    assert plan is not None
+    scopes = 1 if plan.is_solved else len(settings.scopes)
+    candidates = scopes * len(settings.scores)
+    finalists = min(settings.finalists, candidates)
+    sources, length = len(recipe.calibrate.sources), recipe.calibrate.sequence_length
+    first, all_held = (length * sources * each for each in (settings.first, settings.held_out))
+    tokens = (1 + candidates) * first + (1 + finalists) * all_held
+    states = 4 * 4 * spec.hidden_size * all_held
+    if recipe.prune.refit_down:
+        fitting = min(models.tokens, settings.fitting_tokens)
+        tokens += FITTING_PASSES * finalists * fitting
+        states += 4 * 4 * spec.hidden_size * fitting
+    models_run = 2 + candidates + finalists
+    read = STORED_BYTES * spec.parameters * models_run
+    return StageEstimate(
+        "ranking",
+        1 << 16,
+        TORCH_BYTES + LOGIT_BYTES + 4 * _held_at_once(spec) + states,
+        5 + 2.0 * _active_parameters(spec) * tokens / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
+    )
+
+
 def _prune(models: _Models) -> StageEstimate:
     distilling = _distilling(models.recipe, models.spec, models.kept, models.fitting_tokens)
     pruned = models.kept.parameters
@@ -235,6 +266,7 @@ def _bakeoff(models: _Models) -> StageEstimate:
 
 STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
     "calibrate": _calibrate,
+    "ranking": _ranking,
     "plan": _plan,
     "prune": _prune,
     "quantize": _quantize,

@@ -8,12 +8,14 @@ from typing import Any
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import (
+    AUTO,
     ROUNDING_OF,
     BakeoffSettings,
     Formats,
     ImportanceSettings,
     PruneSettings,
     QuantizeSettings,
+    RankingSettings,
     Recipe,
     Section,
 )
@@ -44,6 +46,8 @@ def steps_of(recipe: Recipe) -> list[Step]:
     settings = {
         stage: section for stage in MAIN_JOB if (section := recipe.section(stage)) is not None
     }
+    if recipe.plan is None or recipe.plan.score != AUTO:
+        del settings["ranking"]
     # The plan predicts the bytes of what will be exported.
     assert recipe.plan is not None
     exported: dict[str, Any] = {}
@@ -61,12 +65,28 @@ def steps_of(recipe: Recipe) -> list[Step]:
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
     settings["plan"] = recipe.plan.model_copy(update=exported)
+    if "ranking" in settings:
+        settings |= _chosen(recipe, settings)
     return [
         Step(
             stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}
         )
         for stage, section in settings.items()
     ]
+
+
+def _chosen(recipe: Recipe, settings: Mapping[str, Section]) -> dict[str, Section]:
+    """Sections of the stages that a choice among rankings needs more of."""
+    ranking, importance = recipe.ranking, settings["importance"]
+    assert isinstance(importance, ImportanceSettings)
+    # Scores that no candidate has are computed only if the recipe names them.
+    named = importance.scores if "scores" in recipe.importance.model_fields_set else ()
+    scores = tuple(dict.fromkeys((*named, *ranking.scores)))
+    return {
+        "calibrate": recipe.calibrate.model_copy(update={"held_out": ranking.held_out}),
+        "importance": importance.model_copy(update={"scores": scores}),
+        "ranking": ranking.model_copy(update={"plan": settings["plan"], "prune": recipe.prune}),
+    }
 
 
 def depends_on_threads(step: Step) -> bool:
@@ -80,7 +100,7 @@ def depends_on_threads(step: Step) -> bool:
         return settings.refit_down or settings.distill_router is not None
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
-    return isinstance(settings, ImportanceSettings | BakeoffSettings)
+    return isinstance(settings, ImportanceSettings | RankingSettings | BakeoffSettings)
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:
