@@ -39,6 +39,8 @@ class RankingSettings(Section):
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = (
         "fisher_margin",
         "fisher_margin_weighted",
+        "fisher_margin_mixed",
+        "fisher_mixed",
         "fisher_weighted",
         "fisher_per_token",
         "router_weighted_activation",
