@@ -21,16 +21,54 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_export.artifacts.calibration import Calibration
+from moe_export.artifacts.calibration import Calibration, CalibrationSummary, HeldOut
+from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.ranking import Ranking
+from moe_export.checkpoint import Checkpoint
+from moe_export.families.axis import Axis
 from moe_export.fitting.refit import Refitted, refit_by_layer
-from moe_export.ranking.candidates import Planned
+from moe_export.ranking.candidates import Planned, candidates_of
 from moe_export.ranking.held_out import HeldOutSet
 from moe_export.ranking.rounds import Round, Steps
 from moe_export.ranking.table import answer_loss, mean_kl, row
 from moe_export.recipe import RankingSettings
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model.deterministic import deterministic
+
+
+def chosen_ranking(
+    directory: Path,
+    axis: Axis,
+    importance: Importance,
+    calibrated: Path,
+    settings: RankingSettings,
+    folder: Path,
+    progress: Progress = silent,
+) -> Ranking:
+    """Plans the candidates, and chooses among them; see `choose_ranking`.
+
+    Args:
+        directory: Unpruned checkpoint.
+        axis: Experts that may be pruned.
+        importance: Scores of the candidates.
+        calibrated: Folder of the calibration set and of what was held out from it.
+        settings: Candidates and their budget.
+        folder: Folder of finished measurements.
+        progress: Function that is called for every layer of every model.
+
+    Raises:
+        PlanError: The budget cannot be met.
+    """
+    names = tuple(source.name for source in CalibrationSummary.load(calibrated).sources)
+    return choose_ranking(
+        directory,
+        list(candidates_of(Checkpoint(directory), axis, importance, settings)),
+        Calibration.load(calibrated),
+        HeldOutSet(HeldOut.load(calibrated), names),
+        settings,
+        folder,
+        progress,
+    )
 
 
 def choose_ranking(

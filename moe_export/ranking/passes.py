@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe_export.artifacts.calibration import Calibration
+from moe_export.evaluation.masking import down_name, put_columns
 from moe_export.fitting.refit import Refitted
 from moe_export.passes.batches import Batch, batches_of
 from moe_export.passes.carried import BATCH_TOKENS
@@ -99,17 +100,11 @@ class HeldOutPasses:
         self, block: RaggedMoEBlock, kept: Kept, down: Mapping[str, NDArray[np.float32]]
     ) -> None:
         """Masks the experts of a layer, and puts refitted columns in place."""
-        spec, layer = self.model.spec, block.layer
         for expert, swiglu in enumerate(block.all_experts):
-            if (layer, expert) not in kept:
-                continue
-            is_shared = expert == spec.num_experts
-            name = (
-                spec.name("shared_down", layer) if is_shared else spec.name("down", layer, expert)
-            )
-            weight_DW, kept_P = swiglu.down.weight, torch.from_numpy(kept[layer, expert])
-            columns_DP = torch.from_numpy(down[name]) if name in down else weight_DW[:, kept_P]
-            weight_DW[:] = torch.zeros_like(weight_DW).index_copy(1, kept_P, columns_DP)
+            place = (block.layer, expert)
+            if place in kept:
+                columns_DP = down.get(down_name(block, expert))
+                put_columns(swiglu.down.weight, torch.from_numpy(kept[place]), columns_DP)
 
     def _scored(self, batch: Batch) -> Tensor:
         """Positions of a batch whose next token is scored, bool."""

@@ -30,6 +30,9 @@ def check_derived_keys(recipe: Recipe) -> None:
         raise ValueError("calibrate.held_out follows ranking.held_out; leave it out")
     if recipe.ranking.plan is not None or recipe.ranking.prune is not None:
         raise ValueError("ranking.plan and ranking.prune follow these sections; leave them out")
+    bakeoff = recipe.bakeoff
+    if bakeoff is not None and (bakeoff.ranking is not None or bakeoff.prune is not None):
+        raise ValueError("bakeoff.ranking and bakeoff.prune follow these sections; leave them out")
 
 
 def check_execution(recipe: Recipe) -> None:
@@ -104,9 +107,14 @@ def check_score(recipe: Recipe) -> None:
 
 def check_ranking(recipe: Recipe) -> None:
     """Stops a choice among rankings that cannot be made."""
+    ranking = recipe.ranking
+    if ranking.first > ranking.held_out:
+        raise ValueError(
+            f"ranking.first is {ranking.first}, more than the {ranking.held_out} sequences that "
+            "ranking.held_out gives; lower it"
+        )
     if recipe.plan is None or recipe.plan.score != AUTO:
         return
-    ranking = recipe.ranking
     if recipe.plan.is_solved and "model" not in ranking.scopes:
         raise ValueError(
             "ranking.scopes has no model, and a budget of active bytes ranks over the whole model; "
@@ -116,11 +124,6 @@ def check_ranking(recipe: Recipe) -> None:
         raise ValueError(
             "ranking.scores has router_frequency, which counts what the router sends, and "
             "plan.shared_expert is prune; leave one of them out"
-        )
-    if ranking.first > ranking.held_out:
-        raise ValueError(
-            f"ranking.first is {ranking.first}, more than the {ranking.held_out} sequences that "
-            "ranking.held_out gives; lower it"
         )
 
 

@@ -105,30 +105,44 @@ def depends_on_threads(step: Step) -> bool:
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:
     """Calibration and importance once per seed, then the comparison of all of them."""
-    assert recipe.bakeoff is not None
+    bakeoff = recipe.bakeoff
+    assert bakeoff is not None
+    chooses = AUTO in bakeoff.scores
+    held_out = {"held_out": recipe.ranking.held_out} if chooses else {}
+    scores = _compared(bakeoff, recipe)
+    if chooses or True in bakeoff.refit:
+        bakeoff = bakeoff.model_copy(update={"prune": recipe.prune})
+    if chooses:
+        bakeoff = bakeoff.model_copy(update={"ranking": recipe.ranking})
     steps = []
-    draws = {}
-    for seed in recipe.bakeoff.seeds:
+    draws: dict[str, str] = {}
+    for seed in bakeoff.seeds:
         draw = f"draw-{seed}"
-        calibrate = recipe.calibrate.model_copy(update={"seed": seed})
+        calibrated = f"{draw}/calibrate"
         steps += [
-            Step("calibrate", f"{draw}/calibrate", calibrate, {}),
+            Step(
+                "calibrate",
+                calibrated,
+                recipe.calibrate.model_copy(update={"seed": seed, **held_out}),
+                {},
+            ),
             Step(
                 "importance",
                 f"{draw}/importance",
-                recipe.importance.model_copy(
-                    update={"scores": _all_scores(recipe.bakeoff.scores, recipe)}
-                ),
-                {"calibrate": f"{draw}/calibrate"},
+                recipe.importance.model_copy(update={"scores": scores}),
+                {"calibrate": calibrated},
             ),
         ]
-        draws[draw] = f"{draw}/importance"
-    return [*steps, Step("bakeoff", "bakeoff", recipe.bakeoff, draws)]
+        draws |= {draw: f"{draw}/importance", calibrated: calibrated}
+    return [*steps, Step("bakeoff", "bakeoff", bakeoff, draws)]
 
 
-def _all_scores(scores: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
-    assert recipe.bakeoff is not None
-    return tuple(dict.fromkeys((*scores, *recipe.bakeoff.whole_expert_scores)))
+def _compared(bakeoff: BakeoffSettings, recipe: Recipe) -> tuple[str, ...]:
+    """Scores that a comparison needs."""
+    scores = [score for score in bakeoff.scores if score != AUTO]
+    if AUTO in bakeoff.scores:
+        scores += recipe.ranking.scores
+    return tuple(dict.fromkeys((*scores, *bakeoff.whole_expert_scores)))
 
 
 def between(steps: list[Step], first: str | None, last: str | None) -> tuple[list[Step], set[str]]:

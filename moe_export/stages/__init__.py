@@ -39,7 +39,7 @@ STAGES: dict[str, StageFacts] = {
         4, ("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export", "validate")
     ),
     "sweep": StageFacts(2, ()),
-    "bakeoff": StageFacts(3, ()),
+    "bakeoff": StageFacts(4, ()),
 }
 
 MAIN_JOB = (
