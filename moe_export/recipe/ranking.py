@@ -16,7 +16,7 @@ Scope = Literal["model", "layer"]
 
 
 class RankingSettings(Section):
-    """The choice of a ranking by `plan.score: auto`; without effect otherwise.
+    """The choice among rankings that is made if `plan.score` is `auto`.
 
     A candidate is a score with a scope. Each is planned at the budget, and the dimensions that it
     drops are masked in the unpruned model. All candidates are measured on a few held-out sequences
