@@ -51,7 +51,7 @@ class Candidate(Record):
     excess_nats: float | None = None
     excess_nats_stderr: float | None = None
     answer_loss_nats: float | None = None
-    sources: tuple[MeasuredSource, ...] = ()
+    sources: tuple[MeasuredSource, ...]
 
 
 class Ranking(JsonArtifact):

@@ -32,6 +32,7 @@ def row(
         scope=candidate.scope,
         kept=candidate.share,
         first_kl_nats=first_kl_nats,
+        sources=(),
     )
     if found is None:
         return ranking

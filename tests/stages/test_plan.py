@@ -71,7 +71,9 @@ def whole_bytes(model: Path) -> int:
 def test_the_choice_of_the_ranking_stage_is_planned(
     model: Path, importance: Path, tmp_path: Path
 ) -> None:
-    choice = Candidate(score="rounding_margin", scope="layer", kept=0.5, first_kl_nats=0.1)
+    choice = Candidate(
+        score="rounding_margin", scope="layer", kept=0.5, first_kl_nats=0.1, sources=()
+    )
     Ranking(
         choice=choice,
         candidates=(choice,),
