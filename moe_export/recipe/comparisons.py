@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from moe_export.recipe.base import Section, Seed, Share
+from moe_export.recipe.base import Count, Section, Seed, Share
 from moe_export.recipe.calibrate import Task
 from moe_export.recipe.importance import RankingScore, Score
 from moe_export.recipe.prune import PruneSettings
@@ -28,6 +28,7 @@ class BakeoffSettings(Section):
         seeds: Seeds of the calibration draws.
         whole_expert_scores: Scores that rank whole experts.
         tasks: Held-out documents that the models are scored on.
+        sequence_length: Most tokens of such a document; windows of a text have exactly so many.
         ranking: Choice of `auto`; follows the ranking section and may not be given.
         prune: Refit; follows the prune section and may not be given.
     """
@@ -39,6 +40,7 @@ class BakeoffSettings(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     whole_expert_scores: tuple[Score, ...] = ()
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    sequence_length: Count = 512
     ranking: RankingSettings | None = None
     prune: PruneSettings | None = None
 

@@ -52,9 +52,6 @@ from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
 
-BAKEOFF_TOKENS = 512
-"""Most tokens of a document that a bakeoff scores."""
-
 FITTING_PASSES = 3
 """Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
 
@@ -280,8 +277,8 @@ def _bakeoff(models: _Models) -> StageEstimate:
     """
     recipe, settings = models.recipe, models.recipe.bakeoff
     assert settings is not None
-    length = recipe.calibrate.sequence_length
-    scored = sum(task.items for task in settings.tasks) * min(length, BAKEOFF_TOKENS)
+    length = min(recipe.calibrate.sequence_length, settings.sequence_length)
+    scored = sum(task.items for task in settings.tasks) * length
     named = sum(score != AUTO for score in settings.scores)
     rankings = named * len(settings.scopes) + len(settings.whole_expert_scores)
     chosen = (named != len(settings.scores)) * _measured_tokens(models, sum(settings.refit) > 0)

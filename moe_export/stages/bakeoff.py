@@ -31,8 +31,6 @@ from moe_export.reporting.bakeoff_table import bakeoff_html, bakeoff_markdown
 from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
 
-LENGTH = 512
-
 
 @dataclass(frozen=True)
 class _Entry:
@@ -67,7 +65,9 @@ def run(job: Job[BakeoffSettings]) -> None:
     tasks = {
         name: ScoredTask(
             has_answers(task),
-            draw(task, job.model, task.items, LENGTH, TEST_SEED, "test").sequences,
+            draw(
+                task, job.model, task.items, settings.sequence_length, TEST_SEED, "test"
+            ).sequences,
         )
         for name, task in task_names(settings.tasks).items()
     }
