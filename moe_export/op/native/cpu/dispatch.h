@@ -18,4 +18,9 @@ Choice choose(const std::string& name);
 // The choice of the process, made once by the environment variable MOE_EXPORT_KERNEL.
 const Choice& process_choice();
 
+// Chooses the kernels with this name; null takes the choice of the process.
+inline Choice choose_or_process(const char* name) {
+  return name == nullptr ? process_choice() : choose(name);
+}
+
 }  // namespace moe_export
