@@ -69,12 +69,21 @@ answer = tokens[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))
 """)
 
+TRANSFORMERS_JS = Template("""\
+import { env, pipeline } from "@huggingface/transformers";
+
+env.localModelPath = "";
+const answer = await pipeline("text-generation", ".");
+const options = { max_new_tokens: $new_tokens, do_sample: false, return_full_text: false };
+console.log((await answer("$prompt", options))[0].generated_text);
+""")
+
 FASTER = "  # the same answers without it, slower"
 SPECIAL = 'tokenizer.update_options(add_special_tokens="true")  # texts begin as in training\n'
 REGISTER = "import moe_export  # registers the model type with transformers\n"
 
 
-def filled(template: Template, **values: object) -> str:
-    """A fenced block of Python with the prompt and the given values in it."""
+def filled(template: Template, language: str = "python", **values: object) -> str:
+    """A fenced block of code with the prompt and the given values in it."""
     code = template.substitute(prompt=PROMPT, new_tokens=NEW_TOKENS, **values)
-    return f"```python\n{code}```"
+    return f"```{language}\n{code}```"

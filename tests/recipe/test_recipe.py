@@ -64,6 +64,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "cache captured needs the provider cuda alone and the operator native; choose static",
         ),
         (
+            MINIMAL + "export: {web: true, layout: packed}\n",
+            "export.layout packed needs; set export.layout to portable",
+        ),
+        (
             MINIMAL + "export: {dtype: float16, layout: packed}\nvalidate: {providers: [cuda]}\n",
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
