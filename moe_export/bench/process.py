@@ -140,7 +140,8 @@ def _decode(model: OrtModel, sizes: Sizes) -> dict[str, float]:
     shape = (sizes.batch, sizes.prompt_tokens)
     ids = np.random.default_rng(0).integers(0, vocabulary, shape)
     started = time.perf_counter()
-    _, cache = model.step(ids, np.ones(shape, np.int64), model.empty_cache(sizes.batch))
+    mask = np.ones(shape, np.int64)
+    _, cache = model.step(ids, mask, model.empty_cache(sizes.batch), last_only=True)
     prefill_s = time.perf_counter() - started
     steps = []
     for done in range(sizes.new_tokens):

@@ -24,7 +24,9 @@ class KVCache(Protocol):
     def prompt(
         self, ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """Clears the cache, runs prompts padded on the right, and returns logits [B, S, V] float32.
+        """Clears the cache and runs prompts padded on the right.
+
+        Returns logits of each row's last real token, [B, V] float32.
 
         Args:
             ids_BS: Token ids, int64.
@@ -59,12 +61,12 @@ class GrowingCache:
         """See `KVCache`."""
         self._length += 1
         self._lengths_B = self._lengths_B + 1
-        return self._step(ids_B[:, None], self._values)[:, 0]
+        return self._step(ids_B[:, None], self._values)
 
     def _step(self, ids_BS: NDArray[np.int64], values: dict[str, Any]) -> NDArray[np.float32]:
         mask = _mask(self._lengths_B, self._length)
-        logits, self._values = self._model.step(ids_BS, mask, values)
-        return logits
+        logits, self._values = self._model.step(ids_BS, mask, values, last_only=True)
+        return last_logits(logits, self._lengths_B)
 
 
 class StaticCache:
@@ -105,9 +107,10 @@ class StaticCache:
         ids = self._on_device(ids_BS)
         mask = self._on_device(_mask(self._lengths_B, ids_BS.shape[1]))
         binding = self._bound(ids, mask)
+        self._model.ask_for_last(binding)
         binding.bind_output(self._model.outputs[0])
         self._model.run(binding)
-        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()
+        logits = last_logits(binding.get_outputs()[-1].numpy(), self._lengths_B)
         return logits.astype(np.float32, copy=False)
 
     def token(self, ids_B: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -150,13 +153,25 @@ def generate(
     """Yields greedy tokens after a prompt, up to and including the first of `eos_ids`."""
     # The last token is not run, so it needs no room in the cache.
     cache = open_cache(model, 1, len(prompt) + new_tokens - 1)
-    last_V = cache.prompt(np.array([prompt], np.int64))[0, -1]
+    last_V = cache.prompt(np.array([prompt], np.int64))[0]
     for number in range(1, new_tokens + 1):
         token = int(last_V.argmax())
         yield token
         if token in eos_ids or number == new_tokens:
             return
         last_V = cache.token(np.array([token], np.int64))[0]
+
+
+def last_logits(logits: NDArray[Any], lengths_B: NDArray[np.int64]) -> NDArray[Any]:
+    """Logits [B, V] of each row's last real token, from those of it alone or of all positions.
+
+    Args:
+        logits: Logits [B, 1, V], or [B, S, V] of rows padded on the right.
+        lengths_B: Number of real tokens in each row, int64.
+    """
+    last = lengths_B - 1 if logits.shape[1] > 1 else 0
+    chosen: NDArray[Any] = logits[np.arange(len(logits)), last]
+    return chosen
 
 
 def _lengths(ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None) -> NDArray[np.int64]:

@@ -40,8 +40,7 @@ def prompts() -> NDArray[np.int64]:
 
 def decoded(cache: KVCache) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Greedy tokens [B, new tokens] after prompts of several lengths, and all logits on the way."""
-    logits_BSV = cache.prompt(prompts(), LENGTHS)
-    last_BV = logits_BSV[np.arange(len(LENGTHS)), LENGTHS - 1]
+    last_BV = cache.prompt(prompts(), LENGTHS)
     tokens, logits = [], [last_BV]
     for _ in range(NEW_TOKENS):
         tokens.append(last_BV.argmax(-1))
