@@ -133,7 +133,7 @@ class OrtModel:
         provider: str = "cpu",
         threads: int = 0,
         operator: str = "native",
-        cache: str = "growing",
+        cache: str = "static",
     ) -> None:
         if cache == CAPTURED and (provider, operator) != ("cuda", "native"):
             raise RecipeError(

@@ -33,7 +33,7 @@ STAGES: dict[str, StageFacts] = {
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(5, ("prune", "plan", "quantize")),
-    "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
+    "validate": StageFacts(6, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
     ),
