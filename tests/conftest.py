@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +20,18 @@ from tests.helpers.shared import made_once
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, with the reason, families that the installed transformers does not know."""
+    installed = metadata.version("transformers")
+    for item in items:
+        case = getattr(item, "callspec", None)
+        for row in case.params.values() if case is not None else ():
+            oldest = getattr(row, "oldest_transformers", 0)
+            if int(installed.partition(".")[0]) < oldest:
+                reason = f"transformers {installed} does not know {row.model_type}"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,33 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "plan.score fisher is not in importance.scores (fisher_margin); add it there",
         ),
         (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: auto, scope: layer"),
+            "recipe.yaml:5: plan: score auto chooses the scope as well; leave plan.scope out",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB, score: auto")
+            + "quantize: {experts: auto}\n",
+            "auto compares scores of different units; give one of the two by name",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1MiB, score: auto")
+            + "ranking: {scopes: [layer]}\n",
+            "ranking.scopes has no model, and a budget of active bytes ranks over the whole model",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: auto, shared_expert: prune")
+            + "ranking: {scores: [router_frequency]}\n",
+            "ranking.scores has router_frequency, which counts what the router sends, and",
+        ),
+        (
+            MINIMAL + "ranking: {first: 9, held_out: 8}\n",
+            "ranking.first is 9, more than the 8 sequences that ranking.held_out gives; lower it",
+        ),
+        (
+            MINIMAL + "ranking: {plan: {keep: 0.1}}\n",
+            "ranking.plan and ranking.prune follow these sections; leave them out",
+        ),
+        (
             MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, scope: layer"),
             "recipe.yaml:5: plan: a budget of active bytes, or one that chooses formats, ranks",
         ),

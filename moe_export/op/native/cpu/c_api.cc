@@ -26,7 +26,8 @@ void on_threads(void* pool, size_t items, void (*item)(void*, size_t), void* job
 }
 
 moe_export::Choice choice_of(const char* kernel) {
-  return kernel == nullptr ? moe_export::process_choice() : moe_export::choose(kernel);
+  return kernel == nullptr ? moe_export::process_choice()
+                           : moe_export::choose(kernel, moe_export::processor());
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The function that ONNX Runtime calls in a library of custom operators.
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "common/c_types.h"
@@ -23,6 +24,9 @@ MOE_EXPORT_API ort::Status* RegisterCustomOps(ort::SessionOptions* options,
                                  base->get_version_string();
     return ort::CreateStatus::of(base->get_api(1))(ort::kFail, sentence.c_str());
   }
+  // A destructor could be called after the library is gone.
+  static_assert(std::is_trivially_destructible_v<moe_export::CudaRaggedMoeOp> &&
+                std::is_trivially_destructible_v<moe_export::RaggedMoePackedOp>);
   static moe_export::RaggedMoeOp float32_op(ort::kFloat32), float16_op(ort::kFloat16);
   static const moe_export::RaggedMoePackedOp packed_float32_op(ort::kFloat32),
       packed_float16_op(ort::kFloat16);
