@@ -111,6 +111,7 @@ class Family:
             decoder layer that insists on them.
         genai_type: Model type of onnxruntime-genai, which decides tokens of its tools and chat;
             `decoder` where it has none that is close.
+        in_transformers_js: True if transformers.js has a class for this model type.
     """
 
     model_type: str
@@ -135,6 +136,7 @@ class Family:
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
     genai_type: str = "decoder"
+    in_transformers_js: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def check_derived_keys(recipe: Recipe) -> None:
 
 def check_execution(recipe: Recipe) -> None:
     """Stops an export that the chosen operator or provider cannot run."""
+    if recipe.export.layout == "packed" and recipe.export.web:
+        raise ValueError(
+            "export.web is for JavaScript, which has no way to register the operator library that "
+            "export.layout packed needs; set export.layout to portable"
+        )
     if recipe.export.layout == "packed" and recipe.validate_.operator == "portable":
         raise ValueError(
             "export.layout packed runs in the native library only; set validate.operator to "

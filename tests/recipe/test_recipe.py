@@ -64,6 +64,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "cache captured needs the provider cuda alone and the operator native; choose static",
         ),
         (
+            MINIMAL + "export: {web: true, layout: packed}\n",
+            "export.layout packed needs; set export.layout to portable",
+        ),
+        (
             MINIMAL + "export: {dtype: float16, layout: packed}\nvalidate: {providers: [cuda]}\n",
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
@@ -234,7 +238,7 @@ def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
 
 def test_the_cache_of_a_provider_is_growing_static_or_captured() -> None:
     default = ValidateSettings(providers=("cpu", "cuda"))
-    assert [default.cache_on(word) for word in default.providers] == ["growing", "captured"]
+    assert [default.cache_on(word) for word in default.providers] == ["static", "captured"]
     portable = ValidateSettings(providers=("cuda",), operator="portable")
     assert portable.cache_on("cuda") == "static"
     assert ValidateSettings(cache="static").cache_on("cpu") == "static"
