@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--mean-s", type=float, default=4, help="mean processor time before a kill (default: 4)"
     )
     parser.add_argument(
+        "--references", type=Path, help="folder that keeps the undisturbed runs for further calls"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], help="changes of the recipes, as of moe-export run"
     )
 
@@ -43,19 +47,21 @@ def campaign(arguments: argparse.Namespace) -> dict[str, Any]:
     chains: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         home = Path(folder)
+        references = arguments.references or home
         commands = {recipe: command_of(recipe, arguments.set) for recipe in RECIPES}
         for recipe, command in commands.items():
-            subprocess.run([*command, str(home / recipe)], check=True, env=environment())
+            done = [*command, str(references.absolute() / recipe)]
+            subprocess.run(done, check=True, env=environment(), cwd=ROOT)
         while sum(len(chain["moments_s"]) for chain in chains) < arguments.kills:
             recipe = RECIPES[len(chains) % len(RECIPES)]
             left = arguments.kills - sum(len(chain["moments_s"]) for chain in chains)
             chain = killed_and_resumed(
                 [*commands[recipe], str(home / "run")], random, arguments.mean_s, left
             )
-            chain |= {"recipe": recipe, "unequal": unequal(home / recipe, home / "run")}
+            chain |= {"recipe": recipe, "unequal": unequal(references / recipe, home / "run")}
             print(chain, flush=True)
             chains.append(chain)
-            subprocess.run(["rm", "-r", str(home / "run")], check=True)
+            shutil.rmtree(home / "run")
     return summary(chains) | {"changes": arguments.set, "seed": arguments.seed}
 
 
