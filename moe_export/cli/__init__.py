@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from moe_export import __version__
 from moe_export.cli import interrupts
@@ -80,8 +81,15 @@ def _log(level: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors quote no character that acts on the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moe-export",
         description="Prunes a Mixture-of-Experts model by expert dimension, exports it to one ONNX "
         "file, and proves accuracy, memory and speed in ONNX Runtime.",
@@ -187,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve an exported model with the routes of the OpenAI API",
@@ -258,7 +266,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
-def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench = commands.add_parser(
         "bench",
         help="time exported models side by side",
@@ -295,7 +303,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
-def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
     sizes = commands.add_parser(
         "sizes",
         help="compute parameters and bytes of a model from its config alone",
@@ -322,7 +330,7 @@ def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _with_recipe(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     text: str,
     run: bool = True,

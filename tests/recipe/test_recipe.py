@@ -200,6 +200,12 @@ def test_overrides_change_keys_and_entries_of_lists(tmp_path: Path) -> None:
     assert recipe.calibrate.sources[0].demo == "facts"
 
 
+@pytest.mark.parametrize("key", ["dense", "lm_head", "experts", "embedding", "method"])
+def test_a_mapping_in_the_place_of_a_word_is_one_sentence(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=f"'quantize.{key}' is .*; input should be"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (f"quantize.{key}={{a: 1}}",))
+
+
 @pytest.mark.parametrize("override", ["plan.keep", "=3", "model.source.deeper=1", "plan.kepe=1"])
 def test_a_wrong_override_is_one_sentence(tmp_path: Path, override: str) -> None:
     with pytest.raises(RecipeError, match=r"kepe|--set"):
