@@ -28,11 +28,11 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(3, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
-    "plan": StageFacts(4, ("importance",)),
+    "plan": StageFacts(5, ("importance",)),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(4, ("prune", "plan", "quantize")),
+    "export": StageFacts(5, ("prune", "plan", "quantize")),
     "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")

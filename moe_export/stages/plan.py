@@ -21,13 +21,13 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
-from moe_export.graph import predicted_bytes
+from moe_export.graph import PredictedBytes, predicted_bytes
 from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
 from moe_export.planning.blocks import WidthRule
 from moe_export.planning.shares import Shares, token_shares
 from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import ROUNDING_OF, Dtype, Formats, Layout, PlanSettings
+from moe_export.recipe import ROUNDING_OF, Dtype, Formats, PlanSettings
 from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def run(job: Job[PlanSettings]) -> None:
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
-    export_bytes = _export_bytes(models, shares, layout_of(settings))
+    export_bytes = _export_bytes(models, shares, settings)
     layers = _layers(axis, pruned, scores, unknown, export_bytes)
     rows_before = sum(layer.rows_before for layer in layers)
     rows_after = sum(layer.rows_after for layer in layers)
@@ -164,25 +164,26 @@ def _solve(
         size_bytes=target,
         active=settings.target_active_bytes is not None,
         dtype=settings.dtype,
-        layout=layout_of(settings),
+        layout=settings.layout or "portable",
+        linear=settings.linear or "auto",
     )
     costs = Costs(importance=ranked, rounding=rounding, shares=shares, errors=errors)
     return allocate(axis, costs, formats.quantization("float"), budget, WidthRule.of(settings))
 
 
 def _export_bytes(
-    models: dict[str, ModelSpec], shares: Shares, layout: Layout
+    models: dict[str, ModelSpec], shares: Shares, settings: PlanSettings
 ) -> dict[Dtype, PlannedModels]:
     """Bytes of the exported models, by dtype.
 
     Args:
         models: the models by the field of `PlannedModels` that they are for.
         shares: share of all tokens that each expert gets, one [E] per layer.
-        layout: layout of the experts' weights.
+        settings: settings that say how weights are laid out.
     """
 
     def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
-        predicted = predicted_bytes(model, dtype, layout)
+        predicted = _predicted(model, dtype, settings)
         return PlannedBytes(
             total_bytes=predicted.total_bytes,
             by_class=predicted.by_class,
@@ -221,8 +222,7 @@ def _fit_bytes(
     assert settings.dtype is not None
     target = settings.target_bytes
     axis = replace(axis, spec=replace(axis.spec, quantization=formats_of(settings)))
-    dtype, layout = settings.dtype, layout_of(settings)
-    fixed = predicted_bytes(axis.emptied().spec, dtype, layout).total_bytes
+    fixed = _predicted(axis.emptied().spec, settings.dtype, settings).total_bytes
     least, most = 0, axis.rows
     if fixed > target:
         raise PlanError(
@@ -234,14 +234,14 @@ def _fit_bytes(
     while least < most:
         rows = (least + most + 1) // 2
         widths = solve_widths(ranked, axis.tables, rows, replace(rule, min_width=0))
-        size = predicted_bytes(axis.resized(widths).spec, dtype, layout).total_bytes
+        size = _predicted(axis.resized(widths).spec, settings.dtype, settings).total_bytes
         least, most = (rows, most) if size <= target else (least, rows - 1)
     return solve_widths(ranked, axis.tables, least, rule)
 
 
-def layout_of(settings: PlanSettings) -> Layout:
-    """Returns the layout of the exported experts' weights."""
-    return settings.layout or "portable"
+def _predicted(spec: ModelSpec, dtype: Dtype, settings: PlanSettings) -> PredictedBytes:
+    """Returns the bytes of a model, laid out as the export's settings say."""
+    return predicted_bytes(spec, dtype, settings.layout or "portable", settings.linear or "auto")
 
 
 def formats_of(settings: PlanSettings) -> Quantization:
