@@ -28,22 +28,24 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(3, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
-    "plan": StageFacts(5, ("importance",)),
+    "ranking": StageFacts(1, ("calibrate", "importance")),
+    "plan": StageFacts(5, ("importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(5, ("prune", "plan", "quantize")),
-    "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
+    "export": StageFacts(6, ("prune", "plan", "quantize")),
+    "validate": StageFacts(6, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
-        4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
+        4, ("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export", "validate")
     ),
     "sweep": StageFacts(2, ()),
-    "bakeoff": StageFacts(3, ()),
+    "bakeoff": StageFacts(4, ()),
 }
 
 MAIN_JOB = (
     "calibrate",
     "importance",
+    "ranking",
     "plan",
     "prune",
     "quantize",
