@@ -147,7 +147,7 @@ class OrtModel:
         if not path.exists():
             raise ArtifactError(f"{path} is missing; run the export stage")
         if provider == "cuda":
-            require_cuda_model(path)
+            require_cuda_model(path, operator)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

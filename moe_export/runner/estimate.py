@@ -129,8 +129,11 @@ class _Models:
     @cached_property
     def export_bytes(self) -> int:
         """Bytes of the exported weights."""
-        dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
-        return sum(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+        export = self.recipe.export
+        return sum(
+            predicted_bytes(model, export.dtype, export.layout, export.linear).total_bytes
+            for model in self.exported
+        )
 
     @property
     def tokens(self) -> int:
@@ -413,7 +416,9 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
 
     def size(model: ModelSpec) -> int:
         model = replace(model, quantization=_quantization(recipe))
-        sizes = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
+        sizes = predicted_bytes(
+            model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
+        )
         if plan.target_active_bytes is None:
             return sizes.total_bytes
         return sizes.active_bytes(model, uniform_shares(spec))

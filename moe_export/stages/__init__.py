@@ -29,11 +29,11 @@ STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(3, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
     "ranking": StageFacts(1, ("calibrate", "importance")),
-    "plan": StageFacts(4, ("importance", "ranking")),
+    "plan": StageFacts(5, ("importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(5, ("prune", "plan", "quantize")),
+    "export": StageFacts(6, ("prune", "plan", "quantize")),
     "validate": StageFacts(6, ("calibrate", "prune", "quantize", "export")),
     "report": StageFacts(
         4, ("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export", "validate")

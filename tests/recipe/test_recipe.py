@@ -72,6 +72,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
         (
+            MINIMAL + "export: {dtype: float16, linear: panels}\nvalidate: {providers: [cuda]}\n",
+            "export.linear panels has kernels for the CPU only; set export.linear to standard",
+        ),
+        (
             MINIMAL + "validate: {providers: [cuda]}\n",
             "CUDA provider has no attention in float32; set export.dtype to float16",
         ),
@@ -152,6 +156,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, linear: panels"),
+            "plan.linear is taken from the export section; leave it out",
         ),
         (
             MINIMAL + "quantize: {lm_head: nf4}\n",
