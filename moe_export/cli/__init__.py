@@ -295,11 +295,22 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help=f"batches {several}"
     )
     bench.add_argument(
-        "--prompt-tokens", type=_count, default=128, metavar="N", help="(default: 128)"
+        "--prompt-tokens",
+        type=_count,
+        nargs="+",
+        default=[128],
+        metavar="N",
+        help="lengths of the prompt (default: 128)",
     )
     bench.add_argument("--new-tokens", type=_count, default=32, metavar="N", help="(default: 32)")
     bench.add_argument(
         "--repeats", type=_count, default=5, metavar="N", help="measurements of each (default: 5)"
+    )
+    bench.add_argument(
+        "--nodes",
+        action="store_true",
+        help="also time the nodes of each model in a decoding step, against a plain read of the "
+        "weights, at the first number of threads and the first prompt",
     )
 
 

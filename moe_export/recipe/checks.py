@@ -82,6 +82,11 @@ def check_auto(recipe: Recipe) -> None:
             "quantize.experts: auto needs a budget; give plan.target_bytes or "
             "plan.target_active_bytes in place of plan.keep"
         )
+    if recipe.plan.speedup is not None:
+        raise ValueError(
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves "
+            "open; name the format, or give plan.target_active_bytes"
+        )
     if recipe.plan.score not in ROUNDING_OF:
         raise ValueError(
             "quantize.experts: auto weighs dropping against rounding in one unit; give plan.score "

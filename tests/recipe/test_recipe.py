@@ -93,7 +93,15 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
-            "recipe.yaml:5: plan: give one of keep, target_bytes and target_active_bytes",
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, speedup: 1.2"),
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "speedup: 1.2") + "quantize: {experts: auto}\n",
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
