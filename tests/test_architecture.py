@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moe_export"
 TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scoring"),
-    *("evaluation.expected", "evaluation.masking"),
+    *("evaluation.expected", "evaluation.masking", "evaluation.harness.models"),
     *("op.triton.driver", "stages.importance", "stages.bakeoff"),
     *("testing", "gpu_check", "optimum"),
 )

@@ -22,6 +22,7 @@ from moe_export.artifacts.report_plan import (
 )
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
+    EvaluationFacts,
     ExecutionFacts,
     GateFacts,
     Headline,
@@ -45,6 +46,7 @@ class Report(JsonArtifact):
         compensation: weights fitted after pruning; None without any.
         quantization: losses of quantization; None if nothing is quantized.
         accuracy: scores by provider and variant.
+        evaluation: scores of lm-eval's tasks; None if none was run.
         parity: distance from torch by provider and variant.
         gates: limits of the recipe and their outcome.
         speed: throughput at every setting.
@@ -72,6 +74,7 @@ class Report(JsonArtifact):
     compensation: CompensationFacts | None
     quantization: QuantizationFacts | None
     accuracy: tuple[AccuracyFacts, ...]
+    evaluation: EvaluationFacts | None
     parity: tuple[ParityFacts, ...]
     gates: tuple[GateFacts, ...]
     speed: tuple[Speed, ...]

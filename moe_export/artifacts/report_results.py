@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moe_export.artifacts.base import Record
+from moe_export.artifacts.evaluation import EvaluatedModel
 from moe_export.artifacts.measurements import SpeedSetting
 
 
@@ -101,6 +102,22 @@ class AccuracyFacts(Record):
     mean_exact_match: float | None
     recovery: float | None
     tasks: tuple[TaskFacts, ...]
+
+
+class EvaluationFacts(Record):
+    """Scores of lm-eval's tasks, see `Evaluation`.
+
+    Attributes:
+        lm_eval: version of lm-eval.
+        tasks: tasks and groups that were asked for.
+        limit: most documents of a task; None for all.
+        models: scores by model, the unpruned ones first.
+    """
+
+    lm_eval: str
+    tasks: tuple[str, ...]
+    limit: int | None
+    models: tuple[EvaluatedModel, ...]
 
 
 class ParityFacts(Record):

@@ -106,6 +106,28 @@ def compare(arguments: argparse.Namespace) -> None:
         _write(arguments.html, comparison.to_html(result))
 
 
+def eval(arguments: argparse.Namespace) -> None:  # noqa: A001 - name of the command
+    """Runs tasks of lm-eval on the models of a run."""
+    from moe_export.reporting.harness_table import harness_table  # noqa: PLC0415 - only here
+
+    with RunDisplay() as display:
+        evaluation = api.evaluate(
+            arguments.run,
+            arguments.tasks,
+            include_path=arguments.include_path,
+            limit=arguments.limit,
+            num_fewshot=arguments.num_fewshot,
+            models=arguments.models,
+            operators=arguments.operators,
+            batch_size=arguments.batch_size,
+            max_length=arguments.max_length,
+            progress=display,
+        )
+    table = harness_table(evaluation.tasks, evaluation.models)
+    print_table("", table.head, table.rows)
+    say_line(f"report: {RunResult(arguments.run).report}")
+
+
 def generate(arguments: argparse.Namespace) -> None:
     """Streams greedy text from an exported model."""
     model = api.load(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from moe_export.artifacts.validation import Gate, Parity, ProviderResults, Validation
+from moe_export.artifacts.validation import Gate, Parity, ProviderResults
 from moe_export.errors import GateError
 from moe_export.recipe import GateSettings
 from moe_export.variants import BASELINE, PRUNED, QUANTIZED
@@ -159,13 +159,13 @@ def _at_least(name: str, provider: str, limit: float, value: float) -> Gate:
     return Gate(name=name, provider=provider, limit=limit, value=value, passed=value >= limit)
 
 
-def raise_for_gates(validation: Validation) -> None:
+def raise_for_gates(gates: Iterable[Gate]) -> None:
     """Stops a run whose report is written if a gate failed.
 
     Raises:
         GateError: a limit was not met.
     """
-    failed = [gate for gate in validation.gates if not gate.passed]
+    failed = [gate for gate in gates if not gate.passed]
     if failed:
         words = "; ".join(map(_failure, failed))
         raise GateError(f"validate.gates: {words}; the report is written, see it for the cause")

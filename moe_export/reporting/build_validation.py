@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from moe_export.artifacts.evaluation import Evaluation
 from moe_export.artifacts.measurements import Speed
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
+    EvaluationFacts,
     ExecutionFacts,
     GateFacts,
     ParityFacts,
     TaskFacts,
 )
 from moe_export.artifacts.validation import (
+    Gate,
     Greedy,
     Parity,
     TaskScores,
@@ -88,7 +91,19 @@ def _parity(provider: str, variant: str, parity: Parity, greedy: Greedy | None) 
     )
 
 
-def gate_facts(validation: Validation) -> tuple[GateFacts, ...]:
+def evaluation_facts(evaluation: Evaluation | None) -> EvaluationFacts | None:
+    """Returns the scores of lm-eval's tasks; None if none was run."""
+    if evaluation is None:
+        return None
+    return EvaluationFacts(
+        lm_eval=evaluation.lm_eval,
+        tasks=evaluation.tasks,
+        limit=evaluation.limit,
+        models=evaluation.models,
+    )
+
+
+def gate_facts(gates: Iterable[Gate]) -> tuple[GateFacts, ...]:
     """Returns the limits of the recipe and their outcome."""
     return tuple(
         GateFacts(
@@ -99,7 +114,7 @@ def gate_facts(validation: Validation) -> tuple[GateFacts, ...]:
             passed=gate.passed,
             detail=gate.detail,
         )
-        for gate in validation.gates
+        for gate in gates
     )
 
 

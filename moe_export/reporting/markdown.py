@@ -9,6 +9,7 @@ import yaml
 
 from moe_export.artifacts.report import Report
 from moe_export.reporting import sentences, tables
+from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.tables import Table
 from moe_export.system.text import printable
 
@@ -43,6 +44,10 @@ def _blocks(report: Report) -> Iterator[str]:
         yield from _unless_empty(scores)
     if (choices := tables.choice_table(report)).rows:
         yield table(choices)
+    if report.evaluation is not None:
+        yield "## Tasks of lm-eval"
+        yield escaped(sentences.evaluation_sentence(report))
+        yield table(harness_table(report.evaluation.tasks, report.evaluation.models))
     yield "## Speed"
     yield from _unless_empty(tables.speed_table(report))
     yield "## Checks"

@@ -7,6 +7,7 @@ from html import escape
 
 from moe_export.artifacts.report import Report
 from moe_export.reporting import html, sentences, tables
+from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.markdown import settings_yaml
 
 
@@ -82,6 +83,14 @@ def _accuracy(report: Report) -> Iterator[str]:
         yield html.table(choices)
 
 
+def _evaluation(report: Report) -> Iterator[str]:
+    if report.evaluation is None:
+        return
+    yield "<h2>Tasks of lm-eval</h2>"
+    yield html.paragraph(sentences.evaluation_sentence(report))
+    yield html.table(harness_table(report.evaluation.tasks, report.evaluation.models))
+
+
 def _speed(report: Report) -> Iterator[str]:
     from moe_export.reporting import figures_bars  # noqa: PLC0415 - matplotlib
 
@@ -124,4 +133,4 @@ def _measuring(report: Report) -> Iterator[str]:
     yield f"<footer>moe-export {escape(report.moe_export)}</footer>"
 
 
-_SECTIONS = (_top, _widths, _memory, _accuracy, _speed, _checks, _making, _measuring)
+_SECTIONS = (_top, _widths, _memory, _accuracy, _evaluation, _speed, _checks, _making, _measuring)

@@ -9,7 +9,7 @@ from moe_export.artifacts.quantization import Fallback
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import DistillFacts, RefitFacts
 from moe_export.artifacts.report_plan import PlanFacts
-from moe_export.reporting.tables import GATES, SCOPES
+from moe_export.reporting.tables import SCOPES, gate_words
 from moe_export.reporting.units import (
     count,
     figures,
@@ -96,7 +96,7 @@ def speed_words(at: SpeedSetting) -> str:
 def gates_sentence(report: Report) -> str:
     """Counts the gates that passed."""
     gates = report.gates
-    failed = [GATES.get(gate.name, (gate.name, ""))[0] for gate in gates if not gate.passed]
+    failed = [gate_words(gate.name)[0] for gate in gates if not gate.passed]
     if not gates:
         return "The recipe sets no gates."
     if not failed:
@@ -120,6 +120,18 @@ def execution_sentence(report: Report) -> str:
         return f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
     each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
     return f"The experts ran as: {each}."
+
+
+def evaluation_sentence(report: Report) -> str:
+    """States version and extent of lm-eval's tasks; empty without any."""
+    facts = report.evaluation
+    if facts is None:
+        return ""
+    extent = "all documents" if facts.limit is None else f"at most {count(facts.limit)} documents"
+    return (
+        f"lm-eval {facts.lm_eval}, {extent} of each task, greedy answers; source and checkpoint "
+        "(the pruned one) ran in torch."
+    )
 
 
 def widths_sentence(report: Report) -> str:

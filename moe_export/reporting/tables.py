@@ -43,6 +43,18 @@ GATES = {
 """Limited quantity of each gate in words, and the side of the limit on which a value passes."""
 
 
+def gate_words(name: str) -> tuple[str, str]:
+    """Limited quantity of a gate in words, and the side of the limit on which a value passes.
+
+    >>> gate_words("eval.gsm8k")
+    ('fall of gsm8k from the unpruned model', 'at most')
+    """
+    stage, _, task = name.partition(".")
+    if stage == "eval" and task:
+        return f"fall of {task} from the unpruned model", "at most"
+    return GATES.get(name, (name, "limit"))
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text under a head.
@@ -241,7 +253,7 @@ def gates_table(report: Report) -> Table:
     """Lists the limits of the recipe with the measured values and the outcome."""
     rows = []
     for gate in report.gates:
-        words, side = GATES.get(gate.name, (gate.name, "limit"))
+        words, side = gate_words(gate.name)
         # Every lower limit is a share.
         show = percent if side == "at least" else figures
         rows.append(

@@ -29,14 +29,19 @@ from moe_export.graph.predict import predicted_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import ImportanceSettings, Recipe, rounding_pair
+from moe_export.recipe.evaluate import TORCH_MODELS
 from moe_export.runner.rates import (
     ACTIVATIONS,
     COPIED_PER_S,
     ENCODING_FACTOR,
+    EVAL_DOCUMENTS,
+    EVAL_MODELS,
+    EVAL_TOKENS,
     EXPORTED_PER_S,
     FLOPS_PER_S,
     KERNEL_BYTES,
     LIBRARY_BYTES,
+    LM_EVAL_BYTES,
     LOGIT_BYTES,
     PRIMITIVE_BYTES,
     PRIMITIVES,
@@ -128,6 +133,12 @@ class _Models:
         """Bytes of the exported weights."""
         dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
         return sum(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+
+    @cached_property
+    def largest_export_bytes(self) -> int:
+        """Bytes of the weights of the largest exported model."""
+        dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
+        return max(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
 
     @property
     def tokens(self) -> int:
@@ -225,6 +236,28 @@ def _validate(models: _Models) -> StageEstimate:
     )
 
 
+def _eval(models: _Models) -> StageEstimate:
+    """Tasks of lm-eval, whose documents are not known before they are loaded."""
+    settings = models.recipe.eval
+    assert settings is not None
+    wanted = settings.models or EVAL_MODELS
+    of = {"source": models.spec, "baseline": models.spec, "quantized": models.quantized}
+    specs = {name: of.get(name, models.kept) for name in wanted}
+    documents = len(settings.tasks) * (settings.limit or EVAL_DOCUMENTS)
+    flops = 2.0 * documents * EVAL_TOKENS * sum(map(_active_parameters, specs.values()))
+    width = 4 if settings.dtype == "float32" else 2
+    in_torch = [width * specs[name].parameters for name in TORCH_MODELS if name in specs]
+    row_tokens = min(settings.max_length or EVAL_TOKENS, EVAL_TOKENS)
+    # Logits, their logarithms, and the copy that the runtime hands over.
+    logit_bytes = 3 * 4 * settings.batch_size * row_tokens * models.spec.vocab_size
+    return StageEstimate(
+        "eval",
+        1 << 16,
+        TORCH_BYTES + LM_EVAL_BYTES + max([*in_torch, models.largest_export_bytes]) + logit_bytes,
+        20 + flops / FLOPS_PER_S[settings.dtype],
+    )
+
+
 def _report(_models: _Models) -> StageEstimate:
     return StageEstimate("report", 1 << 20, 2 * PYTHON_BYTES, 5.0)
 
@@ -240,6 +273,7 @@ STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
     "quantize": _quantize,
     "export": _export,
     "validate": _validate,
+    "eval": _eval,
     "report": _report,
     "sweep": _report,
     "bakeoff": _bakeoff,

@@ -97,6 +97,7 @@ _CHOICES: dict[tuple[str, str], Callable[[Step, Marks], tuple[str, ...]]] = {
     ("quantize", "prune"): _top,
     ("export", "prune"): _if_pruned_is_exported,
     ("validate", "prune"): _if_pruned_was_exported,
+    ("eval", "prune"): _top,
     ("report", "calibrate"): _json,
     ("report", "prune"): _json,
     ("report", "quantize"): _json,

@@ -46,3 +46,13 @@ TORCH_BYTES = 450 << 20
 
 STORED_BYTES = 2
 """Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""
+
+LM_EVAL_BYTES = 160 << 20
+"""Memory of lm-eval and the packages for data sets once they are loaded."""
+
+EVAL_DOCUMENTS, EVAL_TOKENS = 2000, 600
+"""Documents of a task of lm-eval without a limit, and the tokens of one with examples and choices:
+a guess, since tasks differ by a factor of a hundred."""
+
+EVAL_MODELS = ("source", "checkpoint", "baseline", "pruned")
+"""Models that are evaluated unless the recipe names some."""

@@ -10,6 +10,7 @@ from moe_export.errors import RecipeError
 from moe_export.recipe import (
     ROUNDING_OF,
     BakeoffSettings,
+    EvalSettings,
     Formats,
     ImportanceSettings,
     PruneSettings,
@@ -61,12 +62,29 @@ def steps_of(recipe: Recipe) -> list[Step]:
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
     settings["plan"] = recipe.plan.model_copy(update=exported)
+    if recipe.eval is not None:
+        settings["eval"] = _eval_settings(recipe, recipe.eval)
+        # A limit of eval's does not make validation run again.
+        gates = recipe.validate_.gates.model_copy(update={"eval": None})
+        settings["validate"] = recipe.validate_.model_copy(update={"gates": gates})
     return [
         Step(
             stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}
         )
         for stage, section in settings.items()
     ]
+
+
+def _eval_settings(recipe: Recipe, section: EvalSettings) -> EvalSettings:
+    """Tasks with the provider, the operator and the limit of the validate section."""
+    validate = recipe.validate_
+    return section.model_copy(
+        update={
+            "provider": validate.providers[0],
+            "operators": section.operators or (validate.operator,),
+            "max_fall": validate.gates.eval,
+        }
+    )
 
 
 def depends_on_threads(step: Step) -> bool:
@@ -80,7 +98,7 @@ def depends_on_threads(step: Step) -> bool:
         return settings.refit_down or settings.distill_router is not None
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
-    return isinstance(settings, ImportanceSettings | BakeoffSettings)
+    return isinstance(settings, ImportanceSettings | BakeoffSettings | EvalSettings)
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:

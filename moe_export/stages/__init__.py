@@ -34,8 +34,9 @@ STAGES: dict[str, StageFacts] = {
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(4, ("prune", "plan", "quantize")),
     "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
+    "eval": StageFacts(1, ("prune", "export")),
     "report": StageFacts(
-        4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
+        5, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate", "eval")
     ),
     "sweep": StageFacts(2, ()),
     "bakeoff": StageFacts(3, ()),
@@ -49,6 +50,7 @@ MAIN_JOB = (
     "quantize",
     "export",
     "validate",
+    "eval",
     "report",
 )
 """The stages of `run` in order; one whose section the recipe leaves out is skipped."""

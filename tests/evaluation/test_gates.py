@@ -83,10 +83,10 @@ def test_each_limit_fails_on_its_own(
     assert [gate.name for gate in gates if not gate.passed] == failed
     validation = Validation(providers=facts, recovery=recovery, gates=gates)
     if not failed:
-        raise_for_gates(validation)
+        raise_for_gates(validation.gates)
         return
     with pytest.raises(GateError, match=f"{failed[0]} on cpu is"):
-        raise_for_gates(validation)
+        raise_for_gates(validation.gates)
 
 
 def test_limits_that_do_not_apply_are_not_listed() -> None:
@@ -154,7 +154,7 @@ def test_a_limit_of_the_recipe_that_cannot_be_computed_fails_by_name(
     (gate,) = (gate for gate in gates if not gate.passed)
     assert (gate.name, gate.value, gate.detail) == (name, None, reason)
     with pytest.raises(GateError, match=f"{name} on cpu cannot be computed: {reason}"):
-        raise_for_gates(Validation(providers=facts, recovery=None, gates=gates))
+        raise_for_gates(gates)
     others = check_gates(GateSettings(), facts, "pruned", None)
     assert name not in [gate.name for gate in others if not gate.passed]
 
@@ -168,4 +168,4 @@ def test_a_failed_parity_says_that_the_router_has_ties() -> None:
     gates = check_gates(LIMITS, facts, "pruned", 0.95)
     words = r"max_logit_error .*\(the router of layer 3 has equal logits at the edge .* 40 of 100"
     with pytest.raises(GateError, match=words):
-        raise_for_gates(Validation(providers=facts, recovery=0.95, gates=gates))
+        raise_for_gates(gates)

@@ -43,8 +43,8 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.reporting.build_validation import gate_facts
-from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
+from moe_export.reporting.build_validation import evaluation_facts, gate_facts
+from tests.helpers.result_artifacts import EVALUATION, MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
 
@@ -224,6 +224,7 @@ REPORT = Report(
             ),
         ),
     ),
+    evaluation=evaluation_facts(EVALUATION),
     parity=(
         ParityFacts(
             provider="cuda",
@@ -238,7 +239,7 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=gate_facts(VALIDATION),
+    gates=gate_facts(VALIDATION.gates),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
 from moe_export.artifacts.documents import Documents, DocumentScores
+from moe_export.artifacts.evaluation import EvaluatedModel, Evaluation, HarnessScore
 from moe_export.artifacts.measurements import (
     Machine,
     Measurements,
@@ -92,6 +93,39 @@ DOCUMENTS = Documents(
             }
         }
     }
+)
+
+EVALUATION = Evaluation(
+    lm_eval="0.4.13",
+    tasks=("gsm8k",),
+    limit=100,
+    models=(
+        EvaluatedModel(
+            model="source",
+            path="torch, float32",
+            scores=(
+                HarnessScore(
+                    task="gsm8k",
+                    metric="exact_match,strict-match",
+                    value=0.625,
+                    stderr=0.01,
+                    higher_is_better=True,
+                    items=100,
+                    shots=5,
+                ),
+            ),
+        ),
+    ),
+    gates=(
+        Gate(
+            name="eval.gsm8k",
+            provider="cpu",
+            limit=0.1,
+            value=None,
+            passed=False,
+            detail="no pruned model was evaluated",
+        ),
+    ),
 )
 
 SPREAD = Spread(min=90.5, median=100.5, max=110.5)
