@@ -168,6 +168,25 @@ class GateFacts(Record):
     detail: str | None
 
 
+class AnswerEndFacts(Record):
+    """Ends of the answers of one task, see `AnswerEnds`.
+
+    Attributes:
+        provider: execution provider, `cpu` or `cuda`.
+        task: name of the task.
+        documents: number of documents that were looked at.
+        foreseen: number of them after whose answer the unpruned model finds an end-of-sequence
+            token most likely.
+        required: True if answers had to end with it.
+    """
+
+    provider: str
+    task: str
+    documents: int
+    foreseen: int
+    required: bool
+
+
 class ExecutionFacts(Record):
     """Implementation of the experts that ran.
 

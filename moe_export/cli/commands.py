@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moe_export import api
 from moe_export.artifacts.manifest import Manifest
+from moe_export.artifacts.report import Report
 from moe_export.cli.console import RunDisplay, print_table, say, say_line
 from moe_export.cli.tables import print_estimates, print_plan, print_states
 from moe_export.errors import GateError, RecipeError
@@ -230,10 +231,14 @@ def _dry_run(arguments: argparse.Namespace) -> None:
 
 
 def _print_result(result: RunResult) -> None:
+    from moe_export.reporting.sentences import warning_sentence  # noqa: PLC0415 - loads tables
+
     if result.comparison is not None:
         say(result.comparison.read_text(encoding="utf-8"))
         say_line(f"page: {result.comparison.with_suffix('.html')}")
     elif result.report is not None:
+        if warning := warning_sentence(Report.load(result.report.parent)):
+            say_line(f"warning: {warning}")
         say_line(f"report: {result.report}")
 
 

@@ -36,10 +36,12 @@ from moe_export.reporting.build_plan import (
 from moe_export.reporting.build_quantization import quantization_facts
 from moe_export.reporting.build_validation import (
     accuracy_facts,
+    answer_end_facts,
     evaluation_facts,
     execution_facts,
     gate_facts,
     parity_facts,
+    warning_facts,
 )
 from moe_export.reporting.methods import methods_of
 from moe_export.reporting.units import percent
@@ -90,9 +92,11 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             compensation=compensation_facts(ledger, _settings(PruneSettings, folders["prune"])),
             quantization=quantization_facts(folders.get("quantize")),
             accuracy=accuracy,
+            answer_ends=answer_end_facts(validation),
             evaluation=evaluation_facts(evaluation),
             parity=parity_facts(validation),
             gates=gate_facts(gates),
+            warning=warning_facts(validation, evaluation),
             speed=measurements.speed,
             execution=execution_facts(measurements.speed),
             machine=measurements.machine,

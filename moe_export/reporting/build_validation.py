@@ -8,6 +8,7 @@ from moe_export.artifacts.evaluation import Evaluation
 from moe_export.artifacts.measurements import Speed
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
+    AnswerEndFacts,
     EvaluationFacts,
     ExecutionFacts,
     GateFacts,
@@ -101,6 +102,28 @@ def evaluation_facts(evaluation: Evaluation | None) -> EvaluationFacts | None:
         limit=evaluation.limit,
         models=evaluation.models,
     )
+
+
+def answer_end_facts(validation: Validation) -> tuple[AnswerEndFacts, ...]:
+    """Lists the ends of answers by provider and task."""
+    return tuple(
+        AnswerEndFacts(
+            provider=provider,
+            task=task,
+            documents=ends.documents,
+            foreseen=ends.foreseen,
+            required=ends.required,
+        )
+        for provider, results in validation.providers.items()
+        for task, ends in (results.answer_ends or {}).items()
+    )
+
+
+def warning_facts(validation: Validation, evaluation: Evaluation | None) -> GateFacts | None:
+    """Returns the default limit of a result that neither validation nor lm-eval's tasks guard."""
+    if validation.warning is None or (evaluation is not None and evaluation.gates):
+        return None
+    return gate_facts([validation.warning])[0]
 
 
 def gate_facts(gates: Iterable[Gate]) -> tuple[GateFacts, ...]:

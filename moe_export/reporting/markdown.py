@@ -25,6 +25,8 @@ def _blocks(report: Report) -> Iterator[str]:
     strip = [(label, figure, words) for label, figure, words in sentences.strip(report)]
     yield table(Table(["", "", ""], strip, words=3))
     yield escaped(f"{sentences.gates_sentence(report)} {sentences.execution_sentence(report)}")
+    if warning := sentences.warning_sentence(report):
+        yield f"**{escaped(warning)}**"
     yield "## Widths"
     yield f"{sentences.widths_sentence(report)} {sentences.importance_sentence(report)}"
     if report.compensation is not None:
@@ -42,6 +44,8 @@ def _blocks(report: Report) -> Iterator[str]:
     for provider, scores in tables.accuracy_tables(report).items():
         yield f"Provider {provider}:"
         yield from _unless_empty(scores)
+    if ends := sentences.answer_ends_sentence(report):
+        yield escaped(ends)
     if (choices := tables.choice_table(report)).rows:
         yield table(choices)
     if report.evaluation is not None:

@@ -26,6 +26,8 @@ def _top(report: Report) -> Iterator[str]:
         sentences.gates_sentence(report),
         sentences.execution_sentence(report),
     )
+    if warning := sentences.warning_sentence(report):
+        yield html.verdict(False, warning)
 
 
 def _widths(report: Report) -> Iterator[str]:
@@ -78,6 +80,8 @@ def _accuracy(report: Report) -> Iterator[str]:
         ]
         yield html.pair(*(html.figure(picture) for picture in pictures if picture))
         yield html.table(scores)
+    if ends := sentences.answer_ends_sentence(report):
+        yield html.paragraph(ends, "muted")
     choices = tables.choice_table(report)
     if choices.rows:
         yield html.table(choices)

@@ -109,6 +109,35 @@ def gates_sentence(report: Report) -> str:
     return f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}.{details}"
 
 
+def warning_sentence(report: Report) -> str:
+    """Warns of a result that no limit guards; empty where one does, or the default one is met."""
+    warning = report.warning
+    if warning is None or warning.passed:
+        return ""
+    found = f"KL cannot be computed: {warning.detail}"
+    if warning.value is not None:
+        found = (
+            f"the KL from the unpruned model is {figures(warning.value)} nats, more than "
+            f"{figures(warning.limit)}"
+        )
+    return (
+        "Nothing guards what this model can do: the recipe limits neither recovery nor KL nor a "
+        f"task of lm-eval, and {found}. The gates above compare the exported files with torch."
+    )
+
+
+def answer_ends_sentence(report: Report) -> str:
+    """Names the tasks whose answers need not end with a token; empty without any."""
+    open_ended = [ends for ends in report.answer_ends if not ends.required]
+    if not open_ended:
+        return ""
+    each = ", ".join(dict.fromkeys(f"{e.task} ({e.foreseen} of {e.documents})" for e in open_ended))
+    return (
+        "Answers need not end with an end-of-sequence token where the unpruned model seldom "
+        f"writes one: {each}."
+    )
+
+
 def execution_sentence(report: Report) -> str:
     """Names the implementation of the experts that ran."""
     entries = report.execution

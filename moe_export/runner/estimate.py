@@ -20,12 +20,14 @@ from moe_export.documents.tokens import (
     HEAD_CHARACTERS,
     TOKENIZER_FILE,
 )
+from moe_export.evaluation.tally import CHUNK_BYTES, LOGIT_BATCH_BYTES
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
+from moe_export.ort.predicted_memory import predicted_resident, widened_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import ImportanceSettings, Recipe, rounding_pair
@@ -47,6 +49,7 @@ from moe_export.runner.rates import (
     PRIMITIVES,
     PYTHON_BYTES,
     QUANTIZED_PER_S,
+    SCORING_COPIES,
     STORED_BYTES,
     TOKEN_BYTES,
     TOKENIZER_FACTOR,
@@ -224,15 +227,32 @@ def _export(models: _Models) -> StageEstimate:
 
 
 def _validate(models: _Models) -> StageEstimate:
+    """Torch runs the pruned model layer by layer; then all exported models score the tasks."""
     scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
     scored //= models.recipe.calibrate.sequences
-    # Torch holds a matrix twice while it is read; the exported models are loaded after that.
-    held_bytes = max(8 * _held_at_once(models.kept), models.export_bytes)
+    # Torch holds a matrix twice while it is read.
+    in_torch = 8 * _held_at_once(models.kept) + LOGIT_BYTES
     return StageEstimate(
         "validate",
         1 << 16,
-        TORCH_BYTES + LOGIT_BYTES + held_bytes,
+        TORCH_BYTES + max(in_torch, _scoring_bytes(models, scored)),
         20 + 6.0 * _active_parameters(models.spec) * scored / FLOPS_PER_S["float32"],
+    )
+
+
+def _scoring_bytes(models: _Models, scored_tokens: int) -> int:
+    """Memory of all exported models in ONNX Runtime, and of the logits of each for one batch."""
+    settings, dtype = models.recipe.validate_, models.recipe.export.dtype
+    logits = min(LOGIT_BATCH_BYTES, 4 * models.spec.vocab_size * scored_tokens)
+    # In a float16 model, those in float32 and in float16 stay with the runtime beside our copy.
+    logits_bytes = logits * 5 // 2 if dtype == "float16" else logits
+    on_cpu = "cpu" in settings.providers
+    with_experts = settings.operator == "portable"
+    return SCORING_COPIES * CHUNK_BYTES + sum(
+        predicted_resident(predicted_bytes(model, dtype, models.recipe.export.layout).total_bytes)
+        + (widened_bytes(model, dtype, with_experts=with_experts) if on_cpu else 0)
+        + logits_bytes
+        for model in models.exported
     )
 
 

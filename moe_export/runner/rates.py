@@ -32,6 +32,9 @@ ACTIVATIONS = 8
 LOGIT_BYTES = 4 * 128 << 20
 """Memory of the logits of a chunk of tokens and of their gradients; see `passes.loss`."""
 
+SCORING_COPIES = 4
+"""Arrays of the size of `evaluation.tally.CHUNK_BYTES` while a model's answers are scored."""
+
 PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
 """Code that oneDNN makes for every shape of a product in bfloat16: the number of shapes whose code
 it keeps, the bytes of each, and the bytes that every shape ever seen leaves behind. These are bytes

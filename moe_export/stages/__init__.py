@@ -32,8 +32,8 @@ STAGES: dict[str, StageFacts] = {
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(4, ("prune", "plan", "quantize")),
-    "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
+    "export": StageFacts(5, ("prune", "plan", "quantize")),
+    "validate": StageFacts(6, ("calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("prune", "export")),
     "report": StageFacts(
         5, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate", "eval")

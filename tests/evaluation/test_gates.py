@@ -11,7 +11,7 @@ from moe_export.artifacts.validation import (
     VariantScores,
 )
 from moe_export.errors import GateError
-from moe_export.evaluation.gates import check_gates, raise_for_gates
+from moe_export.evaluation.gates import check_gates, check_unguarded, raise_for_gates
 from moe_export.recipe import GateSettings
 
 
@@ -169,3 +169,35 @@ def test_a_failed_parity_says_that_the_router_has_ties() -> None:
     words = r"max_logit_error .*\(the router of layer 3 has equal logits at the edge .* 40 of 100"
     with pytest.raises(GateError, match=words):
         raise_for_gates(gates)
+
+
+def test_a_default_limit_warns_where_no_limit_guards_the_result() -> None:
+    results = facts_of(kl_nats=1.86)
+    warning = check_unguarded(GateSettings(), results, "cpu", "pruned")
+    assert warning is not None
+    assert not warning.passed
+    assert warning.value == 1.86
+    small = check_unguarded(GateSettings(), facts_of(kl_nats=0.01), "cpu", "pruned")
+    assert small is not None
+    assert small.passed
+    unknown = check_unguarded(GateSettings(), facts_of(kl_nats=None), "cpu", "pruned")
+    assert unknown is not None
+    assert not unknown.passed
+    assert unknown.detail == "there is no baseline; set export.baseline: true"
+    for limits in (GateSettings(min_recovery=0.5), GateSettings(max_kl_nats=9.0)):
+        assert check_unguarded(limits, results, "cpu", "pruned") is None
+
+
+def facts_of(kl_nats: float | None) -> ProviderResults:
+    """Results of a pruned model alone, with one task."""
+    scores = TaskScores(
+        items=1,
+        answer_tokens=1,
+        exact_match=None,
+        exact_match_stderr=None,
+        loss_nats=1.0,
+        perplexity=2.7,
+        kl_nats=kl_nats,
+    )
+    variants = {"pruned": VariantScores(tasks={"task": scores}, mean_exact_match=None)}
+    return ProviderResults(parity={}, greedy={}, variants=variants)

@@ -43,7 +43,12 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.reporting.build_validation import evaluation_facts, gate_facts
+from moe_export.reporting.build_validation import (
+    answer_end_facts,
+    evaluation_facts,
+    gate_facts,
+    warning_facts,
+)
 from tests.helpers.result_artifacts import EVALUATION, MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
@@ -224,6 +229,7 @@ REPORT = Report(
             ),
         ),
     ),
+    answer_ends=answer_end_facts(VALIDATION),
     evaluation=evaluation_facts(EVALUATION),
     parity=(
         ParityFacts(
@@ -240,6 +246,7 @@ REPORT = Report(
         ),
     ),
     gates=gate_facts(VALIDATION.gates),
+    warning=warning_facts(VALIDATION, None),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

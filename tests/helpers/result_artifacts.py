@@ -23,6 +23,7 @@ from moe_export.artifacts.sweep import (
     Verdict,
 )
 from moe_export.artifacts.validation import (
+    AnswerEnds,
     Gate,
     Greedy,
     NotFinite,
@@ -68,6 +69,7 @@ VALIDATION = Validation(
             not_finite={
                 "pruned": NotFinite(positions=3, of=9, first_layer=1, first_tensor="layers.1.moe")
             },
+            answer_ends={"sums": AnswerEnds(documents=10, foreseen=3, required=False)},
         )
     },
     recovery=0.95,
@@ -80,6 +82,9 @@ VALIDATION = Validation(
             passed=False,
             detail="the router has ties",
         ),
+    ),
+    warning=Gate(
+        name="default_max_kl_nats", provider="cpu", limit=0.5, value=0.7, passed=False, detail="…"
     ),
 )
 
