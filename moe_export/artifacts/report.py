@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from moe_export.artifacts.base import JsonArtifact
 from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.artifacts.measurements import Machine, Speed
+from moe_export.artifacts.ranking import Ranking
 from moe_export.artifacts.report_making import (
     CompensationFacts,
     Method,
@@ -39,6 +40,7 @@ class Report(JsonArtifact):
         title: title from the recipe, or made from the model.
         moe_export: version that wrote the report.
         model: sizes of the model.
+        ranking: comparison of rankings; absent unless `plan.score` is `auto`.
         plan: plan of the model.
         importance: concentration of importance.
         coverage: reach of the calibration.
@@ -70,6 +72,7 @@ class Report(JsonArtifact):
     title: str
     moe_export: str
     model: ModelFacts
+    ranking: Ranking | None = None
     plan: PlanFacts
     importance: ImportanceFacts
     coverage: CoverageFacts

@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--cache",
         choices=("growing", "static", "captured"),
-        help="form of the KV cache, as validate.cache (default: growing on cpu; captured on cuda, "
+        help="form of the KV cache, as validate.cache (default: static on cpu; captured on cuda, "
         "or static with the portable operator)",
     )
     generate.add_argument(

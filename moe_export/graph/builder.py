@@ -51,6 +51,9 @@ TOKENS_SHAPE = ("batch_size", "sequence_length")
 ALL_TOKENS = "tokens"
 """Name of the axis of all tokens of a batch."""
 
+CHOSEN_AXES = {TOKENS_SHAPE[1]: "logits_length", ALL_TOKENS: "logits_tokens"}
+"""Axes of all positions to those of the positions whose logits are computed."""
+
 AttributeValue = int | float | str
 
 
@@ -72,6 +75,7 @@ class GraphBuilder:
         self.layout = layout
         self.float_type = ir.DataType.from_numpy(np.dtype(dtype))
         self._read = read
+        self._axes: Mapping[str, str] = {}
         self.graph = ir.Graph(
             [],
             [],
@@ -137,8 +141,13 @@ class GraphBuilder:
         self, value: ir.Value, *shape: int | str, dtype: ir.DataType | None = None
     ) -> ir.Value:
         """States a shape that no standard rule infers, and the dtype: the model's if None."""
-        value.type, value.shape = ir.TensorType(dtype or self.float_type), ir.Shape(shape)
+        named = [self._axes.get(axis, axis) if isinstance(axis, str) else axis for axis in shape]
+        value.type, value.shape = ir.TensorType(dtype or self.float_type), ir.Shape(named)
         return value
+
+    def rename_axes(self, axes: Mapping[str, str]) -> None:
+        """Gives axes in later descriptions other names, since equal names mean equal lengths."""
+        self._axes = axes
 
     def constant(self, name: str, values: NDArray[Any]) -> ir.Value:
         """Initializer with the given values; a second call with one name returns the first one."""

@@ -12,7 +12,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.graph.attention import attention, attention_inputs
-from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder
 from moe_export.graph.latent_attention import latent_attention
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
@@ -20,6 +20,7 @@ from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.padding import front_order, to_front, to_own_place
 from moe_export.op.function import ragged_moe_function
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout
+from moe_export.variants import LOGITS_FROM
 
 IR_VERSION = 10
 """Lowest version of the ONNX IR that opset 21 allows."""
@@ -38,6 +39,10 @@ def build_decoder(
     past, head_dim]. Outputs: `logits` [batch, sequence, vocab] and per layer `present.{i}.key` and
     `.value`, all in `dtype`. Batch, sequence and past are open; ONNX Runtime's attention takes more
     than one new token after a past only for a batch of one.
+
+    The optional input `logits_from` [1] int64 is the first position of `sequence` that logits are
+    computed of, counted from the end if negative. It is 0 unless fed; with -1 `logits` is
+    [batch, 1, vocab] and belongs to the last real token of each row.
 
     Args:
         spec: Sizes of the model, pruned and quantized or not.
@@ -64,6 +69,10 @@ def build_decoder(
                 builder, block, residual, "input_norm", name=name, layer=layer
             )
         block = attend(builder, normed, shared, layer)
+        if layer == spec.num_layers - 1:
+            # Behind the last attention, positions no longer depend on each other.
+            block, residual = (to_own_place(builder, x, order) for x in (block, residual))
+            builder.rename_axes(CHOSEN_AXES)
         name = f"layers.{layer}.expert_norm"
         normed, residual = add_and_norm(
             builder, block, residual, "expert_norm", name=name, layer=layer
@@ -72,10 +81,12 @@ def build_decoder(
         block = feed_forward(builder, normed, layer)
     assert residual is not None  # a spec has at least one layer
     normed, _ = add_and_norm(builder, block, residual, "final_norm", name="final_norm")
-    logits = _logits(builder, to_own_place(builder, normed, order))
+    logits = _logits(builder, normed)
     builder.output(logits, "logits", ("batch_size", "sequence_length", spec.vocab_size))
     outputs = builder.graph.outputs
     outputs.insert(0, outputs.pop())  # runtimes list the logits first
+    # An input that has a value: runtimes list it apart from the others and need not feed it.
+    builder.graph.inputs.append(builder.graph.initializers[LOGITS_FROM])
 
     model = ir.Model(
         builder.graph,

@@ -82,11 +82,25 @@ def save_model(
                 file.write(tensor.tobytes())
             if progress is not None:
                 progress(done, len(placements))
-    with _replacing(directory / MODEL_FILE) as file:
-        file.write(_graph_bytes(model, placements))
+    save_graph(model, directory / MODEL_FILE, DATA_FILE)
 
 
-def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
+def save_graph(model: ir.Model, path: Path, data_name: str) -> None:
+    """Writes a model's graph, with references to its weights in a file of `save_model`.
+
+    Args:
+        model: Result of `build_decoder`; unchanged afterwards.
+        path: File of the graph.
+        data_name: Name of the weights' file in the folder of the graph.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    with _replacing(path) as file:
+        file.write(_graph_bytes(model, layout(model), data_name))
+
+
+def _graph_bytes(model: ir.Model, placements: list[Placement], data_name: str) -> bytes:
     """Serialized model in which references to the data file replace the weights."""
     own = {}
     try:
@@ -96,7 +110,7 @@ def _graph_bytes(model: ir.Model, placements: list[Placement]) -> bytes:
             assert tensor is not None
             own[name] = tensor
             value.const_value = ir.ExternalTensor(
-                DATA_FILE,
+                data_name,
                 offset,
                 size_bytes,
                 tensor.dtype,

@@ -17,7 +17,7 @@ from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.op.library import library_path, register
 from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.system.memory import trim
-from moe_export.variants import MODEL_FILE
+from moe_export.variants import LOGITS_FROM, MODEL_FILE
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Provider's name in a recipe to its name in ONNX Runtime."""
@@ -133,7 +133,7 @@ class OrtModel:
         provider: str = "cpu",
         threads: int = 0,
         operator: str = "native",
-        cache: str = "growing",
+        cache: str = "static",
     ) -> None:
         if cache == CAPTURED and (provider, operator) != ("cuda", "native"):
             raise RecipeError(
@@ -172,6 +172,8 @@ class OrtModel:
             trim()
         self.provider, self.cache = provider, cache
         self.outputs = [output.name for output in self.session.get_outputs()]
+        optional = self.session.get_overridable_initializers()
+        self._has_logits_from = any(value.name == LOGITS_FROM for value in optional)
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
 
     def logits(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
@@ -195,6 +197,7 @@ class OrtModel:
         mask: NDArray[np.int64],
         cache: dict[str, Any],
         *,
+        last_only: bool = False,
         shrink: bool = False,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Runs the model once on new tokens.
@@ -203,6 +206,8 @@ class OrtModel:
             ids_BS: Ids of the new tokens, int64.
             mask: Attention mask [B, past + S] int64, 1 for real tokens.
             cache: Result of `empty_cache`, or the cache that the previous step returned.
+            last_only: True for the logits of each row's last real token alone; see
+                `ask_for_last`.
             shrink: True if ONNX Runtime gives memory back afterwards, see `run`.
 
         Returns:
@@ -218,6 +223,8 @@ class OrtModel:
         binding = self.session.io_binding()
         for name, value in (feeds | cache).items():
             binding.bind_ortvalue_input(name, value)
+        if last_only:
+            self.ask_for_last(binding)
         binding.bind_output(self.outputs[0])
         for name in self.outputs[1:]:
             binding.bind_output(name, self.provider)
@@ -228,6 +235,17 @@ class OrtModel:
             for name, value in zip(self.outputs[1:], values[1:], strict=True)
         }
         return values[0].numpy().astype(np.float32, copy=False), present
+
+    def ask_for_last(self, binding: Any) -> None:
+        """Asks for logits of each row's last real token alone, [B, 1, V].
+
+        A graph without the input, of moe-export 0.2 or older, still computes them at all positions.
+        """
+        import onnxruntime  # noqa: PLC0415 - an extra
+
+        if self._has_logits_from:
+            last = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([-1], np.int64))
+            binding.bind_ortvalue_input(LOGITS_FROM, last)
 
     def run(self, binding: Any, graph: int = NO_GRAPH, *, shrink: bool = False) -> None:
         """Runs the model with bound inputs and outputs.

@@ -9,6 +9,7 @@ from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
 from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
 from moe_export.recipe.importance import (
+    AUTO,
     DROPPING_SCORE,
     ROUNDING_OF,
     ROUNDING_SCORE,
@@ -19,6 +20,7 @@ from moe_export.recipe.importance import (
 from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import DistillSettings, PruneSettings
 from moe_export.recipe.quantize import Formats, QuantizeSettings
+from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
 from moe_export.recipe.validate import (
     GateSettings,
@@ -28,6 +30,7 @@ from moe_export.recipe.validate import (
 )
 
 __all__ = [
+    "AUTO",
     "DROPPING_SCORE",
     "ROUNDING_OF",
     "ROUNDING_SCORE",
@@ -45,6 +48,7 @@ __all__ = [
     "PlanSettings",
     "PruneSettings",
     "QuantizeSettings",
+    "RankingSettings",
     "Recipe",
     "ReportSettings",
     "Score",

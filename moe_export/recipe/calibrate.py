@@ -103,12 +103,15 @@ class CalibrateSettings(Section):
         sequences: Number of sequences.
         sequence_length: Most tokens of a sequence.
         seed: Seed of the draw.
+        held_out: Further sequences of each source, on which rankings are compared; follows
+            `ranking.held_out` and may not be given.
     """
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     sequences: DocumentCount = 128
     sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
     seed: Seed = 0
+    held_out: DocumentCount | None = None
 
     @property
     def weights(self) -> list[float]:

@@ -18,6 +18,9 @@ class ExportSettings(Section):
             one.
         library: `true` to copy the native operator library beside each model, where runtimes find
             it by its bare name.
+        web: `true` to write each model under the names of transformers.js too, in a folder `onnx`,
+            such as `onnx/model_q4.onnx`. The weights there are a hard link to those of the model
+            where the file system has such links, and a copy elsewhere.
     """
 
     dtype: Dtype = "float32"
@@ -25,6 +28,7 @@ class ExportSettings(Section):
     baseline: bool = True
     pruned: bool = True
     library: bool = True
+    web: bool | None = None
 
 
 class ReportSettings(Section):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe.base import MOST, ByteSize, Count, Section, Share
-from moe_export.recipe.importance import Score
+from moe_export.recipe.importance import AUTO, RankingScore
 from moe_export.recipe.quantize import Formats
 
 
@@ -26,7 +26,8 @@ class PlanSettings(Section):
         formats: Formats that byte budgets count; those of the quantize section, and may not be
             given.
         layout: Layout that byte budgets count; the export's, and may not be given.
-        score: Score that ranks dimensions.
+        score: Score that ranks dimensions; `auto` measures several on held-out sequences and takes
+            the best, see the ranking section.
         scope: `model` ranks all dimensions together, `layer` within each layer, `expert` gives
             every expert the same width.
         unit: `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
@@ -44,7 +45,7 @@ class PlanSettings(Section):
     dtype: Dtype | None = None
     formats: Formats | None = None
     layout: Layout | None = None
-    score: Score = "fisher_margin"
+    score: RankingScore = "fisher_margin"
     scope: Literal["model", "layer", "expert"] = "model"
     unit: Literal["dimension", "expert"] = "dimension"
     min_width: Annotated[int, Field(ge=0, le=MOST)] = 0
@@ -70,6 +71,14 @@ class PlanSettings(Section):
             raise ValueError(
                 "score router_frequency counts what the router sends, which the shared expert gets "
                 "without being chosen; take another score, or leave shared_expert out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scope_is_chosen(self) -> PlanSettings:
+        if self.score == AUTO and self.scope != "model":
+            raise ValueError(
+                "score auto chooses the scope as well; leave plan.scope out, or give ranking.scopes"
             )
         return self
 

@@ -20,6 +20,7 @@ from moe_export.recipe.importance import ImportanceSettings
 from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import PruneSettings
 from moe_export.recipe.quantize import QuantizeSettings
+from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.validate import ValidateSettings
 
 
@@ -35,6 +36,7 @@ class Recipe(Section):
     model: ModelSettings
     calibrate: CalibrateSettings
     importance: ImportanceSettings = ImportanceSettings()
+    ranking: RankingSettings = RankingSettings()
     plan: PlanSettings | None = None
     prune: PruneSettings = PruneSettings()
     quantize: QuantizeSettings | None = None

@@ -18,6 +18,7 @@ from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.ledger import Ledger
 from moe_export.artifacts.measurements import Measurements
 from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.ranking import Ranking
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import StageCost
 from moe_export.artifacts.stage_mark import StageMark
@@ -84,6 +85,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             title=settings.title or f"{model.family}, {percent(plan.kept)} of expert dimensions",
             moe_export=__version__,
             model=model,
+            ranking=Ranking.load(folders["ranking"]) if "ranking" in folders else None,
             plan=planned,
             importance=importance_facts(plan, importance),
             coverage=coverage_facts(importance),

@@ -112,14 +112,14 @@ def _variant(
 
 def _converted_bytes(name: str, folder: Path, export: Export, measurements: Measurements) -> int:
     """Returns the bytes that a variant takes because the CPU computes in float32."""
+    paths = {entry.path for entry in measurements.speed if entry.variant == name}
+    is_portable = PORTABLE_PATH in paths
+    is_folded = is_portable and export.variants[name].quantization is not None
+    if export.dtype != "float16" and not is_folded:
+        return 0
     spec = spec_of(read_config(folder))
-    is_portable = PORTABLE_PATH in {
-        entry.path for entry in measurements.speed if entry.variant == name
-    }
-    folded = is_portable and export.variants[name].quantization is not None
-    return widened_bytes(spec, export.dtype, with_experts=is_portable) + (
-        folded_bytes(spec) if folded else 0
-    )
+    widened = widened_bytes(spec, export.dtype, with_experts=is_portable)
+    return widened + (folded_bytes(spec) if is_folded else 0)
 
 
 def _classes(weights: WeightBytes) -> tuple[ClassBytes, ...]:

@@ -58,6 +58,7 @@ class ExportFacts:
         start: Beginning of a text.
         ends: Ids of the tokens that end a text.
         licence_files: Names of the licence files beside the model.
+        web: True if the model has the names of transformers.js too.
     """
 
     source: Source
@@ -70,6 +71,7 @@ class ExportFacts:
     start: TextStart
     ends: Sequence[int]
     licence_files: Sequence[str]
+    web: bool = False
 
 
 def export_card(facts: ExportFacts) -> str:
@@ -209,6 +211,11 @@ def _export_code(facts: ExportFacts) -> list[str]:
             "A text begins with BOS, which onnxruntime-genai adds only with that option. Leave the "
             "option out for a prompt made by a chat template that writes BOS itself."
         )
+    if facts.web:
+        parts += [
+            "With transformers.js 4, in Node or the browser, from the folder `onnx`:",
+            snippets.filled(snippets.TRANSFORMERS_JS, "js"),
+        ]
     return parts
 
 

@@ -71,7 +71,9 @@ def _blocks(report: Report, name: str) -> Iterator[str]:
         f"By the run that made this model, on {machine.cpu}, {machine.cores} cores; {versions}."
     )
     if (scores := _accuracy_table(report, variant)) is not None:
-        yield "Held-out documents, in ONNX Runtime; the unpruned model in brackets:"
+        unpruned = any(entry.variant == BASELINE for entry in report.accuracy)
+        brackets = "; the unpruned model in brackets" if unpruned and variant != BASELINE else ""
+        yield f"Held-out documents, in ONNX Runtime{brackets}:"
         yield table(scores)
     if (tasks := _harness_table(report, name)) is not None:
         yield "Tasks of lm-eval:"

@@ -20,6 +20,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 options = ort.SessionOptions()
+options.log_severity_level = 3  # no warning about the default of logits_from
 ${library}session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
 tokenizer = Tokenizer.from_file("tokenizer.json")
 prompt = ${bos}tokenizer.encode("$prompt").ids
@@ -31,6 +32,7 @@ while len(answer) < $new_tokens:
     inputs = {
         "input_ids": np.array([step]),
         "attention_mask": np.ones((1, len(prompt) + len(answer)), np.int64),
+        "logits_from": np.array([-1]),  # logits of the last position alone
     }
     logits, *present = session.run(None, inputs | cache)
     cache = dict(zip(cache, present))
@@ -69,12 +71,21 @@ answer = tokens[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))
 """)
 
+TRANSFORMERS_JS = Template("""\
+import { env, pipeline } from "@huggingface/transformers";
+
+env.localModelPath = "";
+const answer = await pipeline("text-generation", ".");
+const options = { max_new_tokens: $new_tokens, do_sample: false, return_full_text: false };
+console.log((await answer("$prompt", options))[0].generated_text);
+""")
+
 FASTER = "  # the same answers without it, slower"
 SPECIAL = 'tokenizer.update_options(add_special_tokens="true")  # texts begin as in training\n'
 REGISTER = "import moe_export  # registers the model type with transformers\n"
 
 
-def filled(template: Template, **values: object) -> str:
-    """A fenced block of Python with the prompt and the given values in it."""
+def filled(template: Template, language: str = "python", **values: object) -> str:
+    """A fenced block of code with the prompt and the given values in it."""
     code = template.substitute(prompt=PROMPT, new_tokens=NEW_TOKENS, **values)
-    return f"```python\n{code}```"
+    return f"```{language}\n{code}```"

@@ -10,6 +10,7 @@ import yaml
 from moe_export.artifacts.report import Report
 from moe_export.reporting import sentences, tables
 from moe_export.reporting.harness_table import harness_table
+from moe_export.reporting.ranking_table import ranking_sentence, ranking_table
 from moe_export.reporting.tables import Table
 from moe_export.system.text import printable
 
@@ -32,6 +33,10 @@ def _blocks(report: Report) -> Iterator[str]:
     if report.compensation is not None:
         yield sentences.compensation_sentence(report)
     yield table(tables.layer_table(report))
+    if report.ranking is not None:
+        yield "## Choice of the ranking"
+        yield escaped(ranking_sentence(report.ranking))
+        yield table(ranking_table(report.ranking))
     yield "## Memory"
     yield f"{sentences.prediction_sentence(report)} {sentences.active_sentence(report)}"
     if report.quantization is not None:

@@ -9,6 +9,7 @@ from moe_export.artifacts.report import Report
 from moe_export.reporting import html, sentences, tables
 from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.markdown import settings_yaml
+from moe_export.reporting.ranking_table import ranking_sentence, ranking_table
 
 
 def report_html(report: Report) -> str:
@@ -45,6 +46,14 @@ def _widths(report: Report) -> Iterator[str]:
         blocks.append(html.figure(figures_widths.importance_curve(report)))
     yield html.pair(*blocks)
     yield html.details("Every layer", html.table(tables.layer_table(report)))
+
+
+def _ranking(report: Report) -> Iterator[str]:
+    if report.ranking is None:
+        return
+    yield "<h2>Choice of the ranking</h2>"
+    yield html.paragraph(ranking_sentence(report.ranking))
+    yield html.table(ranking_table(report.ranking))
 
 
 def _memory(report: Report) -> Iterator[str]:
@@ -137,4 +146,7 @@ def _measuring(report: Report) -> Iterator[str]:
     yield f"<footer>moe-export {escape(report.moe_export)}</footer>"
 
 
-_SECTIONS = (_top, _widths, _memory, _accuracy, _evaluation, _speed, _checks, _making, _measuring)
+_SECTIONS = (
+    *(_top, _widths, _ranking, _memory, _accuracy, _evaluation),
+    *(_speed, _checks, _making, _measuring),
+)

@@ -30,7 +30,7 @@ from moe_export.graph.predict import predicted_bytes
 from moe_export.ort.predicted_memory import predicted_resident, widened_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import ImportanceSettings, Recipe, rounding_pair
+from moe_export.recipe import AUTO, ImportanceSettings, Recipe, rounding_pair
 from moe_export.recipe.evaluate import TORCH_MODELS
 from moe_export.runner.rates import (
     ACTIVATIONS,
@@ -59,6 +59,9 @@ from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
+
+FITTING_PASSES = 3
+"""Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,45 @@ def _plan(models: _Models) -> StageEstimate:
     return StageEstimate("plan", 100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0)
 
 
+def _ranking(models: _Models) -> StageEstimate:
+    recipe, spec, settings = models.recipe, models.spec, models.recipe.ranking
+    refits = recipe.prune.refit_down
+    held = len(recipe.calibrate.sources) * recipe.calibrate.sequence_length * settings.held_out
+    held += min(models.tokens, settings.fitting_tokens) if refits else 0
+    candidates, finalists = _candidates(recipe)
+    read = STORED_BYTES * spec.parameters * (2 + candidates + finalists)
+    flops = 2.0 * _active_parameters(spec) * _measured_tokens(models, refits)
+    return StageEstimate(
+        "ranking",
+        1 << 16,
+        TORCH_BYTES + LOGIT_BYTES + 4 * (_held_at_once(spec) + 4 * spec.hidden_size * held),
+        5 + flops / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
+    )
+
+
+def _candidates(recipe: Recipe) -> tuple[int, int]:
+    """Number of rankings that `plan.score: auto` measures, and of finalists among them."""
+    settings = recipe.ranking
+    is_solved = recipe.plan is not None and recipe.plan.is_solved
+    candidates = len(settings.scores) * (1 if is_solved else len(settings.scopes))
+    return candidates, min(settings.finalists, candidates)
+
+
+def _measured_tokens(models: _Models, refits: bool) -> int:
+    """Tokens that run forward to choose a ranking.
+
+    Every candidate runs over a few sequences, every finalist over all held out, and over the tokens
+    that it is refitted on; so does the unpruned model, without a refit.
+    """
+    recipe, settings = models.recipe, models.recipe.ranking
+    candidates, finalists = _candidates(recipe)
+    each = len(recipe.calibrate.sources) * recipe.calibrate.sequence_length
+    tokens = each * ((1 + candidates) * settings.first + (1 + finalists) * settings.held_out)
+    if refits:
+        tokens += FITTING_PASSES * finalists * min(models.tokens, settings.fitting_tokens)
+    return tokens
+
+
 def _prune(models: _Models) -> StageEstimate:
     distilling = _distilling(models.recipe, models.spec, models.kept, models.fitting_tokens)
     pruned = models.kept.parameters
@@ -283,11 +325,31 @@ def _report(_models: _Models) -> StageEstimate:
 
 
 def _bakeoff(models: _Models) -> StageEstimate:
-    return StageEstimate("bakeoff", 1 << 20, TORCH_BYTES + 4 * models.spec.parameters, 0.0)
+    """The whole model runs over the tasks once for every ranking; a refit also over the tokens that
+    it fits, and `auto` over what its candidates are measured on.
+    """
+    recipe, settings = models.recipe, models.recipe.bakeoff
+    assert settings is not None
+    length = min(recipe.calibrate.sequence_length, settings.sequence_length)
+    scored = sum(task.items for task in settings.tasks) * length
+    named = sum(score != AUTO for score in settings.scores)
+    rankings = named * len(settings.scopes) + len(settings.whole_expert_scores)
+    chosen = (named != len(settings.scores)) * _measured_tokens(models, sum(settings.refit) > 0)
+    rounds = len(settings.keeps) * len(settings.refit) * len(settings.seeds)
+    tokens = scored * (1 + rounds * (rankings + (named != len(settings.scores))))
+    tokens += rounds * chosen
+    tokens += rounds * (True in settings.refit) * rankings * FITTING_PASSES * models.fitting_tokens
+    return StageEstimate(
+        "bakeoff",
+        1 << 20,
+        TORCH_BYTES + LOGIT_BYTES + 4 * models.spec.parameters,
+        20 + 2.0 * _active_parameters(models.spec) * tokens / FLOPS_PER_S["float32"],
+    )
 
 
 STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
     "calibrate": _calibrate,
+    "ranking": _ranking,
     "plan": _plan,
     "prune": _prune,
     "quantize": _quantize,

@@ -128,6 +128,10 @@ def threads_of_torch() -> int:
 def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
     """Stops before the first stage if the model lacks what the plan prunes."""
     spec = spec_of(read_config(model))
+    if recipe.export.web:
+        from moe_export.graph.web import check_web  # noqa: PLC0415 - loads the graph builder
+
+        check_web(spec)
     if recipe.plan is not None:
         Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
     return spec

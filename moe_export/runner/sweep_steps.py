@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import QuantizeSettings, Recipe
+from moe_export.recipe import AUTO, QuantizeSettings, Recipe
 from moe_export.runner.steps import Step, between, steps_of
 
 POINTS = "points"
@@ -62,6 +62,11 @@ def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
     """
     if recipe.plan is None:
         raise RecipeError("a sweep needs a recipe of the main job, with a plan section")
+    if recipe.plan.score == AUTO and any(point.experts == "auto" for point in points):
+        raise RecipeError(
+            "a sweep lets the plan choose formats at every budget, which needs one score, and "
+            "plan.score is auto; give a score by name, or sweep.budgets: []"
+        )
     steps: dict[str, Step] = {}
     reads: dict[str, str] = {}
     for point in points:

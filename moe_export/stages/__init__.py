@@ -28,23 +28,29 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(3, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
-    "plan": StageFacts(4, ("importance",)),
+    "ranking": StageFacts(1, ("calibrate", "importance")),
+    "plan": StageFacts(4, ("importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(5, ("prune", "plan", "quantize")),
-    "validate": StageFacts(6, ("calibrate", "prune", "quantize", "export")),
+    "export": StageFacts(6, ("prune", "plan", "quantize")),
+    "validate": StageFacts(7, ("calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("prune", "export")),
     "report": StageFacts(
-        5, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate", "eval")
+        5,
+        (
+            *("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
+            *("validate", "eval"),
+        ),
     ),
     "sweep": StageFacts(2, ()),
-    "bakeoff": StageFacts(3, ()),
+    "bakeoff": StageFacts(4, ()),
 }
 
 MAIN_JOB = (
     "calibrate",
     "importance",
+    "ranking",
     "plan",
     "prune",
     "quantize",

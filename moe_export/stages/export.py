@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from moe_export.artifacts.export import Export, ExportedModel
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.plan import Plan
@@ -31,7 +33,10 @@ from moe_export.graph import (
     predicted_bytes,
     save_model,
 )
+from moe_export.graph.external_data import save_graph
 from moe_export.graph.metadata import model_metadata
+from moe_export.graph.web import CONFIG_KEY, check_web, web_config, web_dtype, web_file
+from moe_export.graph.web import FOLDER as WEB_FOLDER
 from moe_export.op.library import library_path
 from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe import ExportSettings
@@ -72,6 +77,7 @@ def run(job: Job[ExportSettings]) -> None:
             library=job.settings.library,
             layout=job.settings.layout,
             source=job.model,
+            web=bool(job.settings.web),
         )
         planned = plan.bytes_of(variant, dtype)
         if planned is None or models[variant].data_bytes != planned.total_bytes:
@@ -92,6 +98,7 @@ def export_model(
     library: bool = False,
     layout: Layout = "portable",
     source: Path | None = None,
+    web: bool = False,
 ) -> ExportedModel:
     """Writes one checkpoint as an ONNX model with its tokenizer, `genai_config.json` and card.
 
@@ -104,6 +111,7 @@ def export_model(
         layout: layout of the experts' weights.
         source: folder of the checkpoint that the model was made from, whose name and licence the
             card states; `checkpoint_dir` if None.
+        web: True if the model gets the names of transformers.js too.
 
     Returns:
         Sizes and counts of the model.
@@ -112,6 +120,7 @@ def export_model(
         CheckpointError: the checkpoint is incomplete, unknown or has no tokenizer.json.
         ResourceError: the disk is too small.
         DependencyError: the library is to be copied or to pack weights, and is not installed.
+        RecipeError: `web` is asked for, and transformers.js has no class for the family.
     """
     kernels = library_path() if library else None
     checkpoint, spec = open_checkpoint(checkpoint_dir)
@@ -120,6 +129,8 @@ def export_model(
             f"{checkpoint_dir / 'tokenizer.json'} is missing, without it the exported model cannot "
             "be run; convert the tokenizer with transformers (AutoTokenizer, save_pretrained)"
         )
+    if web:
+        check_web(spec)
     predicted = predicted_bytes(spec, dtype, layout)
     _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
     origin = source_of(source or checkpoint_dir)
@@ -131,7 +142,12 @@ def export_model(
     save_model(model, out_dir, progress)
     copy_tokenizer_files(checkpoint_dir, out_dir)
     start = state_special_tokens(out_dir)
-    write_json(out_dir / "config.json", family_config(checkpoint.config, spec))
+    config = family_config(checkpoint.config, spec)
+    if web:
+        word = web_dtype(spec.quantization, dtype)
+        config |= {CONFIG_KEY: web_config(word, dtype)}
+        _write_web_names(model, out_dir, web_file(word))
+    write_json(out_dir / "config.json", config)
     if kernels is not None:
         _copy_library(kernels, out_dir)
     library_name = kernels.name if kernels is not None else None
@@ -152,6 +168,7 @@ def export_model(
             start=start,
             ends=end if isinstance(end, list) else [end],
             licence_files=copy_licence_files(source or checkpoint_dir, out_dir),
+            web=web,
         )
     )
     write_card(out_dir, card)
@@ -183,6 +200,22 @@ def unpruned_spec(config: dict[str, Any]) -> ModelSpec:
     name = str(config["model_type"]).removeprefix(PRUNED_PREFIX)
     widths = (WIDTHS_KEY, SHARED_WIDTHS_KEY)
     return spec_of({key: config[key] for key in config if key not in widths} | {"model_type": name})
+
+
+def _write_web_names(model: ir.Model, out_dir: Path, name: str) -> None:
+    """Writes the graph once more under the name of transformers.js, with its weights beside it."""
+    folder = out_dir / WEB_FOLDER
+    weights = folder / f"{name}_data"
+    try:
+        folder.mkdir(exist_ok=True)
+        weights.unlink(missing_ok=True)
+        try:
+            weights.hardlink_to(out_dir / DATA_FILE)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(out_dir / DATA_FILE, weights)
+    except OSError as error:
+        raise disk_error(error, weights) from error
+    save_graph(model, folder / name, weights.name)
 
 
 def _copy_library(source: Path, out_dir: Path) -> None:

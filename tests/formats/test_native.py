@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +14,7 @@ import pytest
 from moe_export.errors import CheckpointError, ShapeError
 from moe_export.formats import FORMATS, known_to
 from moe_export.op import rounding as native
+from tests.native.executors import KERNELS
 
 
 def weight_NK(shape: tuple[int, int], dtype: Any, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -40,6 +44,30 @@ def test_codes_scales_and_zero_points_are_those_of_the_definition(
         assert (part.dtype, part.shape) == (expected.dtype, expected.shape)
         assert part.tobytes() == expected.tobytes()
     np.testing.assert_array_equal(actual.dequantized(), defined.dequantized())
+
+
+ROUNDED_BY_ALL = """
+import hashlib
+from moe_export.formats import known_to
+from moe_export.op import rounding
+from tests.formats.test_native import np, weight_NK
+for name in known_to("rounding"):
+    made = rounding.quantize(name, weight_NK((41, 400), np.float32), 128, search=True)
+    print(name, [hashlib.sha256(part.tobytes()).hexdigest() for part in made.parts])
+"""
+
+
+def test_every_instruction_set_rounds_to_the_same_codes() -> None:
+    def rounded_with(kernel: str) -> str:
+        environment = os.environ | {"MOE_EXPORT_KERNEL": kernel}
+        command = [sys.executable, "-c", ROUNDED_BY_ALL]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    first, *others = [rounded_with(kernel) for kernel in KERNELS]
+    assert first.count("[") == len(known_to("rounding"))
+    assert others == [first] * len(others)
 
 
 @pytest.mark.parametrize("name", known_to("rounding"))

@@ -12,20 +12,32 @@ TESTS = Path(__file__).parents[1] / "native"
 LIBRARY = Path(__file__).parents[2] / "moe_export" / "op" / "native"
 
 
-def build(source: Path, target: str, folder: Path) -> Path:
+def build(source: Path, target: str, folder: Path, defines: dict[str, str] | None = None) -> Path:
     """Compiles a target of a CMake project.
 
     Args:
         source: Folder of the project's CMakeLists.txt.
         target: Name of the target.
         folder: Folder for the results; used again, only changes are compiled.
+        defines: Variables of the project that are set.
 
     Returns:
         `folder`.
     """
     cmake, ninja = _tool("cmake"), _tool("ninja")
+    values = [f"-D{name}={value}" for name, value in (defines or {}).items()]
     for command in (
-        [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", source, "-B", folder],
+        [
+            cmake,
+            "-G",
+            "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
+            *values,
+            "-S",
+            source,
+            "-B",
+            folder,
+        ],
         [cmake, "--build", folder, "--target", target, "--parallel", "2"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)

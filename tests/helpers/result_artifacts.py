@@ -174,7 +174,10 @@ BAKEOFF = Bakeoff(
     baseline={"sums": SCORES},
     results=(
         RankingResult(
-            score="fisher",
+            score="auto",
+            scope="layer",
+            refitted=True,
+            choice="fisher, layer",
             unit="expert",
             keep=0.5,
             seed=1,

@@ -18,7 +18,7 @@
 #include "cpu/packed.h"
 #include "cpu/packing.h"
 #include "ort/abi.h"
-#include "ort/cpu_node.h"
+#include "ort/moe_node.h"
 
 namespace ort = moe_export::ort;
 

@@ -1,8 +1,9 @@
-"""Random nodes under the sanitizers."""
+"""Random nodes under the sanitizers, and the choice of kernels."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -35,3 +36,16 @@ def test_random_nodes_are_run_or_refused_under_the_sanitizers(fuzzer: Path, kern
     # Two calls to a case that is accepted; both answers have to be common for the run to mean much.
     assert int(counts[1]) > CASES
     assert int(counts[2]) > CASES // 10
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are those of x86_64")
+def test_a_processor_without_kernels_of_its_own_is_told_that_the_library_may_not_pay(
+    fuzzer: Path,
+) -> None:
+    program = build(TESTS, "choices", fuzzer.parent) / "choices"
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    plain, avx2, avx512 = done.stdout.splitlines()
+    assert plain.startswith("portable: plain C++, as there are no kernels for this processor")
+    assert "faster without the library" in plain
+    assert avx2 == "avx2: the fastest that this processor has"
+    assert avx512 == "avx512: the fastest that this processor has"

@@ -64,6 +64,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "cache captured needs the provider cuda alone and the operator native; choose static",
         ),
         (
+            MINIMAL + "export: {web: true, layout: packed}\n",
+            "export.layout packed needs; set export.layout to portable",
+        ),
+        (
             MINIMAL + "export: {dtype: float16, layout: packed}\nvalidate: {providers: [cuda]}\n",
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
@@ -90,6 +94,33 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
             "plan.score fisher is not in importance.scores (fisher_margin); add it there",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: auto, scope: layer"),
+            "recipe.yaml:5: plan: score auto chooses the scope as well; leave plan.scope out",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB, score: auto")
+            + "quantize: {experts: auto}\n",
+            "auto compares scores of different units; give one of the two by name",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1MiB, score: auto")
+            + "ranking: {scopes: [layer]}\n",
+            "ranking.scopes has no model, and a budget of active bytes ranks over the whole model",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: auto, shared_expert: prune")
+            + "ranking: {scores: [router_frequency]}\n",
+            "ranking.scores has router_frequency, which counts what the router sends, and",
+        ),
+        (
+            MINIMAL + "ranking: {first: 9, held_out: 8}\n",
+            "ranking.first is 9, more than the 8 sequences that ranking.held_out gives; lower it",
+        ),
+        (
+            MINIMAL + "ranking: {plan: {keep: 0.1}}\n",
+            "ranking.plan and ranking.prune follow these sections; leave them out",
         ),
         (
             MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, scope: layer"),
@@ -207,7 +238,7 @@ def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
 
 def test_the_cache_of_a_provider_is_growing_static_or_captured() -> None:
     default = ValidateSettings(providers=("cpu", "cuda"))
-    assert [default.cache_on(word) for word in default.providers] == ["growing", "captured"]
+    assert [default.cache_on(word) for word in default.providers] == ["static", "captured"]
     portable = ValidateSettings(providers=("cuda",), operator="portable")
     assert portable.cache_on("cuda") == "static"
     assert ValidateSettings(cache="static").cache_on("cpu") == "static"

@@ -17,13 +17,15 @@ import pytest
 from moe_export.artifacts.export import Export
 from moe_export.artifacts.plan import Plan, PlannedModels
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
-from moe_export.errors import ArtifactError, CheckpointError, ResourceError
+from moe_export.errors import ArtifactError, CheckpointError, RecipeError, ResourceError
 from moe_export.families import spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.op.library import LIBRARY_NAME, library_path
+from moe_export.op.spec import Dtype
 from moe_export.recipe import ExportSettings
 from moe_export.stages.export import export_model, run
 from moe_export.stages.job import Job
+from moe_export.testing.families import ROWS
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.helpers.artifacts import plan_with, planned_bytes
 from tests.helpers.decoding import Decoder
@@ -77,6 +79,47 @@ def test_the_baseline_is_left_out_where_the_recipe_says_so(tmp_path: Path) -> No
     assert sorted(path.name for path in job.out.iterdir()) == ["export.json", "pruned"]
     assert Export.load(job.out).dtype == "float16"
     assert Decoder(job.out / "pruned").start(np.zeros((1, 2), np.int64)).dtype == np.float16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_web_names_lead_to_the_same_weights(dtype: Dtype, tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source")
+    out = tmp_path / "out"
+    export_model(source, out, dtype, web=True)
+    name = {"float32": "model.onnx", "float16": "model_fp16.onnx"}[dtype]
+    settings = json.loads((out / "config.json").read_text())["transformers.js_config"]
+    assert settings["use_external_data_format"] == {name: 1}
+    weights = out / "onnx" / f"{name}_data"
+    assert sorted(path.name for path in (out / "onnx").iterdir()) == [name, weights.name]
+    assert weights.samefile(out / "model.onnx.data")
+    assert "@huggingface/transformers" in (out / "README.md").read_text()
+    web = tmp_path / "web"
+    shutil.copytree(out / "onnx", web)  # where model.onnx.data is not
+    (web / name).rename(web / "model.onnx")
+    ids = np.arange(6, dtype=np.int64)[None]
+    np.testing.assert_array_equal(Decoder(web).start(ids), Decoder(out).start(ids))
+
+
+def test_web_weights_are_copied_where_no_hard_link_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    export_model(tiny_checkpoint(tmp_path / "source"), tmp_path / "out", "float32", web=True)
+    weights = tmp_path / "out" / "onnx" / "model.onnx_data"
+    assert not weights.samefile(tmp_path / "out" / "model.onnx.data")
+    assert weights.read_bytes() == (tmp_path / "out" / "model.onnx.data").read_bytes()
+
+
+def test_web_names_are_refused_for_families_that_transformers_js_does_not_know(
+    tmp_path: Path,
+) -> None:
+    (row,) = (row for row in ROWS if row.model_type == "mixtral")
+    source = tiny_checkpoint(tmp_path / "source", base=row.config)
+    with pytest.raises(RecipeError, match=r"no class for the model type mixtral; leave the key"):
+        export_model(source, tmp_path / "out", "float32", web=True)
 
 
 def test_a_size_other_than_planned_stops_the_run(tmp_path: Path) -> None:
@@ -199,8 +242,13 @@ def test_the_library_stands_beside_the_model_and_genai_finds_it_by_its_bare_name
     config = json.loads((tmp_path / "out" / "genai_config.json").read_text())
     options = config["model"]["decoder"]["session_options"]
     assert options["custom_ops_library"] == LIBRARY_NAME
+    assert options["log_id"] == f"experts in {LIBRARY_NAME}"
     export_model(source, tmp_path / "bare", "float32")
     assert not (tmp_path / "bare" / LIBRARY_NAME).exists()
+    config = json.loads((tmp_path / "bare" / "genai_config.json").read_text())
+    assert (
+        config["model"]["decoder"]["session_options"]["log_id"] == "experts in standard operators"
+    )
 
 
 def test_genai_pads_with_the_end_token_where_the_model_has_no_other(tmp_path: Path) -> None:

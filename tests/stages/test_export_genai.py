@@ -11,22 +11,16 @@ import pytest
 from tokenizers import Tokenizer
 
 from moe_export.demo import checkpoint_dir
-from moe_export.demo.tasks import test_items as items_of
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.stages.export import export_model
 from moe_export.testing.families import ROWS, FamilyRow
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
+from tools.apps.answers import END, NEW_TOKENS, demo_answers, demo_ids, demo_prompts
 
 og = pytest.importorskip(
     "onnxruntime_genai", reason="onnxruntime-genai is not installed; it is in the extra genai"
 )
-
-END = 0
-"""Token that ends an answer of the demo model."""
-
-NEW_TOKENS = 40
-COUNTS = {"arithmetic": 20, "sums": 30, "facts": 24, "strings": 12}
 
 
 @dataclass
@@ -72,15 +66,13 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
-    return [item.prompt for kind, count in COUNTS.items() for item in items_of(kind, count)]
+    return demo_prompts()
 
 
 @pytest.fixture(scope="module")
 def answers(runtime: Runtime, prompts: list[str]) -> list[list[int]]:
     """Greedy tokens of our own decoding for every prompt."""
-    tokenizer = Tokenizer.from_file(str(runtime.folder / "tokenizer.json"))
-    model = OrtModel(runtime.folder)
-    return [list(generate(model, tokenizer.encode(p).ids, NEW_TOKENS, [END])) for p in prompts]
+    return demo_answers(runtime.folder, demo_ids(runtime.folder), "native")
 
 
 def test_token_ids_are_those_of_the_tokenizer(runtime: Runtime, prompts: list[str]) -> None:

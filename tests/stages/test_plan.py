@@ -13,6 +13,7 @@ import pytest
 from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.ranking import Candidate, Ranking
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
 from moe_export.families import spec_of
@@ -65,6 +66,31 @@ def planned(model: Path, importance: Path, out: Path, **settings: Any) -> Plan:
 
 def whole_bytes(model: Path) -> int:
     return predicted_bytes(spec_of(Checkpoint(model).config), "float32").total_bytes
+
+
+def test_the_choice_of_the_ranking_stage_is_planned(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    choice = Candidate(
+        score="rounding_margin", scope="layer", kept=0.5, first_kl_nats=0.1, sources=()
+    )
+    Ranking(
+        choice=choice,
+        candidates=(choice,),
+        refitted=False,
+        weights=(1.0,),
+        answered=(False,),
+        first_sequences=1,
+        sequences=1,
+        scored_tokens=9,
+        unpruned_answer_loss_nats=None,
+    ).save(tmp_path)
+    found = tmp_path / "found"
+    found.mkdir()
+    settings = PlanSettings(dtype="float32", keep=0.5, score="auto")
+    run(Job(settings, model, {"importance": importance, "ranking": tmp_path}, found))
+    named = {"score": "rounding_margin", "scope": "layer", "keep": 0.5}
+    assert Plan.load(found) == planned(model, importance, tmp_path / "named", **named)
 
 
 @pytest.mark.parametrize("share", [0.49, 0.53, 0.57])

@@ -33,7 +33,7 @@ def greedy_rows(
         ids[row, : len(prompt)] = prompt
     # The last token is not run, so it needs no room in the cache.
     cache = open_cache(model, len(prompts), ids.shape[1] + new_tokens - 1)
-    last_BV = cache.prompt(ids, lengths_B)[np.arange(len(prompts)), lengths_B - 1]
+    last_BV = cache.prompt(ids, lengths_B)
     answers: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
     for number in range(1, new_tokens + 1):

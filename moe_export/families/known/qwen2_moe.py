@@ -49,4 +49,5 @@ FAMILY = Family(
     fused=common.FUSED_EXPERTS,
     dense_layers=("decoder_sparse_step", "mlp_only_layers"),
     genai_type="qwen2",
+    in_transformers_js=True,
 )

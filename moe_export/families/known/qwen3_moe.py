@@ -43,4 +43,5 @@ FAMILY = Family(
     dense_layers=("decoder_sparse_step", "mlp_only_layers"),
     qk_norm="head",
     genai_type="qwen3",
+    in_transformers_js=True,
 )

@@ -5,39 +5,27 @@
 namespace moe_export {
 namespace {
 
-bool has_avx2() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-bool has_avx512() {
-#if defined(__x86_64__)
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
-#else
-  return false;
-#endif
+const char* reason_for(const Kernels* fastest) {
+  if (fastest != portable_kernels()) return "the fastest that this processor has";
+  return "plain C++, as there are no kernels for this processor; models in integer formats are "
+         "likely faster without the library, as standard operators";
 }
 
 }  // namespace
 
-Choice choose(const std::string& name) {
+Choice choose(const std::string& name, const Processor& has) {
   struct Candidate {
     const Kernels* kernels;
     bool available;
   };
   // From fast to plain.
-  const Candidate candidates[] = {
-      {avx512_kernels(), has_avx512()}, {avx2_kernels(), has_avx2()}, {portable_kernels(), true}};
+  const Candidate candidates[] = {{avx512_kernels(), has.has_avx512},
+                                  {avx2_kernels(), has.has_avx2},
+                                  {portable_kernels(), true}};
   std::string available;
   for (const Candidate& candidate : candidates) {
     if (candidate.kernels == nullptr || !candidate.available) continue;
-    if (name.empty()) return {candidate.kernels, "the fastest that this processor has"};
+    if (name.empty()) return {candidate.kernels, reason_for(candidate.kernels)};
     if (name == candidate.kernels->name) return {candidate.kernels, "asked for by name"};
     available += (available.empty() ? "" : ", ") + std::string(candidate.kernels->name);
   }
@@ -46,12 +34,18 @@ Choice choose(const std::string& name) {
                        ", or not at all"};
 }
 
+// Never destroyed: the library may be unloaded while threads still use it.
 const Choice& process_choice() {
-  static const Choice choice = [] {
+  static const Choice& choice = *[] {
     const char* name = std::getenv("MOE_EXPORT_KERNEL");
-    return choose(name == nullptr ? "" : name);
+    return new Choice(choose(name == nullptr ? "" : name, processor()));
   }();
   return choice;
+}
+
+const Rounding& process_rounding() {
+  const Kernels* kernels = process_choice().kernels;
+  return *(kernels == nullptr ? portable_rounding() : kernels->rounding());
 }
 
 }  // namespace moe_export

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cpu/panels.h"
+#include "cpu/rounding.h"
 
 namespace moe_export {
 
@@ -43,6 +44,8 @@ struct Kernels {
   // float16 to float32, and back.
   void (*widen)(const uint16_t* halves, int64_t count, float* values);
   void (*narrow)(const float* values, int64_t count, uint16_t* halves);
+  // The rounding of weights that goes with this instruction set.
+  const Rounding* (*rounding)();
 };
 
 // The kernels of an instruction set; null if the library was built for another processor family.

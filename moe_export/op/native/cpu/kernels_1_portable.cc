@@ -50,13 +50,60 @@ void product(const uint8_t* panel, int64_t depth, const void* const* rows, int c
   }
 }
 
-// A stored code of a block.
+// Bytes of codes that go together in a panel: 4 of the depth for each column. Plain loops over them
+// are what compilers turn into vectors.
+constexpr int64_t kQuad = 4;
+constexpr int64_t kGroup = kQuad * kColumns;
+constexpr int64_t kGroups = kBlock / kQuad;
+constexpr int64_t kLanes = 16;
+
+// Codes of a block: codes[group][column * 4 + d % 4] for the depth 4 * group + d % 4.
+using Codes = int16_t[kGroups][kGroup];
+
+// Number taken off codes of 8 bits, so that the sum of two products fits into 16 bits.
 template <Format kFormat>
-int32_t code(const uint8_t* block, int64_t d, int64_t column) {
-  const uint8_t* codes = block + codes_offset(kFormat);
-  if (!has_four_bits(kFormat)) return codes[(d / 4 * kColumns + column) * 4 + d % 4];
-  const uint8_t pair = codes[(d / 8 * kColumns + column) * 4 + d % 4];
-  return d % 8 < 4 ? pair & 15 : pair >> 4;
+constexpr int32_t kTaken = has_four_bits(kFormat) ? 0 : 128;
+
+template <Format kFormat>
+void unpack(const uint8_t* block, Codes codes) {
+  const uint8_t* from = block + codes_offset(kFormat);
+  if constexpr (has_four_bits(kFormat)) {
+    for (int64_t pair = 0; pair < kGroups; pair += 2, from += kGroup) {
+      for (int64_t i = 0; i < kGroup; ++i) codes[pair][i] = from[i] & 15;
+      for (int64_t i = 0; i < kGroup; ++i) codes[pair + 1][i] = from[i] >> 4;
+    }
+  } else {
+    for (int64_t group = 0; group < kGroups; ++group, from += kGroup) {
+      for (int64_t i = 0; i < kGroup; ++i) {
+        codes[group][i] = static_cast<int16_t>(from[i] - kTaken<kFormat>);
+      }
+    }
+  }
+}
+
+// Dot products of a block's columns with 32 activations. Products of `kGroupsInShort` groups are
+// summed in 16 bits: two of 8 bits (2 * 128 * 127), eight of 4 bits (8 * 15 * 127).
+template <int64_t kGroupsInShort>
+void dot(const Codes codes, const int8_t* x, int32_t* sums) {
+  int16_t repeated[kGroups][kLanes];
+  for (int64_t group = 0; group < kGroups; ++group) {
+    for (int64_t i = 0; i < kLanes; ++i) repeated[group][i] = x[group * kQuad + i % kQuad];
+  }
+  for (int64_t first = 0; first < kGroup; first += kLanes) {
+    int32_t wide[kLanes] = {};
+    for (int64_t group = 0; group < kGroups; group += kGroupsInShort) {
+      int16_t narrow[kLanes] = {};
+      for (int64_t g = group; g < group + kGroupsInShort; ++g) {
+        for (int64_t i = 0; i < kLanes; ++i) {
+          narrow[i] = static_cast<int16_t>(narrow[i] + codes[g][first + i] * repeated[g][i]);
+        }
+      }
+      for (int64_t i = 0; i < kLanes; ++i) wide[i] += narrow[i];
+    }
+    for (int64_t i = 0; i < kLanes; i += kQuad) {
+      sums[(first + i) / kQuad] = wide[i] + wide[i + 1] + wide[i + 2] + wide[i + 3];
+    }
+  }
 }
 
 template <Format kFormat>
@@ -64,16 +111,21 @@ void quantized_product(const uint8_t* panel, int64_t depth, const void* const* r
                        float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
   for (int64_t block = 0; block * kBlock < depth; ++block, panel += block_bytes(kFormat)) {
+    Codes codes;
+    unpack<kFormat>(panel, codes);
+    int32_t zero[kColumns];
+    float scale[kColumns];
     for (int64_t c = 0; c < kColumns; ++c) {
-      const int32_t zero = has_zero_points(kFormat) ? panel[kScaleBytes + c] : zero_code(kFormat);
-      int32_t codes[kBlock];
-      for (int64_t d = 0; d < kBlock; ++d) codes[d] = code<kFormat>(panel, d, c) - zero;
-      const float scale = Float16::load(panel + 2 * c);
-      for (int row = 0; row < count; ++row) {
-        const QuantizedBlock& x = static_cast<const QuantizedBlock*>(rows[row])[block];
-        int32_t sum = 0;
-        for (int64_t d = 0; d < kBlock; ++d) sum += x.codes[d] * codes[d];
-        sums[row * kColumns + c] += static_cast<float>(sum) * (scale * x.scale);
+      zero[c] = has_zero_points(kFormat) ? panel[kScaleBytes + c] : zero_code(kFormat);
+      scale[c] = Float16::load(panel + 2 * c);
+    }
+    for (int row = 0; row < count; ++row) {
+      const QuantizedBlock& x = static_cast<const QuantizedBlock*>(rows[row])[block];
+      int32_t sum[kColumns];
+      dot<has_four_bits(kFormat) ? 8 : 2>(codes, x.codes, sum);
+      for (int64_t c = 0; c < kColumns; ++c) {
+        const int32_t exact = sum[c] + (kTaken<kFormat> - zero[c]) * x.sum;
+        sums[row * kColumns + c] += static_cast<float>(exact) * (scale[c] * x.scale);
       }
     }
   }
@@ -82,16 +134,21 @@ void quantized_product(const uint8_t* panel, int64_t depth, const void* const* r
 void nf4_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                  float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
-  for (int64_t d = 0; d < depth; ++d) {
-    const uint8_t* block = panel + d / kBlock * block_bytes(Format::kNf4);
-    float weights[kColumns];
-    for (int64_t c = 0; c < kColumns; ++c) {
-      weights[c] = kNf4[code<Format::kNf4>(block, d % kBlock, c)] * Float16::load(block + 2 * c);
-    }
-    for (int row = 0; row < count; ++row) {
-      const float x = static_cast<const float*>(rows[row])[d];
-      float* sum = sums + row * kColumns;
-      for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
+  for (int64_t first = 0; first < depth; first += kBlock, panel += block_bytes(Format::kNf4)) {
+    Codes codes;
+    unpack<Format::kNf4>(panel, codes);
+    float scale[kColumns];
+    for (int64_t c = 0; c < kColumns; ++c) scale[c] = Float16::load(panel + 2 * c);
+    for (int64_t d = 0; d < kBlock && first + d < depth; ++d) {
+      float weights[kColumns];
+      for (int64_t c = 0; c < kColumns; ++c) {
+        weights[c] = kNf4[codes[d / kQuad][c * kQuad + d % kQuad]] * scale[c];
+      }
+      for (int row = 0; row < count; ++row) {
+        const float x = static_cast<const float*>(rows[row])[first + d];
+        float* sum = sums + row * kColumns;
+        for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
+      }
     }
   }
 }
@@ -168,7 +225,8 @@ const Kernels kKernels = {
     {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
     quantize,
     widen,
-    narrow};
+    narrow,
+    portable_rounding};
 
 }  // namespace
 

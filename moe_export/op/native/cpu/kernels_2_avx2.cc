@@ -113,7 +113,8 @@ const Kernels kKernels = {
      plain<Vector, Relu2>},
     quantize,
     widen,
-    narrow};
+    narrow,
+    avx2_rounding};
 
 }  // namespace
 

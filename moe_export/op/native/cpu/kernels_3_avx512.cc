@@ -93,7 +93,8 @@ const Kernels kKernels = {
      plain<Vector, Relu2>},
     quantize,
     widen,
-    narrow};
+    narrow,
+    avx512_rounding};
 
 }  // namespace
 

@@ -1,0 +1,65 @@
+#include "cpu/processor.h"
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace moe_export {
+
+#if defined(__x86_64__)
+
+namespace {
+
+// Intel's manual, volume 2, CPUID, and volume 1, 13.3 (XGETBV); AMD's has the same bits.
+enum Register { kEax, kEbx, kEcx, kEdx };
+
+struct Leaf {
+  uint32_t registers[4] = {};
+  bool has(Register name, int bit) const { return registers[name] >> bit & 1; }
+};
+
+// All zeros where the processor has no such leaf.
+Leaf leaf(uint32_t number) {
+  Leaf a;
+  __get_cpuid_count(number, 0, &a.registers[kEax], &a.registers[kEbx], &a.registers[kEcx],
+                    &a.registers[kEdx]);
+  return a;
+}
+
+// The registers that the operating system saves when it switches threads, one bit for each kind.
+uint32_t saved_registers() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+constexpr uint32_t kSavesAvx = 0x06;     // XMM and YMM
+constexpr uint32_t kSavesAvx512 = 0xe6;  // these, masks and ZMM
+
+}  // namespace
+
+Processor processor() {
+  const Leaf basic = leaf(1), extended = leaf(7);
+  constexpr int kXgetbv = 27, kFma = 12, kAvx = 28, kF16c = 29;
+  constexpr int kAvx2 = 5, kAvx512f = 16, kAvx512dq = 17, kAvx512bw = 30, kAvx512vl = 31;
+  constexpr int kAvx512vnni = 11;
+  const uint32_t saved = basic.has(kEcx, kXgetbv) ? saved_registers() : 0;
+  Processor found;
+  found.has_avx2 = (saved & kSavesAvx) == kSavesAvx && basic.has(kEcx, kAvx) &&
+                   basic.has(kEcx, kFma) && basic.has(kEcx, kF16c) && extended.has(kEbx, kAvx2);
+  found.has_avx512 = found.has_avx2 && (saved & kSavesAvx512) == kSavesAvx512 &&
+                     extended.has(kEbx, kAvx512f) && extended.has(kEbx, kAvx512bw) &&
+                     extended.has(kEbx, kAvx512vl) && extended.has(kEbx, kAvx512dq) &&
+                     extended.has(kEcx, kAvx512vnni);
+  return found;
+}
+
+#else
+
+Processor processor() { return {}; }
+
+#endif
+
+}  // namespace moe_export

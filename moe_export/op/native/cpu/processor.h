@@ -1,0 +1,15 @@
+// What the processor of this machine can do.
+#pragma once
+
+namespace moe_export {
+
+struct Processor {
+  bool has_avx2 = false;    // AVX2, FMA and F16C
+  bool has_avx512 = false;  // these, and AVX-512 F, BW, DQ, VL and VNNI
+};
+
+// Asks the processor itself, and whether the operating system keeps the registers. Compilers'
+// __builtin_cpu_supports is not used: with some of them it always says no.
+Processor processor();
+
+}  // namespace moe_export

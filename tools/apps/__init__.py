@@ -1,0 +1,1 @@
+"""Exported models in the applications of others: `python -m tools.apps`."""
