@@ -185,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         "--write", type=Path, metavar="FILE", help="then write a manifest to keep elsewhere"
     )
 
+    _add_eval(commands)
     _add_serve(commands)
     _add_bench(commands)
     _add_sizes(commands)
@@ -193,6 +194,43 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="print what is installed, which providers run, and why others do not"
     )
     return parser
+
+
+def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="run tasks of lm-eval on the models of a run",
+        description="Runs tasks of lm-eval on the checkpoints in torch and on the exported models "
+        "in ONNX Runtime, and writes the report again. What is not given here is as in the "
+        "recipe's section eval. It needs moe-export[eval]; most tasks load a data set from the "
+        "Hugging Face hub.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--tasks", type=_names, metavar="A,B", help="tasks or groups (default: the recipe's)"
+    )
+    parser.add_argument("--include-path", metavar="DIR", help="folder with tasks of your own")
+    parser.add_argument("--limit", type=_count, metavar="N", help="most documents of each task")
+    parser.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="examples before each question"
+    )
+    parser.add_argument(
+        "--variants",
+        dest="models",
+        type=_names,
+        metavar="A,B",
+        help="source and checkpoint in torch; baseline, pruned and quantized in ONNX Runtime "
+        "(default: all that exist)",
+    )
+    parser.add_argument(
+        "--operator",
+        dest="operators",
+        type=_names,
+        metavar="A,B",
+        help="native or portable or both (default: as validate.operator)",
+    )
+    parser.add_argument("--batch-size", type=_count, metavar="N", help="sequences at a time")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="most tokens of a sequence")
 
 
 def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -366,6 +404,10 @@ def _with_recipe(
             help="run directory (default: runs/ and the recipe's name)",
         )
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _count(text: str) -> int:
