@@ -21,7 +21,7 @@ from moe_export.formats import GRIDS
 from moe_export.formats.storage import SCALE_SUFFIX, stored_parts
 from moe_export.graph import predicted_bytes
 from moe_export.op import rounding as native
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.planning.blocks import ExpertBlocks, WidthRule, expert_blocks
 from moe_export.planning.budget import Blocks, Chosen, Option, balanced, fit, loss_of
 from moe_export.planning.shares import Shares
@@ -55,16 +55,18 @@ class Budget:
         read_bytes: Most bytes that a token reads, mean over tokens; None for no limit.
         dtype: Dtype of weights that are not quantized.
         layout: Layout of the exported weights.
+        linear: Nodes of the matrices outside the experts.
     """
 
     stored_bytes: int | None = None
     read_bytes: int | None = None
     dtype: Dtype
     layout: Layout = "portable"
+    linear: LinearWord = "auto"
 
     def sizes(self, spec: ModelSpec, shares: Shares) -> tuple[int, int]:
         """Bytes of a model that are stored, and that a token reads."""
-        sizes = predicted_bytes(spec, self.dtype, self.layout)
+        sizes = predicted_bytes(spec, self.dtype, self.layout, self.linear)
         return sizes.total_bytes, sizes.active_bytes(spec, shares)
 
     def excess(self, spec: ModelSpec, shares: Shares) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.recipe.base import MOST, ByteSize, Count, Section, Share
 from moe_export.recipe.importance import AUTO, RankingScore
 from moe_export.recipe.quantize import Formats
@@ -30,6 +30,7 @@ class PlanSettings(Section):
         formats: Formats that byte budgets count; those of the quantize section, and may not be
             given.
         layout: Layout that byte budgets count; the export's, and may not be given.
+        linear: Nodes of the matrices outside the experts; the export's, and may not be given.
         score: Score that ranks dimensions; `auto` measures several on held-out sequences and takes
             the best, see the ranking section.
         scope: `model` ranks all dimensions together, `layer` within each layer, `expert` gives
@@ -50,6 +51,7 @@ class PlanSettings(Section):
     dtype: Dtype | None = None
     formats: Formats | None = None
     layout: Layout | None = None
+    linear: LinearWord | None = None
     score: RankingScore = "fisher_margin"
     scope: Literal["model", "layer", "expert"] = "model"
     unit: Literal["dimension", "expert"] = "dimension"
