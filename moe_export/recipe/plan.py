@@ -27,7 +27,8 @@ class PlanSettings(Section):
             given.
         layout: Layout that byte budgets count; the export's, and may not be given.
         score: Score that ranks dimensions; `auto` measures several on held-out sequences and takes
-            the best, see the ranking section.
+            the best, see the ranking section. Unless given, `auto`; or the one below if `scope`,
+            `unit` or `quantize.experts: auto` is given.
         scope: `model` ranks all dimensions together, `layer` within each layer, `expert` gives
             every expert the same width.
         unit: `dimension`, or `expert`, which keeps or empties whole experts (for comparison).
