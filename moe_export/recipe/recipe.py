@@ -14,6 +14,7 @@ from moe_export.recipe.base import Section
 from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings
 from moe_export.recipe.checks import CHECKS
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
 from moe_export.recipe.importance import AUTO, ImportanceSettings
 from moe_export.recipe.plan import PlanSettings
@@ -28,6 +29,7 @@ class Recipe(Section):
 
     Attributes:
         validate: Measurements of the exported models.
+        eval: Tasks of lm-eval; without it none is run.
         sweep: Models that the command `sweep` compares; other commands ignore it.
     """
 
@@ -40,6 +42,7 @@ class Recipe(Section):
     quantize: QuantizeSettings | None = None
     export: ExportSettings = ExportSettings()
     validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    eval: EvalSettings | None = None
     report: ReportSettings = ReportSettings()
     bakeoff: BakeoffSettings | None = None
     sweep: SweepSettings = SweepSettings()

@@ -58,10 +58,16 @@ def artifacts(run: Path) -> dict[str, bytes]:
         name = path.relative_to(run).as_posix()
         if not path.is_file() or path.name in MEASURED or path.name == ".lock":
             continue
+        if path.parent.name == "cards":  # with the memory and speed of this run
+            continue
         if path.name == StageMark.FILE:
             mark = json.loads(path.read_text())
             mark.pop("measured")
-            mark["files"] = {n: f for n, f in mark["files"].items() if n not in MEASURED}
+            mark["files"] = {
+                n: f
+                for n, f in mark["files"].items()
+                if n not in MEASURED and not n.startswith("cards/")
+            }
             found[name] = json.dumps(mark).encode()
         else:
             found[name] = path.read_bytes()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moe_export.recipe.load import load_recipe
+from moe_export.recipe.load import load_recipe, parse_recipe
 from moe_export.runner.estimate import StageEstimate, estimate
 from moe_export.runner.rates import LIBRARY_BYTES, LOGIT_BYTES, TORCH_BYTES
 from moe_export.testing.synthetic_checkpoint import config_of
@@ -119,3 +119,33 @@ def test_a_choice_among_rankings_is_counted_by_its_candidates_and_finalists(tmp_
     assert refitted.seconds - few.seconds == pytest.approx(2 * 3 * 4096 * token_s, rel=0.01)
     assert few.peak_bytes < refitted.peak_bytes < 6 * GIB
     assert "ranking" not in predicted(tmp_path, ["fisher"], "bfloat16")
+
+
+def test_validation_is_predicted_with_the_logits_and_the_float32_copies_of_every_export(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
+
+    def peak(items: int, dtype: str) -> int:
+        recipe = parse_recipe(
+            {
+                "model": {"source": str(tmp_path)},
+                "calibrate": {
+                    "sources": [{"demo": "text"}],
+                    "sequences": 16,
+                    "sequence_length": 512,
+                },
+                "plan": {"keep": 0.5},
+                "export": {"dtype": dtype, "baseline": True},
+                "validate": {"tasks": [{"demo": "text", "items": items}]},
+            },
+            (),
+        )
+        (validate,) = (e for e in estimate(recipe, tmp_path) if e.stage == "validate")
+        return validate.peak_bytes
+
+    # A batch of logits has at most 256 MiB; one document of 512 tokens has more than that here.
+    assert peak(1, "float32") == peak(64, "float32")
+    # 28.6 and 16.2 GB in float16, of which attention and heads double on the CPU.
+    assert 45 * GIB < peak(1, "float16") < 48 * GIB
+    assert peak(1, "float32") > 83 * GIB
