@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from moe_export import __version__
 from moe_export.cli import interrupts
@@ -80,8 +81,15 @@ def _log(level: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors quote no character that acts on the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moe-export",
         description="Prunes a Mixture-of-Experts model by expert dimension, exports it to one ONNX "
         "file, and proves accuracy, memory and speed in ONNX Runtime.",
@@ -188,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = commands.add_parser(
         "eval",
         help="run tasks of lm-eval on the models of a run",
@@ -225,7 +233,7 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--max-length", type=_count, metavar="N", help="most tokens of a sequence")
 
 
-def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve an exported model with the routes of the OpenAI API",
@@ -296,7 +304,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
-def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench = commands.add_parser(
         "bench",
         help="time exported models side by side",
@@ -325,15 +333,26 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help=f"batches {several}"
     )
     bench.add_argument(
-        "--prompt-tokens", type=_count, default=128, metavar="N", help="(default: 128)"
+        "--prompt-tokens",
+        type=_count,
+        nargs="+",
+        default=[128],
+        metavar="N",
+        help="lengths of the prompt (default: 128)",
     )
     bench.add_argument("--new-tokens", type=_count, default=32, metavar="N", help="(default: 32)")
     bench.add_argument(
         "--repeats", type=_count, default=5, metavar="N", help="measurements of each (default: 5)"
     )
+    bench.add_argument(
+        "--nodes",
+        action="store_true",
+        help="also time the nodes of each model in a decoding step, against a plain read of the "
+        "weights, at the first number of threads and the first prompt",
+    )
 
 
-def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
     sizes = commands.add_parser(
         "sizes",
         help="compute parameters and bytes of a model from its config alone",
@@ -360,7 +379,7 @@ def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _with_recipe(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     text: str,
     run: bool = True,

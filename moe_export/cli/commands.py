@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from moe_export import api
@@ -174,7 +175,7 @@ def doctor(arguments: argparse.Namespace) -> None:
 
 def bench(arguments: argparse.Namespace) -> None:
     """Times exported models side by side."""
-    from moe_export.bench import models, turns  # noqa: PLC0415 - loads ONNX Runtime
+    from moe_export.bench import models, nodes, turns  # noqa: PLC0415 - loads ONNX Runtime
 
     settings = turns.Settings(
         threads=arguments.threads,
@@ -183,9 +184,17 @@ def bench(arguments: argparse.Namespace) -> None:
         new_tokens=arguments.new_tokens,
         repeats=arguments.repeats,
     )
-    result = turns.bench(models.models_of(arguments.runs), settings)
+    chosen = models.models_of(arguments.runs)
+    result = turns.bench(chosen, settings)
     for table in (turns.speed_table(result), turns.memory_table(result)):
         print_table("", table.head, table.rows)
+    if arguments.nodes:
+        at = (arguments.threads[0], arguments.prompt_tokens[0], arguments.new_tokens)
+        found = {model.name: nodes.nodes_of(model, *at) for model in chosen}
+        for name, times in found.items():
+            table = nodes.node_table(name, times)
+            print_table("", table.head, table.rows)
+        result["nodes"] = {name: asdict(times) for name, times in found.items()}
     if arguments.json is not None:
         _write(arguments.json, json.dumps(result, indent=1) + "\n")
 

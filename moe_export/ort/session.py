@@ -119,6 +119,7 @@ class OrtModel:
         operator: `native` runs the experts in the native library, `portable` as standard operators.
         cache: Kind of the KV cache in `decoding`, as in the recipe's `validate.cache`; with
             `captured`, ONNX Runtime captures steps into CUDA graphs.
+        profile: Prefix of the file that ONNX Runtime's profiler writes; None for no profile.
 
     Raises:
         RecipeError: The cache is `captured` without CUDA or without the native operator.
@@ -134,6 +135,7 @@ class OrtModel:
         threads: int = 0,
         operator: str = "native",
         cache: str = "static",
+        profile: Path | None = None,
     ) -> None:
         if cache == CAPTURED and (provider, operator) != ("cuda", "native"):
             raise RecipeError(
@@ -147,10 +149,12 @@ class OrtModel:
         if not path.exists():
             raise ArtifactError(f"{path} is missing; run the export stage")
         if provider == "cuda":
-            require_cuda_model(path)
+            require_cuda_model(path, operator)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if operator == "native":
             require_native(provider)
             register(options)

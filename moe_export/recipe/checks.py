@@ -26,6 +26,8 @@ def check_derived_keys(recipe: Recipe) -> None:
         raise ValueError("importance.shared_expert follows plan.shared_expert; leave it out")
     if recipe.plan is not None and recipe.plan.layout is not None:
         raise ValueError("plan.layout is taken from the export section; leave it out")
+    if recipe.plan is not None and recipe.plan.linear is not None:
+        raise ValueError("plan.linear is taken from the export section; leave it out")
     if recipe.calibrate.held_out is not None:
         raise ValueError("calibrate.held_out follows ranking.held_out; leave it out")
     if recipe.ranking.plan is not None or recipe.ranking.prune is not None:
@@ -59,6 +61,11 @@ def check_execution(recipe: Recipe) -> None:
             "validate.providers has cuda, and export.layout packed is the layout of the CPU's "
             "kernels; set export.layout to portable"
         )
+    if recipe.export.linear == "panels":
+        raise ValueError(
+            "validate.providers has cuda, and export.linear panels has kernels for the CPU only; "
+            "set export.linear to standard"
+        )
 
 
 def check_auto(recipe: Recipe) -> None:
@@ -74,6 +81,11 @@ def check_auto(recipe: Recipe) -> None:
         raise ValueError(
             "quantize.experts: auto needs a budget; give plan.target_bytes or "
             "plan.target_active_bytes in place of plan.keep"
+        )
+    if recipe.plan.speedup is not None:
+        raise ValueError(
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves "
+            "open; name the format, or give plan.target_active_bytes"
         )
     if recipe.plan.score not in ROUNDING_OF:
         raise ValueError(

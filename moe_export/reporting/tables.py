@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from moe_export.artifacts.measurements import Spread
+from moe_export.artifacts.measurements import Speed, Spread
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import StageCost
 from moe_export.artifacts.report_memory import ClassBytes, UnprunedQuantized, VariantMemory
@@ -18,9 +18,11 @@ from moe_export.reporting.units import (
     percent,
     plain,
     points,
+    ratio,
     seconds,
     size,
 )
+from moe_export.variants import BASELINE
 
 SCOPES = {
     "model": "over the whole model",
@@ -228,7 +230,11 @@ def choice_table(report: Report) -> Table:
 
 
 def speed_table(report: Report) -> Table:
-    """Lists prefill and decode at every setting."""
+    """Lists prefill and decode at every setting, and decode beside what bytes predict.
+
+    One sequence is predicted to decode faster by the ratio of the bytes of weights that a token
+    reads in the baseline and in the variant.
+    """
     rows = [
         [
             entry.variant,
@@ -238,6 +244,8 @@ def speed_table(report: Report) -> Table:
             str(entry.threads),
             spread_text(entry.prefill_tokens_per_s),
             spread_text(entry.decode_tokens_per_s),
+            ratio(_decode_of_baseline(report, entry)),
+            ratio(_predicted_of_baseline(report, entry)),
         ]
         for entry in report.speed
     ]
@@ -249,8 +257,25 @@ def speed_table(report: Report) -> Table:
         "threads",
         "prefill tok/s",
         "decode tok/s",
+        "of baseline",
+        "predicted",
     ]
     return Table(head, rows, words=3)
+
+
+def _decode_of_baseline(report: Report, entry: Speed) -> float | None:
+    """Ratio of the decoding speeds of a variant and of the baseline at one setting."""
+    for other in report.speed:
+        if other.variant == BASELINE and other.setting == entry.setting:
+            return entry.decode_tokens_per_s.median / other.decode_tokens_per_s.median
+    return None
+
+
+def _predicted_of_baseline(report: Report, entry: Speed) -> float | None:
+    """Ratio of the bytes that a token reads; None for batches, whose tokens share weights."""
+    read = {held.variant: held.active_bytes_per_token for held in report.memory.variants}
+    whole, own = read.get(BASELINE), read.get(entry.variant)
+    return whole / own if whole and own and entry.batch_size == 1 else None
 
 
 def gates_table(report: Report) -> Table:

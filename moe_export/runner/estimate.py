@@ -137,8 +137,11 @@ class _Models:
     @cached_property
     def export_bytes(self) -> int:
         """Bytes of the exported weights."""
-        dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
-        return sum(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+        export = self.recipe.export
+        return sum(
+            predicted_bytes(model, export.dtype, export.layout, export.linear).total_bytes
+            for model in self.exported
+        )
 
     @cached_property
     def largest_export_bytes(self) -> int:
@@ -389,7 +392,7 @@ def importance_estimate(
     )
     if settings.dtype == "bfloat16":
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
-    rows = Axis(spec, settings.shared_expert is True).rows
+    rows = Axis(spec, settings.shared_expert is True and spec.has_shared_expert).rows
     states = states_at_once(scores, spec.num_layers)
     return StageEstimate(
         folder,
@@ -459,25 +462,30 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     plan = recipe.plan
     if plan is None:
         return spec
-    axis = Axis(spec, plan.prunes_shared)
+    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert))
 
     def at(keep: float) -> ModelSpec:
         widths = [[round(width * keep) for width in layer] for layer in axis.widths]
         return axis.resized(widths).spec
 
-    def size(model: ModelSpec) -> int:
+    def sizes(model: ModelSpec) -> tuple[int, int]:
+        """Bytes stored, and read for a token."""
         model = replace(model, quantization=_quantization(recipe))
-        sizes = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
-        if plan.target_active_bytes is None:
-            return sizes.total_bytes
-        return sizes.active_bytes(model, uniform_shares(spec))
+        found = predicted_bytes(
+            model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
+        )
+        return found.total_bytes, found.active_bytes(model, uniform_shares(spec))
 
     if plan.keep is not None:
         return at(plan.keep)
-    target = plan.target_bytes or plan.target_active_bytes
-    assert target is not None
-    least, most = size(at(0.0)), size(spec)
-    return at(min(max((target - least) / max(most - least, 1), 0.0), 1.0))
+    least, most = sizes(at(0.0)), sizes(spec)
+    read = round(most[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
+    shares = [
+        (target - low) / max(high - low, 1)
+        for target, low, high in zip((plan.target_bytes, read), least, most, strict=True)
+        if target is not None
+    ]
+    return at(min(max(min(shares), 0.0), 1.0))
 
 
 def _quantization(recipe: Recipe) -> Quantization:

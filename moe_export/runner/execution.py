@@ -133,7 +133,8 @@ def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
 
         check_web(spec)
     if recipe.plan is not None:
-        Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
+        # Refuses a shared expert that the model has not.
+        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert))
     return spec
 
 

@@ -65,6 +65,8 @@ def steps_of(recipe: Recipe) -> list[Step]:
         settings["importance"] = settings["importance"].model_copy(update={"shared_expert": True})
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
+    if recipe.export.linear != "auto":
+        exported["linear"] = recipe.export.linear
     settings["plan"] = recipe.plan.model_copy(update=exported)
     if recipe.eval is not None:
         settings["eval"] = _eval_settings(recipe, recipe.eval)

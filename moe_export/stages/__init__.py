@@ -29,12 +29,12 @@ STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(3, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
     "ranking": StageFacts(1, ("calibrate", "importance")),
-    "plan": StageFacts(4, ("importance", "ranking")),
+    "plan": StageFacts(5, ("importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(6, ("prune", "plan", "quantize")),
-    "validate": StageFacts(7, ("calibrate", "prune", "quantize", "export")),
+    "validate": StageFacts(8, ("calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("prune", "export")),
     "report": StageFacts(
         5,

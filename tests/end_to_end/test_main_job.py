@@ -28,13 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run directory of all stages, with the recipe beside it."""
     home = tmp_path_factory.mktemp("finished")
-    recipe = write_recipe(
-        home,
-        model,
-        plan={"keep": 0.5, "score": "auto"},
-        ranking={"scores": ["fisher_margin", "activation"], "held_out": 2, "first": 1},
-        prune={"save_padded": True},
-    )
+    recipe = write_recipe(home, model, prune={"save_padded": True})
     assert main(["run", str(recipe), "--run", str(home / "run")]) == 0
     return home / "run"
 

@@ -72,6 +72,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
         (
+            MINIMAL + "export: {dtype: float16, linear: panels}\nvalidate: {providers: [cuda]}\n",
+            "export.linear panels has kernels for the CPU only; set export.linear to standard",
+        ),
+        (
             MINIMAL + "validate: {providers: [cuda]}\n",
             "CUDA provider has no attention in float32; set export.dtype to float16",
         ),
@@ -89,7 +93,15 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
-            "recipe.yaml:5: plan: give one of keep, target_bytes and target_active_bytes",
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, speedup: 1.2"),
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "speedup: 1.2") + "quantize: {experts: auto}\n",
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
@@ -154,6 +166,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "plan.layout is taken from the export section; leave it out",
         ),
         (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, linear: panels"),
+            "plan.linear is taken from the export section; leave it out",
+        ),
+        (
             MINIMAL + "quantize: {lm_head: nf4}\n",
             "recipe.yaml:6: quantize.lm_head: nf4 is for experts only, since MatMulNBits has no",
         ),
@@ -198,6 +214,12 @@ def test_overrides_change_keys_and_entries_of_lists(tmp_path: Path) -> None:
     assert recipe.plan is not None
     assert recipe.plan.keep == 0.25
     assert recipe.calibrate.sources[0].demo == "facts"
+
+
+@pytest.mark.parametrize("key", ["dense", "lm_head", "experts", "embedding", "method"])
+def test_a_mapping_in_the_place_of_a_word_is_one_sentence(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=f"'quantize.{key}' is .*; input should be"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (f"quantize.{key}={{a: 1}}",))
 
 
 @pytest.mark.parametrize("override", ["plan.keep", "=3", "model.source.deeper=1", "plan.kepe=1"])

@@ -17,14 +17,20 @@ GIB = 2**30
 
 
 def predicted(
-    tmp_path: Path, scores: list[str], dtype: str, **prune: Any
+    tmp_path: Path,
+    scores: list[str],
+    dtype: str,
+    score: str | None = None,
+    ranking: dict[str, Any] | None = None,
+    **prune: Any,
 ) -> dict[str, StageEstimate]:
     (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
     recipe = {
         "model": {"source": str(tmp_path)},
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
         "importance": {"scores": scores, "dtype": dtype, "batch_tokens": 2048},
-        "plan": {"keep": 0.5, "score": scores[0]},
+        "plan": {"keep": 0.5, "score": score or scores[0]},
+        "ranking": ranking or {},
         "prune": prune,
         "quantize": {"experts": "int4", "dense": "int8"},
         "export": {"dtype": "float16", "baseline": False, "pruned": False},
@@ -85,6 +91,34 @@ def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
     assert (many.seconds - few.seconds) / 20 > 2 * 2 * 8.0872e9 / 400e6
     assert few.peak_bytes < 6 * GIB
     assert few.disk_bytes == plain.disk_bytes
+
+
+def test_a_choice_among_rankings_is_counted_by_its_candidates_and_finalists(tmp_path: Path) -> None:
+    sizes = {"first": 2, "held_out": 8}
+    few, many, refitted = (
+        predicted(
+            tmp_path,
+            ["fisher"],
+            "bfloat16",
+            "auto",
+            sizes | {"scores": scores, "finalists": 2, "fitting_tokens": 4096},
+            refit_down=refit,
+        )["ranking"]
+        for scores, refit in (
+            (["fisher", "reap"], False),
+            (["fisher", "reap", "activation"], False),
+            (["fisher", "reap"], True),
+        )
+    )
+    # 2.69 B parameters are multiplied with a token; the model has 14.3 B in two bytes.
+    token_s, read_s = 2 * 2.69e9 / 60e9, 2 * 14.316e9 / 400e6
+    # Two more candidates run over 2 sequences of 512 tokens.
+    more_s = 2 * (1024 * token_s + read_s)
+    assert many.seconds - few.seconds == pytest.approx(more_s, rel=0.01)
+    # Two finalists are refitted on 4,096 tokens, in three passes.
+    assert refitted.seconds - few.seconds == pytest.approx(2 * 3 * 4096 * token_s, rel=0.01)
+    assert few.peak_bytes < refitted.peak_bytes < 6 * GIB
+    assert "ranking" not in predicted(tmp_path, ["fisher"], "bfloat16")
 
 
 def test_validation_is_predicted_with_the_logits_and_the_float32_copies_of_every_export(
