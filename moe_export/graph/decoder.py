@@ -12,14 +12,15 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.graph.attention import attention, attention_inputs
-from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder
+from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder, linear_overload
 from moe_export.graph.latent_attention import latent_attention
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.padding import front_order, to_front, to_own_place
 from moe_export.op.function import ragged_moe_function
-from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout
+from moe_export.op.linear_function import linear_function
+from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout, LinearWord
 from moe_export.variants import LOGITS_FROM
 
 IR_VERSION = 10
@@ -30,7 +31,11 @@ FORMAT_VERSION = "1"
 
 
 def build_decoder(
-    spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None, layout: Layout = "portable"
+    spec: ModelSpec,
+    dtype: Dtype,
+    weights: Checkpoint | None,
+    layout: Layout = "portable",
+    linear: LinearWord = "auto",
 ) -> ir.Model:
     """Builds the model as an ONNX graph; weights are read from the checkpoint when it is written.
 
@@ -49,8 +54,9 @@ def build_decoder(
         dtype: Dtype of activations, caches, logits, and all weights that are not quantized.
         weights: Checkpoint that values are read from; None builds the same graph without values.
         layout: Layout of the experts' weights.
+        linear: Nodes of the matrices outside the experts.
     """
-    builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout)
+    builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout, linear)
     input_ids = builder.input("input_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
     mask = builder.input(
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
@@ -93,7 +99,7 @@ def build_decoder(
         ir_version=IR_VERSION,
         producer_name="moe-export",
         producer_version=moe_export.__version__,
-        functions=_experts_functions(spec, dtype) if layout == "portable" else [],
+        functions=_functions(builder) if layout == "portable" else [],
     )
     model.metadata_props["moe_export.model_type"] = spec.family.model_type
     model.metadata_props["moe_export.format_version"] = FORMAT_VERSION
@@ -121,6 +127,18 @@ def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value, name: 
         "Concat", shape, builder.ints(spec.vocab_size), name="logits.new_shape", axis=0
     )
     return builder.op("Reshape", flat, shape, name=name)
+
+
+def _functions(builder: GraphBuilder) -> list[ir.Function]:
+    """Functions of standard operators for all kinds of our nodes in the graph."""
+    functions = _experts_functions(builder.spec, builder.dtype)
+    for format_name, biased in builder.linear_kinds:
+        group_size = builder.spec.quantization.group_size
+        quantized = format_name in QUANTIZED_FORMATS
+        function = linear_function(format_name, group_size if quantized else 0, bias=biased)
+        function.overload = linear_overload(format_name, biased)
+        functions.append(function)
+    return functions
 
 
 def _experts_functions(spec: ModelSpec, dtype: Dtype) -> list[ir.Function]:

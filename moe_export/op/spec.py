@@ -22,6 +22,10 @@ Layout = Literal["portable", "packed"]
 """`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
 `packed`: a weight per layer in the native kernels' own layout, which only they can read."""
 
+LinearWord = Literal["auto", "standard", "panels"]
+"""Nodes of the matrices outside the experts: `standard` nodes of ONNX Runtime, or `panels`, which
+are `Linear` or in the packed layout `LinearPacked`; `auto` takes panels in the packed layout."""
+
 Format = str
 """Name of a format of stored weights, a key of `moe_export.formats.TABLE`."""
 
@@ -142,3 +146,12 @@ def linear_input_names(format_name: Format, *, bias: bool = False) -> list[str]:
     """
     weight = [f"weight{part}" for part in weight_parts(format_name)]
     return ["x", *weight, *(["bias"] if bias else [])]
+
+
+def uses_panels(layout: Layout, linear: LinearWord) -> bool:
+    """True if matrices outside the experts are `Linear` or `LinearPacked` nodes.
+
+    >>> uses_panels("packed", "auto"), uses_panels("portable", "auto")
+    (True, False)
+    """
+    return linear == "panels" or (linear == "auto" and layout == "packed")

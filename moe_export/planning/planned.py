@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
 from moe_export.families.axis import Axis
-from moe_export.graph import predicted_bytes
-from moe_export.op.spec import Layout
+from moe_export.families.base import ModelSpec
+from moe_export.graph import PredictedBytes, predicted_bytes
+from moe_export.op.spec import Dtype
 from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
 from moe_export.planning.blocks import WidthRule
-from moe_export.planning.shares import token_shares
+from moe_export.planning.shares import Shares, token_shares
 from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Formats, PlanSettings
@@ -104,8 +105,7 @@ def _fit_bytes(
     assert settings.dtype is not None
     target = settings.target_bytes
     axis = replace(axis, spec=replace(axis.spec, quantization=formats_of(settings)))
-    dtype, layout = settings.dtype, layout_of(settings)
-    fixed = predicted_bytes(axis.emptied().spec, dtype, layout).total_bytes
+    fixed = planned_bytes(axis.emptied().spec, settings.dtype, settings).total_bytes
     least, most = 0, axis.rows
     if fixed > target:
         raise PlanError(
@@ -117,14 +117,14 @@ def _fit_bytes(
     while least < most:
         rows = (least + most + 1) // 2
         widths = solve_widths(ranked, axis.tables, rows, replace(rule, min_width=0))
-        size = predicted_bytes(axis.resized(widths).spec, dtype, layout).total_bytes
+        size = planned_bytes(axis.resized(widths).spec, settings.dtype, settings).total_bytes
         least, most = (rows, most) if size <= target else (least, rows - 1)
     return solve_widths(ranked, axis.tables, least, rule)
 
 
-def layout_of(settings: PlanSettings) -> Layout:
-    """Returns the layout of the exported experts' weights."""
-    return settings.layout or "portable"
+def planned_bytes(spec: ModelSpec, dtype: Dtype, settings: PlanSettings) -> PredictedBytes:
+    """Returns the bytes of a model, laid out as the export's settings say."""
+    return predicted_bytes(spec, dtype, settings.layout or "portable", settings.linear or "auto")
 
 
 def formats_of(settings: PlanSettings) -> Quantization:
@@ -151,14 +151,23 @@ def _solve(
         format_errors(checkpoint, axis.spec, layer, names, formats.group_size)
         for layer in range(axis.spec.num_layers)
     ]
-    target = settings.target_bytes or settings.target_active_bytes
-    assert target is not None
-    budget = Budget(
-        size_bytes=target,
-        active=settings.target_active_bytes is not None,
-        dtype=settings.dtype,
-        layout=layout_of(settings),
-    )
     shares = token_shares(tokens_per_expert, axis.spec.top_k)
+    budget = Budget(
+        stored_bytes=settings.target_bytes,
+        read_bytes=_read_bytes(axis.spec, shares, settings),
+        dtype=settings.dtype,
+        layout=settings.layout or "portable",
+        linear=settings.linear or "auto",
+    )
     costs = Costs(importance=ranked, rounding=rounding, shares=shares, errors=errors)
     return allocate(axis, costs, formats.quantization("float"), budget, WidthRule.of(settings))
+
+
+def _read_bytes(spec: ModelSpec, shares: Shares, settings: PlanSettings) -> int | None:
+    """Limit of the bytes that a token reads; None if the recipe sets none."""
+    if settings.speedup is None:
+        return settings.target_active_bytes
+    assert settings.dtype is not None
+    unpruned = replace(spec, quantization=formats_of(settings))
+    sizes = planned_bytes(unpruned, settings.dtype, settings)
+    return int(sizes.active_bytes(unpruned, shares) / settings.speedup)

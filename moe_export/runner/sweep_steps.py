@@ -95,6 +95,7 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
             "keep": point.keep,
             "target_bytes": point.target_bytes,
             "target_active_bytes": None,
+            "speedup": None,
         }
     )
     quantize = recipe.quantize or QuantizeSettings()

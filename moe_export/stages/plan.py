@@ -22,10 +22,9 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
-from moe_export.graph import predicted_bytes
-from moe_export.planning.planned import layout_of, plan_widths, rank_unknown, unreached
+from moe_export.planning.planned import plan_widths, planned_bytes, rank_unknown, unreached
 from moe_export.planning.shares import Shares, token_shares
-from moe_export.recipe import AUTO, ROUNDING_OF, Dtype, Layout, PlanSettings
+from moe_export.recipe import AUTO, ROUNDING_OF, Dtype, PlanSettings
 from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def run(job: Job[PlanSettings]) -> None:
             f"plan.score {settings.score} was not computed; it is one of "
             f"{', '.join(importance.scores)}, or add it to importance.scores"
         )
-    axis = Axis(spec, settings.prunes_shared)
+    axis = Axis(spec, settings.prunes_shared_of(spec.has_shared_expert))
     scores, tokens_per_expert = importance.scores[settings.score], importance.tokens_per_expert
     unknown = unreached(tokens_per_expert)
     _check_rows(scores, axis)
@@ -70,7 +69,7 @@ def run(job: Job[PlanSettings]) -> None:
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
-    export_bytes = _export_bytes(models, shares, layout_of(settings))
+    export_bytes = _export_bytes(models, shares, settings)
     layers = _layers(axis, pruned, scores, unknown, export_bytes)
     rows_before = sum(layer.rows_before for layer in layers)
     rows_after = sum(layer.rows_after for layer in layers)
@@ -138,18 +137,18 @@ def _rounding(
 
 
 def _export_bytes(
-    models: dict[str, ModelSpec], shares: Shares, layout: Layout
+    models: dict[str, ModelSpec], shares: Shares, settings: PlanSettings
 ) -> dict[Dtype, PlannedModels]:
     """Bytes of the exported models, by dtype.
 
     Args:
         models: the models by the field of `PlannedModels` that they are for.
         shares: share of all tokens that each expert gets, one [E] per layer.
-        layout: layout of the experts' weights.
+        settings: settings that say how weights are laid out.
     """
 
     def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
-        predicted = predicted_bytes(model, dtype, layout)
+        predicted = planned_bytes(model, dtype, settings)
         return PlannedBytes(
             total_bytes=predicted.total_bytes,
             by_class=predicted.by_class,

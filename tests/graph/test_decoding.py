@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import DependencyError, RecipeError
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.ort import decoding
 from moe_export.ort import session as runtime
 from moe_export.ort.decoding import KVCache, StaticCache, generate, open_cache
@@ -167,16 +167,29 @@ def test_all_positions_that_a_model_has_can_be_used(tmp_path: Path, cache: str) 
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout", "sentence"),
+    ("dtype", "layout", "linear", "sentence"),
     [
-        ("float32", "portable", r"CUDA provider has no attention; set export.dtype to float16"),
-        ("float16", "packed", r"in the layout of the CPU's kernels; set export.layout to portable"),
+        (
+            "float32",
+            "portable",
+            "auto",
+            r"CUDA provider has no attention; set export.dtype to float16",
+        ),
+        ("float16", "packed", "auto", r"in the layout of the CPU's kernels; set export.layout to"),
+        ("float16", "packed", "standard", r"in the layout of the CPU's kernels; set export.lay"),
+        ("float16", "portable", "panels", r"for the CPU only; set export.linear to standard"),
     ],
 )
 def test_what_cuda_would_leave_to_the_cpu_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype, layout: Layout, sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: Dtype,
+    layout: Layout,
+    linear: LinearWord,
+    sentence: str,
 ) -> None:
-    directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx", dtype, layout)
+    source = tiny_checkpoint(tmp_path / "source")
+    directory = exported(source, tmp_path / "onnx", dtype, layout, linear)
     monkeypatch.setattr(runtime, "require_provider", lambda provider: None)
     with pytest.raises(DependencyError, match=sentence):
         OrtModel(directory, "cuda")

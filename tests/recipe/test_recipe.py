@@ -72,6 +72,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
         (
+            MINIMAL + "export: {dtype: float16, linear: panels}\nvalidate: {providers: [cuda]}\n",
+            "export.linear panels has kernels for the CPU only; set export.linear to standard",
+        ),
+        (
             MINIMAL + "validate: {providers: [cuda]}\n",
             "CUDA provider has no attention in float32; set export.dtype to float16",
         ),
@@ -89,7 +93,15 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
-            "recipe.yaml:5: plan: give one of keep, target_bytes and target_active_bytes",
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, speedup: 1.2"),
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "speedup: 1.2") + "quantize: {experts: auto}\n",
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
@@ -152,6 +164,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, linear: panels"),
+            "plan.linear is taken from the export section; leave it out",
         ),
         (
             MINIMAL + "quantize: {lm_head: nf4}\n",
@@ -379,3 +395,26 @@ def test_merged_mappings_may_override_keys_and_dates_are_text(tmp_path: Path) ->
     merged = "x: &x {keep: 0.25}\nplan: {<<: *x, keep: 0.75}\n"
     content, _ = read_yaml(merged, "text")
     assert content["plan"] == {"keep": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("changed", "score"),
+    [
+        (MINIMAL, "auto"),
+        (MINIMAL.replace("keep: 0.5", "target_active_bytes: 1MiB"), "auto"),
+        (MINIMAL.replace("keep: 0.5", "keep: 0.5, scope: layer"), "fisher_margin"),
+        (MINIMAL.replace("keep: 0.5", "keep: 0.5, unit: expert"), "fisher_margin"),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB") + "quantize: {experts: auto}\n",
+            "fisher_margin",
+        ),
+    ],
+)
+def test_the_ranking_is_measured_unless_another_key_asks_for_one(
+    tmp_path: Path, changed: str, score: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(changed)
+    plan = load_recipe(path).plan
+    assert plan is not None
+    assert plan.score == score

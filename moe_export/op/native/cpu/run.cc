@@ -22,6 +22,7 @@ namespace {
 // each expert's panels in long runs. Long runs matter where a panel is read for few tokens.
 constexpr size_t kItemsPerThread = 4;
 constexpr size_t kDecodingItemsPerThread = 2;
+constexpr size_t kDecodingTokens = 6;
 
 // The tokens of one expert, whose width is at least 1.
 struct Group {
@@ -42,10 +43,9 @@ class LayerRun {
         call_(call),
         tokens_(static_cast<size_t>(call.x.shape[0])),
         row_bytes_(row_bytes(problem_.hidden_size)),
-        down_items_(
-            std::min(static_cast<size_t>(layer.down_panels()),
-                     threads() * (tokens_ <= static_cast<size_t>(kTile) ? kDecodingItemsPerThread
-                                                                        : kItemsPerThread))) {
+        down_items_(std::min(
+            static_cast<size_t>(layer.down_panels()),
+            threads() * (tokens_ <= kDecodingTokens ? kDecodingItemsPerThread : kItemsPerThread))) {
     group_pairs();
     if (!x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
     hidden_ = allocate(hidden_bytes_);

@@ -11,6 +11,7 @@ namespace {
 // where there are few rows.
 constexpr size_t kItemsPerThread = 16;
 constexpr size_t kDecodingItemsPerThread = 4;
+constexpr size_t kDecodingRows = 6;
 
 class LinearRun {
  public:
@@ -23,9 +24,8 @@ class LinearRun {
         rows_(static_cast<size_t>(rows_of(x))),
         row_bytes_(form_.bytes(problem_.depth)),
         panels_(static_cast<size_t>(linear_panels(problem_))),
-        items_(std::min(panels_,
-                        threads() * (rows_ <= static_cast<size_t>(kTile) ? kDecodingItemsPerThread
-                                                                         : kItemsPerThread))) {
+        items_(std::min(panels_, threads() * (rows_ <= kDecodingRows ? kDecodingItemsPerThread
+                                                                     : kItemsPerThread))) {
     if (!form_.is(problem_.x_type)) x_rows_ = allocate(rows_ * row_bytes_);
   }
 
@@ -33,7 +33,7 @@ class LinearRun {
     const int64_t tiles = static_cast<int64_t>((rows_ + kTile - 1) / kTile);
     const bool serial = static_cast<int64_t>(linear_panel_bytes(problem_)) * tiles < kSerialBytes;
     // A few rows are converted sooner than other threads wake up.
-    if (x_rows_) step<&LinearRun::prepare>(parallel_for, rows_, serial || tiles == 1);
+    if (x_rows_) step<&LinearRun::prepare>(parallel_for, rows_, serial || rows_ <= kDecodingRows);
     step<&LinearRun::product>(parallel_for, items_, serial);
   }
 
