@@ -58,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # of a path that nobody looked at before, such as one that is too long
+        place = "a file" if error.filename is None else error.filename
+        return _fail(
+            f"{place}: {error.strerror or error}; check the path, its rights and its disk",
+            ResourceError.exit_code,
+        )
     return 0
 
 

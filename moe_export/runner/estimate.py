@@ -191,12 +191,15 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
 
 def _calibrate(models: _Models) -> StageEstimate:
     """Draws sequences; of large files only pieces are encoded."""
-    settings = models.recipe.calibrate
+    recipe, settings = models.recipe, models.recipe.calibrate
+    tokens = models.tokens
+    if recipe.plan is not None and recipe.plan.score == AUTO:
+        tokens += recipe.ranking.held_out * len(settings.sources) * settings.sequence_length
     peak_bytes = PYTHON_BYTES + TOKENIZER_FACTOR * models.tokenizer_bytes
     if any(source.demo is None for source in settings.sources):
         head_bytes = max(HEAD_CHARACTERS, CHARACTERS_PER_TOKEN * settings.sequence_length)
-        peak_bytes += TOKEN_BYTES * models.tokens + ENCODING_FACTOR * head_bytes
-    return StageEstimate("calibrate", 4 * models.tokens, peak_bytes, 1.0)
+        peak_bytes += TOKEN_BYTES * tokens + ENCODING_FACTOR * head_bytes
+    return StageEstimate("calibrate", 4 * tokens, peak_bytes, 1.0)
 
 
 def _plan(models: _Models) -> StageEstimate:
