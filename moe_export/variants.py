@@ -13,6 +13,9 @@ VARIANTS = (BASELINE, PRUNED, QUANTIZED)
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 """Files of a variant: its graph, and the weights beside it."""
 
+LOGITS_FROM = "logits_from"
+"""Optional input of an exported graph: first position with logits, [1] int64; 0 unless fed."""
+
 
 def exported(export: Path) -> dict[str, Path]:
     """Folders of the exported variants by name; the last one is the run's final model."""

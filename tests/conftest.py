@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import hypothesis
@@ -13,13 +15,27 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from moe_export.op.library import LIBRARY_NAME
 from tests.helpers.cmake import LIBRARY, build
+from tests.helpers.shared import made_once
 
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, with the reason, families that the installed transformers does not know."""
+    installed = metadata.version("transformers")
+    for item in items:
+        case = getattr(item, "callspec", None)
+        for row in case.params.values() if case is not None else ():
+            oldest = getattr(row, "oldest_transformers", 0)
+            if int(installed.partition(".")[0]) < oldest:
+                reason = f"transformers {installed} does not know {row.model_type}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The native library, compiled from the sources of this tree."""
-    return build(LIBRARY, "moe_export_ops", tmp_path_factory.mktemp("native")) / LIBRARY_NAME
+    compile_it = partial(build, LIBRARY, "moe_export_ops")
+    return made_once(tmp_path_factory, "native", compile_it) / LIBRARY_NAME

@@ -16,7 +16,7 @@ import yaml
 from moe_export import errors
 from moe_export.cli import EXIT_CODES, _parser
 from moe_export.graph.decoder import FORMAT_VERSION
-from moe_export.op import packed, spec
+from moe_export.op import packed, packed_linear, spec
 from moe_export.recipe.load import load_recipe
 from moe_export.scores import SCORES
 from moe_export.stages import STAGES
@@ -213,6 +213,7 @@ def test_every_exit_code_is_documented(kind: type[errors.MoeExportError]) -> Non
     [
         ("operator in a model", spec.VERSION),
         ("packed experts", packed.VERSION),
+        ("packed matrices", packed_linear.VERSION),
         ("exported model", FORMAT_VERSION),
     ],
 )

@@ -1,18 +1,22 @@
-"""`bakeoff.json`: rankings compared by masking the unpruned model."""
+"""`bakeoff.json`: rankings compared by masking and refitting the unpruned model."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from moe_export.artifacts.base import JsonArtifact, Record
 from moe_export.artifacts.validation import TaskScores
 
 
 class RankingResult(Record):
-    """Scores of the model masked by one ranking.
+    """Scores of the model pruned by one ranking.
 
     Attributes:
-        score: name of the ranking's score.
+        score: name of the ranking's score, or `auto`.
+        scope: `layer` if dimensions are ranked within each layer; None if over the model, or if
+            `auto` chose.
+        refitted: True if `down` is refitted; None if dropped dimensions are only masked.
+        choice: score and scope that `auto` chose, such as `fisher, model`; None for a named score.
         unit: unit of removal, `dimension` or `expert`.
         keep: fraction of expert dimensions asked for.
         seed: seed of the calibration draw.
@@ -22,6 +26,9 @@ class RankingResult(Record):
     """
 
     score: str
+    scope: Literal["layer"] | None = None
+    refitted: Literal[True] | None = None
+    choice: str | None = None
     unit: str
     keep: float
     seed: int

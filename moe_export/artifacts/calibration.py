@@ -34,6 +34,8 @@ class CalibrationSource(Record):
         tokens_sha256: SHA-256 of all token ids as int32, in hex.
         weight: weight of the source in the recipe; None if the recipe gives none, so that every
             source weighs by its tokens.
+        held_out_sequences: further sequences on which rankings are compared; None without such a
+            comparison.
     """
 
     name: str
@@ -44,6 +46,7 @@ class CalibrationSource(Record):
     dropped_documents: int
     tokens_sha256: str
     weight: float | None
+    held_out_sequences: int | None = None
 
 
 class CalibrationSummary(JsonArtifact):
@@ -115,6 +118,16 @@ class Calibration:
     def sample(self, tokens: int) -> list[NDArray[np.int32]]:
         """Returns evenly spread sequences with at most that many tokens together, at least one."""
         return evenly_chosen(self.sequences(), tokens)
+
+
+class HeldOut(Calibration):
+    """Sequences of the same sources that importance is not measured on, to compare rankings.
+
+    Attributes:
+        FILE: name of the file in the stage's folder.
+    """
+
+    FILE: ClassVar[str] = "held_out.safetensors"
 
 
 _DTYPES: dict[str, DTypeLike] = {

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from moe_export.artifacts.base import JsonArtifact
 from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.artifacts.measurements import Machine, Speed
+from moe_export.artifacts.ranking import Ranking
 from moe_export.artifacts.report_making import (
     CompensationFacts,
     Method,
@@ -22,6 +23,8 @@ from moe_export.artifacts.report_plan import (
 )
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
+    AnswerEndFacts,
+    EvaluationFacts,
     ExecutionFacts,
     GateFacts,
     Headline,
@@ -37,6 +40,7 @@ class Report(JsonArtifact):
         title: title from the recipe, or made from the model.
         moe_export: version that wrote the report.
         model: sizes of the model.
+        ranking: comparison of rankings; absent unless `plan.score` is `auto`.
         plan: plan of the model.
         importance: concentration of importance.
         coverage: reach of the calibration.
@@ -45,8 +49,12 @@ class Report(JsonArtifact):
         compensation: weights fitted after pruning; None without any.
         quantization: losses of quantization; None if nothing is quantized.
         accuracy: scores by provider and variant.
+        answer_ends: ends of the answers of tasks that leave them to the unpruned model.
+        evaluation: scores of lm-eval's tasks; None if none was run.
         parity: distance from torch by provider and variant.
         gates: limits of the recipe and their outcome.
+        warning: default limit of KL where no limit of the recipe guards the result, and its
+            outcome, which stops nothing; None where one does.
         speed: throughput at every setting.
         execution: implementation of the experts by variant and provider.
         machine: machine of the measurements.
@@ -64,6 +72,7 @@ class Report(JsonArtifact):
     title: str
     moe_export: str
     model: ModelFacts
+    ranking: Ranking | None = None
     plan: PlanFacts
     importance: ImportanceFacts
     coverage: CoverageFacts
@@ -72,8 +81,11 @@ class Report(JsonArtifact):
     compensation: CompensationFacts | None
     quantization: QuantizationFacts | None
     accuracy: tuple[AccuracyFacts, ...]
+    answer_ends: tuple[AnswerEndFacts, ...]
+    evaluation: EvaluationFacts | None
     parity: tuple[ParityFacts, ...]
     gates: tuple[GateFacts, ...]
+    warning: GateFacts | None
     speed: tuple[Speed, ...]
     execution: tuple[ExecutionFacts, ...]
     machine: Machine

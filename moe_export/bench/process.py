@@ -20,6 +20,7 @@ import numpy as np
 from moe_export import errors
 from moe_export.bench.models import Model
 from moe_export.errors import MoeExportError, RecipeError
+from moe_export.ort.decoding import open_cache
 from moe_export.ort.session import OrtModel
 from moe_export.system.processes import end_with_parent, ended_by_signal
 
@@ -137,18 +138,17 @@ def _times(model: OrtModel, sizes: Sizes) -> dict[str, Any]:
 
 def _decode(model: OrtModel, sizes: Sizes) -> dict[str, float]:
     vocabulary = model.session.get_outputs()[0].shape[-1]
-    shape = (sizes.batch, sizes.prompt_tokens)
-    ids = np.random.default_rng(0).integers(0, vocabulary, shape)
+    cache = open_cache(model, sizes.batch, sizes.prompt_tokens + sizes.new_tokens)
+    ids_BS = np.random.default_rng(0).integers(0, vocabulary, (sizes.batch, sizes.prompt_tokens))
     started = time.perf_counter()
-    _, cache = model.step(ids, np.ones(shape, np.int64), model.empty_cache(sizes.batch))
+    cache.prompt(ids_BS)
     prefill_s = time.perf_counter() - started
     steps = []
     for done in range(sizes.new_tokens):
         # Greedy tokens of a model with random weights are all the same, and so are their experts.
-        ids = np.random.default_rng(done).integers(0, vocabulary, (sizes.batch, 1))
-        mask = np.ones((sizes.batch, sizes.prompt_tokens + done + 1), np.int64)
+        ids_B = np.random.default_rng(done).integers(0, vocabulary, sizes.batch)
         started = time.perf_counter()
-        _, cache = model.step(ids, mask, cache)
+        cache.token(ids_B)
         steps.append(time.perf_counter() - started)
     return {"prefill_s": prefill_s, "step_s": float(np.median(steps))}
 

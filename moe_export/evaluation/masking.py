@@ -1,6 +1,6 @@
 """Scores of a model in which some expert dimensions are masked, that is, set to zero.
 
-Legend: T tokens, V vocabulary.
+Legend: T tokens, V vocabulary, D hidden, W width of an expert, P kept positions.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moe_export.artifacts.validation import TaskScores
 from moe_export.documents.tokens import TokenSequence
@@ -42,27 +44,57 @@ class ScoredTask:
 
 
 @contextmanager
-def masked(model: PreTrainedModel, kept: KeptPositions) -> Iterator[None]:
+def masked(
+    model: PreTrainedModel,
+    kept: KeptPositions,
+    refitted: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> Iterator[None]:
     """Masks every dimension that is not kept, by zeroing its column of `down`, in a `with` block.
 
     The logits are then equal to those of the model without these dimensions.
+
+    Args:
+        model: Model to mask.
+        kept: Positions that are not masked.
+        refitted: Columns [D, P] that replace the kept ones, by name of the tensor.
     """
     saved = []
     for block in (module for module in model.modules() if isinstance(module, RaggedMoEBlock)):
         positions_by_expert = kept[block.layer]
         has_shared = len(positions_by_expert) > len(block.routed)
         experts = block.all_experts if has_shared else block.routed
-        for expert, positions in zip(experts, positions_by_expert, strict=True):
+        for number, (expert, positions) in enumerate(
+            zip(experts, positions_by_expert, strict=True)
+        ):
             weight = expert.down.weight
             saved.append((weight, weight.detach().clone()))
-            mask = torch.zeros(weight.shape[1])
-            mask[torch.from_numpy(positions)] = 1
-            weight.mul_(mask)
+            columns = refitted.get(down_name(block, number))
+            put_columns(weight, torch.from_numpy(positions), columns)
     try:
         yield
     finally:
         for weight, values in saved:
             weight.copy_(values)
+
+
+def down_name(block: RaggedMoEBlock, expert: int) -> str:
+    """Name of the tensor of an expert's `down`; the shared expert's number is after the last."""
+    spec, layer = block.spec, block.layer
+    if expert == spec.num_experts:
+        return spec.name("shared_down", layer)
+    return spec.name("down", layer, expert)
+
+
+def put_columns(down_DW: Tensor, kept_P: Tensor, columns_DP: NDArray[np.float32] | None) -> None:
+    """Zeroes all columns but those kept, which are replaced if there are others.
+
+    Args:
+        down_DW: Weights of `down`, which are changed.
+        kept_P: Positions that are kept, int64.
+        columns_DP: Other columns for these positions; None to leave them.
+    """
+    kept_DP = down_DW[:, kept_P] if columns_DP is None else torch.from_numpy(columns_DP)
+    down_DW[:] = torch.zeros_like(down_DW).index_copy(1, kept_P, kept_DP.to(down_DW.dtype))
 
 
 def score_tasks(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.families.features import ExpertGroups, LatentAttention
+from moe_export.families.features import ExpertGroups, LatentAttention, Routing
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
@@ -52,6 +52,7 @@ class TensorRule:
         tensor_class: Class that its memory is reported in.
         when: Boolean attribute of `ModelSpec` without which the tensor is absent.
         layers: Layers that have the tensor: all, those with experts, or those without.
+        is_wide: True if the tensor is computed with in float32 whatever the model's dtype.
     """
 
     role: str
@@ -60,6 +61,7 @@ class TensorRule:
     tensor_class: TensorClass
     when: str | None = None
     layers: Literal["all", "moe", "dense"] = "all"
+    is_wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,15 @@ class Family:
         dense_layers: Config keys that decide which layers have a plain MLP and no experts.
         norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
         qk_norm: Norm of queries and keys: within each head, over all heads together, or none.
-        routing: Softmax over all experts and the largest of them, or Phi-MoE's sparse mixer.
+        qk_norm_flag: Config key that switches the norm of queries and keys on; None if it is always
+            there.
+        routing: Choice and weights of a token's experts.
         normalize_top_k: True if the chosen weights are divided by their sum; None if the config's
             `norm_topk_prob` decides.
         router_float32: True if the router's product is in float32 whatever the model's dtype.
         shared_gate: True if the shared expert has a weight of its own for each token.
+        predicts_ahead: True if checkpoints may hold layers after the last one that predict tokens
+            further ahead; they are dropped.
         rope_types: Kinds of stretched frequencies that are supported.
         moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
@@ -116,13 +122,17 @@ class Family:
     moe_module: str
     tensors: tuple[TensorRule, ...]
     fused: tuple[FusedRule, ...]
-    dense_layers: tuple[Literal["decoder_sparse_step", "mlp_only_layers", "first_k"], ...] = ()
+    dense_layers: tuple[
+        Literal["decoder_sparse_step", "mlp_only_layers", "first_k", "mlp_layer_types"], ...
+    ] = ()
     norm: Literal["rms", "layer"] = "rms"
     qk_norm: Literal["head", "all"] | None = None
-    routing: Literal["softmax", "sparsemixer"] = "softmax"
+    qk_norm_flag: str | None = None
+    routing: Routing = field(default_factory=Routing)
     normalize_top_k: bool | None = None
     router_float32: bool = False
     shared_gate: bool = True
+    predicts_ahead: bool = False
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
     genai_type: str = "decoder"
@@ -138,6 +148,7 @@ class TensorSpec:
     tensor_class: TensorClass
     layer: int | None = None
     expert: int | None = None
+    is_wide: bool = False
 
     @property
     def elements(self) -> int:
@@ -154,6 +165,8 @@ class ModelSpec:
 
     Attributes:
         head_dim: Entries of a head's query and key.
+        rotated: Fraction of a head's entries that are rotated in plain attention.
+        has_qk_norm: True if queries and keys are normalized.
         widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
             All are equal until the model is pruned.
         shared_widths: Width of the always-on expert, one per layer; None without such an expert.
@@ -175,6 +188,8 @@ class ModelSpec:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    rotated: float
+    has_qk_norm: bool
     vocab_size: int
     max_positions: int
     num_experts: int
@@ -229,7 +244,7 @@ class ModelSpec:
     @property
     def rotary_dim(self) -> int:
         """Number of entries of a head that are rotated."""
-        return self.head_dim if self.latent is None else self.latent.rope_dim
+        return int(self.head_dim * self.rotated) if self.latent is None else self.latent.rope_dim
 
     @property
     def attention_scale(self) -> float:
@@ -291,7 +306,10 @@ class ModelSpec:
                 own[symbol] if symbol in own else self.size(symbol) for symbol in rule.shape
             )
             name = rule.template.format(layer=layer, expert=expert)
-            yield name, TensorSpec(rule.role, shape, rule.tensor_class, layer, expert)
+            yield (
+                name,
+                TensorSpec(rule.role, shape, rule.tensor_class, layer, expert, rule.is_wide),
+            )
 
     def name(self, role: str, layer: int | None = None, expert: int | None = None) -> str:
         """Checkpoint name of a tensor, by its role."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moe_export.families.base import FusedRule, TensorRule
+from moe_export.families.features import Routing
 
 CONFIG_KEYS: dict[str, str | tuple[str, ...]] = {
     "hidden_size": "hidden_size",
@@ -16,6 +17,32 @@ CONFIG_KEYS: dict[str, str | tuple[str, ...]] = {
     "rope_theta": "rope_theta",
 }
 """Config key of each size that has the same key in every family."""
+
+LATENT_KEYS: dict[str, str | tuple[str, ...]] = {
+    "q_latent": "q_lora_rank",
+    "kv_latent": "kv_lora_rank",
+    "rope_dim": "qk_rope_head_dim",
+    "nope_dim": "qk_nope_head_dim",
+    "value_dim": "v_head_dim",
+}
+"""Config key of each size of DeepSeek's latent attention."""
+
+DEEPSEEK_KEYS: dict[str, str | tuple[str, ...]] = {
+    "num_experts": "n_routed_experts",
+    "width": "moe_intermediate_size",
+    "num_shared_experts": "n_shared_experts",
+    "dense_width": "intermediate_size",
+    "first_k": "first_k_dense_replace",
+    "routing_scale": "routed_scaling_factor",
+    "groups": "n_group",
+    "top_groups": "topk_group",
+}
+"""Config key of each size of experts and their choice, as DeepSeek names them."""
+
+SIGMOID_ROUTING = Routing(
+    "sigmoid", has_choice_bias=True, group_score="best_two", total_epsilon=1e-20
+)
+"""Routing of DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 2.1.2) and GLM-4.5."""
 
 LAYER = "model.layers.{layer}."
 ATTENTION = LAYER + "self_attn."
@@ -42,12 +69,57 @@ QKV_BIAS = (
     TensorRule("v_bias", ATTENTION + "v_proj.bias", ("kv",), "attention", "qkv_bias"),
 )
 OUT = TensorRule("o", ATTENTION + "o_proj.weight", ("hidden", "q"), "attention")
+LATENT_ATTENTION = (
+    TensorRule("q", ATTENTION + "q_proj.weight", ("q", "hidden"), "attention", "has_whole_queries"),
+    TensorRule(
+        "q_latent",
+        ATTENTION + "q_a_proj.weight",
+        ("q_latent", "hidden"),
+        "attention",
+        "has_query_latent",
+    ),
+    TensorRule(
+        "q_latent_norm",
+        ATTENTION + "q_a_layernorm.weight",
+        ("q_latent",),
+        "norms",
+        "has_query_latent",
+    ),
+    TensorRule(
+        "q_expand",
+        ATTENTION + "q_b_proj.weight",
+        ("q", "q_latent"),
+        "attention",
+        "has_query_latent",
+    ),
+    TensorRule(
+        "kv_latent",
+        ATTENTION + "kv_a_proj_with_mqa.weight",
+        ("kv_latent_and_rope", "hidden"),
+        "attention",
+    ),
+    TensorRule("kv_latent_norm", ATTENTION + "kv_a_layernorm.weight", ("kv_latent",), "norms"),
+    TensorRule(
+        "kv_expand",
+        ATTENTION + "kv_b_proj.weight",
+        ("kv_expanded", "kv_latent"),
+        "attention",
+    ),
+    TensorRule("o", ATTENTION + "o_proj.weight", ("hidden", "values"), "attention"),
+)
+"""Rules of DeepSeek's latent attention."""
+
 OUT_BIAS = TensorRule("o_bias", ATTENTION + "o_proj.bias", ("hidden",), "attention", "o_bias")
 
 
 def router(name: str) -> TensorRule:
     """Rule of the router; its name contains {layer}."""
     return TensorRule("router", name, ("experts", "hidden"), "router", layers="moe")
+
+
+def choice_bias(name: str) -> TensorRule:
+    """Rule of the bias of the choice of experts; its name contains {layer}."""
+    return TensorRule("choice_bias", name, ("experts",), "router", layers="moe", is_wide=True)
 
 
 def experts(

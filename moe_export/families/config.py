@@ -78,7 +78,9 @@ class _ConfigReader:
         model_type = self.family.model_type
         require_flags(self.values, model_type)
         require_token_ids(self.values, "config.json")
-        for key, allowed in (REFUSED | self.family.refused).items():
+        read = set(self.family.config_keys.values())
+        general = {key: allowed for key, allowed in REFUSED.items() if key not in read}
+        for key, allowed in (general | self.family.refused).items():
             if key in self.values and self.values[key] not in allowed:
                 expected = " or ".join(map(repr, allowed)) if allowed else "no such key"
                 raise CheckpointError(
@@ -97,12 +99,16 @@ class _ConfigReader:
             CheckpointError: A flag is true, and the family has no such tensors.
         """
         given = [key for key in keys if self.flag(key)]
-        if given and all(rule.when != name for rule in self.family.tensors):
+        if given and not self.has_tensors(name):
             raise CheckpointError(
                 f"config.json: {given[0]} is True, but no {self.family.model_type} has such a "
                 "bias; expected False or no such key"
             )
         return bool(given)
+
+    def has_tensors(self, name: str) -> bool:
+        """True if the family has tensors that depend on an attribute of `ModelSpec`."""
+        return any(rule.when == name for rule in self.family.tensors)
 
     def knows(self, name: str) -> bool:
         """True if the family has a size of this name."""
@@ -163,7 +169,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     latent = _read_latent(reader)
     head_dim, num_kv_heads = _read_heads(reader, latent)
     _check_window(reader)
-    rotary_dim = head_dim if latent is None else latent.rope_dim
+    rotated = float(reader.number_or("rotated", 1.0))
+    rotary_dim = int(head_dim * rotated) if latent is None else latent.rope_dim
     _check_heads(reader, head_dim, rotary_dim)
     _check_experts(reader)
     widths = _read_widths(reader, config)
@@ -176,6 +183,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         num_heads=number("num_heads"),
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
+        rotated=rotated,
+        has_qk_norm=_has_qk_norm(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
         num_experts=number("num_experts"),
@@ -189,7 +198,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         router_jitter=float(reader.number_or("router_jitter", 0.0)),
         latent=latent,
         qkv_bias=reader.bias("qkv_bias", "qkv_bias", "attention_bias"),
-        o_bias=reader.bias("o_bias", "attention_bias"),
+        # In some families attention_bias means only the first of the two.
+        o_bias=reader.has_tensors("o_bias") and reader.bias("o_bias", "attention_bias"),
         lm_head_bias=reader.bias("lm_head_bias", "lm_head_bias"),
         clip_qkv=reader.number_or("clip_qkv", None),
         tied_embeddings=reader.flag("tie_word_embeddings"),
@@ -275,9 +285,18 @@ def _check_experts(reader: _ConfigReader) -> None:
         )
 
 
+def _has_qk_norm(reader: _ConfigReader) -> bool:
+    family = reader.family
+    if family.qk_norm is None:
+        return False
+    return family.qk_norm_flag is None or reader.flag(family.qk_norm_flag)
+
+
 def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
-    count = reader.number_or("groups", 1)
-    if reader.values.get("topk_method") != GROUP_LIMITED:
+    count, by_best = reader.number_or("groups", 1), reader.family.routing.group_score == "best"
+    if not by_best and count == 1:
+        return None
+    if by_best and reader.values.get("topk_method") != GROUP_LIMITED:
         if count != 1:
             raise CheckpointError(
                 f"config.json: there are {count} groups of experts, but topk_method is not "
@@ -289,6 +308,11 @@ def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
         raise CheckpointError(
             f"config.json: {groups.kept} of {count} groups cannot be chosen from {experts} experts "
             f"of {reader.family.model_type}"
+        )
+    if not by_best and experts < 2 * count:
+        raise CheckpointError(
+            f"config.json: {count} groups of {experts} experts have one expert each, expected two "
+            f"or more: groups of {reader.family.model_type} are chosen by their best two"
         )
     return groups
 
@@ -354,6 +378,8 @@ def _moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
     step = values.get("decoder_sparse_step", 1) if "decoder_sparse_step" in rules else 1
     plain = values.get("mlp_only_layers", []) if "mlp_only_layers" in rules else []
     first = reader.number_or("first_k", 0) if "first_k" in rules else 0
+    if "mlp_layer_types" in rules and "mlp_layer_types" in values:
+        return _listed_moe_layers(reader, num_layers)
     if (
         type(step) is not int
         or step < 1
@@ -376,6 +402,18 @@ def _moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
             "nothing to prune"
         )
     return has_experts
+
+
+def _listed_moe_layers(reader: _ConfigReader, num_layers: int) -> list[bool]:
+    """True for each layer that the config's list of layer types calls sparse."""
+    types = reader.values["mlp_layer_types"]
+    known = isinstance(types, list) and set(map(str, types)) <= {"dense", "sparse"}
+    if not known or len(types) != num_layers or "sparse" not in types:
+        raise CheckpointError(
+            f"config.json: mlp_layer_types is {shown(types)}, expected 'dense' or 'sparse' for "
+            f"each of {num_layers} layers of {reader.family.model_type}, and one sparse at least"
+        )
+    return [kind == "sparse" for kind in types]
 
 
 def _read_widths(reader: _ConfigReader, config: dict[str, Any]) -> tuple[tuple[int, ...], ...]:

@@ -1,8 +1,9 @@
-"""Features of a model that only some families have: latent attention, expert groups."""
+"""Features that differ between families: routing, latent attention, expert groups."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,28 @@ class LatentAttention:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """Rule by which a token's experts are chosen and weighed.
+
+    Attributes:
+        score: Function of the router's logits: softmax over all experts, sigmoid of each, or
+            Phi-MoE's sparse mixer.
+        has_choice_bias: True if a stored bias is added to the scores for the choice of experts, and
+            not for their weights.
+        group_score: Score of a group of experts: that of its best expert, or the sum of its best
+            two.
+        total_epsilon: Number added to the sum of the chosen scores that weights are divided by.
+    """
+
+    score: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    has_choice_bias: bool = False
+    group_score: Literal["best", "best_two"] = "best"
+    total_epsilon: float = 0.0
+
+
+@dataclass(frozen=True)
 class ExpertGroups:
-    """Routing that first chooses groups by their best expert, then experts within these groups.
+    """Routing that first chooses groups by their best experts, then experts within these groups.
 
     Attributes:
         count: Number of groups, each of equally many neighbouring experts.

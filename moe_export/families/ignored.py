@@ -1,7 +1,8 @@
 """Tensors in checkpoints that hold nothing of their own, and are dropped by rule.
 
 Old checkpoints store the rotary frequencies, which the config determines. Some savers store the
-lm_head of a model whose logits come from the embedding.
+lm_head of a model whose logits come from the embedding. Layers after the last one that predict
+tokens further ahead (multi-token prediction) are not used in decoding.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from moe_export.families.base import ModelSpec
 ROTARY = re.compile(r"(.+\.)?rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)")
 
 ROTARY_REASON = "rotary frequencies follow from config.json"
+AHEAD_REASON = (
+    "predicts tokens further ahead (num_nextn_predict_layers), which decoding does not use"
+)
 TIED_REASON = "equals the embedding, which the logits come from"
 
 CHUNK_VALUES = 1 << 22
@@ -35,6 +39,8 @@ def drop_ignored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     """
     for name in [name for name in checkpoint.tensors if ROTARY.fullmatch(name)]:
         checkpoint.drop(name, ROTARY_REASON)
+    for name in _ahead(checkpoint, spec):
+        checkpoint.drop(name, AHEAD_REASON)
     head, embedding = spec.name("lm_head"), spec.name("embedding")
     if not spec.tied_embeddings or head not in checkpoint.tensors:
         return
@@ -47,6 +53,20 @@ def drop_ignored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
             "if the model was trained with both, or remove the wrong one"
         )
     checkpoint.drop(head, TIED_REASON)
+
+
+def _ahead(checkpoint: Checkpoint, spec: ModelSpec) -> list[str]:
+    """Tensors of layers after the last one, as many as the config names for predicting ahead."""
+    layers = checkpoint.config.get("num_nextn_predict_layers")
+    if not spec.family.predicts_ahead or type(layers) is not int:
+        return []
+    layer = re.compile(r"model\.layers\.(\d+)\.")
+    after = range(spec.num_layers, spec.num_layers + layers)
+    return [
+        name
+        for name in checkpoint.tensors
+        if (match := layer.match(name)) and int(match[1]) in after
+    ]
 
 
 class _Place(NamedTuple):

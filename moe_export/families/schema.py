@@ -71,6 +71,7 @@ NUMBERS: dict[str, Number] = {
     "rope_theta": _real(2, 1e12),
     "routing_scale": _real(0, 1e6),
     "router_jitter": _real(0, 1e3),
+    "rotated": _real(1e-3, 1),
     "clip_qkv": POSITIVE,
 }
 """Range of each number by our name of it; several times what published models have."""
@@ -85,6 +86,7 @@ FLAGS = (
     "norm_topk_prob",
     "qkv_bias",
     "tie_word_embeddings",
+    "use_qk_norm",
     "use_sliding_window",
 )
 """Config keys whose values are true or false."""

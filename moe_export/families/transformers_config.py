@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from moe_export.errors import DependencyError
 from moe_export.families import FAMILIES, spec_of
 from moe_export.families.base import PRUNED_PREFIX
 from moe_export.families.config import all_names
@@ -17,9 +18,19 @@ def pruned_config_class(model_type: str) -> type[Any]:
 
     Args:
         model_type: Model type of the family, without the prefix of pruned checkpoints.
+
+    Raises:
+        DependencyError: The installed transformers does not know the family.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415 - only now
 
+    if model_type not in CONFIG_MAPPING:
+        import transformers  # noqa: PLC0415 - only now
+
+        raise DependencyError(
+            f"transformers {transformers.__version__} does not know {model_type}; install a newer "
+            "one: pip install --upgrade transformers"
+        )
     base = CONFIG_MAPPING[model_type]
 
     def from_dict(cls: type[Any], /, config_dict: dict[str, Any], **kwargs: Any) -> Any:

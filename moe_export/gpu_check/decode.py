@@ -22,10 +22,10 @@ WARM_UP, REPEATS = 4, 50
 class Watched(OrtModel):
     """A model whose last run can be repeated."""
 
-    def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
+    def run(self, binding: Any, graph: int = NO_GRAPH, *, shrink: bool = False) -> None:
         """Runs the model and remembers the call."""
         self._last = (binding, graph)
-        super().run(binding, graph)
+        super().run(binding, graph, shrink=shrink)
 
     def again(self) -> None:
         """Repeats the last run, at the same place of the cache."""
@@ -68,7 +68,7 @@ def _times(model: Watched, batch: int) -> dict[str, float]:
     vocabulary = model.session.get_outputs()[0].shape[-1]
     prompts_BS = np.random.default_rng(0).integers(0, vocabulary, (batch, PROMPT_TOKENS))
     cache = open_cache(model, batch, PROMPT_TOKENS + NEW_TOKENS)
-    last_BV = cache.prompt(prompts_BS)[:, -1]
+    last_BV = cache.prompt(prompts_BS)
     of_tokens = []
     for _ in range(NEW_TOKENS):
         started = time.perf_counter()

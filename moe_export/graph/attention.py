@@ -67,7 +67,7 @@ def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer
     name = f"{prefix}.qkv"
     qkv = builder.linear(x, "q", "k", "v", name=name, layer=layer, biased=spec.qkv_bias)
     inputs: list[ir.Value | None] = [qkv, None, None]  # the first holds query, key and value
-    if spec.family.qk_norm is not None:
+    if spec.has_qk_norm:
         inputs = [*_normalized(builder, qkv, layer)]
     if spec.clip_qkv is not None:
         inputs = [v and _clipped(builder, v, spec.clip_qkv) for v in inputs]

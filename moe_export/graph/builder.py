@@ -9,15 +9,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from moe_export.families.base import ModelSpec
+from moe_export.families.base import ModelSpec, TensorSpec
 from moe_export.formats import GRIDS
+from moe_export.graph.packed_matrix import PackedMatrix
 from moe_export.graph.packed_tensor import PackedTensor
-from moe_export.graph.quantized import lookup_weight, matmul_nbits_weight, ragged_moe_weight
+from moe_export.graph.quantized import (
+    linear_weight,
+    lookup_weight,
+    matmul_nbits_weight,
+    ragged_moe_weight,
+)
 from moe_export.graph.weights import CheckpointTensor, FloatDtype, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
-from moe_export.op.spec import Dtype, Layout
-from moe_export.quantization import QuantizedFormat
+from moe_export.op.packed_linear import HEADER, LinearLayout
+from moe_export.op.spec import Dtype, Format, Layout, LinearWord
+from moe_export.quantization import DENSE_ROLES, QuantizedFormat
 
 ORT_DOMAIN = "com.microsoft"
 
@@ -48,8 +55,14 @@ INT8_ACTIVATIONS = 4
 TOKENS_SHAPE = ("batch_size", "sequence_length")
 """Names of the first two axes of hidden states and logits."""
 
+PANEL_ROLES = DENSE_ROLES | {"lm_head"}
+"""Roles of the matrices that panels are made of. Routers and gates have too few columns."""
+
 ALL_TOKENS = "tokens"
 """Name of the axis of all tokens of a batch."""
+
+CHOSEN_AXES = {TOKENS_SHAPE[1]: "logits_length", ALL_TOKENS: "logits_tokens"}
+"""Axes of all positions to those of the positions whose logits are computed."""
 
 AttributeValue = int | float | str
 
@@ -62,16 +75,28 @@ class GraphBuilder:
         dtype: Dtype of activations and of all weights that are not quantized.
         read: Function that reads a tensor of the checkpoint by name.
         layout: Layout of the experts' weights.
+        linear: Nodes of the matrices outside the experts.
+
+    Attributes:
+        linear_kinds: Format and presence of a bias, for all `Linear` nodes so far.
     """
 
     def __init__(
-        self, spec: ModelSpec, dtype: Dtype, read: Read, layout: Layout = "portable"
+        self,
+        spec: ModelSpec,
+        dtype: Dtype,
+        read: Read,
+        layout: Layout = "portable",
+        linear: LinearWord = "auto",
     ) -> None:
         self.spec = spec
         self.dtype = dtype
         self.layout = layout
+        self.has_panels = op_spec.uses_panels(layout, linear)
+        self.linear_kinds: dict[tuple[Format, bool], None] = {}
         self.float_type = ir.DataType.from_numpy(np.dtype(dtype))
         self._read = read
+        self._axes: Mapping[str, str] = {}
         self.graph = ir.Graph(
             [],
             [],
@@ -137,8 +162,13 @@ class GraphBuilder:
         self, value: ir.Value, *shape: int | str, dtype: ir.DataType | None = None
     ) -> ir.Value:
         """States a shape that no standard rule infers, and the dtype: the model's if None."""
-        value.type, value.shape = ir.TensorType(dtype or self.float_type), ir.Shape(shape)
+        named = [self._axes.get(axis, axis) if isinstance(axis, str) else axis for axis in shape]
+        value.type, value.shape = ir.TensorType(dtype or self.float_type), ir.Shape(named)
         return value
+
+    def rename_axes(self, axes: Mapping[str, str]) -> None:
+        """Gives axes in later descriptions other names, since equal names mean equal lengths."""
+        self._axes = axes
 
     def constant(self, name: str, values: NDArray[Any]) -> ir.Value:
         """Initializer with the given values; a second call with one name returns the first one."""
@@ -239,6 +269,8 @@ class GraphBuilder:
         biased: bool = False,
     ) -> ir.Value:
         """Product of x with the weights of the roles side by side, plus biases if `biased`."""
+        if self.has_panels and roles[0] in PANEL_ROLES:
+            return self._panel_linear(x, roles, name, layer, biased=biased)
         if biased:
             product = self.linear(x, *roles, name=f"{name}_product", layer=layer)
             bias = self.weight(*(f"{role}_bias" for role in roles), layer=layer)
@@ -247,6 +279,57 @@ class GraphBuilder:
         if format_name is not None:
             return self._quantized_linear(x, roles, format_name, name, layer)
         return self.op("MatMul", x, self.weight(*roles, layer=layer, transpose=True), name=name)
+
+    def _panel_linear(
+        self, x: ir.Value, roles: Sequence[str], name: str, layer: int | None, *, biased: bool
+    ) -> ir.Value:
+        """`LinearPacked` node in the packed layout, else a `Linear` node."""
+        sources = [self.spec.name(role, layer) for role in roles]
+        first = self.spec.tensors[sources[0]]
+        biases = [self.spec.name(f"{role}_bias", layer) for role in roles] if biased else []
+        columns = sum(self.spec.tensors[source].shape[0] for source in sources)
+        if self.layout == "packed":
+            tensor = PackedMatrix(
+                f"{name}.packed", self.spec, sources, biases, self.dtype, self._read
+            )
+            meta = _meta(first.tensor_class, layer) | {SHARES_KEY: _shares(tensor.layout, first)}
+            y = self.op(
+                op_spec.LINEAR_PACKED_NAME,
+                x,
+                self._register(tensor, meta),
+                name=name,
+                domain=op_spec.DOMAIN,
+            )
+            return self._describe_rows(y, x, columns)
+        format_name = self.spec.quantization.format_of(roles[0], layer)
+        if format_name is None:
+            weights: tuple[ir.Value, ...] = (self.weight(*roles, layer=layer, transpose=True),)
+        else:
+            parts = linear_weight(
+                self.spec, join_names(sources), sources, format_name, self.dtype, self._read
+            )
+            weights = self._register_quantized(parts, first.tensor_class, layer)
+        if biased:
+            weights += (self.weight(*(f"{role}_bias" for role in roles), layer=layer),)
+        kind = (format_name or self.dtype, biased)
+        self.linear_kinds[kind] = None
+        groups = {"group_size": self.spec.quantization.group_size} if format_name else {}
+        y = self.op(
+            op_spec.LINEAR_NAME,
+            x,
+            *weights,
+            name=name,
+            domain=op_spec.DOMAIN,
+            overload=linear_overload(*kind),
+            format=kind[0],
+            **groups,
+        )
+        return self._describe_rows(y, x, columns)
+
+    def _describe_rows(self, y: ir.Value, x: ir.Value, columns: int) -> ir.Value:
+        """States that y has the rows of x."""
+        is_flat = x.shape is not None and len(x.shape) == 2
+        return self.describe(y, *((ALL_TOKENS,) if is_flat else TOKENS_SHAPE), columns)
 
     def _quantized_linear(
         self,
@@ -276,8 +359,7 @@ class GraphBuilder:
             block_size=self.spec.quantization.group_size,
             accuracy_level=INT8_ACTIVATIONS,
         )
-        is_flat = x.shape is not None and len(x.shape) == 2
-        return self.describe(product, *((ALL_TOKENS,) if is_flat else TOKENS_SHAPE), columns)
+        return self._describe_rows(product, x, columns)
 
     def _register_quantized(
         self,
@@ -302,6 +384,17 @@ class GraphBuilder:
         value.meta.update(meta)
         self.graph.register_initializer(value)
         return value
+
+
+def linear_overload(format_name: Format, biased: bool) -> str:
+    """Overload of the model's function for `Linear` nodes of one kind."""
+    return f"{format_name}_bias" if biased else format_name
+
+
+def _shares(layout: LinearLayout, tensor: TensorSpec) -> dict[str, int]:
+    """Bytes of a packed matrix by class; those of the bias go with the codes."""
+    codes = layout.total_bytes - HEADER.size - layout.scale_bytes
+    return {tensor.tensor_class: codes, SCALES: layout.scale_bytes, CONSTANTS: HEADER.size}
 
 
 def _meta(tensor_class: str, layer: int | None) -> dict[str, Any]:

@@ -12,14 +12,16 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.graph.attention import attention, attention_inputs
-from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder, linear_overload
 from moe_export.graph.latent_attention import latent_attention
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
 from moe_export.graph.padding import front_order, to_front, to_own_place
 from moe_export.op.function import ragged_moe_function
-from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout
+from moe_export.op.linear_function import linear_function
+from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout, LinearWord
+from moe_export.variants import LOGITS_FROM
 
 IR_VERSION = 10
 """Lowest version of the ONNX IR that opset 21 allows."""
@@ -29,7 +31,11 @@ FORMAT_VERSION = "1"
 
 
 def build_decoder(
-    spec: ModelSpec, dtype: Dtype, weights: Checkpoint | None, layout: Layout = "portable"
+    spec: ModelSpec,
+    dtype: Dtype,
+    weights: Checkpoint | None,
+    layout: Layout = "portable",
+    linear: LinearWord = "auto",
 ) -> ir.Model:
     """Builds the model as an ONNX graph; weights are read from the checkpoint when it is written.
 
@@ -39,13 +45,18 @@ def build_decoder(
     `.value`, all in `dtype`. Batch, sequence and past are open; ONNX Runtime's attention takes more
     than one new token after a past only for a batch of one.
 
+    The optional input `logits_from` [1] int64 is the first position of `sequence` that logits are
+    computed of, counted from the end if negative. It is 0 unless fed; with -1 `logits` is
+    [batch, 1, vocab] and belongs to the last real token of each row.
+
     Args:
         spec: Sizes of the model, pruned and quantized or not.
         dtype: Dtype of activations, caches, logits, and all weights that are not quantized.
         weights: Checkpoint that values are read from; None builds the same graph without values.
         layout: Layout of the experts' weights.
+        linear: Nodes of the matrices outside the experts.
     """
-    builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout)
+    builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout, linear)
     input_ids = builder.input("input_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
     mask = builder.input(
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
@@ -64,6 +75,10 @@ def build_decoder(
                 builder, block, residual, "input_norm", name=name, layer=layer
             )
         block = attend(builder, normed, shared, layer)
+        if layer == spec.num_layers - 1:
+            # Behind the last attention, positions no longer depend on each other.
+            block, residual = (to_own_place(builder, x, order) for x in (block, residual))
+            builder.rename_axes(CHOSEN_AXES)
         name = f"layers.{layer}.expert_norm"
         normed, residual = add_and_norm(
             builder, block, residual, "expert_norm", name=name, layer=layer
@@ -72,17 +87,19 @@ def build_decoder(
         block = feed_forward(builder, normed, layer)
     assert residual is not None  # a spec has at least one layer
     normed, _ = add_and_norm(builder, block, residual, "final_norm", name="final_norm")
-    logits = _logits(builder, to_own_place(builder, normed, order))
+    logits = _logits(builder, normed)
     builder.output(logits, "logits", ("batch_size", "sequence_length", spec.vocab_size))
     outputs = builder.graph.outputs
     outputs.insert(0, outputs.pop())  # runtimes list the logits first
+    # An input that has a value: runtimes list it apart from the others and need not feed it.
+    builder.graph.inputs.append(builder.graph.initializers[LOGITS_FROM])
 
     model = ir.Model(
         builder.graph,
         ir_version=IR_VERSION,
         producer_name="moe-export",
         producer_version=moe_export.__version__,
-        functions=_experts_functions(spec, dtype) if layout == "portable" else [],
+        functions=_functions(builder) if layout == "portable" else [],
     )
     model.metadata_props["moe_export.model_type"] = spec.family.model_type
     model.metadata_props["moe_export.format_version"] = FORMAT_VERSION
@@ -110,6 +127,18 @@ def _tied_logits(builder: GraphBuilder, x: ir.Value, embedding: ir.Value, name: 
         "Concat", shape, builder.ints(spec.vocab_size), name="logits.new_shape", axis=0
     )
     return builder.op("Reshape", flat, shape, name=name)
+
+
+def _functions(builder: GraphBuilder) -> list[ir.Function]:
+    """Functions of standard operators for all kinds of our nodes in the graph."""
+    functions = _experts_functions(builder.spec, builder.dtype)
+    for format_name, biased in builder.linear_kinds:
+        group_size = builder.spec.quantization.group_size
+        quantized = format_name in QUANTIZED_FORMATS
+        function = linear_function(format_name, group_size if quantized else 0, bias=biased)
+        function.overload = linear_overload(format_name, biased)
+        functions.append(function)
+    return functions
 
 
 def _experts_functions(spec: ModelSpec, dtype: Dtype) -> list[ir.Function]:

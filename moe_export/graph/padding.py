@@ -1,14 +1,18 @@
 """Padding on any side of a prompt: real tokens are moved to the front of their rows and back.
 
 ONNX Runtime's attention takes the number of real tokens as the length of a row, so padding must
-follow them. Moving the ids before the embedding and the hidden states before the logits makes any
-mask right. The rows of the cache then begin with real tokens too, whatever the mask of the prompt.
-A single new token stays where it is.
+follow them. Moving the ids before the embedding, and the hidden states back behind the last
+attention, makes any mask right. The rows of the cache then begin with real tokens too, whatever the
+mask of the prompt. A single new token stays where it is.
+
+The way back also chooses positions: only those from `logits_from` on go through the rest of the
+model. Padding behind the tokens of a row gets the hidden state of the last of them, so that the
+last position of a row belongs to its last token, wherever the padding is.
 
 The graph uses only operators that CUDA has kernels for, and no size of the batch as a number: such
 a number lives on the host, and its copy to the device could not be captured into a CUDA graph.
 
-Legend: B batch, S new tokens, T past and new tokens, D hidden.
+Legend: B batch, S new tokens, T past and new tokens, L positions with logits, D hidden.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moe_export.graph.builder import ALL_TOKENS, TOKENS_SHAPE, GraphBuilder
+from moe_export.variants import LOGITS_FROM
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,12 @@ class FrontOrder:
 
     Attributes:
         place_BS: Place of each token within its row, int64.
-        row_place_BS: Place of each token among the tokens of the whole batch, int64.
+        shown_BL: Places, among the tokens of the whole batch, of the hidden states that the last L
+            positions show, int64.
     """
 
     place_BS: ir.Value
-    row_place_BS: ir.Value
+    shown_BL: ir.Value
 
 
 def front_order(builder: GraphBuilder, ids_BS: ir.Value, mask_BT: ir.Value) -> FrontOrder:
@@ -57,7 +63,16 @@ def front_order(builder: GraphBuilder, ids_BS: ir.Value, mask_BT: ir.Value) -> F
     place_BS = builder.op("Where", is_real, real_place, pad_place, name="padding.place")
     length_B1 = builder.op("ReduceSum", both, axis, name="padding.row_length")
     first = builder.op("CumSum", length_B1, builder.ints(0), name="padding.row_start", exclusive=1)
-    return FrontOrder(place_BS, builder.op("Add", place_BS, first, name="padding.row_place"))
+    # The last real token at or before each position; a position before all of them keeps its own.
+    reached = builder.op("Add", real_place, real_BS, name="padding.reached")
+    is_reached = builder.op("Cast", reached, name="padding.is_reached", to=ir.DataType.BOOL.value)
+    latest = builder.op("Sub", reached, builder.ints(1), name="padding.latest")
+    shown_BS = builder.op("Where", is_reached, latest, place_BS, name="padding.shown")
+    row_place = builder.op("Add", shown_BS, first, name="padding.row_place")
+    start = builder.initializer(ir.Tensor(np.array([0], np.int64), name=LOGITS_FROM))
+    return FrontOrder(
+        place_BS, builder.op("Slice", row_place, start, end, axis, name="padding.chosen")
+    )
 
 
 def to_front(builder: GraphBuilder, ids_BS: ir.Value, order: FrontOrder) -> ir.Value:
@@ -68,8 +83,8 @@ def to_front(builder: GraphBuilder, ids_BS: ir.Value, order: FrontOrder) -> ir.V
 
 
 def to_own_place(builder: GraphBuilder, x_BSD: ir.Value, order: FrontOrder) -> ir.Value:
-    """Moves the hidden states of all tokens back to the places of the ids."""
+    """Moves the hidden states of the chosen positions back to the places of the ids."""
     rows = builder.ints(-1, builder.spec.hidden_size)
-    rows_ND = builder.op("Reshape", x_BSD, rows, name="padding.rows")
+    rows_ND = builder.op("Reshape", x_BSD, rows, name=f"{x_BSD.name}.rows")
     builder.describe(rows_ND, ALL_TOKENS, builder.spec.hidden_size)
-    return builder.op("Gather", rows_ND, order.row_place_BS, name="padding.own_place", axis=0)
+    return builder.op("Gather", rows_ND, order.shown_BL, name=f"{x_BSD.name}.chosen", axis=0)

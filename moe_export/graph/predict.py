@@ -22,7 +22,7 @@ from moe_export.graph.builder import (
 )
 from moe_export.graph.decoder import build_decoder
 from moe_export.graph.external_data import layout as placements
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ class PredictedBytes:
         }
 
 
-def predicted_bytes(spec: ModelSpec, dtype: Dtype, layout: Layout = "portable") -> PredictedBytes:
-    """Exact bytes of a model's weights once exported."""
-    model = build_decoder(spec, dtype, None, layout)
+def predicted_bytes(
+    spec: ModelSpec, dtype: Dtype, layout: Layout = "portable", linear: LinearWord = "auto"
+) -> PredictedBytes:
+    """Exact bytes of a model's weights once exported; see `build_decoder` for the arguments."""
+    model = build_decoder(spec, dtype, None, layout, linear)
     by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, CONSTANTS, "padding"), 0)
     experts = [0] * spec.num_layers
     embedding = spec.name("embedding")

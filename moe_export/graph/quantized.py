@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import part_names, scale_name
 from moe_export.formats import GRIDS, Grid, QuantizedMatrix
+from moe_export.formats.matrix import side_by_side
 from moe_export.formats.storage import (
     SCALE_SUFFIX,
     ZERO_POINT_SUFFIX,
@@ -59,6 +60,54 @@ def ragged_moe_weight(
 
     parts = stored_parts(format_name, shape_KN, spec.quantization.group_size)
     return [part(suffix, *stored) for suffix, stored in parts.items()]
+
+
+def linear_weight(
+    spec: ModelSpec,
+    name: str,
+    sources: Sequence[str],
+    format_name: QuantizedFormat,
+    dtype: Dtype,
+    read: Read,
+) -> list[ir.LazyTensor]:
+    """Inputs of a `Linear` node for matrices that lie side by side.
+
+    Returns:
+        Codes [K, N], scales [G, N] and, if the format has them, zero points [G, N].
+    """
+    shapes = [spec.tensors[source].shape for source in sources]
+    shape_KN = (shapes[0][1], sum(shape[0] for shape in shapes))
+    shape_GN = scale_shape(shape_KN, spec.quantization.group_size)
+    code_type = ir.DataType.from_numpy(GRIDS[format_name].code_dtype)
+
+    def part(place: int, suffix: str) -> ir.LazyTensor:
+        kind = _float_type(dtype) if suffix == SCALE_SUFFIX else code_type
+
+        def make() -> ir.TensorProtocol:
+            values = stored_matrix(spec, sources, format_name, read).parts[place]
+            return ir.Tensor(values.astype(kind.numpy(), order="C", copy=False), name=name + suffix)
+
+        return _lazy(name + suffix, kind, shape_KN if suffix == "" else shape_GN, make)
+
+    parts = stored_parts(format_name, shape_KN, spec.quantization.group_size)
+    return [part(place, suffix) for place, suffix in enumerate(parts)]
+
+
+def stored_matrix(
+    spec: ModelSpec, sources: Sequence[str], format_name: QuantizedFormat, read: Read
+) -> QuantizedMatrix:
+    """Quantized matrices of a checkpoint as one [K, N], their columns side by side."""
+    return side_by_side(
+        [
+            from_storage(
+                format_name,
+                [read(part) for part in part_names(spec, source)],
+                (spec.tensors[source].shape[1], spec.tensors[source].shape[0]),
+                spec.quantization.group_size,
+            )
+            for source in sources
+        ]
+    )
 
 
 def matmul_nbits_weight(

@@ -25,18 +25,50 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
         logits = builder.linear(tokens, "router", name=f"{prefix}.logits", layer=layer)
         if narrow:
             logits = _cast(builder, logits, ir.DataType.FLOAT, f"{prefix}.widened")
-    choose = _sparse_mixer if spec.family.routing == "sparsemixer" else _softmax_top_k
-    weights, indices = choose(builder, logits, prefix)
+    weights, indices = _chosen(builder, logits, layer)
     if spec.normalize_top_k:
         total = builder.op(
             "ReduceSum", weights, builder.ints(-1), name=f"{prefix}.total", keepdims=1
         )
+        epsilon = spec.family.routing.total_epsilon
+        if epsilon:
+            least = _float(builder, "router_epsilon", epsilon)
+            total = builder.op("Add", total, least, name=f"{prefix}.positive_total")
         weights = builder.op("Div", weights, total, name=f"{prefix}.normalized")
     if spec.routing_scale != 1:
         scale = _float(builder, "routing_scale", spec.routing_scale)
         weights = builder.op("Mul", weights, scale, name=f"{prefix}.scaled")
     if narrow:
         weights = _cast(builder, weights, builder.float_type, f"{prefix}.weights")
+    return weights, indices
+
+
+def _chosen(builder: GraphBuilder, logits: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
+    """Scores and numbers of the chosen experts, both [T, K], by the rule of the family."""
+    prefix = f"layers.{layer}.router"
+    match builder.spec.family.routing.score:
+        case "sparsemixer":
+            return _sparse_mixer(builder, logits, prefix)
+        case "sigmoid":
+            return _sigmoid_top_k(builder, logits, layer)
+        case "softmax":
+            return _softmax_top_k(builder, logits, prefix)
+
+
+def _sigmoid_top_k(
+    builder: GraphBuilder, logits: ir.Value, layer: int
+) -> tuple[ir.Value, ir.Value]:
+    """Sigmoids of the experts whose sigmoid and bias are largest in the chosen groups."""
+    spec, prefix = builder.spec, f"layers.{layer}.router"
+    scores = choice = builder.op("Sigmoid", logits, name=f"{prefix}.sigmoid")
+    if spec.family.routing.has_choice_bias:
+        bias = builder.weight("choice_bias", layer=layer, dtype="float32")
+        choice = builder.op("Add", scores, bias, name=f"{prefix}.biased")
+    if spec.groups is not None:
+        choice = _drop_other_groups(builder, choice, spec.groups, f"{prefix}.groups")
+    top_k = builder.ints(spec.top_k)
+    _, indices = builder.ops("TopK", choice, top_k, name=f"{prefix}.top_k", num_outputs=2, axis=-1)
+    weights = builder.op("GatherElements", scores, indices, name=f"{prefix}.chosen", axis=-1)
     return weights, indices
 
 
@@ -57,19 +89,49 @@ def _softmax_top_k(
 def _mask_other_groups(
     builder: GraphBuilder, scores: ir.Value, groups: ExpertGroups, prefix: str
 ) -> ir.Value:
-    """Scores [T, E] in which experts outside the chosen groups are zero."""
-    shape = builder.ints(0, groups.count, -1)
-    by_group = builder.op("Reshape", scores, shape, name=f"{prefix}.scores")
+    """Scores [T, E] in which experts outside the groups with the best experts are zero."""
+    by_group = _by_group(builder, scores, groups, prefix)
     best = builder.op("ReduceMax", by_group, builder.ints(-1), name=f"{prefix}.best", keepdims=0)
+    mask = _chosen_groups(builder, best, groups, prefix)
+    masked = builder.op("Mul", by_group, mask, name=f"{prefix}.masked")
+    return builder.op("Reshape", masked, builder.ints(0, -1), name=prefix)
+
+
+def _drop_other_groups(
+    builder: GraphBuilder, scores: ir.Value, groups: ExpertGroups, prefix: str
+) -> ir.Value:
+    """Scores [T, E], minus infinity outside the groups whose two best experts have most."""
+    by_group = _by_group(builder, scores, groups, prefix)
+    best, _ = builder.ops(
+        "TopK", by_group, builder.ints(2), name=f"{prefix}.two", num_outputs=2, axis=-1
+    )
+    best = builder.op("ReduceSum", best, builder.ints(-1), name=f"{prefix}.best", keepdims=0)
+    mask = _chosen_groups(builder, best, groups, prefix)
+    mask = builder.op("Cast", mask, name=f"{prefix}.is_chosen", to=ir.DataType.BOOL.value)
+    never = _float(builder, "never", -np.inf)
+    masked = builder.op("Where", mask, by_group, never, name=f"{prefix}.masked")
+    return builder.op("Reshape", masked, builder.ints(0, -1), name=prefix)
+
+
+def _by_group(
+    builder: GraphBuilder, scores: ir.Value, groups: ExpertGroups, prefix: str
+) -> ir.Value:
+    """Scores [T, groups, experts of a group]."""
+    shape = builder.ints(0, groups.count, -1)
+    return builder.op("Reshape", scores, shape, name=f"{prefix}.scores")
+
+
+def _chosen_groups(
+    builder: GraphBuilder, best: ir.Value, groups: ExpertGroups, prefix: str
+) -> ir.Value:
+    """Mask [T, groups, 1]: one for the groups with the best scores [T, groups], else zero."""
     kept = builder.ints(groups.kept)
     _, chosen = builder.ops("TopK", best, kept, name=f"{prefix}.top", num_outputs=2, axis=-1)
     count = builder.constant("groups", np.array(groups.count))
     off_on = builder.constant("off_on", np.array([0, 1], dtype=np.float32))
     marks = builder.op("OneHot", chosen, count, off_on, name=f"{prefix}.marks", axis=-1)
     mask = builder.op("ReduceSum", marks, builder.ints(1), name=f"{prefix}.mask", keepdims=0)
-    mask = builder.op("Unsqueeze", mask, builder.ints(-1), name=f"{prefix}.mask_column")
-    masked = builder.op("Mul", by_group, mask, name=f"{prefix}.masked")
-    return builder.op("Reshape", masked, builder.ints(0, -1), name=prefix)
+    return builder.op("Unsqueeze", mask, builder.ints(-1), name=f"{prefix}.mask_column")
 
 
 def _sparse_mixer(

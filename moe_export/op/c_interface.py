@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ class Weights(ctypes.Structure):
     _fields_ = (
         ("num_experts", ctypes.c_int64),
         ("activation", ctypes.c_char_p),
+        ("format", ctypes.c_char_p),
+        ("group_size", ctypes.c_int64),
+        ("x_type", ctypes.c_int32),
+        ("exact_activations", ctypes.c_int32),
+        ("tensors", ctypes.POINTER(Tensor)),
+        ("num_tensors", ctypes.c_size_t),
+    )
+
+
+class LinearWeights(ctypes.Structure):
+    """Structure `LinearWeights`."""
+
+    _fields_ = (
         ("format", ctypes.c_char_p),
         ("group_size", ctypes.c_int64),
         ("x_type", ctypes.c_int32),
@@ -99,6 +113,31 @@ def tensor_of_bytes(
     extents = (ctypes.c_int64 * len(shape))(*shape)
     keep += [data, extents]
     return Tensor(data.ctypes.data, extents, len(shape), ONNX_TYPES[name])
+
+
+def linear_weights(
+    arrays: Sequence[NDArray[Any]],
+    format_name: str,
+    group_size: int,
+    x_dtype: str,
+    keep: list[Any],
+    *,
+    exact_activations: bool = False,
+) -> LinearWeights:
+    """Describes the weights of a `Linear` node for the library.
+
+    Args:
+        arrays: parts of the matrix, then the bias if there is one.
+        format_name: format of the matrix.
+        group_size: depths that share a scale; 0 in the float formats.
+        x_dtype: dtype of x.
+        keep: list that receives the objects that must live as long as the result.
+        exact_activations: True to multiply codes by x in float32.
+    """
+    tensors = (Tensor * len(arrays))(*[tensor(array, keep) for array in arrays])
+    keep.append(tensors)
+    name, number = format_name.encode(), ONNX_TYPES[x_dtype]
+    return LinearWeights(name, group_size, number, int(exact_activations), tensors, len(arrays))
 
 
 def call(function: Any, *arguments: Any) -> None:

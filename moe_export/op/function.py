@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from moe_export.formats import GRIDS, TABLE
+from moe_export.formats import TABLE
+from moe_export.op.function_body import FunctionBody, WeightDecoder
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import (
     ATTRIBUTES,
@@ -38,7 +39,7 @@ from moe_export.op.spec import (
 OPSET = 21
 """Opset of the standard operators in the body, and of the exported model."""
 
-_ATTRIBUTE_TYPES = {"int": ir.AttributeType.INT, "string": ir.AttributeType.STRING}
+ATTRIBUTE_TYPES = {"int": ir.AttributeType.INT, "string": ir.AttributeType.STRING}
 
 
 def ragged_moe_function(
@@ -68,56 +69,12 @@ def ragged_moe_function(
     inputs = [ir.Value(name=name) for name in names]
     x, expert_indices, routing_weights = inputs[:3]
     quantized = format_name in QUANTIZED_FORMATS
-    codebook = GRIDS[format_name].codebook if quantized else None
     roles = expert_inputs(activation)
     tensors_each = len(weight_parts(format_name))
     each = len(roles) * tensors_each
     first_weight = len(INPUTS) + shared_expert
-    nodes: list[ir.Node] = []
-
-    def op(kind: str, *operands: ir.Value, name: str, **attributes: int) -> ir.Value:
-        node = ir.node(kind, list(operands), attributes, name=name)
-        node.outputs[0].name = name
-        nodes.append(node)
-        return node.outputs[0]
-
-    def constant(name: str, value: float | list[int] | list[float]) -> ir.Value:
-        kind = {int: "value_int", float: "value_float"}.get(type(value), "value_ints")
-        if isinstance(value, list) and isinstance(value[0], float):
-            kind = "value_floats"
-        node = ir.node("Constant", [], {kind: value}, name=name)
-        node.outputs[0].name = name
-        nodes.append(node)
-        return node.outputs[0]
-
-    def weight(tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
-        if codebook is not None:
-            return looked_up(tensors[0], tensors[1], suffix)
-        # ONNX Runtime fuses DequantizeLinear and the following MatMul to one MatMulNBits.
-        if quantized:
-            return op(
-                "DequantizeLinear",
-                *tensors,
-                name=f"dequantized_{suffix}",
-                axis=0,
-                block_size=group_size,
-            )
-        if format_name == "bfloat16":
-            return op("CastLike", *tensors, x, name=f"widened_{suffix}")
-        return tensors[0]
-
-    def looked_up(codes: ir.Value, scale: ir.Value, suffix: str) -> ir.Value:
-        # All inputs are constants: ONNX Runtime folds this when it loads the model.
-        index = op("Cast", codes, name=f"index_{suffix}", to=ir.DataType.INT32)
-        point = op("Gather", points, index, name=f"point_{suffix}", axis=0)
-        shape = op("Shape", index, name=f"depth_{suffix}", start=0, end=1)
-        depth = op("Squeeze", shape, name=f"num_rows_{suffix}")
-        row = op("Range", first_row, depth, next_row, name=f"row_{suffix}")
-        group = op("Div", row, rows_of_group, name=f"group_{suffix}")
-        of_row = op("Gather", scale, group, name=f"scale_of_row_{suffix}", axis=0)
-        wide = op("Cast", of_row, name=f"wide_scale_{suffix}", to=ir.DataType.FLOAT)
-        value = op("Mul", point, wide, name=f"value_{suffix}")
-        return op("CastLike", value, x, name=f"dequantized_{suffix}")
+    body = FunctionBody()
+    op, constant = body.op, body.constant
 
     def activated(a: ir.Value, suffix: str) -> ir.Value:
         if activation in ("relu", "relu2"):
@@ -136,7 +93,7 @@ def ragged_moe_function(
 
     def feed_forward(rows: ir.Value, tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
         *factors, down = (
-            weight(tensors[i * tensors_each : (i + 1) * tensors_each], f"{role}_{suffix}")
+            decoder.weight(tensors[i * tensors_each : (i + 1) * tensors_each], f"{role}_{suffix}")
             for i, role in enumerate(roles)
         )
         products = [
@@ -154,10 +111,7 @@ def ragged_moe_function(
             for name, value in (("gelu_cubic", GELU_CUBIC), ("gelu_linear", GELU_LINEAR))
         )
     one, minus_one = constant("one", [1]), constant("minus_one", [-1])
-    if codebook is not None:
-        points = constant("codebook", codebook.tolist())
-        first_row, next_row = constant("first_row", 0), constant("next_row", 1)
-        rows_of_group = constant("rows_of_group", group_size)
+    decoder = WeightDecoder(body, x, format_name, group_size)
 
     # Row e of the one-hot marks the pairs of expert e. Its non-zero positions, in order, are the
     # pairs sorted by expert and then by position: a stable sort without ties.
@@ -175,7 +129,7 @@ def ragged_moe_function(
     split = ir.node(
         "Split", [rows_ND, pairs_E], {"axis": 0}, num_outputs=num_experts, name="rows_by_expert"
     )
-    nodes.append(split)
+    body.nodes.append(split)
     blocks = []
     for expert, rows in enumerate(split.outputs):
         rows.name = f"rows_{expert}"
@@ -199,7 +153,7 @@ def ragged_moe_function(
         weighted_shared = op("Mul", shared, inputs[len(INPUTS)], name="weighted_shared")
         y = op("Add", y, weighted_shared, name=OUTPUTS[0])
 
-    graph = ir.Graph(inputs, [y], nodes=nodes, opset_imports={"": OPSET}, name=NAME)
+    graph = ir.Graph(inputs, [y], nodes=body.nodes, opset_imports={"": OPSET}, name=NAME)
     kinds = ATTRIBUTES | (QUANTIZED_ATTRIBUTES if quantized else {})
-    attributes = [ir.Attr(name, _ATTRIBUTE_TYPES[kind], None) for name, kind in kinds.items()]
+    attributes = [ir.Attr(name, ATTRIBUTE_TYPES[kind], None) for name, kind in kinds.items()]
     return ir.Function(DOMAIN, NAME, graph=graph, attributes=attributes)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,18 @@ from moe_export.formats import TABLE, FormatFacts
 from moe_export.formats.storage import scale_shape, stored_shape
 from moe_export.op import c_interface, spec
 from moe_export.op.library import library_path
+from moe_export.op.panels import (
+    ALIGNMENT_BYTES,
+    PANEL_COLUMNS,
+    column_bytes,
+    column_scale_bytes,
+    round_up,
+)
 
 MAGIC = b"moepack\0"
 VERSION = 1
 
 HEADER = struct.Struct("<8s6I2Q")
-ALIGNMENT_BYTES = 64
-
-PANEL_COLUMNS = 64
-BLOCK = 32
-"""Depths that share a scale in a packed panel, whatever the group size of the model."""
-
-_SCALE_BYTES, _ZERO_POINT_BYTES = 2, 1
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class PackedLayout:
     @property
     def header_bytes(self) -> int:
         """Bytes of the header, the widths and the zeros after them."""
-        return _round_up(HEADER.size + 8 * len(self.all_widths), ALIGNMENT_BYTES)
+        return round_up(HEADER.size + 8 * len(self.all_widths), ALIGNMENT_BYTES)
 
     @property
     def total_bytes(self) -> int:
@@ -93,13 +89,11 @@ class PackedLayout:
         >>> PackedLayout("int4", 32, 64, (32,)).expert_bytes(32) == 3 * 64 * 32 * 9 // 16
         True
         """
-        return self._bytes(width, self._column_bytes)
+        return self._bytes(width, column_bytes)
 
     def scale_bytes(self, width: int) -> int:
         """Bytes of the scales and zero points of one expert."""
-        if not self._facts.is_quantized:
-            return 0
-        return self._bytes(width, lambda depth: -(-depth // BLOCK) * self._block_scale_bytes)
+        return self._bytes(width, column_scale_bytes)
 
     def header(self) -> bytes:
         """Header, widths and zeros, as they stand before the panels."""
@@ -117,25 +111,14 @@ class PackedLayout:
         widths = np.array(self.all_widths, "<i8").tobytes()
         return (head + widths).ljust(self.header_bytes, b"\0")
 
-    def _bytes(self, width: int, column_bytes: Any) -> int:
+    def _bytes(self, width: int, of_column: Callable[[FormatFacts, int], int]) -> int:
         gated = self.activation in spec.GATED
         # Gate and up lie side by side, half a panel each.
-        columns = 2 * _round_up(width, PANEL_COLUMNS // 2) if gated else width
+        columns = 2 * round_up(width, PANEL_COLUMNS // 2) if gated else width
         return int(
-            _round_up(columns, PANEL_COLUMNS) * column_bytes(self.hidden_size)
-            + _round_up(self.hidden_size, PANEL_COLUMNS) * column_bytes(width)
+            round_up(columns, PANEL_COLUMNS) * of_column(self._facts, self.hidden_size)
+            + round_up(self.hidden_size, PANEL_COLUMNS) * of_column(self._facts, width)
         )
-
-    def _column_bytes(self, depth: int) -> int:
-        bits = self._facts.panel_bits
-        assert bits is not None  # `packed` is among the executors
-        if not self._facts.is_quantized:
-            return depth * bits // 8
-        return -(-depth // BLOCK) * (BLOCK * bits // 8 + self._block_scale_bytes)
-
-    @property
-    def _block_scale_bytes(self) -> int:
-        return _SCALE_BYTES + (_ZERO_POINT_BYTES if self._facts.has_zero_point else 0)
 
     @property
     def _facts(self) -> FormatFacts:

@@ -101,10 +101,10 @@ def ragged_moe(
     owner_R = ExpertTable(tuple(expert[0].shape[1] for expert in experts)).owner_R
     # Gate and up, or up alone.
     factors_DR = [
-        np.concatenate([_values(expert[i]) for expert in experts], axis=1)
+        np.concatenate([weight_values(expert[i]) for expert in experts], axis=1)
         for i in range(len(experts[0]) - 1)
     ]
-    down_RD = np.concatenate([_values(expert[-1]) for expert in experts])
+    down_RD = np.concatenate([weight_values(expert[-1]) for expert in experts])
 
     weight_TE = np.zeros((tokens, num_experts))
     chosen_TE = np.zeros((tokens, num_experts), dtype=bool)
@@ -159,7 +159,8 @@ _FUNCTIONS: dict[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]
 """Function of the gate's product, or of up's where there is no gate."""
 
 
-def _values(weight: Weight) -> NDArray[np.float64]:
+def weight_values(weight: Weight) -> NDArray[np.float64]:
+    """Values [K, N] of a weight, exactly."""
     stored = weight.dequantized() if isinstance(weight, QuantizedMatrix) else weight
     return stored.astype(np.float64)
 

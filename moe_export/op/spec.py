@@ -1,4 +1,4 @@
-"""The form of a `RaggedMoE` node: names, order and dtypes as plain data.
+"""The forms of the operators' nodes: names, order and dtypes as plain data.
 
 The meaning is in `moe_export.op.reference`; the graph builder, the function body and the native
 library take their names from here.
@@ -21,6 +21,10 @@ Dtype = Literal["float32", "float16"]
 Layout = Literal["portable", "packed"]
 """`portable`: a weight per matrix, and a function of standard operators that runs them anywhere.
 `packed`: a weight per layer in the native kernels' own layout, which only they can read."""
+
+LinearWord = Literal["auto", "standard", "panels"]
+"""Nodes of the matrices outside the experts: `standard` nodes of ONNX Runtime, or `panels`, which
+are `Linear` or in the packed layout `LinearPacked`; `auto` takes panels in the packed layout."""
 
 Format = str
 """Name of a format of stored weights, a key of `moe_export.formats.TABLE`."""
@@ -76,6 +80,17 @@ holds a shared expert."""
 OUTPUTS = ("y",)
 """[T, D]."""
 
+LINEAR_NAME = "Linear"
+"""y [..., N] = x [..., K] @ weight [K, N] + bias [N]; see `moe_export.op.linear`."""
+
+LINEAR_ATTRIBUTES = {"format": "string"}
+"""Every `Linear` node carries it; those of a quantized format have QUANTIZED_ATTRIBUTES too."""
+
+LINEAR_PACKED_NAME = "LinearPacked"
+LINEAR_PACKED_INPUTS = ("x", "packed")
+"""The other form of `Linear`, without attributes: `packed` is one uint8 tensor [bytes] that holds
+weight and bias (`moe_export.op.packed_linear`)."""
+
 
 def expert_inputs(activation: Activation) -> tuple[str, ...]:
     """The weights of an expert.
@@ -121,3 +136,22 @@ def input_names(
     if shared_expert:
         names += [f"shared_{role}{part}" for role in roles for part in parts]
     return names
+
+
+def linear_input_names(format_name: Format, *, bias: bool = False) -> list[str]:
+    """Every input of a `Linear` node, in order.
+
+    >>> linear_input_names("uint4", bias=True)
+    ['x', 'weight', 'weight_scale', 'weight_zero_point', 'bias']
+    """
+    weight = [f"weight{part}" for part in weight_parts(format_name)]
+    return ["x", *weight, *(["bias"] if bias else [])]
+
+
+def uses_panels(layout: Layout, linear: LinearWord) -> bool:
+    """True if matrices outside the experts are `Linear` or `LinearPacked` nodes.
+
+    >>> uses_panels("packed", "auto"), uses_panels("portable", "auto")
+    (True, False)
+    """
+    return linear == "panels" or (linear == "auto" and layout == "packed")

@@ -12,7 +12,7 @@ import onnx
 
 from moe_export.errors import DependencyError
 from moe_export.op.library import describe_cuda
-from moe_export.op.spec import PACKED_NAME
+from moe_export.op.spec import DOMAIN, LINEAR_NAME, LINEAR_PACKED_NAME, PACKED_NAME
 
 PROVIDER_LIBRARY = "libonnxruntime_providers_cuda.so"
 
@@ -64,13 +64,17 @@ def require_cuda_kernels() -> None:
         raise DependencyError(f"the native library cannot use CUDA: {problem}")
 
 
-def require_cuda_model(path: Path) -> None:
-    """Checks that the CUDA provider has kernels for the attention and experts of an exported model.
+def require_cuda_model(path: Path, operator: str) -> None:
+    """Checks that the CUDA provider has kernels for the attention and weights of an exported model.
 
     Without this check, ONNX Runtime would silently run nodes without a CUDA kernel on the CPU.
 
+    Args:
+        path: File of the model.
+        operator: `native` or `portable`, as in the recipe's `validate.operator`.
+
     Raises:
-        DependencyError: The model's attention or its experts would run on the CPU.
+        DependencyError: The model's attention or its matrices would run on the CPU.
     """
     graph = onnx.load(path, load_external_data=False).graph
     if any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.input):
@@ -78,10 +82,16 @@ def require_cuda_model(path: Path) -> None:
             f"{path} is in float32, in which ONNX Runtime's CUDA provider has no attention; set "
             "export.dtype to float16 and export again, or run on the CPU"
         )
-    if any(node.op_type == PACKED_NAME for node in graph.node):
+    kinds = {node.op_type for node in graph.node if node.domain == DOMAIN}
+    if kinds & {PACKED_NAME, LINEAR_PACKED_NAME}:
         raise DependencyError(
-            f"{path} holds its experts in the layout of the CPU's kernels; set export.layout to "
+            f"{path} holds weights in the layout of the CPU's kernels; set export.layout to "
             "portable and export again, or run on the CPU"
+        )
+    if operator == "native" and LINEAR_NAME in kinds:
+        raise DependencyError(
+            f"{path} has Linear nodes, which have kernels for the CPU only; set export.linear to "
+            "standard and export again, set validate.operator to portable, or run on the CPU"
         )
 
 

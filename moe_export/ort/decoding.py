@@ -1,4 +1,4 @@
-"""Token-by-token decoding with a KV cache that either grows or has a fixed length.
+"""Token-by-token decoding with a KV cache that is copied by every step or updated in place.
 
 Legend: B batch, S tokens of the prompts, V vocabulary.
 """
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from moe_export.ort.session import NUMPY_TYPES, OrtModel
 
+GROWTH_TOKENS = 256
+"""Tokens by which buffers get longer: copying them then costs little beside reading them."""
+
 _GRAPHS = count(1)
 """Numbers of CUDA graphs; ONNX Runtime uses 0 by itself."""
 
@@ -24,7 +27,9 @@ class KVCache(Protocol):
     def prompt(
         self, ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """Clears the cache, runs prompts padded on the right, and returns logits [B, S, V] float32.
+        """Clears the cache and runs prompts padded on the right.
+
+        Returns logits of each row's last real token, [B, V] float32.
 
         Args:
             ids_BS: Token ids, int64.
@@ -36,7 +41,7 @@ class KVCache(Protocol):
 
 
 class GrowingCache:
-    """KV cache of which every step makes a new one, longer by a token.
+    """KV cache that every step copies into a new one, longer by a token.
 
     Args:
         model: Session that runs the steps.
@@ -59,67 +64,86 @@ class GrowingCache:
         """See `KVCache`."""
         self._length += 1
         self._lengths_B = self._lengths_B + 1
-        return self._step(ids_B[:, None], self._values)[:, 0]
+        return self._step(ids_B[:, None], self._values)
 
     def _step(self, ids_BS: NDArray[np.int64], values: dict[str, Any]) -> NDArray[np.float32]:
         mask = _mask(self._lengths_B, self._length)
-        logits, self._values = self._model.step(ids_BS, mask, values)
-        return logits
+        logits, self._values = self._model.step(ids_BS, mask, values, last_only=True)
+        return last_logits(logits, self._lengths_B)
 
 
 class StaticCache:
-    """KV cache with one buffer of full length per key and value, updated in place by each step.
+    """KV cache with one buffer per key and value, updated in place by each step.
 
-    Shapes and addresses of a step are the same for every token, as a CUDA graph requires. If the
-    model was opened with CUDA graphs, the first step is captured. The graph holds the addresses of
-    this cache, so every cache has its own graph.
+    On the CPU the buffers get longer by `GROWTH_TOKENS` when they are full. On a GPU they have
+    their full length from the beginning: shapes and addresses of a step are the same for every
+    token, as a CUDA graph requires. If the model was opened with CUDA graphs, the first step is
+    captured. The graph holds the addresses of this cache, so every cache has its own graph.
 
     Args:
         model: Session that runs the steps.
         batch_size: Number of rows B.
         capacity: Largest number of tokens of a row, prompt and new tokens together.
+
+    Attributes:
+        room: Number of tokens of a row that the buffers have room for now.
     """
 
     def __init__(self, model: OrtModel, batch_size: int, capacity: int) -> None:
-        self._model, self._capacity = model, capacity
+        self._model, self._capacity, self.room = model, capacity, 0
         self._lengths_B = np.zeros(batch_size, np.int64)
-        self._values = {
-            name: self._on_device(zeros)
-            for name, zeros in model.zeros(batch_size, capacity).items()
-        }
+        self._values: dict[str, Any] = {}
         self._ids = self._on_device(np.zeros((batch_size, 1), np.int64))
-        self._mask = self._on_device(np.zeros((batch_size, capacity), np.int64))
         logits = model.session.get_outputs()[0]
         self._logits = self._on_device(
             np.zeros((batch_size, 1, logits.shape[-1]), NUMPY_TYPES[logits.type])
         )
-        self._step = self._bound(self._ids, self._mask)
-        self._step.bind_ortvalue_output(logits.name, self._logits)
         self._graph = next(_GRAPHS)
+        self._make_room(1 if model.provider == "cpu" else capacity)
 
     def prompt(
         self, ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
         """See `KVCache`."""
         self._lengths_B = _lengths(ids_BS, lengths_B)
+        self._make_room(ids_BS.shape[1])
         ids = self._on_device(ids_BS)
         mask = self._on_device(_mask(self._lengths_B, ids_BS.shape[1]))
         binding = self._bound(ids, mask)
+        self._model.ask_for_last(binding)
         binding.bind_output(self._model.outputs[0])
         self._model.run(binding)
-        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()
+        logits = last_logits(binding.get_outputs()[-1].numpy(), self._lengths_B)
         return logits.astype(np.float32, copy=False)
 
     def token(self, ids_B: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `KVCache`."""
         self._lengths_B = self._lengths_B + 1
-        assert self._lengths_B.max() <= self._capacity, "the cache is full"
+        self._make_room(int(self._lengths_B.max()))
         self._ids.update_inplace(np.ascontiguousarray(ids_B[:, None]))
-        self._mask.update_inplace(_mask(self._lengths_B, self._capacity))
+        self._mask.update_inplace(_mask(self._lengths_B, self.room))
         self._model.run(self._step, self._graph)
         # On the CPU numpy() is a view of the buffer that the next step overwrites.
         logits: NDArray[np.float32] = self._logits.numpy()[:, 0].astype(np.float32)
         return logits
+
+    def _make_room(self, tokens: int) -> None:
+        """Makes the buffers long enough for rows of so many tokens; what they hold is kept."""
+        assert tokens <= self._capacity, "the cache is full"
+        if tokens <= self.room:
+            return
+        held = self.room
+        self.room = min(self._capacity, -(-tokens // GROWTH_TOKENS) * GROWTH_TOKENS)
+        if self._model.provider != "cpu":
+            self.room = self._capacity
+        # Memory of zeros is taken when it is written, so one old buffer at a time is there twice.
+        for name, longer in self._model.zeros(len(self._lengths_B), self.room).items():
+            if held:
+                longer[:, :, :held] = self._values[name].numpy()
+            self._values[name] = self._on_device(longer)
+        self._mask = self._on_device(_mask(self._lengths_B, self.room))
+        self._step = self._bound(self._ids, self._mask)
+        self._step.bind_ortvalue_output(self._model.outputs[0], self._logits)
 
     def _on_device(self, array: NDArray[Any]) -> Any:
         import onnxruntime  # noqa: PLC0415 - an extra
@@ -150,13 +174,25 @@ def generate(
     """Yields greedy tokens after a prompt, up to and including the first of `eos_ids`."""
     # The last token is not run, so it needs no room in the cache.
     cache = open_cache(model, 1, len(prompt) + new_tokens - 1)
-    last_V = cache.prompt(np.array([prompt], np.int64))[0, -1]
+    last_V = cache.prompt(np.array([prompt], np.int64))[0]
     for number in range(1, new_tokens + 1):
         token = int(last_V.argmax())
         yield token
         if token in eos_ids or number == new_tokens:
             return
         last_V = cache.token(np.array([token], np.int64))[0]
+
+
+def last_logits(logits: NDArray[Any], lengths_B: NDArray[np.int64]) -> NDArray[Any]:
+    """Logits [B, V] of each row's last real token, from those of it alone or of all positions.
+
+    Args:
+        logits: Logits [B, 1, V], or [B, S, V] of rows padded on the right.
+        lengths_B: Number of real tokens in each row, int64.
+    """
+    last = lengths_B - 1 if logits.shape[1] > 1 else 0
+    chosen: NDArray[Any] = logits[np.arange(len(logits)), last]
+    return chosen
 
 
 def _lengths(ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64] | None) -> NDArray[np.int64]:

@@ -188,7 +188,7 @@ def _random_prompts(model: OrtModel, batch: int, prompt: int) -> NDArray[np.int6
 def _decode(cache: KVCache, prompts_BS: NDArray[np.int64], new: int) -> tuple[float, float]:
     """Times the prompts and the greedy decoding after them, in seconds."""
     started = time.perf_counter()
-    last_BV = cache.prompt(prompts_BS)[:, -1]
+    last_BV = cache.prompt(prompts_BS)
     prefill_s = time.perf_counter() - started
     started = time.perf_counter()
     for _ in range(new):

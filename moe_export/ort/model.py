@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import ArtifactError, RecipeError
 from moe_export.ort.decoding import generate
+from moe_export.ort.execution import execution_path
 from moe_export.ort.session import OrtModel
 from moe_export.variants import MODEL_FILE, exported
 
@@ -40,6 +41,8 @@ class Model:
         directory: folder of the exported model.
         tokenizer: the model's own tokenizer.
         context: most tokens of a sequence, prompt and new tokens together; None if unknown.
+        path: code that runs the experts, in words: the native library or the portable function
+            body. Neither stands in for the other.
 
     Raises:
         RecipeError: the cache is captured elsewhere than on CUDA with the native operator.
@@ -55,6 +58,10 @@ class Model:
         self.tokenizer = TextTokenizer(directory)
         self.context = _context(directory)
         self._model = OrtModel(directory, provider, threads, operator, cache)
+        self.path = execution_path(operator, provider, cache)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.directory.name}, {self.path}>"
 
     @property
     def session(self) -> InferenceSession:

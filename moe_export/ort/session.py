@@ -17,7 +17,7 @@ from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.op.library import library_path, register
 from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.system.memory import trim
-from moe_export.variants import MODEL_FILE
+from moe_export.variants import LOGITS_FROM, MODEL_FILE
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Provider's name in a recipe to its name in ONNX Runtime."""
@@ -119,6 +119,7 @@ class OrtModel:
         operator: `native` runs the experts in the native library, `portable` as standard operators.
         cache: Kind of the KV cache in `decoding`, as in the recipe's `validate.cache`; with
             `captured`, ONNX Runtime captures steps into CUDA graphs.
+        profile: Prefix of the file that ONNX Runtime's profiler writes; None for no profile.
 
     Raises:
         RecipeError: The cache is `captured` without CUDA or without the native operator.
@@ -133,7 +134,8 @@ class OrtModel:
         provider: str = "cpu",
         threads: int = 0,
         operator: str = "native",
-        cache: str = "growing",
+        cache: str = "static",
+        profile: Path | None = None,
     ) -> None:
         if cache == CAPTURED and (provider, operator) != ("cuda", "native"):
             raise RecipeError(
@@ -147,10 +149,12 @@ class OrtModel:
         if not path.exists():
             raise ArtifactError(f"{path} is missing; run the export stage")
         if provider == "cuda":
-            require_cuda_model(path)
+            require_cuda_model(path, operator)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if operator == "native":
             require_native(provider)
             register(options)
@@ -172,6 +176,8 @@ class OrtModel:
             trim()
         self.provider, self.cache = provider, cache
         self.outputs = [output.name for output in self.session.get_outputs()]
+        optional = self.session.get_overridable_initializers()
+        self._has_logits_from = any(value.name == LOGITS_FROM for value in optional)
         self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
 
     def logits(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
@@ -186,11 +192,17 @@ class OrtModel:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
-        logits, _ = self.step(ids, mask, self.empty_cache(len(sequences)))
+        logits, _ = self.step(ids, mask, self.empty_cache(len(sequences)), shrink=True)
         return [logits[row, :length] for row, length in enumerate(lengths)]
 
     def step(
-        self, ids_BS: NDArray[np.int64], mask: NDArray[np.int64], cache: dict[str, Any]
+        self,
+        ids_BS: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        cache: dict[str, Any],
+        *,
+        last_only: bool = False,
+        shrink: bool = False,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Runs the model once on new tokens.
 
@@ -198,6 +210,9 @@ class OrtModel:
             ids_BS: Ids of the new tokens, int64.
             mask: Attention mask [B, past + S] int64, 1 for real tokens.
             cache: Result of `empty_cache`, or the cache that the previous step returned.
+            last_only: True for the logits of each row's last real token alone; see
+                `ask_for_last`.
+            shrink: True if ONNX Runtime gives memory back afterwards, see `run`.
 
         Returns:
             Logits, float32 [B, S, V], and the cache with the new tokens.
@@ -212,10 +227,12 @@ class OrtModel:
         binding = self.session.io_binding()
         for name, value in (feeds | cache).items():
             binding.bind_ortvalue_input(name, value)
+        if last_only:
+            self.ask_for_last(binding)
         binding.bind_output(self.outputs[0])
         for name in self.outputs[1:]:
             binding.bind_output(name, self.provider)
-        self.run(binding)
+        self.run(binding, shrink=shrink)
         values = binding.get_outputs()
         present = {
             name.replace("present.", "past_key_values."): value
@@ -223,13 +240,26 @@ class OrtModel:
         }
         return values[0].numpy().astype(np.float32, copy=False), present
 
-    def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
+    def ask_for_last(self, binding: Any) -> None:
+        """Asks for logits of each row's last real token alone, [B, 1, V].
+
+        A graph without the input, of moe-export 0.2 or older, still computes them at all positions.
+        """
+        import onnxruntime  # noqa: PLC0415 - an extra
+
+        if self._has_logits_from:
+            last = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([-1], np.int64))
+            binding.bind_ortvalue_input(LOGITS_FROM, last)
+
+    def run(self, binding: Any, graph: int = NO_GRAPH, *, shrink: bool = False) -> None:
         """Runs the model with bound inputs and outputs.
 
         Args:
             binding: Binding of all inputs and outputs.
             graph: Number of the CUDA graph that captures the run or is replayed; ignored unless the
                 model was opened with CUDA graphs.
+            shrink: True if ONNX Runtime gives the memory of intermediate values back afterwards. It
+                keeps twice the logits otherwise, for every session. On the CPU alone.
 
         Raises:
             ArtifactError: ONNX Runtime stops with an error.
@@ -238,6 +268,8 @@ class OrtModel:
 
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
+        if shrink and self.provider == "cpu":
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             self.session.run_with_iobinding(binding, options)
         except Exception as error:

@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Loss = Literal["cross_entropy", "margin"]
+Loss = Literal["cross_entropy", "margin", "sampled"]
 """Losses of a token, in nats, with logits z and the next token `gold`:
 
 cross_entropy: logsumexp over all v of z[v], less z[gold].
 margin:        logsumexp over v != gold of z[v], less z[gold]: the lead of the best other tokens
                over gold. Its gradient is that of the cross-entropy divided by (1 - p[gold]), so
                that it does not vanish on tokens that the model predicts well.
+sampled:       the cross-entropy with a token drawn from the model's own distribution as gold.
 The loss of a sequence is the mean over its tokens after the first, prompt and answer alike.
 """
 
@@ -27,13 +28,18 @@ CHUNK_BYTES = 1 << 27
 
 
 def loss_gradients(
-    hidden_TD: Tensor, head: nn.Linear, gold_T: Tensor, weight_T: Tensor, losses: Collection[Loss]
+    hidden_TD: Tensor,
+    head: nn.Linear,
+    gold_T: Tensor,
+    weight_T: Tensor,
+    losses: Collection[Loss],
+    draw_T: Tensor | None = None,
 ) -> dict[Loss, Tensor]:
     """Gradient of sum over t of weight[t] * loss[t], for each loss; see `Loss`.
 
     With p the softmax of the logits over the tokens that the loss counts (all, or all but gold),
     the gradient of a token's loss with respect to its logits is p less 1 at gold. Computed this
-    way, both losses share the logits, of which at most `CHUNK_BYTES` are in memory at once.
+    way, all losses share the logits, of which at most `CHUNK_BYTES` are in memory at once.
 
     Args:
         hidden_TD: Last hidden states, after the final norm.
@@ -41,6 +47,7 @@ def loss_gradients(
         gold_T: Token that follows each position, int64.
         weight_T: 1 / (number of targets of the sequence), float32.
         losses: Names of the losses.
+        draw_T: Uniform numbers on [0, 1) that tokens are drawn by, float64; for `sampled` only.
 
     Returns:
         Gradient [T, D] in the dtype of `hidden_TD`, for each loss.
@@ -55,10 +62,21 @@ def loss_gradients(
                 if loss == "margin":
                     counted = logits_TV.scatter(1, gold, -torch.inf)
                 slope_TV = torch.softmax(counted, dim=-1)
-                slope_TV.scatter_add_(1, gold, slope_TV.new_full(gold.shape, -1))
+                label = gold
+                if loss == "sampled":
+                    assert draw_T is not None
+                    label = _drawn(slope_TV, draw_T[part])
+                slope_TV.scatter_add_(1, label, slope_TV.new_full(label.shape, -1))
                 slope_TV *= weight_T[part, None]
                 chunks.append(slope_TV.to(hidden_TD.dtype) @ head.weight)
     return {loss: torch.cat(chunks) for loss, chunks in gradients.items()}
+
+
+def _drawn(p_TV: Tensor, draw_T: Tensor) -> Tensor:
+    """Tokens [T, 1] at which the cumulative probability exceeds uniform numbers."""
+    cumulative_TV = p_TV.double().cumsum(-1)
+    cumulative_TV /= cumulative_TV[:, -1:].clone()
+    return torch.searchsorted(cumulative_TV, draw_T[:, None], right=True)
 
 
 def divergence_nats(
@@ -93,6 +111,32 @@ def divergence_nats(
             slope_TV = p_TV.exp_().sub_(q_TV.exp_()).mul_(temperature)
             slopes.append(slope_TV.to(hidden_TD.dtype) @ head.weight)
     return total_nats, torch.cat(slopes)
+
+
+def token_divergences(
+    hidden_TD: Tensor, teacher_TD: Tensor, gold_T: Tensor, head: nn.Linear
+) -> tuple[Tensor, Tensor]:
+    """Divergence of a model from a teacher, and the model's loss, at each token.
+
+    Args:
+        hidden_TD: Last hidden states of the model, after the final norm.
+        teacher_TD: Last hidden states of the teacher, after the final norm.
+        gold_T: Token that follows each position, int64.
+        head: Linear map from either to logits, of which at most `CHUNK_BYTES` are in memory.
+
+    Returns:
+        KL(teacher, model) and negative log-likelihood of `gold`, both float64 [T], nats.
+    """
+    empty = hidden_TD.new_zeros(0, dtype=torch.float64)
+    divergences, losses = [empty], [empty]
+    with torch.no_grad():
+        for part in _chunks(len(hidden_TD), head, CHUNK_BYTES // 2):
+            q_TV = torch.log_softmax(_logits(head, teacher_TD[part]), dim=-1)
+            p_TV = torch.log_softmax(_logits(head, hidden_TD[part]), dim=-1)
+            kl_TV = torch.nn.functional.kl_div(p_TV, q_TV, reduction="none", log_target=True)
+            divergences.append(kl_TV.sum(-1, dtype=torch.float64))
+            losses.append(-p_TV.gather(1, gold_T[part, None])[:, 0].double())
+    return torch.cat(divergences), torch.cat(losses)
 
 
 def _chunks(rows: int, head: nn.Linear, chunk_bytes: int) -> Iterator[slice]:

@@ -6,8 +6,10 @@ from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe.base import Section, parse_bytes
 from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings, Source, Task
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
 from moe_export.recipe.importance import (
+    AUTO,
     DROPPING_SCORE,
     ROUNDING_OF,
     ROUNDING_SCORE,
@@ -18,6 +20,7 @@ from moe_export.recipe.importance import (
 from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import DistillSettings, PruneSettings
 from moe_export.recipe.quantize import Formats, QuantizeSettings
+from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
 from moe_export.recipe.validate import (
     GateSettings,
@@ -27,6 +30,7 @@ from moe_export.recipe.validate import (
 )
 
 __all__ = [
+    "AUTO",
     "DROPPING_SCORE",
     "ROUNDING_OF",
     "ROUNDING_SCORE",
@@ -34,6 +38,7 @@ __all__ = [
     "CalibrateSettings",
     "DistillSettings",
     "Dtype",
+    "EvalSettings",
     "ExportSettings",
     "Formats",
     "GateSettings",
@@ -43,6 +48,7 @@ __all__ = [
     "PlanSettings",
     "PruneSettings",
     "QuantizeSettings",
+    "RankingSettings",
     "Recipe",
     "ReportSettings",
     "Score",

@@ -41,7 +41,9 @@ class Source(Section):
         choices_field: Field of a row that holds a list of answers, the right one included; a task
             with it is also scored by which of them is the likeliest.
         eos: `required` if an answer has to end with the end-of-sequence token, `optional` if no
-            such token follows answers; base models seldom write it. Unless given, `required`.
+            such token follows answers; base models seldom write it. Unless given, it is required,
+            but in a task of `validate` if the exported baseline finds it most likely after fewer
+            than half of the answers.
         chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
             a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
             `conversations`, with its `tools` and `system` if it has them.
@@ -101,12 +103,15 @@ class CalibrateSettings(Section):
         sequences: Number of sequences.
         sequence_length: Most tokens of a sequence.
         seed: Seed of the draw.
+        held_out: Further sequences of each source, on which rankings are compared; follows
+            `ranking.held_out` and may not be given.
     """
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     sequences: DocumentCount = 128
     sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
     seed: Seed = 0
+    held_out: DocumentCount | None = None
 
     @property
     def weights(self) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from moe_export.formats import TABLE, Executor
-from moe_export.recipe.importance import ROUNDING_OF
+from moe_export.recipe.importance import AUTO, ROUNDING_OF
 
 if TYPE_CHECKING:
     from moe_export.recipe.recipe import Recipe
@@ -26,6 +26,15 @@ def check_derived_keys(recipe: Recipe) -> None:
         raise ValueError("importance.shared_expert follows plan.shared_expert; leave it out")
     if recipe.plan is not None and recipe.plan.layout is not None:
         raise ValueError("plan.layout is taken from the export section; leave it out")
+    if recipe.plan is not None and recipe.plan.linear is not None:
+        raise ValueError("plan.linear is taken from the export section; leave it out")
+    if recipe.calibrate.held_out is not None:
+        raise ValueError("calibrate.held_out follows ranking.held_out; leave it out")
+    if recipe.ranking.plan is not None or recipe.ranking.prune is not None:
+        raise ValueError("ranking.plan and ranking.prune follow these sections; leave them out")
+    bakeoff = recipe.bakeoff
+    if bakeoff is not None and (bakeoff.ranking is not None or bakeoff.prune is not None):
+        raise ValueError("bakeoff.ranking and bakeoff.prune follow these sections; leave them out")
 
 
 def check_execution(recipe: Recipe) -> None:
@@ -52,16 +61,31 @@ def check_execution(recipe: Recipe) -> None:
             "validate.providers has cuda, and export.layout packed is the layout of the CPU's "
             "kernels; set export.layout to portable"
         )
+    if recipe.export.linear == "panels":
+        raise ValueError(
+            "validate.providers has cuda, and export.linear panels has kernels for the CPU only; "
+            "set export.linear to standard"
+        )
 
 
 def check_auto(recipe: Recipe) -> None:
     """Stops a choice of formats without a byte budget or without the score that it needs."""
     if recipe.quantize is None or not recipe.quantize.is_auto or recipe.plan is None:
         return
+    if recipe.plan.score == AUTO:
+        raise ValueError(
+            "quantize.experts: auto weighs dropping against rounding by one score, and plan.score: "
+            "auto compares scores of different units; give one of the two by name"
+        )
     if recipe.plan.keep is not None:
         raise ValueError(
             "quantize.experts: auto needs a budget; give plan.target_bytes or "
             "plan.target_active_bytes in place of plan.keep"
+        )
+    if recipe.plan.speedup is not None:
+        raise ValueError(
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves "
+            "open; name the format, or give plan.target_active_bytes"
         )
     if recipe.plan.score not in ROUNDING_OF:
         raise ValueError(
@@ -89,10 +113,34 @@ def check_output(recipe: Recipe) -> None:
 
 def check_score(recipe: Recipe) -> None:
     """Stops a plan whose score is not computed."""
-    if recipe.plan is not None and recipe.plan.score not in recipe.importance.scores:
+    if recipe.plan is None or recipe.plan.score == AUTO:
+        return
+    if recipe.plan.score not in recipe.importance.scores:
         raise ValueError(
             f"plan.score {recipe.plan.score} is not in importance.scores "
             f"({', '.join(recipe.importance.scores)}); add it there"
+        )
+
+
+def check_ranking(recipe: Recipe) -> None:
+    """Stops a choice among rankings that cannot be made."""
+    ranking = recipe.ranking
+    if ranking.first > ranking.held_out:
+        raise ValueError(
+            f"ranking.first is {ranking.first}, more than the {ranking.held_out} sequences that "
+            "ranking.held_out gives; lower it"
+        )
+    if recipe.plan is None or recipe.plan.score != AUTO:
+        return
+    if recipe.plan.is_solved and "model" not in ranking.scopes:
+        raise ValueError(
+            "ranking.scopes has no model, and a budget of active bytes ranks over the whole model; "
+            "add it"
+        )
+    if recipe.plan.prunes_shared and "router_frequency" in ranking.scores:
+        raise ValueError(
+            "ranking.scores has router_frequency, which counts what the router sends, and "
+            "plan.shared_expert is prune; leave one of them out"
         )
 
 
@@ -108,6 +156,25 @@ def check_formats(recipe: Recipe) -> None:
         for executor in _executors(recipe, rounds=facts.is_quantized):
             if executor not in facts.executors:
                 raise ValueError(f"quantize.{key}: {facts.refusal(executor)}")
+
+
+def check_eval(recipe: Recipe) -> None:
+    """Stops a gate without the section that it needs, and keys that follow from other sections."""
+    section = recipe.eval
+    if section is None:
+        if recipe.validate_.gates.eval is not None:
+            raise ValueError("validate.gates.eval needs the section eval, which names the tasks")
+        return
+    if section.provider is not None or section.max_fall is not None:
+        raise ValueError(
+            "eval.provider follows validate.providers and eval.max_fall is validate.gates.eval; "
+            "leave both out"
+        )
+    if recipe.export.layout == "packed" and "portable" in (section.operators or ()):
+        raise ValueError(
+            "export.layout packed runs in the native library only; leave portable out of "
+            "eval.operators"
+        )
 
 
 def _executors(recipe: Recipe, *, rounds: bool) -> Iterator[Executor]:
@@ -128,6 +195,8 @@ CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_auto,
     check_output,
     check_score,
+    check_ranking,
     check_formats,
+    check_eval,
 )
 """Checks in order; a recipe that fails several is told of the first."""

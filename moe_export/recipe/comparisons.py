@@ -6,30 +6,43 @@ from typing import Annotated
 
 from pydantic import Field
 
-from moe_export.recipe.base import Section, Seed, Share
+from moe_export.recipe.base import Count, Section, Seed, Share
 from moe_export.recipe.calibrate import Task
-from moe_export.recipe.importance import Score
+from moe_export.recipe.importance import RankingScore, Score
+from moe_export.recipe.prune import PruneSettings
 from moe_export.recipe.quantize import ExpertChoice
+from moe_export.recipe.ranking import RankingSettings, Scope
 
 
 class BakeoffSettings(Section):
-    """A comparison of rankings: every score at every `keep`, on one calibration draw per seed.
+    """A comparison of rankings: every score in every scope at every `keep`, on one calibration draw
+    per seed, masked, refitted or both.
 
     The shared expert stays whole, so that rankings of whole experts compare with the others.
 
     Attributes:
-        scores: Scores that rank dimensions.
+        scores: Scores that rank dimensions; `auto` chooses by the ranking section.
+        scopes: Scopes of these scores; `auto` has its own.
+        refit: `false` to mask what is dropped, `true` to refit `down` as well, or both.
         keeps: Shares of all expert dimensions that are kept.
         seeds: Seeds of the calibration draws.
         whole_expert_scores: Scores that rank whole experts.
-        tasks: Held-out documents that the masked models are scored on.
+        tasks: Held-out documents that the models are scored on.
+        sequence_length: Most tokens of such a document; windows of a text have exactly so many.
+        ranking: Choice of `auto`; follows the ranking section and may not be given.
+        prune: Refit; follows the prune section and may not be given.
     """
 
-    scores: Annotated[tuple[Score, ...], Field(min_length=1)]
+    scores: Annotated[tuple[RankingScore, ...], Field(min_length=1)]
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = ("model",)
+    refit: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
     keeps: Annotated[tuple[Share, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     whole_expert_scores: tuple[Score, ...] = ()
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    sequence_length: Count = 512
+    ranking: RankingSettings | None = None
+    prune: PruneSettings | None = None
 
 
 class SweepSettings(Section):

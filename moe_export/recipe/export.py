@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.recipe.base import Section
 
 
@@ -11,8 +11,12 @@ class ExportSettings(Section):
 
     Attributes:
         dtype: Dtype of activations and of weights that are not quantized.
-        layout: `portable` runs anywhere; `packed` holds the experts in the native kernels' own
+        layout: `portable` runs anywhere; `packed` holds the weights in the native kernels' own
             layout, which loads at once and decodes faster, and needs the native library.
+        linear: Nodes of the matrices of attention, of layers without experts and of the lm_head:
+            `standard`, ONNX Runtime's own; `panels`, which run in the native kernels, on the CPU
+            only; `auto`, which is panels in the packed layout and standard nodes in the portable
+            one.
         baseline: `true` to export the unpruned model too, so that both run in the same engine.
         pruned: `true` to export the model that is pruned and not quantized, besides the quantized
             one.
@@ -25,6 +29,7 @@ class ExportSettings(Section):
 
     dtype: Dtype = "float32"
     layout: Layout = "portable"
+    linear: LinearWord = "auto"
     baseline: bool = True
     pruned: bool = True
     library: bool = True

@@ -13,6 +13,12 @@ from moe_export.scores import SCORES
 Score = Annotated[str, OneOf(lambda: tuple(SCORES))]
 """Name of a score of `moe_export.scores.SCORES`."""
 
+AUTO = "auto"
+"""Value of `plan.score` that leaves the choice to the ranking stage."""
+
+RankingScore = Annotated[str, OneOf(lambda: (AUTO, *SCORES))]
+"""Name of a score, or `auto`."""
+
 DROPPING_SCORE: Score = "fisher_margin"
 ROUNDING_SCORE: Score = "rounding_margin"
 """Default ranking, and the cost of rounding in the same unit."""

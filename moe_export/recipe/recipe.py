@@ -14,11 +14,13 @@ from moe_export.recipe.base import Section
 from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings
 from moe_export.recipe.checks import CHECKS
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
 from moe_export.recipe.importance import ImportanceSettings
 from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import PruneSettings
 from moe_export.recipe.quantize import QuantizeSettings
+from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.validate import ValidateSettings
 
 
@@ -27,17 +29,20 @@ class Recipe(Section):
 
     Attributes:
         validate: Measurements of the exported models.
+        eval: Tasks of lm-eval; without it none is run.
         sweep: Models that the command `sweep` compares; other commands ignore it.
     """
 
     model: ModelSettings
     calibrate: CalibrateSettings
     importance: ImportanceSettings = ImportanceSettings()
+    ranking: RankingSettings = RankingSettings()
     plan: PlanSettings | None = None
     prune: PruneSettings = PruneSettings()
     quantize: QuantizeSettings | None = None
     export: ExportSettings = ExportSettings()
     validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    eval: EvalSettings | None = None
     report: ReportSettings = ReportSettings()
     bakeoff: BakeoffSettings | None = None
     sweep: SweepSettings = SweepSettings()

@@ -20,7 +20,7 @@ def default_cache(provider: str, operator: str) -> Cache:
     The portable operator's experts wait for the device, so that a graph cannot capture them.
     """
     if provider == "cpu":
-        return "growing"
+        return "static"
     return "captured" if operator == "native" else "static"
 
 
@@ -57,6 +57,8 @@ class GateSettings(Section):
         min_quantized_top1_agreement: Least share of equal most likely tokens between the same two.
         min_recovery: Least share of the baseline's score that the last variant reaches.
         max_kl_nats: Largest KL of the last variant from the baseline.
+        eval: Largest fall of a task of the `eval` section from the unpruned model, as a share of
+            the unpruned model's value; of a perplexity, the largest rise.
     """
 
     max_logit_error: Annotated[float, Field(gt=0)] = 1e-4
@@ -65,6 +67,7 @@ class GateSettings(Section):
     min_quantized_top1_agreement: Fraction = 0.98
     min_recovery: Fraction | None = None
     max_kl_nats: Annotated[float, Field(gt=0)] | None = None
+    eval: Annotated[float, Field(ge=0)] | None = None
 
 
 class ValidateSettings(Section):
@@ -74,11 +77,11 @@ class ValidateSettings(Section):
         providers: Execution providers of ONNX Runtime; all of them are measured.
         operator: `native` runs the experts in the native library, `portable` as the function of
             standard operators that the model carries; neither stands in for the other.
-        cache: Kind of KV cache while tokens are decoded. `growing` gives a longer one at every
-            step; `static` writes into one of full length; `captured` does too, and ONNX Runtime
-            captures the step in a CUDA graph (provider cuda and operator native only). Unless
-            given, it is `growing` on cpu, and on cuda `captured`, or `static` with the portable
-            operator.
+        cache: Kind of KV cache while tokens are decoded. `static` writes into buffers that stay
+            where they are, and on cpu get longer from time to time; `captured` does too, and ONNX
+            Runtime captures the step in a CUDA graph (provider cuda and operator native only);
+            `growing` copies the cache at every step. Unless given, it is `static` on cpu, and on
+            cuda `captured`, or `static` with the portable operator.
         tasks: Held-out documents that the models are scored on.
         greedy_tokens: Tokens of each greedy comparison.
         greedy_prompts: Number of greedy comparisons.

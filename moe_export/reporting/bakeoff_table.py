@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from html import escape
 
 from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
+from moe_export.artifacts.validation import TaskScores
 from moe_export.reporting import html, markdown
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import NONE, figures, percent, points
 
-OURS = "fisher_margin"
-"""Ranking that every other one is compared with."""
+OURS = ("auto", "fisher_margin")
+"""Rankings that the others are compared with: the first of these that is there."""
 
 TITLE = "Rankings compared"
 
@@ -37,30 +38,24 @@ class Ranking:
     """One ranking at one `keep`, over all draws.
 
     Attributes:
-        score: name of the ranking's score.
-        unit: unit of removal, `dimension` or `expert`.
+        name: name of its row.
+        score: name of the score, or `auto`.
+        is_plain: True if dimensions are ranked over the whole model.
+        refitted: True if `down` is refitted.
         kept: fraction of dimensions that are kept, mean over the draws.
         rates: exact match by task, fraction; None for a task without answers.
         losses: loss by task, nats per token.
         mean: mean exact match over the tasks with answers; None without such tasks.
     """
 
+    name: str
     score: str
-    unit: str
+    is_plain: bool
+    refitted: bool
     kept: float
     rates: Mapping[str, Spread | None]
     losses: Mapping[str, Spread | None]
     mean: Spread | None
-
-    @property
-    def name(self) -> str:
-        """Name of its row."""
-        return self.score if self.unit == "dimension" else f"{self.score}, whole experts"
-
-    @property
-    def is_ours(self) -> bool:
-        """True if the others are compared with it."""
-        return (self.score, self.unit) == (OURS, "dimension")
 
 
 def bakeoff_markdown(bakeoff: Bakeoff) -> str:
@@ -90,27 +85,48 @@ def bakeoff_html(bakeoff: Bakeoff) -> str:
 def rankings(bakeoff: Bakeoff, keep: float) -> list[Ranking]:
     """Returns the rankings at one `keep`, the best mean first, equal ones by name."""
     results = [result for result in bakeoff.results if result.keep == keep]
-    groups: dict[tuple[str, str], list[RankingResult]] = {}
+    groups: dict[str, list[RankingResult]] = {}
     for result in results:
-        groups.setdefault((result.score, result.unit), []).append(result)
-    by_name = [
-        _ranking(score, unit, bakeoff.tasks, draws) for (score, unit), draws in groups.items()
-    ]
+        groups.setdefault(_name(result), []).append(result)
+    by_name = [_ranking(name, bakeoff.tasks, draws) for name, draws in groups.items()]
     return sorted(by_name, key=lambda r: (-(r.mean.mean if r.mean else 0.0), r.name))
 
 
-def _ranking(
-    score: str, unit: str, tasks: Sequence[str], draws: Sequence[RankingResult]
-) -> Ranking:
+def _name(result: RankingResult) -> str:
+    """Name of the row of a result."""
+    words = [result.score]
+    words += ["by layer"] if result.scope == "layer" else []
+    words += ["whole experts"] if result.unit == "expert" else []
+    words += ["refitted"] if result.refitted else []
+    return ", ".join(words)
+
+
+def _ranking(name: str, tasks: Sequence[str], draws: Sequence[RankingResult]) -> Ranking:
     """Summarizes one ranking at one `keep` over all draws."""
+    first = draws[0]
     return Ranking(
-        score=score,
-        unit=unit,
+        name=name,
+        score=first.score,
+        is_plain=first.unit == "dimension" and first.scope is None,
+        refitted=first.refitted is True,
         kept=sum(draw.kept for draw in draws) / len(draws),
-        rates={task: Spread.of([draw.tasks[task].exact_match for draw in draws]) for task in tasks},
+        rates={task: Spread.of([rate_of(draw.tasks[task]) for draw in draws]) for task in tasks},
         losses={task: Spread.of([draw.tasks[task].loss_nats for draw in draws]) for task in tasks},
-        mean=Spread.of([draw.mean_exact_match for draw in draws]),
+        mean=Spread.of([_mean_rate(draw) for draw in draws]),
     )
+
+
+def rate_of(scores: TaskScores) -> float | None:
+    """Returns the rate of right choices, or of exact matches; None for a task without answers."""
+    return scores.exact_match if scores.choice_accuracy is None else scores.choice_accuracy
+
+
+def _mean_rate(result: RankingResult) -> float | None:
+    """Returns the mean rate over the tasks with answers; None without such tasks."""
+    if all(scores.choice_accuracy is None for scores in result.tasks.values()):
+        return result.mean_exact_match
+    rates = [rate for scores in result.tasks.values() if (rate := rate_of(scores)) is not None]
+    return sum(rates) / len(rates)
 
 
 def keep_table(bakeoff: Bakeoff, keep: float) -> Table:
@@ -147,7 +163,7 @@ def keep_table(bakeoff: Bakeoff, keep: float) -> Table:
 def _unpruned_row(bakeoff: Bakeoff, solved: Sequence[str], read: Sequence[str]) -> list[str]:
     """Lists the scores of the unpruned model."""
     before = bakeoff.baseline
-    rates = [rate for task in solved if (rate := before[task].exact_match) is not None]
+    rates = [rate for task in solved if (rate := rate_of(before[task])) is not None]
     return [
         "unpruned",
         *(points(rate) for rate in rates),
@@ -157,16 +173,24 @@ def _unpruned_row(bakeoff: Bakeoff, solved: Sequence[str], read: Sequence[str]) 
 
 
 def verdicts(bakeoff: Bakeoff, keep: float) -> Iterator[str]:
-    """Yields sentences on the rankings that do better than ours."""
+    """Yields sentences on the rankings that do better than ours, masked and refitted apart."""
     ranked = rankings(bakeoff, keep)
-    ours = next((ranking for ranking in ranked if ranking.is_ours), None)
+    for refitted in sorted({ranking.refitted for ranking in ranked}):
+        yield _verdict(bakeoff, [ranking for ranking in ranked if ranking.refitted == refitted])
+    yield from _choices(bakeoff, keep)
+    off = [r for r in ranked if abs(r.kept - keep) >= 0.0005]
+    if off:
+        words = ", ".join(f"{r.name} {percent(r.kept)}" for r in off)
+        yield f"Not all of them keep {percent(keep)} of the dimensions: {words}."
+
+
+def _verdict(bakeoff: Bakeoff, ranked: Sequence[Ranking]) -> str:
+    ours = min((r for r in ranked if _is_ours(r)), key=lambda r: OURS.index(r.score), default=None)
     if ours is None:
-        yield f"{OURS} is not among the rankings."
-        return
-    others = [ranking for ranking in ranked if not ranking.is_ours]
+        return f"{OURS[-1]} is not among the rankings."
+    others = [ranking for ranking in ranked if ranking is not ours]
     if not others:
-        yield "There is no other ranking to compare with."
-        return
+        return "There is no other ranking to compare with."
     wins = []
     for task in _answered(bakeoff):
         wins += _wins(others, ours, task, "exact_match")
@@ -174,13 +198,23 @@ def verdicts(bakeoff: Bakeoff, keep: float) -> Iterator[str]:
         wins += _wins(others, ours, task, "loss_nats")
     wins += _mean_wins(others, ours)
     if wins:
-        yield f"Better than {OURS} here: {'; '.join(wins)}."
-    else:
-        yield f"No other ranking is better than {OURS} in any column here."
-    off = [r for r in ranked if abs(r.kept - keep) >= 0.0005]
-    if off:
-        words = ", ".join(f"{r.name} {percent(r.kept)}" for r in off)
-        yield f"Not all of them keep {percent(keep)} of the dimensions: {words}."
+        return f"Better than {ours.name} here: {'; '.join(wins)}."
+    return f"No other ranking is better than {ours.name} in any column here."
+
+
+def _is_ours(ranking: Ranking) -> bool:
+    return ranking.is_plain and ranking.score in OURS
+
+
+def _choices(bakeoff: Bakeoff, keep: float) -> Iterator[str]:
+    """Yields a sentence on what `auto` chose in each draw."""
+    words = [
+        f"{result.choice} in draw {result.seed}{' (refitted)' if result.refitted else ''}"
+        for result in bakeoff.results
+        if result.keep == keep and result.choice is not None
+    ]
+    if words:
+        yield f"auto chose {'; '.join(words)}."
 
 
 def _wins(others: Sequence[Ranking], ours: Ranking, task: str, key: str) -> list[str]:
@@ -240,9 +274,11 @@ def _introduction(bakeoff: Bakeoff) -> str:
     over = (
         f"the mean over {draws} calibration draws, with least and most" if draws > 1 else "one draw"
     )
+    has_choices = any(s.choice_accuracy is not None for s in bakeoff.baseline.values())
+    rate = "answers likelier than every wrong choice" if has_choices else "exact match"
     return (
         "Every ranking removes the dimensions that it finds least important from the same model. "
-        "Tasks: exact match in percent; tasks without answers: loss in nats per token, where less "
+        f"Tasks: {rate} in percent; tasks without answers: loss in nats per token, where less "
         f"is better. Figures are {over}. The best of each column is bold."
     )
 

@@ -20,6 +20,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 options = ort.SessionOptions()
+options.log_severity_level = 3  # no warning about the default of logits_from
 ${library}session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
 tokenizer = Tokenizer.from_file("tokenizer.json")
 prompt = ${bos}tokenizer.encode("$prompt").ids
@@ -31,6 +32,7 @@ while len(answer) < $new_tokens:
     inputs = {
         "input_ids": np.array([step]),
         "attention_mask": np.ones((1, len(prompt) + len(answer)), np.int64),
+        "logits_from": np.array([-1]),  # logits of the last position alone
     }
     logits, *present = session.run(None, inputs | cache)
     cache = dict(zip(cache, present))

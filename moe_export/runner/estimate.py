@@ -20,28 +20,36 @@ from moe_export.documents.tokens import (
     HEAD_CHARACTERS,
     TOKENIZER_FILE,
 )
+from moe_export.evaluation.tally import CHUNK_BYTES, LOGIT_BATCH_BYTES
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
+from moe_export.ort.predicted_memory import predicted_resident, widened_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import ImportanceSettings, Recipe, rounding_pair
+from moe_export.recipe import AUTO, ImportanceSettings, Recipe, rounding_pair
+from moe_export.recipe.evaluate import TORCH_MODELS
 from moe_export.runner.rates import (
     ACTIVATIONS,
     COPIED_PER_S,
     ENCODING_FACTOR,
+    EVAL_DOCUMENTS,
+    EVAL_MODELS,
+    EVAL_TOKENS,
     EXPORTED_PER_S,
     FLOPS_PER_S,
     KERNEL_BYTES,
     LIBRARY_BYTES,
+    LM_EVAL_BYTES,
     LOGIT_BYTES,
     PRIMITIVE_BYTES,
     PRIMITIVES,
     PYTHON_BYTES,
     QUANTIZED_PER_S,
+    SCORING_COPIES,
     STORED_BYTES,
     TOKEN_BYTES,
     TOKENIZER_FACTOR,
@@ -51,6 +59,9 @@ from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
+
+FITTING_PASSES = 3
+"""Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +137,17 @@ class _Models:
     @cached_property
     def export_bytes(self) -> int:
         """Bytes of the exported weights."""
+        export = self.recipe.export
+        return sum(
+            predicted_bytes(model, export.dtype, export.layout, export.linear).total_bytes
+            for model in self.exported
+        )
+
+    @cached_property
+    def largest_export_bytes(self) -> int:
+        """Bytes of the weights of the largest exported model."""
         dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
-        return sum(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+        return max(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
 
     @property
     def tokens(self) -> int:
@@ -179,6 +199,45 @@ def _plan(models: _Models) -> StageEstimate:
     return StageEstimate("plan", 100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0)
 
 
+def _ranking(models: _Models) -> StageEstimate:
+    recipe, spec, settings = models.recipe, models.spec, models.recipe.ranking
+    refits = recipe.prune.refit_down
+    held = len(recipe.calibrate.sources) * recipe.calibrate.sequence_length * settings.held_out
+    held += min(models.tokens, settings.fitting_tokens) if refits else 0
+    candidates, finalists = _candidates(recipe)
+    read = STORED_BYTES * spec.parameters * (2 + candidates + finalists)
+    flops = 2.0 * _active_parameters(spec) * _measured_tokens(models, refits)
+    return StageEstimate(
+        "ranking",
+        1 << 16,
+        TORCH_BYTES + LOGIT_BYTES + 4 * (_held_at_once(spec) + 4 * spec.hidden_size * held),
+        5 + flops / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
+    )
+
+
+def _candidates(recipe: Recipe) -> tuple[int, int]:
+    """Number of rankings that `plan.score: auto` measures, and of finalists among them."""
+    settings = recipe.ranking
+    is_solved = recipe.plan is not None and recipe.plan.is_solved
+    candidates = len(settings.scores) * (1 if is_solved else len(settings.scopes))
+    return candidates, min(settings.finalists, candidates)
+
+
+def _measured_tokens(models: _Models, refits: bool) -> int:
+    """Tokens that run forward to choose a ranking.
+
+    Every candidate runs over a few sequences, every finalist over all held out, and over the tokens
+    that it is refitted on; so does the unpruned model, without a refit.
+    """
+    recipe, settings = models.recipe, models.recipe.ranking
+    candidates, finalists = _candidates(recipe)
+    each = len(recipe.calibrate.sources) * recipe.calibrate.sequence_length
+    tokens = each * ((1 + candidates) * settings.first + (1 + finalists) * settings.held_out)
+    if refits:
+        tokens += FITTING_PASSES * finalists * min(models.tokens, settings.fitting_tokens)
+    return tokens
+
+
 def _prune(models: _Models) -> StageEstimate:
     distilling = _distilling(models.recipe, models.spec, models.kept, models.fitting_tokens)
     pruned = models.kept.parameters
@@ -213,15 +272,54 @@ def _export(models: _Models) -> StageEstimate:
 
 
 def _validate(models: _Models) -> StageEstimate:
+    """Torch runs the pruned model layer by layer; then all exported models score the tasks."""
     scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
     scored //= models.recipe.calibrate.sequences
-    # Torch holds a matrix twice while it is read; the exported models are loaded after that.
-    held_bytes = max(8 * _held_at_once(models.kept), models.export_bytes)
+    # Torch holds a matrix twice while it is read.
+    in_torch = 8 * _held_at_once(models.kept) + LOGIT_BYTES
     return StageEstimate(
         "validate",
         1 << 16,
-        TORCH_BYTES + LOGIT_BYTES + held_bytes,
+        TORCH_BYTES + max(in_torch, _scoring_bytes(models, scored)),
         20 + 6.0 * _active_parameters(models.spec) * scored / FLOPS_PER_S["float32"],
+    )
+
+
+def _scoring_bytes(models: _Models, scored_tokens: int) -> int:
+    """Memory of all exported models in ONNX Runtime, and of the logits of each for one batch."""
+    settings, dtype = models.recipe.validate_, models.recipe.export.dtype
+    logits = min(LOGIT_BATCH_BYTES, 4 * models.spec.vocab_size * scored_tokens)
+    # In a float16 model, those in float32 and in float16 stay with the runtime beside our copy.
+    logits_bytes = logits * 5 // 2 if dtype == "float16" else logits
+    on_cpu = "cpu" in settings.providers
+    with_experts = settings.operator == "portable"
+    return SCORING_COPIES * CHUNK_BYTES + sum(
+        predicted_resident(predicted_bytes(model, dtype, models.recipe.export.layout).total_bytes)
+        + (widened_bytes(model, dtype, with_experts=with_experts) if on_cpu else 0)
+        + logits_bytes
+        for model in models.exported
+    )
+
+
+def _eval(models: _Models) -> StageEstimate:
+    """Tasks of lm-eval, whose documents are not known before they are loaded."""
+    settings = models.recipe.eval
+    assert settings is not None
+    wanted = settings.models or EVAL_MODELS
+    of = {"source": models.spec, "baseline": models.spec, "quantized": models.quantized}
+    specs = {name: of.get(name, models.kept) for name in wanted}
+    documents = len(settings.tasks) * (settings.limit or EVAL_DOCUMENTS)
+    flops = 2.0 * documents * EVAL_TOKENS * sum(map(_active_parameters, specs.values()))
+    width = 4 if settings.dtype == "float32" else 2
+    in_torch = [width * specs[name].parameters for name in TORCH_MODELS if name in specs]
+    row_tokens = min(settings.max_length or EVAL_TOKENS, EVAL_TOKENS)
+    # Logits, their logarithms, and the copy that the runtime hands over.
+    logit_bytes = 3 * 4 * settings.batch_size * row_tokens * models.spec.vocab_size
+    return StageEstimate(
+        "eval",
+        1 << 16,
+        TORCH_BYTES + LM_EVAL_BYTES + max([*in_torch, models.largest_export_bytes]) + logit_bytes,
+        20 + flops / FLOPS_PER_S[settings.dtype],
     )
 
 
@@ -230,16 +328,37 @@ def _report(_models: _Models) -> StageEstimate:
 
 
 def _bakeoff(models: _Models) -> StageEstimate:
-    return StageEstimate("bakeoff", 1 << 20, TORCH_BYTES + 4 * models.spec.parameters, 0.0)
+    """The whole model runs over the tasks once for every ranking; a refit also over the tokens that
+    it fits, and `auto` over what its candidates are measured on.
+    """
+    recipe, settings = models.recipe, models.recipe.bakeoff
+    assert settings is not None
+    length = min(recipe.calibrate.sequence_length, settings.sequence_length)
+    scored = sum(task.items for task in settings.tasks) * length
+    named = sum(score != AUTO for score in settings.scores)
+    rankings = named * len(settings.scopes) + len(settings.whole_expert_scores)
+    chosen = (named != len(settings.scores)) * _measured_tokens(models, sum(settings.refit) > 0)
+    rounds = len(settings.keeps) * len(settings.refit) * len(settings.seeds)
+    tokens = scored * (1 + rounds * (rankings + (named != len(settings.scores))))
+    tokens += rounds * chosen
+    tokens += rounds * (True in settings.refit) * rankings * FITTING_PASSES * models.fitting_tokens
+    return StageEstimate(
+        "bakeoff",
+        1 << 20,
+        TORCH_BYTES + LOGIT_BYTES + 4 * models.spec.parameters,
+        20 + 2.0 * _active_parameters(models.spec) * tokens / FLOPS_PER_S["float32"],
+    )
 
 
 STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
     "calibrate": _calibrate,
+    "ranking": _ranking,
     "plan": _plan,
     "prune": _prune,
     "quantize": _quantize,
     "export": _export,
     "validate": _validate,
+    "eval": _eval,
     "report": _report,
     "sweep": _report,
     "bakeoff": _bakeoff,
@@ -273,7 +392,7 @@ def importance_estimate(
     )
     if settings.dtype == "bfloat16":
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
-    rows = Axis(spec, settings.shared_expert is True).rows
+    rows = Axis(spec, settings.shared_expert is True and spec.has_shared_expert).rows
     states = states_at_once(scores, spec.num_layers)
     return StageEstimate(
         folder,
@@ -343,25 +462,30 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     plan = recipe.plan
     if plan is None:
         return spec
-    axis = Axis(spec, plan.prunes_shared)
+    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert))
 
     def at(keep: float) -> ModelSpec:
         widths = [[round(width * keep) for width in layer] for layer in axis.widths]
         return axis.resized(widths).spec
 
-    def size(model: ModelSpec) -> int:
+    def sizes(model: ModelSpec) -> tuple[int, int]:
+        """Bytes stored, and read for a token."""
         model = replace(model, quantization=_quantization(recipe))
-        sizes = predicted_bytes(model, recipe.export.dtype, recipe.export.layout)
-        if plan.target_active_bytes is None:
-            return sizes.total_bytes
-        return sizes.active_bytes(model, uniform_shares(spec))
+        found = predicted_bytes(
+            model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
+        )
+        return found.total_bytes, found.active_bytes(model, uniform_shares(spec))
 
     if plan.keep is not None:
         return at(plan.keep)
-    target = plan.target_bytes or plan.target_active_bytes
-    assert target is not None
-    least, most = size(at(0.0)), size(spec)
-    return at(min(max((target - least) / max(most - least, 1), 0.0), 1.0))
+    least, most = sizes(at(0.0)), sizes(spec)
+    read = round(most[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
+    shares = [
+        (target - low) / max(high - low, 1)
+        for target, low, high in zip((plan.target_bytes, read), least, most, strict=True)
+        if target is not None
+    ]
+    return at(min(max(min(shares), 0.0), 1.0))
 
 
 def _quantization(recipe: Recipe) -> Quantization:

@@ -8,12 +8,15 @@ from typing import Any
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import (
+    AUTO,
     ROUNDING_OF,
     BakeoffSettings,
+    EvalSettings,
     Formats,
     ImportanceSettings,
     PruneSettings,
     QuantizeSettings,
+    RankingSettings,
     Recipe,
     Section,
 )
@@ -44,6 +47,8 @@ def steps_of(recipe: Recipe) -> list[Step]:
     settings = {
         stage: section for stage in MAIN_JOB if (section := recipe.section(stage)) is not None
     }
+    if recipe.plan is None or recipe.plan.score != AUTO:
+        del settings["ranking"]
     # The plan predicts the bytes of what will be exported.
     assert recipe.plan is not None
     exported: dict[str, Any] = {}
@@ -60,13 +65,48 @@ def steps_of(recipe: Recipe) -> list[Step]:
         settings["importance"] = settings["importance"].model_copy(update={"shared_expert": True})
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
+    if recipe.export.linear != "auto":
+        exported["linear"] = recipe.export.linear
     settings["plan"] = recipe.plan.model_copy(update=exported)
+    if recipe.eval is not None:
+        settings["eval"] = _eval_settings(recipe, recipe.eval)
+        # A limit of eval's does not make validation run again.
+        gates = recipe.validate_.gates.model_copy(update={"eval": None})
+        settings["validate"] = recipe.validate_.model_copy(update={"gates": gates})
+    if "ranking" in settings:
+        settings |= _chosen(recipe, settings)
     return [
         Step(
             stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}
         )
         for stage, section in settings.items()
     ]
+
+
+def _eval_settings(recipe: Recipe, section: EvalSettings) -> EvalSettings:
+    """Tasks with the provider, the operator and the limit of the validate section."""
+    validate = recipe.validate_
+    return section.model_copy(
+        update={
+            "provider": validate.providers[0],
+            "operators": section.operators or (validate.operator,),
+            "max_fall": validate.gates.eval,
+        }
+    )
+
+
+def _chosen(recipe: Recipe, settings: Mapping[str, Section]) -> dict[str, Section]:
+    """Sections of the stages that a choice among rankings needs more of."""
+    ranking, importance = recipe.ranking, settings["importance"]
+    assert isinstance(importance, ImportanceSettings)
+    # Scores that no candidate has are computed only if the recipe names them.
+    named = importance.scores if "scores" in recipe.importance.model_fields_set else ()
+    scores = tuple(dict.fromkeys((*named, *ranking.scores)))
+    return {
+        "calibrate": recipe.calibrate.model_copy(update={"held_out": ranking.held_out}),
+        "importance": importance.model_copy(update={"scores": scores}),
+        "ranking": ranking.model_copy(update={"plan": settings["plan"], "prune": recipe.prune}),
+    }
 
 
 def depends_on_threads(step: Step) -> bool:
@@ -80,35 +120,51 @@ def depends_on_threads(step: Step) -> bool:
         return settings.refit_down or settings.distill_router is not None
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
-    return isinstance(settings, ImportanceSettings | BakeoffSettings)
+    return isinstance(
+        settings, ImportanceSettings | RankingSettings | BakeoffSettings | EvalSettings
+    )
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:
     """Calibration and importance once per seed, then the comparison of all of them."""
-    assert recipe.bakeoff is not None
+    bakeoff = recipe.bakeoff
+    assert bakeoff is not None
+    chooses = AUTO in bakeoff.scores
+    held_out = {"held_out": recipe.ranking.held_out} if chooses else {}
+    scores = _compared(bakeoff, recipe)
+    if chooses or True in bakeoff.refit:
+        bakeoff = bakeoff.model_copy(update={"prune": recipe.prune})
+    if chooses:
+        bakeoff = bakeoff.model_copy(update={"ranking": recipe.ranking})
     steps = []
-    draws = {}
-    for seed in recipe.bakeoff.seeds:
+    draws: dict[str, str] = {}
+    for seed in bakeoff.seeds:
         draw = f"draw-{seed}"
-        calibrate = recipe.calibrate.model_copy(update={"seed": seed})
+        calibrated = f"{draw}/calibrate"
         steps += [
-            Step("calibrate", f"{draw}/calibrate", calibrate, {}),
+            Step(
+                "calibrate",
+                calibrated,
+                recipe.calibrate.model_copy(update={"seed": seed, **held_out}),
+                {},
+            ),
             Step(
                 "importance",
                 f"{draw}/importance",
-                recipe.importance.model_copy(
-                    update={"scores": _all_scores(recipe.bakeoff.scores, recipe)}
-                ),
-                {"calibrate": f"{draw}/calibrate"},
+                recipe.importance.model_copy(update={"scores": scores}),
+                {"calibrate": calibrated},
             ),
         ]
-        draws[draw] = f"{draw}/importance"
-    return [*steps, Step("bakeoff", "bakeoff", recipe.bakeoff, draws)]
+        draws |= {draw: f"{draw}/importance", calibrated: calibrated}
+    return [*steps, Step("bakeoff", "bakeoff", bakeoff, draws)]
 
 
-def _all_scores(scores: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
-    assert recipe.bakeoff is not None
-    return tuple(dict.fromkeys((*scores, *recipe.bakeoff.whole_expert_scores)))
+def _compared(bakeoff: BakeoffSettings, recipe: Recipe) -> tuple[str, ...]:
+    """Scores that a comparison needs."""
+    scores = [score for score in bakeoff.scores if score != AUTO]
+    if AUTO in bakeoff.scores:
+        scores += recipe.ranking.scores
+    return tuple(dict.fromkeys((*scores, *bakeoff.whole_expert_scores)))
 
 
 def between(steps: list[Step], first: str | None, last: str | None) -> tuple[list[Step], set[str]]:

@@ -25,9 +25,7 @@ def require_tasks(settings: object, model: Path, context: int) -> None:
         RecipeError: The prompts or speed settings leave no room for new tokens.
     """
     if isinstance(settings, BakeoffSettings):
-        from moe_export.stages.bakeoff import LENGTH  # noqa: PLC0415 - loads torch
-
-        _drawn(settings, LENGTH, model, context)
+        _drawn(settings, settings.sequence_length, model, context)
     if not isinstance(settings, ValidateSettings):
         return
     tasks = _drawn(settings, settings.sequence_length, model, context)

@@ -9,11 +9,17 @@ import difflib
 from collections.abc import Iterable
 
 from moe_export.errors import RecipeError
-from moe_export.scores import activations, gradients, weights
-from moe_export.scores.base import DataScore, Score, WeightScore
+from moe_export.scores import activations, gradients, mixtures, weights
+from moe_export.scores.base import DataScore, DerivedScore, Score, WeightScore
 
 SCORES: dict[str, Score] = {
-    score.name: score for score in (*gradients.SCORES, *activations.SCORES, *weights.SCORES)
+    score.name: score
+    for score in (
+        *gradients.SCORES,
+        *mixtures.SCORES,
+        *activations.SCORES,
+        *weights.SCORES,
+    )
 }
 
 
@@ -23,7 +29,7 @@ def register_score(score: Score) -> None:
     A run identifies a score by its name alone: give a changed formula another name.
 
     Args:
-        score: a `DataScore` or `WeightScore`.
+        score: a `DataScore`, `WeightScore` or `DerivedScore`.
 
     Raises:
         RecipeError: another score has the name.
@@ -50,4 +56,12 @@ def scores_named(names: Iterable[str]) -> list[Score]:
     return scores
 
 
-__all__ = ["SCORES", "DataScore", "Score", "WeightScore", "register_score", "scores_named"]
+__all__ = [
+    "SCORES",
+    "DataScore",
+    "DerivedScore",
+    "Score",
+    "WeightScore",
+    "register_score",
+    "scores_named",
+]

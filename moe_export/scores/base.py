@@ -1,14 +1,17 @@
 """Scores as data: formulas with their unit, source and needs.
 
 Legend: N routed pairs of a token and one expert, S sequences of a batch, D hidden, W width of the
-expert.
+expert, R rows of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,6 +149,30 @@ class DataScore(Score):
     def formula(self) -> str:
         """The docstring of the function that computes it."""
         return self.measure.__doc__ or ""
+
+
+@dataclass(frozen=True)
+class DerivedScore(Score):
+    """A score computed from other scores, which are measured with it.
+
+    Attributes:
+        parts: The other scores.
+        combine: Function from the values of the parts, float64 [R] per layer each, to its own.
+    """
+
+    parts: tuple[DataScore, ...]
+    combine: Callable[..., list[NDArray[np.float64]]]
+
+    @property
+    def formula(self) -> str:
+        """The docstring of the function that computes it."""
+        return self.combine.__doc__ or ""
+
+
+def measured(scores: Iterable[Score]) -> list[Score]:
+    """Scores that a pass has to measure for others: each once, parts in place of derived ones."""
+    parts = [s.parts if isinstance(s, DerivedScore) else (s,) for s in scores]
+    return list(dict.fromkeys(score for each in parts for score in each))
 
 
 @dataclass(frozen=True)

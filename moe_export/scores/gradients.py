@@ -77,6 +77,19 @@ def fisher_margin_weighted(batch: ExpertBatch) -> Tensor:
     return _squares_by_targets(batch, "margin")
 
 
+def fisher_sampled(batch: ExpertBatch) -> Tensor:
+    """As `fisher_weighted`, with tokens drawn from the model in place of those of the data:
+
+        mean over targets t of (d loss_s / d m[j]) ** 2, with s the sequence of t
+
+    where loss_s is the mean cross-entropy with one token drawn at each target from the model's
+    distribution there, by a fixed seed. Its expectation is the true Fisher information, half of
+    which is the second-order term of the KL from the model to one with other masks; the empirical
+    one, with the tokens of the data, is equal to it only if the model is right.
+    """
+    return _squares_by_targets(batch, "sampled")
+
+
 def _squares_by_targets(batch: ExpertBatch, loss: Loss) -> Tensor:
     """Sum over sequences of targets times squared gradient."""
     return (batch.targets_S[:, None] * mask_gradient(batch, loss).square()).sum(0)
@@ -205,6 +218,16 @@ SCORES = (
         mean_over="targets",
         values=("h",),
         loss="cross_entropy",
+        gradients=("h",),
+    ),
+    DataScore(
+        "fisher_sampled",
+        unit="nats squared",
+        source="the true Fisher information, arXiv:1905.12558; masks as in arXiv:2204.09656",
+        measure=fisher_sampled,
+        mean_over="targets",
+        values=("h",),
+        loss="sampled",
         gradients=("h",),
     ),
     DataScore(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from moe_export.scores.base import DataScore, Score
+from moe_export.scores.base import DataScore, Score, measured
 
 if TYPE_CHECKING:
     from moe_export.passes.loss import Loss
@@ -19,7 +19,7 @@ STATES_WITHOUT_LOSS = 2
 
 def losses_of(scores: Iterable[Score]) -> tuple[Loss, ...]:
     """Losses whose gradients the scores read, each once, in the order of the scores."""
-    losses = (s.loss for s in scores if isinstance(s, DataScore) and s.loss is not None)
+    losses = (s.loss for s in measured(scores) if isinstance(s, DataScore) and s.loss is not None)
     return tuple(dict.fromkeys(losses))
 
 

@@ -17,7 +17,7 @@ from moe_export.errors import CalibrationError, CheckpointError
 from moe_export.families.axis import Axis
 from moe_export.passes.batches import batches_of
 from moe_export.passes.states import States
-from moe_export.scores.base import DataScore, Score, WeightScore
+from moe_export.scores.base import DataScore, DerivedScore, Score, WeightScore, measured
 from moe_export.scoring.collector import Collector
 from moe_export.scoring.layer_sums import LayerSums
 from moe_export.scoring.source_weights import SourceWeights
@@ -25,6 +25,9 @@ from moe_export.system.progress import Progress, silent
 from moe_export.system.workers import ALONE, Workers
 from moe_export.torch_model.deterministic import deterministic
 from moe_export.torch_model.layered import LayeredModel
+
+Layers = list[NDArray[np.float64]]
+"""Values of a score, [R] per layer."""
 
 
 def collect_importance(
@@ -74,35 +77,45 @@ def collect_importance(
     own = {number: batches[number] for number in workers.share(len(batches))}
     states = States(folder / f"worker-{workers.rank + 1}-of-{workers.size}")
     sources = SourceWeights.of(calibration)
+    needed = measured(scores)
     collector = Collector(
-        model, axis, scores, sources, len(batches), own, states, folder, workers, progress
+        model, axis, needed, sources, len(batches), own, states, folder, workers, progress
     )
     collector.check_space()
     with deterministic():
         layers = collector.run()
     if workers.rank > 0:
         return None
-    data_scores = [score for score in scores if isinstance(score, DataScore)]
+    data_scores = [score for score in needed if isinstance(score, DataScore)]
     names = [score.name for score in data_scores]
     totals = {
         "sequences": len(sequences),
         "tokens": len(calibration.tokens_N),
         "targets": len(calibration.tokens_N) - len(sequences),
     }
+    values = {
+        score.name: [
+            _finished(score, number, layer, totals, names) for number, layer in enumerate(layers)
+        ]
+        for score in needed
+    }
+    asked = {score.name for score in scores}
     return Importance(
-        scores={
-            score.name: [
-                _finished(score, number, layer, totals, names)
-                for number, layer in enumerate(layers)
-            ]
-            for score in scores
-        },
+        scores={score.name: _value(score, values) for score in scores},
         tokens_per_expert=[axis.routed(layer.tokens_E) for layer in layers],
         source_shares={
             score.name: _source_shares(score, number, layers)
             for number, score in enumerate(data_scores)
+            if score.name in asked
         },
     )
+
+
+def _value(score: Score, values: dict[str, Layers]) -> Layers:
+    """Values of a score, given those of all that were measured."""
+    if isinstance(score, DerivedScore):
+        return score.combine(*(values[part.name] for part in score.parts))
+    return values[score.name]
 
 
 def _finished(

@@ -9,6 +9,7 @@ D hidden, T = B * L, C scores of data, K sources.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +39,8 @@ SCORED = "scored"
 """Kind of state that marks a layer whose sums are written. Kinds beside `INPUT` are the losses, for
 gradients at a layer's output."""
 
+SAMPLING_SEED = 20260605
+"""Seed of the tokens that the loss `sampled` draws from the model; any number would do."""
 
 SHARED_TOKENS = 1024
 """Tokens of the shared expert that are scored at a time, or one longer sequence. It has all tokens
@@ -150,6 +153,7 @@ class Collector:
                     batch.gold_T.to(self.model.device),
                     batch.weight_T.to(self.model.device),
                     self.losses,
+                    _draws(batch).to(self.model.device),
                 )
                 for loss in self.losses:
                     slope_BLD = normed.gradient(slopes[loss])
@@ -294,6 +298,16 @@ class Collector:
         if steps:
             self.progress(self.steps, self._all_steps, what)
             self.steps += steps
+
+
+def _draws(batch: Batch) -> Tensor:
+    """Uniform numbers for the targets of a batch, which depend on a sequence's tokens alone."""
+    counts = torch.bincount(batch.sequence_T[batch.target_T], minlength=len(batch.index_B))
+    draws = []
+    for tokens_L, count in zip(batch.tokens_BL.numpy(), counts.tolist(), strict=True):
+        digest = zlib.crc32(tokens_L[: count + 1].tobytes())
+        draws.append(np.random.default_rng((SAMPLING_SEED, digest)).random(count))
+    return torch.from_numpy(np.concatenate(draws))
 
 
 def _experts(block: RaggedMoEBlock | None, table: ExpertTable) -> tuple[ExpertWeights, ...]:

@@ -138,7 +138,8 @@ class Engine:
 
     def _run_chunk(self, job: Job) -> None:
         part = job.asked.prompt[job.done : job.done + self._limits.chunk]
-        if job.ran(self._slots.chunk(job.row, np.array(part, np.int64))):
+        ids_S, last_only = np.array(part, np.int64), not job.asked.score_prompt
+        if job.ran(len(part), self._slots.chunk(job.row, ids_S, last_only)):
             self._leave(job)
 
     def _neighbours(self, jobs: list[Job]) -> list[Job]:
@@ -157,9 +158,10 @@ class Engine:
         ids_BS = np.zeros((len(jobs), lengths_B.max()), np.int64)
         for ids_S, job in zip(ids_BS, jobs, strict=True):
             ids_S[: job.remaining] = job.asked.prompt
-        logits = self._slots.prompts(jobs[0].row, ids_BS, lengths_B)
-        for job, logits_SV, length in zip(jobs, logits, lengths_B, strict=True):
-            if job.ran(logits_SV[:length]):
+        last_only = not any(job.asked.score_prompt for job in jobs)
+        logits = self._slots.prompts(jobs[0].row, ids_BS, lengths_B, last_only)
+        for job, logits_LV, length in zip(jobs, logits, lengths_B, strict=True):
+            if job.ran(length, logits_LV[:length]):
                 self._leave(job)
 
     def _decode(self) -> None:

@@ -91,16 +91,21 @@ class Job:
         """Number of tokens of the prompt that were not run yet."""
         return len(self.asked.prompt) - self.done
 
-    def ran(self, logits_SV: NDArray[Any]) -> bool:
-        """Takes the logits of the next tokens of the prompt; returns True if the job has ended."""
-        start, self.done = self.done, self.done + len(logits_SV)
+    def ran(self, tokens: int, logits_LV: NDArray[Any]) -> bool:
+        """Notes that the next tokens of the prompt were run; returns True if the job has ended.
+
+        Args:
+            tokens: Number of tokens that were run.
+            logits_LV: Logits of all of them if the prompt is scored, else at least of the last.
+        """
+        start, self.done = self.done, self.done + tokens
         if self.asked.score_prompt:
-            self._score_prompt(start, logits_SV)
+            self._score_prompt(start, logits_LV)
         if self.remaining:
             return False
         if self.asked.new_tokens == 0:
             return self._tell(Piece(scores=tuple(self._prompt_scores), finish="length"))
-        return self.continued(logits_SV[-1])
+        return self.continued(logits_LV[-1])
 
     def continued(self, logits_V: NDArray[Any]) -> bool:
         """Takes the logits of the last token; returns True if the job has ended."""

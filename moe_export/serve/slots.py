@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.ort.decoding import last_logits
 from moe_export.ort.session import OrtModel
 
 
@@ -65,26 +66,31 @@ class Slots:
         self.filled = np.zeros(rows, np.int64)
 
     def prompts(
-        self, first: int, ids_BS: NDArray[np.int64], lengths_B: NDArray[np.int64]
+        self,
+        first: int,
+        ids_BS: NDArray[np.int64],
+        lengths_B: NDArray[np.int64],
+        last_only: bool = False,
     ) -> NDArray[Any]:
         """Runs whole prompts in neighbouring rows, padded on the right.
 
         Returns:
-            Logits [B, S, V] in the model's dtype.
+            Logits [B, S, V] in the model's dtype, or [B, 1, V] of each row's last token.
         """
         self.filled[first : first + len(ids_BS)] = lengths_B
-        return self._run(first, ids_BS, _mask(lengths_B, ids_BS.shape[1]))
+        logits = self._run(first, ids_BS, _mask(lengths_B, ids_BS.shape[1]), last_only)
+        return last_logits(logits, lengths_B)[:, None] if last_only else logits
 
-    def chunk(self, row: int, ids_S: NDArray[np.int64]) -> NDArray[Any]:
+    def chunk(self, row: int, ids_S: NDArray[np.int64], last_only: bool = False) -> NDArray[Any]:
         """Runs the next part of a prompt in one row.
 
         Returns:
-            Logits [S, V] in the model's dtype.
+            Logits [S, V] in the model's dtype; of the last position alone if `last_only`.
         """
         self.filled[row] += len(ids_S)
-        logits_BSV = self._run(row, ids_S[None], np.ones((1, self.filled[row]), np.int64))
-        logits_SV: NDArray[Any] = logits_BSV[0]
-        return logits_SV
+        mask = np.ones((1, self.filled[row]), np.int64)
+        logits: NDArray[Any] = self._run(row, ids_S[None], mask, last_only)[0]
+        return logits[-1:] if last_only else logits
 
     def token(self, ids_B: NDArray[np.int64], taking_B: NDArray[np.bool_]) -> NDArray[Any]:
         """Runs one more token of the first B rows.
@@ -105,7 +111,13 @@ class Slots:
         self.filled[:rows] += taking_B
         return logits_BSV[:, 0]
 
-    def _run(self, first: int, ids_BS: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[Any]:
+    def _run(
+        self,
+        first: int,
+        ids_BS: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        last_only: bool = False,
+    ) -> NDArray[Any]:
         import onnxruntime  # noqa: PLC0415 - an extra
 
         binding = self._model.session.io_binding()
@@ -115,6 +127,8 @@ class Slots:
             )
         for buffer in self._buffers:
             buffer.bind(binding, self._model.provider, first, len(ids_BS))
+        if last_only:
+            self._model.ask_for_last(binding)
         binding.bind_output(self._model.outputs[0])
         self._model.run(binding)
         logits: NDArray[Any] = binding.get_outputs()[-1].numpy()

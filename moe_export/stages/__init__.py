@@ -28,27 +28,35 @@ class StageFacts:
 STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(3, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
-    "plan": StageFacts(4, ("importance",)),
+    "ranking": StageFacts(1, ("calibrate", "importance")),
+    "plan": StageFacts(5, ("importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(4, ("prune", "plan", "quantize")),
-    "validate": StageFacts(5, ("calibrate", "prune", "quantize", "export")),
+    "export": StageFacts(6, ("prune", "plan", "quantize")),
+    "validate": StageFacts(8, ("calibrate", "prune", "quantize", "export")),
+    "eval": StageFacts(1, ("prune", "export")),
     "report": StageFacts(
-        4, ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
+        5,
+        (
+            *("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
+            *("validate", "eval"),
+        ),
     ),
     "sweep": StageFacts(2, ()),
-    "bakeoff": StageFacts(3, ()),
+    "bakeoff": StageFacts(4, ()),
 }
 
 MAIN_JOB = (
     "calibrate",
     "importance",
+    "ranking",
     "plan",
     "prune",
     "quantize",
     "export",
     "validate",
+    "eval",
     "report",
 )
 """The stages of `run` in order; one whose section the recipe leaves out is skipped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,24 +11,27 @@ from moe_export.artifacts.calibration import (
     Calibration,
     CalibrationSource,
     CalibrationSummary,
+    HeldOut,
 )
-from moe_export.documents.sources import draw
+from moe_export.documents.sources import Drawn, draw
+from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
-from moe_export.recipe import CalibrateSettings
+from moe_export.recipe import CalibrateSettings, Source
 from moe_export.stages.job import Job
 
 
 def run(job: Job[CalibrateSettings]) -> None:
-    """Writes the token sequences, and their counts and digests.
+    """Writes the token sequences, those held out if asked for, and their counts and digests.
 
     Raises:
         CalibrationError: a source is empty, too short or unreadable, or its weight gives it no
             sequence.
     """
     settings = job.settings
-    weights = settings.weights
+    weights, held_out = settings.weights, settings.held_out or 0
     counts = shares(weights or [1.0] * len(settings.sources), settings.sequences)
-    sequences, source_of, facts = [], [], []
+    parts: list[tuple[list[TokenSequence], list[TokenSequence]]] = []
+    facts = []
     for number, (source, count) in enumerate(zip(settings.sources, counts, strict=True)):
         job.progress(number, len(counts), source.name)
         if count == 0:
@@ -38,37 +42,95 @@ def run(job: Job[CalibrateSettings]) -> None:
             )
         # Each source has its own seed; else two sources of one kind would draw the same documents.
         seed = settings.seed * 1000 + number
-        drawn = draw(source, job.model, count, settings.sequence_length, seed, "train")
-        sequences += drawn.sequences
-        source_of += [number] * len(drawn.sequences)
-        tokens = np.concatenate([np.array(s.tokens, np.int32) for s in drawn.sequences])
+        drawn = _draw(source, job, count, seed)
+        parts.append(divided(drawn.sequences, held_out, source))
+        used, apart = parts[-1]
+        tokens = np.concatenate([np.array(s.tokens, np.int32) for s in used])
         facts.append(
             CalibrationSource(
                 name=source.name,
-                sequences=len(drawn.sequences),
+                sequences=len(used),
                 tokens=int(tokens.size),
                 bos=drawn.bos,
                 truncated_sequences=drawn.truncated,
                 dropped_documents=drawn.dropped,
                 tokens_sha256=hashlib.sha256(tokens.tobytes()).hexdigest(),
                 weight=weights[number] if weights else None,
+                held_out_sequences=len(apart) if held_out else None,
             )
         )
-    lengths = [len(sequence.tokens) for sequence in sequences]
-    Calibration(
-        tokens_N=np.concatenate([np.array(s.tokens, np.int32) for s in sequences]),
-        offsets_S1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        prompt_S=np.array([s.prompt_tokens for s in sequences], np.int32),
-        source_S=np.array(source_of, np.int32),
-        weight_K=np.array(weights, np.float64),
-    ).save(job.out)
+    _together(Calibration, [used for used, _ in parts], weights).save(job.out)
+    if held_out:
+        _together(HeldOut, [apart for _, apart in parts], weights).save(job.out)
     CalibrationSummary(
-        sequences=len(sequences),
-        tokens=sum(lengths),
+        sequences=sum(source.sequences for source in facts),
+        tokens=sum(source.tokens for source in facts),
         seed=settings.seed,
         sources=tuple(facts),
     ).save(job.out)
     job.progress(len(counts), len(counts), "done")
+
+
+def _draw(source: Source, job: Job[CalibrateSettings], count: int, seed: int) -> Drawn:
+    """Draws the sequences of a source, and those that are held out besides."""
+    settings = job.settings
+    total = count + (settings.held_out or 0)
+    try:
+        return draw(source, job.model, total, settings.sequence_length, seed, "train")
+    except CalibrationError as error:
+        if total == count:
+            raise
+        raise CalibrationError(
+            f"{error}; {settings.held_out} of the {total} sequences are held out to compare "
+            "rankings: lower ranking.held_out, or name a score in plan.score"
+        ) from error
+
+
+def divided(
+    drawn: list[TokenSequence], held_out: int, source: Source
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Divides the sequences of a source into those for calibration and those held out.
+
+    Windows of a text come in its order, so evenly spread ones are held out; documents come in
+    random order, and the last are held out.
+
+    Raises:
+        CalibrationError: too few sequences are left.
+    """
+    if not held_out:
+        return drawn, []
+    if len(drawn) <= held_out:
+        raise CalibrationError(
+            f"{source.name}: {len(drawn)} documents have room for an answer, and ranking.held_out "
+            f"takes {held_out} of them, which leaves none for calibration; lower it, or give more "
+            "documents"
+        )
+    places = np.arange(len(drawn) - held_out, len(drawn))
+    if source.text is not None:
+        places = (np.arange(held_out) * 2 + 1) * len(drawn) // (2 * held_out)
+    apart = set(places.tolist())
+    return (
+        [sequence for place, sequence in enumerate(drawn) if place not in apart],
+        [sequence for place, sequence in enumerate(drawn) if place in apart],
+    )
+
+
+CalibrationT = TypeVar("CalibrationT", bound=Calibration)
+
+
+def _together(
+    kind: type[CalibrationT], parts: list[list[TokenSequence]], weights: list[float]
+) -> CalibrationT:
+    """Sequences of all sources end to end."""
+    sequences = [sequence for part in parts for sequence in part]
+    lengths = [len(sequence.tokens) for sequence in sequences]
+    return kind(
+        tokens_N=np.concatenate([np.array(s.tokens, np.int32) for s in sequences]),
+        offsets_S1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        prompt_S=np.array([s.prompt_tokens for s in sequences], np.int32),
+        source_S=np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts]),
+        weight_K=np.array(weights, np.float64),
+    )
 
 
 def shares(weights: list[float], total: int) -> list[int]:

@@ -38,7 +38,7 @@ from moe_export.graph.metadata import model_metadata
 from moe_export.graph.web import CONFIG_KEY, check_web, web_config, web_dtype, web_file
 from moe_export.graph.web import FOLDER as WEB_FOLDER
 from moe_export.op.library import library_path
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.recipe import ExportSettings
 from moe_export.reporting.card import ExportFacts, Pruning, export_card, write_card
 from moe_export.reporting.card_source import source_of
@@ -76,6 +76,7 @@ def run(job: Job[ExportSettings]) -> None:
             partial(job.progress, what=variant),
             library=job.settings.library,
             layout=job.settings.layout,
+            linear=job.settings.linear,
             source=job.model,
             web=bool(job.settings.web),
         )
@@ -97,6 +98,7 @@ def export_model(
     *,
     library: bool = False,
     layout: Layout = "portable",
+    linear: LinearWord = "auto",
     source: Path | None = None,
     web: bool = False,
 ) -> ExportedModel:
@@ -109,6 +111,7 @@ def export_model(
         progress: function that is called with the weights written and all weights, in tensors.
         library: True if the native operator library is copied beside the model.
         layout: layout of the experts' weights.
+        linear: nodes of the matrices outside the experts.
         source: folder of the checkpoint that the model was made from, whose name and licence the
             card states; `checkpoint_dir` if None.
         web: True if the model gets the names of transformers.js too.
@@ -131,11 +134,11 @@ def export_model(
         )
     if web:
         check_web(spec)
-    predicted = predicted_bytes(spec, dtype, layout)
+    predicted = predicted_bytes(spec, dtype, layout, linear)
     _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
     origin = source_of(source or checkpoint_dir)
     pruning = Pruning.of(spec, unpruned_spec(checkpoint.config))
-    model = build_decoder(spec, dtype, checkpoint, layout)
+    model = build_decoder(spec, dtype, checkpoint, layout, linear)
     model.metadata_props.update(
         model_metadata(spec, layout, origin.name, pruning.kept, pruning.whole)
     )

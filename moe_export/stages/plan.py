@@ -14,6 +14,7 @@ from moe_export.artifacts.exchange import Exchange
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan, PlanLayer, PlannedModels
+from moe_export.artifacts.ranking import Ranking
 from moe_export.artifacts.weight_bytes import PlannedBytes
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
@@ -21,13 +22,9 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
-from moe_export.graph import predicted_bytes
-from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
-from moe_export.planning.blocks import WidthRule
+from moe_export.planning.planned import plan_widths, planned_bytes, rank_unknown, unreached
 from moe_export.planning.shares import Shares, token_shares
-from moe_export.planning.widths import solve_widths
-from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import ROUNDING_OF, Dtype, Formats, Layout, PlanSettings
+from moe_export.recipe import AUTO, ROUNDING_OF, Dtype, PlanSettings
 from moe_export.stages.job import Job
 
 logger = logging.getLogger(__name__)
@@ -42,7 +39,7 @@ def run(job: Job[PlanSettings]) -> None:
         PlanError: the budget cannot be met.
         RecipeError: the shared expert is to be pruned and the model has none.
     """
-    settings = job.settings
+    settings = _chosen(job)
     checkpoint, spec = open_checkpoint(job.model)
     importance = Importance.load(job.folders["importance"])
     for key in ("embedding", "lm_head") if settings.formats and spec.tied_embeddings else ():
@@ -57,45 +54,22 @@ def run(job: Job[PlanSettings]) -> None:
             f"plan.score {settings.score} was not computed; it is one of "
             f"{', '.join(importance.scores)}, or add it to importance.scores"
         )
-    axis = Axis(spec, settings.prunes_shared)
-    scores = importance.scores[settings.score]
-    unknown = [np.flatnonzero(tokens == 0).tolist() for tokens in importance.tokens_per_expert]
+    axis = Axis(spec, settings.prunes_shared_of(spec.has_shared_expert))
+    scores, tokens_per_expert = importance.scores[settings.score], importance.tokens_per_expert
+    unknown = unreached(tokens_per_expert)
     _check_rows(scores, axis)
     ranked = rank_unknown(scores, axis, unknown, settings.unknown)
-    rule = WidthRule.of(settings)
-    quantization = formats_of(settings)
-    shares = token_shares(importance.tokens_per_expert, spec.top_k)
-    loss = None
-    if settings.is_solved:
-        rounding = _rounding(importance.scores, job.folders["importance"], settings)
-        solved = _solve(checkpoint, axis, ranked, rounding, shares, settings)
-        widths, quantization = solved.widths, solved.quantization
-        loss = solved.loss
-    elif settings.target_bytes is None:
-        assert settings.keep is not None
-        widths = solve_widths(ranked, axis.tables, round(settings.keep * axis.rows), rule)
-    else:
-        widths = _fit_bytes(ranked, axis, settings, rule)
-    for layer, experts in enumerate(unknown):
-        if experts:
-            verb = (
-                "kept whole where the budget allows"
-                if settings.unknown == "keep"
-                else "emptied first"
-            )
-            logger.warning(
-                "layer %d: no calibration token reached experts %s; they are %s",
-                layer,
-                experts,
-                verb,
-            )
-    pruned = axis.resized(widths)
+    rounding = _rounding(importance.scores, job.folders["importance"], settings)
+    planned = plan_widths(checkpoint, axis, ranked, tokens_per_expert, settings, rounding)
+    _warn_of_unreached(unknown, settings)
+    quantization, shares = planned.quantization, token_shares(tokens_per_expert, spec.top_k)
+    pruned = axis.resized(planned.widths)
     after = pruned.spec
     models = {"before": spec, "after": after}
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
-    export_bytes = _export_bytes(models, shares, layout_of(settings))
+    export_bytes = _export_bytes(models, shares, settings)
     layers = _layers(axis, pruned, scores, unknown, export_bytes)
     rows_before = sum(layer.rows_before for layer in layers)
     rows_after = sum(layer.rows_after for layer in layers)
@@ -111,9 +85,29 @@ def run(job: Job[PlanSettings]) -> None:
         layers=layers,
         checkpoint_tensor_bytes=_tensor_bytes(checkpoint, after),
         export_bytes=export_bytes,
-        predicted_loss=loss,
+        predicted_loss=planned.loss,
         quantization=TensorFormats.of(quantization) if settings.formats is not None else None,
     ).save(job.out)
+
+
+def _chosen(job: Job[PlanSettings]) -> PlanSettings:
+    """The settings, with the score and scope that the ranking stage chose if it ran."""
+    if job.settings.score != AUTO:
+        return job.settings
+    choice = Ranking.load(job.folders["ranking"]).choice
+    return job.settings.model_copy(update={"score": choice.score, "scope": choice.scope})
+
+
+def _warn_of_unreached(unknown: list[list[int]], settings: PlanSettings) -> None:
+    fate = "kept whole where the budget allows" if settings.unknown == "keep" else "emptied first"
+    for layer, experts in enumerate(unknown):
+        if experts:
+            logger.warning(
+                "layer %d: no calibration token reached experts %s; they are %s",
+                layer,
+                experts,
+                fate,
+            )
 
 
 def _check_rows(scores: list[NDArray[np.float64]], axis: Axis) -> None:
@@ -142,47 +136,19 @@ def _rounding(
     return [rate * layer_R for rate, layer_R in zip(rates, scores[name], strict=True)]
 
 
-def _solve(
-    checkpoint: Checkpoint,
-    axis: Axis,
-    ranked: list[NDArray[np.float64]],
-    rounding: list[NDArray[np.float64]] | None,
-    shares: Shares,
-    settings: PlanSettings,
-) -> Allocation:
-    """Widths, and formats if the recipe leaves them open, of the least predicted loss."""
-    assert settings.dtype is not None
-    formats = settings.formats or Formats(experts="float")
-    names = formats.choices if formats.is_auto else (formats.experts,)
-    errors = [
-        format_errors(checkpoint, axis.spec, layer, names, formats.group_size)
-        for layer in range(axis.spec.num_layers)
-    ]
-    target = settings.target_bytes or settings.target_active_bytes
-    assert target is not None
-    budget = Budget(
-        size_bytes=target,
-        active=settings.target_active_bytes is not None,
-        dtype=settings.dtype,
-        layout=layout_of(settings),
-    )
-    costs = Costs(importance=ranked, rounding=rounding, shares=shares, errors=errors)
-    return allocate(axis, costs, formats.quantization("float"), budget, WidthRule.of(settings))
-
-
 def _export_bytes(
-    models: dict[str, ModelSpec], shares: Shares, layout: Layout
+    models: dict[str, ModelSpec], shares: Shares, settings: PlanSettings
 ) -> dict[Dtype, PlannedModels]:
     """Bytes of the exported models, by dtype.
 
     Args:
         models: the models by the field of `PlannedModels` that they are for.
         shares: share of all tokens that each expert gets, one [E] per layer.
-        layout: layout of the experts' weights.
+        settings: settings that say how weights are laid out.
     """
 
     def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
-        predicted = predicted_bytes(model, dtype, layout)
+        predicted = planned_bytes(model, dtype, settings)
         return PlannedBytes(
             total_bytes=predicted.total_bytes,
             by_class=predicted.by_class,
@@ -194,62 +160,6 @@ def _export_bytes(
         dtype: PlannedModels(**{field: planned(model, dtype) for field, model in models.items()})
         for dtype in DTYPES
     }
-
-
-def rank_unknown(
-    scores: list[NDArray[np.float64]],
-    axis: Axis,
-    unknown: list[list[int]],
-    rule: str,
-) -> list[NDArray[np.float64]]:
-    """Returns the scores with unreached experts ranked first (`keep`) or last (`prune`)."""
-    ranked = [layer.copy() for layer in scores]
-    for layer_R, table, experts in zip(ranked, axis.tables, unknown, strict=True):
-        for expert in experts:
-            layer_R[table.slice_of(expert)] = np.inf if rule == "keep" else -np.inf
-    return ranked
-
-
-def _fit_bytes(
-    ranked: list[NDArray[np.float64]],
-    axis: Axis,
-    settings: PlanSettings,
-    rule: WidthRule,
-) -> list[list[int]]:
-    """The widths that keep most rows of all whose exported weights fit in the byte budget."""
-    assert settings.target_bytes is not None
-    assert settings.dtype is not None
-    target = settings.target_bytes
-    axis = replace(axis, spec=replace(axis.spec, quantization=formats_of(settings)))
-    dtype, layout = settings.dtype, layout_of(settings)
-    fixed = predicted_bytes(axis.emptied().spec, dtype, layout).total_bytes
-    least, most = 0, axis.rows
-    if fixed > target:
-        raise PlanError(
-            f"plan.target_bytes is {target}, but {fixed} bytes lie outside the experts that are "
-            f"pruned, in {settings.dtype}; raise it above that"
-        )
-    # The least width is left to the final plan. Alignment makes bytes not quite linear in rows, so
-    # a binary search finds the most rows that fit.
-    while least < most:
-        rows = (least + most + 1) // 2
-        widths = solve_widths(ranked, axis.tables, rows, replace(rule, min_width=0))
-        size = predicted_bytes(axis.resized(widths).spec, dtype, layout).total_bytes
-        least, most = (rows, most) if size <= target else (least, rows - 1)
-    return solve_widths(ranked, axis.tables, least, rule)
-
-
-def layout_of(settings: PlanSettings) -> Layout:
-    """Returns the layout of the exported experts' weights."""
-    return settings.layout or "portable"
-
-
-def formats_of(settings: PlanSettings) -> Quantization:
-    """Returns the formats of the exported weights, all float while they are still open."""
-    formats = settings.formats
-    if formats is None or formats.is_auto:
-        return UNQUANTIZED
-    return formats.quantization()
 
 
 def _layers(

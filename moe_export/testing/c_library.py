@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moe_export.op import c_interface
 from moe_export.op.c_interface import ONNX_TYPES, RefusedError
 
-__all__ = ["CLayer", "OpenedLayer", "RefusedError"]
+__all__ = ["CLayer", "CLinear", "OpenedLayer", "OpenedLinear", "RefusedError"]
 
 
 class Call(ctypes.Structure):
@@ -134,4 +134,109 @@ class CLayer(_Layer):
             ctypes.byref(described),
             None if kernel is None else kernel.encode(),
             ctypes.byref(self._layer),
+        )
+
+
+class _Linear:
+    """A matrix of the library, packed by it or opened by it."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.moe_export_linear_bytes.restype = ctypes.c_uint64
+        self._linear = ctypes.c_void_p()
+        self.columns = 0
+
+    def __del__(self) -> None:
+        if getattr(self, "_linear", None):
+            self._library.moe_export_linear_destroy(self._linear)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the bias and the panels in memory."""
+        size: int = self._library.moe_export_linear_bytes(self._linear)
+        return size
+
+    def run(self, x: NDArray[Any], *, num_threads: int = 1) -> NDArray[Any]:
+        """Computes y [..., N] of x [..., K]."""
+        keep: list[Any] = []
+        y = np.empty((*x.shape[:-1], self.columns), x.dtype)
+        c_interface.call(
+            self._library.moe_export_linear_run,
+            self._linear,
+            ctypes.byref(c_interface.tensor(x, keep)),
+            ctypes.c_void_p(y.ctypes.data),
+            num_threads,
+        )
+        return y
+
+
+class CLinear(_Linear):
+    """A matrix that the library packs.
+
+    Args:
+        library: File of the library.
+        arrays: Parts of the matrix, then the bias if there is one.
+        format_name: Format of the matrix.
+        x_dtype: Dtype of x.
+        group_size: Depths that share a scale; 0 in the float formats.
+        kernel: Kernel to use; None for the fastest.
+        exact_activations: True to multiply codes by x in float32.
+    """
+
+    def __init__(
+        self,
+        library: Path,
+        arrays: Sequence[NDArray[Any]],
+        *,
+        format_name: str,
+        x_dtype: str,
+        group_size: int = 0,
+        kernel: str | None = None,
+        exact_activations: bool = False,
+    ) -> None:
+        super().__init__(library)
+        self.columns = arrays[0].shape[-1]
+        keep: list[Any] = []
+        weights = c_interface.linear_weights(
+            arrays, format_name, group_size, x_dtype, keep, exact_activations=exact_activations
+        )
+        c_interface.call(
+            self._library.moe_export_linear_create,
+            ctypes.byref(weights),
+            None if kernel is None else kernel.encode(),
+            ctypes.byref(self._linear),
+        )
+
+
+class OpenedLinear(_Linear):
+    """A matrix that the library opens over packed bytes.
+
+    Args:
+        library: File of the library.
+        packed: Packed matrix, header included.
+        columns: N.
+        x_dtype: Dtype of x.
+        kernel: Kernel to use; None for the fastest.
+    """
+
+    def __init__(
+        self,
+        library: Path,
+        packed: NDArray[np.uint8],
+        columns: int,
+        *,
+        x_dtype: str,
+        kernel: str | None = None,
+    ) -> None:
+        super().__init__(library)
+        self.columns = columns
+        self._packed = packed
+        c_interface.call(
+            self._library.moe_export_linear_open,
+            ctypes.c_void_p(packed.ctypes.data),
+            ctypes.c_uint64(packed.nbytes),
+            ONNX_TYPES[x_dtype],
+            0,
+            None if kernel is None else kernel.encode(),
+            ctypes.byref(self._linear),
         )

@@ -50,6 +50,7 @@ class FamilyRow:
         variants: Config keys to replace, one set at a time; each must equal transformers.
         refused: Config keys to replace, and a word of the error; each must be refused.
         dense_layers: Numbers of the layers of `config` without experts.
+        oldest_transformers: Oldest major version of transformers that knows the family.
         model_type: `model_type` of the config.
     """
 
@@ -57,6 +58,7 @@ class FamilyRow:
     variants: tuple[dict[str, Any], ...]
     refused: tuple[tuple[dict[str, Any], str], ...]
     dense_layers: tuple[int, ...] = ()
+    oldest_transformers: int = 4
     model_type: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -239,6 +241,88 @@ DEEPSEEK_V2 = FamilyRow(
         ({"rope_scaling": {"rope_type": "yarn"}}, "factor"),
         ({"rope_scaling": YARN | {"low_freq_factor": 1.0}}, "low_freq_factor"),
         ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
+    ),
+    dense_layers=(0,),
+)
+
+DEEPSEEK_V3 = FamilyRow(
+    config=DEEPSEEK_V2.config
+    | {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "norm_topk_prob": True,
+        "n_group": 1,
+        "topk_group": 1,
+        "rope_interleave": True,
+        "num_nextn_predict_layers": 1,
+    },
+    variants=(
+        {"q_lora_rank": 24, "first_k_dense_replace": 2, "norm_topk_prob": False},
+        {"n_group": 3, "topk_group": 2, "n_shared_experts": 1, "tie_word_embeddings": True},
+        {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}},
+    ),
+    refused=(
+        ({"topk_method": "greedy"}, "topk_method"),
+        ({"scoring_func": "softmax"}, "scoring_func"),
+        ({"rope_interleave": False}, "rope_interleave"),
+        ({"n_group": 6, "topk_group": 2}, "best two"),
+        ({"n_group": 4, "topk_group": 2}, "4 groups"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq"),
+    ),
+    dense_layers=(0,),
+)
+
+GLM4_MOE_LITE = FamilyRow(
+    config=DEEPSEEK_V3.config
+    | {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite"},
+    variants=(
+        {"mlp_layer_types": ["sparse", "dense", "sparse"], "q_lora_rank": 24},
+        {"n_group": 2, "topk_group": 1, "norm_topk_prob": False, "v_head_dim": 32},
+    ),
+    refused=(
+        ({"first_k_dense_replace": 2}, "first_k_dense_replace"),
+        ({"mlp_layer_types": ["dense"] * 3}, "mlp_layer_types"),
+        ({"mlp_layer_types": ["sparse", "dense"]}, "mlp_layer_types"),
+        ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
+    ),
+    dense_layers=(0,),
+    oldest_transformers=5,
+)
+
+GLM4_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Glm4MoeForCausalLM"],
+        "model_type": "glm4_moe",
+        "head_dim": 32,
+        "partial_rotary_factor": 0.5,
+        "attention_bias": True,
+        "use_qk_norm": False,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "n_routed_experts": EXPERTS,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.7,
+        "norm_topk_prob": True,
+        "num_nextn_predict_layers": 1,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+    },
+    variants=(
+        {"use_qk_norm": True, "attention_bias": False, "routed_scaling_factor": 1.0},
+        {"partial_rotary_factor": 1.0, "n_group": 2, "topk_group": 1, "num_key_value_heads": 4},
+        {"first_k_dense_replace": 0, "tie_word_embeddings": True, "rope_scaling": YARN},
+    ),
+    refused=(
+        ({"partial_rotary_factor": 0.25}, "multiple of 16"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+        ({"scoring_func": "softmax"}, "scoring_func"),
     ),
     dense_layers=(0,),
 )

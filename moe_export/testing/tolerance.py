@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.formats import QuantizedMatrix
 from moe_export.op import spec
-from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR, Weight
+from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR, weight_values
 from moe_export.testing.cases import Inputs
 
 Array = NDArray[Any]
@@ -45,19 +44,8 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
     def gamma(terms: int) -> float:
         return 4 * float(np.sqrt(terms + 2)) * unit
 
-    def activation_error(magnitude: Array) -> Array:
-        if not activation_block:
-            return np.zeros_like(magnitude)
-        size = magnitude.shape[1]
-        padded = np.pad(magnitude, ((0, 0), (0, -size % activation_block)))
-        blocks = padded.shape[1] // activation_block
-        by_block = padded.reshape(len(padded), blocks, activation_block)
-        largest = by_block.max(axis=2, initial=0)
-        # The step is rounded too, to float32.
-        return np.repeat(largest, activation_block, axis=1)[:, :size] / 254 * (1 + 2**-20)
-
     x = inputs.x.astype(np.float64)
-    x_error = activation_error(np.abs(x))
+    x_error = activation_error(np.abs(x), activation_block)
     magnitude = np.zeros_like(x)
     bound = np.zeros_like(x)
     indices, weights = inputs.expert_indices, np.abs(inputs.routing_weights.astype(np.float64))
@@ -65,7 +53,7 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
     if inputs.shared is not None and inputs.shared_weight is not None:
         chosen.append((inputs.shared, np.abs(inputs.shared_weight.astype(np.float64))[:, 0]))
     for expert, weight_T in chosen:
-        *signed_factors, signed_down = (_values(weight) for weight in expert)
+        *signed_factors, signed_down = (weight_values(weight) for weight in expert)
         down = np.abs(signed_down)
         width, hidden_size = down.shape
         depth_unit = gamma(hidden_size) + weight_unit
@@ -82,12 +70,23 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
             hidden_error = hidden_error * u + hidden * u_error + hidden_error * u_error
             hidden = hidden * u
             hidden_error = hidden_error + unit * hidden
-        hidden_error = hidden_error + activation_error(hidden + hidden_error)
+        hidden_error = hidden_error + activation_error(hidden + hidden_error, activation_block)
         out_unit = gamma(width) + weight_unit
         out_error = (hidden_error + under) @ down + out_unit * (hidden @ down) + under
         bound += weight_T[:, None] * out_error
         magnitude += weight_T[:, None] * (hidden @ down)
     return bound + gamma(indices.shape[1] + 1) * magnitude + under
+
+
+def activation_error(magnitude: Array, block: int) -> Array:
+    """Error of rounding each row [T, K] to int8, `block` values to a scale; zero without blocks."""
+    if not block:
+        return np.zeros_like(magnitude)
+    tokens, size = magnitude.shape
+    padded = np.pad(magnitude, ((0, 0), (0, -size % block)))
+    largest = padded.reshape(tokens, -(-size // block), block).max(axis=2, initial=0)
+    # The step is rounded too, to float32.
+    return np.repeat(largest, block, axis=1)[:, :size] / 254 * (1 + 2**-20)
 
 
 def _activated(
@@ -108,8 +107,3 @@ def _activated(
         return value, 1.13 * error + gamma(2) * np.abs(value) + gamma(4) * through_sigmoid
     value = a / (1 + np.exp(-a))
     return value, 1.1 * error + gamma(2) * np.abs(value)
-
-
-def _values(weight: Weight) -> Array:
-    stored = weight.dequantized() if isinstance(weight, QuantizedMatrix) else weight
-    return stored.astype(np.float64)

@@ -88,6 +88,9 @@ class RaggedMoEBlock(Recordable):
 
         # Named tuples are not modules: each matrix is registered once, under its checkpoint name.
         self._router = (matrix("router"),)
+        if spec.family.routing.has_choice_bias:
+            bias_E = nn.Parameter(torch.zeros(spec.num_experts), requires_grad=False)
+            self.router.register_parameter(self._choice_bias_name, bias_E)
         self.routed = tuple(
             SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
             for expert in range(spec.num_experts)
@@ -125,13 +128,25 @@ class RaggedMoEBlock(Recordable):
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Routing weights and experts of each token, both [T, K], by the rule of the family."""
-        weight_TK, expert_TK = route(self.router_logits(x_TD), self.spec)
+        weight_TK, expert_TK = route(self.router_logits(x_TD), self.spec, self.choice_bias)
         return weight_TK.to(x_TD.dtype), expert_TK
 
     @property
     def router(self) -> Matrix:
         """Linear map [E, D] that gives the logit of each expert."""
         return self._router[0]
+
+    @property
+    def choice_bias(self) -> Tensor | None:
+        """Bias [E] of the choice of experts, float32; None in families without one."""
+        if not self.spec.family.routing.has_choice_bias:
+            return None
+        bias_E: Tensor = getattr(self.router, self._choice_bias_name)
+        return bias_E
+
+    @property
+    def _choice_bias_name(self) -> str:
+        return self.spec.name("choice_bias", self.layer).rpartition(".")[2]
 
     def router_logits(self, x_TD: Tensor) -> Tensor:
         """Logit of every expert for every token, [T, E]."""

@@ -18,7 +18,7 @@ from moe_export.families import open_checkpoint
 from moe_export.families.stored import read_values
 from moe_export.system.memory import trim
 from moe_export.torch_model.block import RaggedMoEBlock
-from moe_export.torch_model.load import empty_model, to_torch
+from moe_export.torch_model.load import dtype_of, empty_model, to_torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,7 +198,8 @@ class StreamedModel(LayeredModel):
                 path, _, last = name.rpartition(".")
                 module = self.model.get_submodule(path)
                 empty[name] = getattr(module, last)
-                parameter = to_torch(values).to(self._dtype)
+                dtype = dtype_of(self.spec.tensors[stored], self._dtype)
+                parameter = to_torch(values).to(dtype)
                 setattr(module, last, nn.Parameter(parameter, requires_grad=False))
             yield
         finally:

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, MoeExportError
 from moe_export.families import open_checkpoint
-from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec
+from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec, TensorSpec
 from moe_export.families.stored import read_values
 from moe_export.families.transformers_config import pruned_config_class
 from moe_export.quantization import QUANTIZATION_KEY
@@ -46,13 +46,19 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     checkpoint, spec = open_checkpoint(directory)
     model = empty_model(checkpoint, spec, dtype)
     tensors = {
-        name: to_torch(read_values(checkpoint, spec, name)).to(dtype) for name in spec.tensors
+        name: to_torch(read_values(checkpoint, spec, name)).to(dtype_of(tensor, dtype))
+        for name, tensor in spec.tensors.items()
     }
     if spec.tied_embeddings:
         tensors[spec.name("lm_head")] = tensors[spec.name("embedding")]
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()
     return model
+
+
+def dtype_of(tensor: TensorSpec, dtype: torch.dtype) -> torch.dtype:
+    """Dtype of a tensor in a model of the given dtype: that, or a wider one."""
+    return torch.promote_types(dtype, torch.float32) if tensor.is_wide else dtype
 
 
 def empty_model(checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:

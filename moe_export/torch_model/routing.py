@@ -12,14 +12,26 @@ from moe_export.families.base import ModelSpec
 from moe_export.families.features import ExpertGroups
 
 
-def route(logits_TE: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
-    """Routing weights and numbers of each token's experts, both [T, K], by the family's rule."""
-    if spec.family.routing == "sparsemixer":
+def route(
+    logits_TE: Tensor, spec: ModelSpec, bias_E: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Routing weights and numbers of each token's experts, both [T, K], by the family's rule.
+
+    Args:
+        logits_TE: Logits of the router.
+        spec: Sizes and routing of the model.
+        bias_E: Bias of the choice; None in families without one.
+    """
+    routing = spec.family.routing
+    if routing.score == "sparsemixer":
         weight_TK, expert_TK = sparse_mixer(logits_TE, spec.router_jitter)
+    elif routing.score == "sigmoid":
+        weight_TK, expert_TK = sigmoid_top_k(logits_TE, spec.top_k, spec.groups, bias_E)
     else:
         weight_TK, expert_TK = softmax_top_k(logits_TE, spec.top_k, spec.groups)
     if spec.normalize_top_k:
-        weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
+        total_T1 = weight_TK.sum(dim=-1, keepdim=True) + routing.total_epsilon
+        weight_TK = weight_TK / total_T1
     if spec.routing_scale != 1:
         weight_TK = weight_TK * spec.routing_scale
     return weight_TK, expert_TK
@@ -29,15 +41,43 @@ def softmax_top_k(
     logits_TE: Tensor, top_k: int, groups: ExpertGroups | None
 ) -> tuple[Tensor, Tensor]:
     """Softmax over all experts in at least float32, then the K largest in the chosen groups."""
-    dtype = torch.promote_types(logits_TE.dtype, torch.float32)
-    scores_TE = torch.softmax(logits_TE, dim=-1, dtype=dtype)
+    scores_TE = torch.softmax(logits_TE, dim=-1, dtype=_wide(logits_TE))
     if groups is not None:
-        scores_TGN = scores_TE.unflatten(-1, (groups.count, -1))
-        chosen = torch.topk(scores_TGN.amax(-1), groups.kept, dim=-1).indices
-        mask_TG = torch.zeros_like(scores_TGN[..., 0]).scatter(-1, chosen, 1.0)
-        scores_TE = (scores_TGN * mask_TG[..., None]).flatten(-2)
+        best_TG = scores_TE.unflatten(-1, (groups.count, -1)).amax(-1)
+        scores_TE = scores_TE * _chosen_groups(best_TG, groups, logits_TE.shape[-1])
     weight_TK, expert_TK = torch.topk(scores_TE, top_k, dim=-1)
     return weight_TK, expert_TK
+
+
+def sigmoid_top_k(
+    logits_TE: Tensor, top_k: int, groups: ExpertGroups | None, bias_E: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Sigmoid of every logit in at least float32; experts are chosen by score plus bias.
+
+    The score of a group is the sum of the two largest scores plus bias in it. Weights are scores
+    without bias.
+    Source: DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 2.1.2).
+    """
+    scores_TE = torch.sigmoid(logits_TE.to(_wide(logits_TE)))
+    choice_TE = scores_TE if bias_E is None else scores_TE + bias_E
+    if groups is not None:
+        choice_TGN = choice_TE.unflatten(-1, (groups.count, -1))
+        best_TG = torch.topk(choice_TGN, 2, dim=-1).values.sum(-1)
+        mask_TE = _chosen_groups(best_TG, groups, logits_TE.shape[-1])
+        choice_TE = choice_TE.masked_fill(mask_TE == 0, -torch.inf)
+    expert_TK = torch.topk(choice_TE, top_k, dim=-1).indices
+    return scores_TE.gather(-1, expert_TK), expert_TK
+
+
+def _wide(logits_TE: Tensor) -> torch.dtype:
+    return torch.promote_types(logits_TE.dtype, torch.float32)
+
+
+def _chosen_groups(best_TG: Tensor, groups: ExpertGroups, experts: int) -> Tensor:
+    """Mask [T, E]: one for the experts of the groups with the best scores, else zero."""
+    chosen = torch.topk(best_TG, groups.kept, dim=-1).indices
+    mask_TG = torch.zeros_like(best_TG).scatter(-1, chosen, 1.0)
+    return mask_TG.repeat_interleave(experts // groups.count, dim=-1)
 
 
 def sparse_mixer(logits_TE: Tensor, jitter: float) -> tuple[Tensor, Tensor]:

@@ -125,6 +125,10 @@ def test_a_model_loads_from_its_run_its_export_and_its_own_folder(
     np.testing.assert_array_equal(logits[0], logits[2])
     baseline = moe_export.load(finished.directory, variant="baseline")
     assert np.abs(baseline.logits(ids) - logits[0]).max() > 1e-4
+    portable = moe_export.load(finished.directory, operator="portable")
+    assert models[0].path.startswith("native library (")
+    assert portable.path.startswith("portable function body")
+    assert models[0].path in repr(models[0])
 
 
 def test_generated_text_is_the_streamed_text_and_that_of_the_command(

@@ -33,6 +33,20 @@ def test_a_hostile_name_of_a_run_makes_one_printable_line(
     assert r"a\x1b[2Jb\nmoe-export: all is well" in lines[0]
 
 
+@pytest.mark.parametrize(
+    "words", [["verify", "run", HOSTILE], ["status", "r", "--threads", HOSTILE]]
+)
+def test_a_hostile_word_of_a_wrong_command_line_is_printable(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.isprintable()
+    assert r"a\x1b[2Jb" in last or r"a\\x1b[2Jb" in last
+
+
 def test_everything_that_is_printed_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
     say_line(HOSTILE)
     say(HOSTILE)

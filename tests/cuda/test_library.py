@@ -6,17 +6,19 @@ import ctypes
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cuda.checks import ALONE, TOGETHER
 from tests.helpers.cmake import TESTS, build
+from tests.helpers.shared import made_once
 
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(TESTS, "cuda", tmp_path_factory.mktemp("stand_in")) / "libcuda.so.1"
+    return made_once(tmp_path_factory, "stand_in", partial(build, TESTS, "cuda")) / "libcuda.so.1"
 
 
 @pytest.mark.parametrize("check", ["together", *(check.__name__ for check in ALONE)])

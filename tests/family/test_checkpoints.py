@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ LAYOUTS = {"original": True, "fused": False} if transformers.__version__[0] != "
 
 def saved_by_transformers(config: dict[str, Any], out: Path, **options: Any) -> Path:
     """Checkpoint of a random model, saved by transformers."""
-    keys = {key: value for key, value in config.items() if key != "model_type"}
+    # transformers writes into the nested objects that it is given.
+    keys = copy.deepcopy({key: value for key, value in config.items() if key != "model_type"})
     torch.manual_seed(0)
     made = AutoConfig.for_model(config["model_type"], **keys)
     model = AutoModelForCausalLM.from_config(made)

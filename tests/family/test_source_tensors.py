@@ -169,7 +169,7 @@ def test_a_dtype_that_is_not_accepted_is_explained(tmp_path: Path, dtype: Any, w
         ({"model_type": "new_model", "hidden_size": 8}, "'new_model' is a dense model"),
         ({"model_type": "qwen9_moe"}, "the nearest is 'qwen3_moe'"),
         ({"model_type": "new", "text_config": {"num_experts": 8}}, "'new' is not supported"),
-        ({"model_type": None}, "model_type is None, expected one of deepseek_v2, mixtral"),
+        ({"model_type": None}, "model_type is None, expected one of deepseek_v2, deepseek_v3"),
         ({"model_type": ["mixtral"]}, r"model_type is \['mixtral'\], expected one of"),
     ],
 )

@@ -59,5 +59,7 @@ def test_gptq_quantizes_every_matrix_of_the_family(subject: Subject, tmp_path: P
     with torch.no_grad():
         actual = load_torch_model(out, torch.float32)(tokens).logits
         expected = load_torch_model(subject.pruned, torch.float32)(tokens).logits
-    # int8 adds an error of about 0.6 % in each of about ten successive products.
-    assert float((actual - expected).norm() / expected.norm()) < 0.1
+    # int8 adds an error of about 0.6 % in each of about ten successive products. The median, as
+    # a token whose choice of experts flips is far off; observed up to 0.021.
+    error_BL = (actual - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert float(error_BL.median()) < 0.05

@@ -43,9 +43,10 @@ def test_the_interface_is_the_one_that_runtimes_expect(tmp_path: Path) -> None:
         ("input_ids", ["batch_size", "sequence_length"]),
         ("attention_mask", ["batch_size", "total_sequence_length"]),
     ]
-    assert inputs[2:] == [
+    assert inputs[2:-1] == [
         (f"past_key_values.{layer}.{kind}", past) for layer in range(3) for kind in ("key", "value")
     ]
+    assert inputs[-1] == ("logits_from", [1])
     outputs = [described(value) for value in model.graph.output]
     present = ["batch_size", 2, "total_sequence_length", 16]
     assert outputs[0] == ("logits", ["batch_size", "sequence_length", 264])
@@ -95,7 +96,9 @@ def test_every_weight_bears_the_name_of_its_tensors_in_the_checkpoint(tmp_path: 
     tensors = set(Checkpoint(source).tensors)
     constants = set(actual) - tensors
     assert tensors <= set(actual)
-    assert all(name.startswith(("ints_", "rotary.", "two", "epsilon")) for name in constants)
+    assert all(
+        name.startswith(("ints_", "rotary.", "two", "epsilon", "logits_from")) for name in constants
+    )
 
 
 def test_a_weight_holds_the_checkpoint_values_transposed_for_matmul(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from moe_export.demo import checkpoint_dir
 from moe_export.errors import DependencyError, RecipeError
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
+from moe_export.ort import decoding
 from moe_export.ort import session as runtime
 from moe_export.ort.decoding import KVCache, StaticCache, generate, open_cache
 from moe_export.ort.session import NO_GRAPH, OrtModel
@@ -40,8 +41,7 @@ def prompts() -> NDArray[np.int64]:
 
 def decoded(cache: KVCache) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Greedy tokens [B, new tokens] after prompts of several lengths, and all logits on the way."""
-    logits_BSV = cache.prompt(prompts(), LENGTHS)
-    last_BV = logits_BSV[np.arange(len(LENGTHS)), LENGTHS - 1]
+    last_BV = cache.prompt(prompts(), LENGTHS)
     tokens, logits = [], [last_BV]
     for _ in range(NEW_TOKENS):
         tokens.append(last_BV.argmax(-1))
@@ -65,6 +65,27 @@ def test_a_static_cache_gives_the_tokens_of_a_growing_one(directory: Path, opera
     np.testing.assert_array_equal(again, tokens)
 
 
+def test_a_static_cache_gets_longer_and_keeps_what_it_holds(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing, _ = decoded(open_cache(opened(directory, "growing"), len(LENGTHS), 0))
+    monkeypatch.setattr(decoding, "GROWTH_TOKENS", 10)
+    held = open_cache(opened(directory, "static"), len(LENGTHS), LENGTHS.max() + NEW_TOKENS)
+    assert isinstance(held, StaticCache)
+    rooms = []
+    token = held.token
+
+    def watched(ids_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits = token(ids_B)
+        rooms.append(held.room)
+        return logits
+
+    monkeypatch.setattr(held, "token", watched)
+    tokens, _ = decoded(held)
+    np.testing.assert_array_equal(tokens, growing)
+    assert rooms == [10] + [20] * 10 + [29] * 9  # 9 tokens of the longest prompt, 29 at the end
+
+
 def test_rows_of_a_batch_are_decoded_as_each_alone(directory: Path) -> None:
     model = opened(directory, "static")
     tokens, _ = decoded(open_cache(model, len(LENGTHS), LENGTHS.max() + NEW_TOKENS))
@@ -78,11 +99,11 @@ def test_a_static_cache_stays_where_it_is_and_as_large(tmp_path: Path) -> None:
     model = opened(directory, "static")
     held = open_cache(model, 2, 30)
     assert isinstance(held, StaticCache)
+    held.prompt(np.ones((2, 5), np.int64))
     size = sum(value.tensor_size_in_bytes() for value in held._values.values())
     assert size == 3 * 2 * (2 * 2 * 30 * 16) * 4  # layers, keys and values, float32
     assert model.cache_bytes(2, 30) == size
     places = [value.data_ptr() for value in held._values.values()]
-    held.prompt(np.ones((2, 5), np.int64))
     held.token(np.ones(2, np.int64))
     assert [value.data_ptr() for value in held._values.values()] == places
 
@@ -146,16 +167,29 @@ def test_all_positions_that_a_model_has_can_be_used(tmp_path: Path, cache: str) 
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout", "sentence"),
+    ("dtype", "layout", "linear", "sentence"),
     [
-        ("float32", "portable", r"CUDA provider has no attention; set export.dtype to float16"),
-        ("float16", "packed", r"in the layout of the CPU's kernels; set export.layout to portable"),
+        (
+            "float32",
+            "portable",
+            "auto",
+            r"CUDA provider has no attention; set export.dtype to float16",
+        ),
+        ("float16", "packed", "auto", r"in the layout of the CPU's kernels; set export.layout to"),
+        ("float16", "packed", "standard", r"in the layout of the CPU's kernels; set export.lay"),
+        ("float16", "portable", "panels", r"for the CPU only; set export.linear to standard"),
     ],
 )
 def test_what_cuda_would_leave_to_the_cpu_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype, layout: Layout, sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: Dtype,
+    layout: Layout,
+    linear: LinearWord,
+    sentence: str,
 ) -> None:
-    directory = exported(tiny_checkpoint(tmp_path / "source"), tmp_path / "onnx", dtype, layout)
+    source = tiny_checkpoint(tmp_path / "source")
+    directory = exported(source, tmp_path / "onnx", dtype, layout, linear)
     monkeypatch.setattr(runtime, "require_provider", lambda provider: None)
     with pytest.raises(DependencyError, match=sentence):
         OrtModel(directory, "cuda")

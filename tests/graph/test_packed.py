@@ -30,10 +30,10 @@ SEQUENCES = [list(range(40)), [7, 7, 7], [200]]
 INT4 = QuantizeSettings(experts="int4")
 SETTINGS = {
     "float": None,
-    "int4": INT4,
-    "int8": QuantizeSettings(experts="int8", group_size=64),
-    "uint8": QuantizeSettings(experts="uint8"),
-    "uint4": QuantizeSettings(experts="uint4", group_size=64),
+    "int4": QuantizeSettings(experts="int4", dense="int4", lm_head="int8"),
+    "int8": QuantizeSettings(experts="int8", dense="int8", group_size=64),
+    "uint8": QuantizeSettings(experts="uint8", dense="uint4", lm_head="float"),
+    "uint4": QuantizeSettings(experts="uint4", dense="uint8", group_size=64),
     "nf4": QuantizeSettings(experts="nf4"),
 }
 
@@ -56,7 +56,7 @@ def test_a_packed_model_gives_the_logits_of_the_portable_one_and_has_the_predict
     tmp_path: Path, hidden: dict[str, int], settings: QuantizeSettings | None, dtype: Dtype
 ) -> None:
     checkpoint = checkpoint_of(tmp_path, settings, **hidden)
-    portable = exported(checkpoint, tmp_path / "portable", dtype)
+    portable = exported(checkpoint, tmp_path / "portable", dtype, linear="panels")
     packed = exported(checkpoint, tmp_path / "packed", dtype, "packed")
     expected = OrtModel(portable, operator="native").logits(SEQUENCES)
     for y, other in zip(OrtModel(packed).logits(SEQUENCES), expected, strict=True):
@@ -66,11 +66,12 @@ def test_a_packed_model_gives_the_logits_of_the_portable_one_and_has_the_predict
     predicted = predicted_bytes(spec, dtype, "packed")
     assert predicted.total_bytes == (packed / "model.onnx.data").stat().st_size
     # All other weights take the same bytes as in the portable file, except for the headers.
-    before = predicted_bytes(spec, dtype).by_class
-    for name in ("embeddings", "attention", "router", "norms"):
-        assert predicted.by_class[name] == before[name]
-    header_bytes = 48 + 8 * 7 + 24
-    assert predicted.by_class["constants"] == before["constants"] + 3 * header_bytes
+    before = predicted_bytes(spec, dtype, linear="panels")
+    assert before.total_bytes == (portable / "model.onnx.data").stat().st_size
+    for name in ("router", "norms"):
+        assert predicted.by_class[name] == before.by_class[name]
+    header_bytes = 48 + 8 * 7 + 24 + 2 * 64
+    assert predicted.by_class["constants"] == before.by_class["constants"] + 3 * header_bytes + 64
     assert (predicted.by_class["scales"] > 0) == (settings is not None)
     routed = sum(predicted.experts_by_layer)
     if settings is None:
@@ -92,6 +93,8 @@ def test_the_bytes_of_aligned_widths_are_those_of_the_weights() -> None:
         # The class of the shared expert includes its router.
         assert actual.by_class["shared_expert"] == 3 * (3 * 64 * 64 + 64) * itemsize
         assert actual.experts_by_layer == (rows * itemsize,) * 3
+        # Query, key and value have 64 + 32 + 32 columns and a bias in float32, the output has 64.
+        assert actual.by_class["attention"] == 3 * (64 * (128 + 64) * itemsize + 128 * 4)
     quantized = replace(spec, quantization=Quantization("int4", group_size=128))
     actual = predicted_bytes(quantized, "float32", "packed")
     assert actual.by_class["experts"] == 3 * rows // 2
@@ -109,6 +112,39 @@ def test_a_packed_model_has_a_node_of_five_inputs_to_a_layer(tmp_path: Path) -> 
     onnx.checker.check_model(str(directory / "model.onnx"), full_check=True)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_every_matrix_outside_the_experts_is_one_node(tmp_path: Path, biased: bool) -> None:
+    checkpoint = checkpoint_of(tmp_path, INT4, qkv_bias=biased)
+    found = {}
+    for layout, linear in (("portable", "panels"), ("packed", "auto"), ("packed", "standard")):
+        directory = exported(checkpoint, tmp_path / layout / linear, "float32", layout, linear)  # type: ignore[arg-type]
+        nodes = onnx.load(directory / "model.onnx", load_external_data=False).graph.node
+        found[layout, linear] = [
+            (node.op_type, len(node.input)) for node in nodes if node.op_type.startswith("Linear")
+        ]
+    qkv = 3 if biased else 2
+    assert found["portable", "panels"] == [("Linear", qkv), ("Linear", 2)] * 3 + [("Linear", 2)]
+    assert found["packed", "auto"] == [("LinearPacked", 2)] * 7
+    assert not found["packed", "standard"]
+
+
+@pytest.mark.parametrize("settings", [SETTINGS["float"], SETTINGS["int4"]], ids=["float", "int4"])
+def test_without_the_library_linear_nodes_give_the_logits_of_standard_ones(
+    tmp_path: Path, settings: QuantizeSettings | None
+) -> None:
+    checkpoint = checkpoint_of(tmp_path, settings)
+    standard, panels = (
+        OrtModel(
+            exported(checkpoint, tmp_path / linear, "float32", "portable", linear),
+            operator="portable",
+        )  # type: ignore[arg-type]
+        for linear in ("standard", "panels")
+    )
+    expected = standard.logits(SEQUENCES)
+    for y, other in zip(panels.logits(SEQUENCES), expected, strict=True):
+        np.testing.assert_allclose(y, other, rtol=0, atol=1e-5)
+
+
 def test_two_packed_exports_are_the_same_to_the_byte(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(tmp_path, INT4)
     first, second = (
@@ -120,7 +156,9 @@ def test_two_packed_exports_are_the_same_to_the_byte(tmp_path: Path) -> None:
 
 def test_a_packed_model_does_not_load_without_the_library(tmp_path: Path) -> None:
     directory = exported(checkpoint_of(tmp_path, None), tmp_path / "onnx", "float32", "packed")
-    with pytest.raises(ArtifactError, match=r"RaggedMoEPacked.*is not a registered function/op"):
+    with pytest.raises(
+        ArtifactError, match=r"moe_export:LinearPacked.*is not a registered function/op"
+    ):
         OrtModel(directory, operator="portable")
 
 

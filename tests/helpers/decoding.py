@@ -13,16 +13,21 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.graph import build_decoder, save_model
 from moe_export.op.library import register
-from moe_export.op.spec import Dtype, Layout
+from moe_export.op.spec import Dtype, Layout, LinearWord
 
 
 def exported(
-    checkpoint_dir: Path, out: Path, dtype: Dtype = "float32", layout: Layout = "portable"
+    checkpoint_dir: Path,
+    out: Path,
+    dtype: Dtype = "float32",
+    layout: Layout = "portable",
+    linear: LinearWord = "auto",
 ) -> Path:
     """Builds and writes a model."""
     checkpoint = Checkpoint(checkpoint_dir)
     out.mkdir(parents=True)
-    save_model(build_decoder(spec_of(checkpoint.config), dtype, checkpoint, layout), out)
+    spec = spec_of(checkpoint.config)
+    save_model(build_decoder(spec, dtype, checkpoint, layout, linear), out)
     return out
 
 

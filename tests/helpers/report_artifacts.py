@@ -6,6 +6,7 @@ from moe_export.artifacts.calibration import CalibrationSource, CalibrationSumma
 from moe_export.artifacts.comparison import Column, ComparedTask, Comparison
 from moe_export.artifacts.ledger import HeldOutKl
 from moe_export.artifacts.quantization import Fallback
+from moe_export.artifacts.ranking import Candidate, MeasuredSource, Ranking
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import (
     ClassError,
@@ -43,8 +44,13 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.reporting.build_validation import gate_facts
-from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
+from moe_export.reporting.build_validation import (
+    answer_end_facts,
+    evaluation_facts,
+    gate_facts,
+    warning_facts,
+)
+from tests.helpers.result_artifacts import EVALUATION, MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
 
@@ -126,6 +132,38 @@ QUANTIZATION_FACTS = QuantizationFacts(
     fallbacks=(Fallback(tensor="down", layer=0, expert=1, method="mse", tokens=3, inputs=128),),
 )
 
+
+def finalist(score: str, kl_nats: float, excess_nats: float) -> Candidate:
+    """A candidate that was in both rounds."""
+    return Candidate(
+        score=score,
+        scope="model",
+        kept=0.5,
+        first_kl_nats=0.1,
+        kl_nats=kl_nats,
+        kl_nats_stderr=0.02,
+        excess_nats=excess_nats,
+        excess_nats_stderr=0.01,
+        answer_loss_nats=1.5,
+        sources=(
+            MeasuredSource(source="sums", kl_nats=0.3, kl_nats_stderr=0.05, loss_nats=1.5),
+            MeasuredSource(source="text", kl_nats=0.4, kl_nats_stderr=0.1, loss_nats=2.5),
+        ),
+    )
+
+
+RANKING = Ranking(
+    choice=finalist("fisher", 0.35, 0.0),
+    candidates=(finalist("fisher_margin", 0.5, 0.15), finalist("fisher", 0.35, 0.0)),
+    refitted=True,
+    weights=(0.75, 0.25),
+    answered=(True, False),
+    first_sequences=8,
+    sequences=32,
+    scored_tokens=99,
+    unpruned_answer_loss_nats=1.25,
+)
+
 REPORT = Report(
     headline=Headline(
         product="pruned",
@@ -162,6 +200,7 @@ REPORT = Report(
         curve=(CurvePoint(rows=0.5, importance=0.8),),
         source_shares=(1.0,),
     ),
+    ranking=RANKING,
     coverage=CoverageFacts(
         experts=2,
         unknown_experts=1,
@@ -183,6 +222,7 @@ REPORT = Report(
                 tokens_sha256="a" * 64,
                 weight=2.0,
                 bos="tokenizer",
+                held_out_sequences=4,
             ),
         ),
     ),
@@ -224,6 +264,8 @@ REPORT = Report(
             ),
         ),
     ),
+    answer_ends=answer_end_facts(VALIDATION),
+    evaluation=evaluation_facts(EVALUATION),
     parity=(
         ParityFacts(
             provider="cuda",
@@ -238,7 +280,8 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=gate_facts(VALIDATION),
+    gates=gate_facts(VALIDATION.gates),
+    warning=warning_facts(VALIDATION, None),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

@@ -15,10 +15,13 @@
 #include <vector>
 
 #include "common/formats.h"
+#include "cpu/linear.h"
 #include "cpu/packed.h"
+#include "cpu/packed_linear.h"
 #include "cpu/packing.h"
 #include "ort/abi.h"
-#include "ort/cpu_node.h"
+#include "ort/linear_node.h"
+#include "ort/moe_node.h"
 
 namespace ort = moe_export::ort;
 
@@ -175,17 +178,12 @@ class Fuzzer {
   void one_case(ort::Api api) {
     // A case has no defect or a few, so that refusals come from everywhere.
     defects_ = pick({0, 0, 1, 1, 2}) / 100.0;
-    static const int kTypes[] = {moe_export::kFloat32, moe_export::kFloat16, moe_export::kBfloat16,
-                                 moe_export::kInt8,    moe_export::kInt4,    moe_export::kUint8,
-                                 moe_export::kUint4,   moe_export::kUint4};
     const int64_t number = upto(moe_export::kNumFormats);
     const std::string format = moe_export::format_name(static_cast<uint32_t>(number));
-    const int weight_type = kTypes[number];
+    const int weight_type = moe_export::kFormats[number].weight_type;
     const bool quantized = moe_export::is_quantized(static_cast<moe_export::Format>(number));
     const bool zero_points = moe_export::has_zero_points(static_cast<moe_export::Format>(number));
-    const int x_type = format == "float32"   ? moe_export::kFloat32
-                       : format == "float16" ? moe_export::kFloat16
-                                             : pick({moe_export::kFloat32, moe_export::kFloat16});
+    const int x_type = x_type_for(moe_export::kFormats[number]);
     const int64_t num_experts = upto(5) + 1, hidden = upto(150) + 1,
                   group_size = pick<int64_t>({32, 64, 128});
     const bool shared = upto(2) == 0;
@@ -230,10 +228,7 @@ class Fuzzer {
     problem.num_experts = upto(5) + 1;
     problem.hidden_size = upto(150) + 1;
     const bool shared = upto(2) == 0;
-    const int x_type = problem.format == moe_export::Format::kFloat32 ? moe_export::kFloat32
-                       : problem.format == moe_export::Format::kFloat16
-                           ? moe_export::kFloat16
-                           : pick({moe_export::kFloat32, moe_export::kFloat16});
+    const int x_type = x_type_for(moe_export::facts_of(problem.format));
     std::vector<int64_t> widths;
     moe_export::PackedHeader header = {};
     uint64_t bytes = sizeof header;
@@ -275,7 +270,89 @@ class Fuzzer {
     run_calls(api, op, info, x_type, problem.hidden_size, problem.num_experts, shared, 4);
   }
 
+  void one_linear_case(ort::Api api) {
+    defects_ = pick({0, 0, 1, 3, 6}) / 100.0;
+    const moe_export::FormatFacts& facts = moe_export::kFormats[upto(moe_export::kNumFormats)];
+    const int x_type = x_type_for(facts);
+    const int64_t depth = upto(150) + 1, columns = upto(200) + 1,
+                  group_size = pick<int64_t>({32, 64, 128});
+    ort::KernelInfo info;
+    info.texts = {{"format", broken() ? "int5" : facts.name}};
+    info.numbers = {{"group_size", size(group_size)}};
+    if (broken()) info.texts.erase("format");
+    if (broken()) info.numbers.erase("group_size");
+    const int64_t groups = (depth + group_size - 1) / group_size;
+    std::vector<std::unique_ptr<Value>> weights;
+    weights.push_back(value(facts.weight_type, {depth, columns}));
+    if (facts.is_quantized) weights.push_back(value(x_type, {groups, columns}));
+    if (facts.has_zero_point) weights.push_back(value(facts.weight_type, {groups, columns}));
+    if (upto(2) == 0) weights.push_back(value(x_type, {columns}));
+    if (broken()) weights.pop_back();
+    info.inputs = {nullptr};
+    for (const auto& weight : weights) info.inputs.push_back(broken() ? nullptr : weight.get());
+    static const moe_export::LinearOp ops[] = {moe_export::LinearOp(ort::kFloat32),
+                                               moe_export::LinearOp(ort::kFloat16)};
+    run_linear(api, ops[(x_type == moe_export::kFloat16) != broken()], info, x_type, depth);
+  }
+
+  // A packed matrix of which the header is nearly right and the rest is any bytes.
+  void one_packed_linear_case(ort::Api api) {
+    defects_ = pick({0, 0, 1, 3, 6}) / 100.0;
+    moe_export::LinearProblem problem;
+    problem.format = static_cast<moe_export::Format>(upto(moe_export::kNumFormats));
+    problem.depth = upto(150) + 1;
+    problem.columns = upto(200) + 1;
+    problem.has_bias = upto(2) == 0;
+    const int x_type = x_type_for(moe_export::facts_of(problem.format));
+    moe_export::PackedLinearHeader header = {};
+    uint64_t bytes = sizeof header + moe_export::linear_bias_bytes(problem) +
+                     moe_export::linear_panel_bytes(problem);
+    if (broken()) bytes = static_cast<uint64_t>(upto(200));
+    std::memcpy(header.magic, moe_export::kPackedLinearMagic, sizeof header.magic);
+    if (broken()) header.magic[upto(8)] ^= 1;
+    header.version = broken() ? 2 : 1;
+    header.format = static_cast<uint32_t>(size(static_cast<int64_t>(problem.format)));
+    header.group_size = static_cast<uint32_t>(size(32));
+    header.has_bias = static_cast<uint32_t>(size(problem.has_bias));
+    header.depth = static_cast<uint64_t>(size(problem.depth));
+    header.columns = static_cast<uint64_t>(size(problem.columns));
+    header.total_bytes = broken() ? bytes + 1 : bytes;
+    const bool right = !broken();
+    const std::unique_ptr<Value> packed =
+        value(right ? moe_export::kUint8 : moe_export::kInt8, {static_cast<int64_t>(bytes)});
+    std::memcpy(packed->data.get(), &header,
+                std::min(sizeof header, bytes_of(packed->type, packed->shape)));
+    ort::KernelInfo info;
+    info.inputs = {nullptr, broken() ? nullptr : packed.get()};
+    static const moe_export::LinearPackedOp ops[] = {moe_export::LinearPackedOp(ort::kFloat32),
+                                                     moe_export::LinearPackedOp(ort::kFloat16)};
+    run_linear(api, ops[(x_type == moe_export::kFloat16) != broken()], info, x_type, problem.depth);
+  }
+
  private:
+  int x_type_for(const moe_export::FormatFacts& facts) {
+    const int type = pick({moe_export::kFloat32, moe_export::kFloat16});
+    const bool fits = type == moe_export::kFloat32 ? facts.takes_float32 : facts.takes_float16;
+    return fits ? type : moe_export::kFloat32 + moe_export::kFloat16 - type;
+  }
+
+  void run_linear(ort::Api api, const ort::CustomOp& op, const ort::KernelInfo& info, int x_type,
+                  int64_t depth) {
+    void* kernel = nullptr;
+    if (!accepted(op.create_kernel_v2(&op, api, &info, &kernel))) return;
+    for (int call = 0; call < 2; ++call) {
+      ort::KernelContext context;
+      std::vector<int64_t> shape = {depth};
+      if (upto(4) > 0) shape.insert(shape.begin(), pick<int64_t>({0, 1, 2, upto(30)}));
+      if (upto(2) > 0) shape.insert(shape.begin(), pick<int64_t>({0, 1, 3}));
+      const std::unique_ptr<Value> x = value(x_type, shape);
+      context.inputs = {x.get()};
+      context.inputs.resize(info.inputs.size());
+      if (accepted(op.kernel_compute_v2(kernel, &context))) look_at(context.y);
+    }
+    op.kernel_destroy(kernel);
+  }
+
   void run_calls(ort::Api api, const ort::CustomOp& op, const ort::KernelInfo& info, int x_type,
                  int64_t hidden, int64_t num_experts, bool shared, size_t share_input) {
     void* kernel = nullptr;
@@ -383,6 +460,8 @@ int main(int argc, char** argv) {
   for (int i = 0; i < std::atoi(argv[1]); ++i) {
     fuzzer.one_case(slots.data());
     fuzzer.one_packed_case(slots.data());
+    fuzzer.one_linear_case(slots.data());
+    fuzzer.one_packed_linear_case(slots.data());
   }
   std::printf("ran %d refused %d\n", fuzzer.ran, fuzzer.refused);
 }

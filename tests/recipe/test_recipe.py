@@ -72,6 +72,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "layout packed is the layout of the CPU's kernels; set export.layout to portable",
         ),
         (
+            MINIMAL + "export: {dtype: float16, linear: panels}\nvalidate: {providers: [cuda]}\n",
+            "export.linear panels has kernels for the CPU only; set export.linear to standard",
+        ),
+        (
             MINIMAL + "validate: {providers: [cuda]}\n",
             "CUDA provider has no attention in float32; set export.dtype to float16",
         ),
@@ -89,11 +93,46 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
-            "recipe.yaml:5: plan: give one of keep, target_bytes and target_active_bytes",
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, speedup: 1.2"),
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "speedup: 1.2") + "quantize: {experts: auto}\n",
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
             "plan.score fisher is not in importance.scores (fisher_margin); add it there",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: auto, scope: layer"),
+            "recipe.yaml:5: plan: score auto chooses the scope as well; leave plan.scope out",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB, score: auto")
+            + "quantize: {experts: auto}\n",
+            "auto compares scores of different units; give one of the two by name",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1MiB, score: auto")
+            + "ranking: {scopes: [layer]}\n",
+            "ranking.scopes has no model, and a budget of active bytes ranks over the whole model",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, score: auto, shared_expert: prune")
+            + "ranking: {scores: [router_frequency]}\n",
+            "ranking.scores has router_frequency, which counts what the router sends, and",
+        ),
+        (
+            MINIMAL + "ranking: {first: 9, held_out: 8}\n",
+            "ranking.first is 9, more than the 8 sequences that ranking.held_out gives; lower it",
+        ),
+        (
+            MINIMAL + "ranking: {plan: {keep: 0.1}}\n",
+            "ranking.plan and ranking.prune follow these sections; leave them out",
         ),
         (
             MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, scope: layer"),
@@ -125,6 +164,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "keep: 0.5, linear: panels"),
+            "plan.linear is taken from the export section; leave it out",
         ),
         (
             MINIMAL + "quantize: {lm_head: nf4}\n",
@@ -173,6 +216,12 @@ def test_overrides_change_keys_and_entries_of_lists(tmp_path: Path) -> None:
     assert recipe.calibrate.sources[0].demo == "facts"
 
 
+@pytest.mark.parametrize("key", ["dense", "lm_head", "experts", "embedding", "method"])
+def test_a_mapping_in_the_place_of_a_word_is_one_sentence(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=f"'quantize.{key}' is .*; input should be"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (f"quantize.{key}={{a: 1}}",))
+
+
 @pytest.mark.parametrize("override", ["plan.keep", "=3", "model.source.deeper=1", "plan.kepe=1"])
 def test_a_wrong_override_is_one_sentence(tmp_path: Path, override: str) -> None:
     with pytest.raises(RecipeError, match=r"kepe|--set"):
@@ -211,7 +260,7 @@ def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
 
 def test_the_cache_of_a_provider_is_growing_static_or_captured() -> None:
     default = ValidateSettings(providers=("cpu", "cuda"))
-    assert [default.cache_on(word) for word in default.providers] == ["growing", "captured"]
+    assert [default.cache_on(word) for word in default.providers] == ["static", "captured"]
     portable = ValidateSettings(providers=("cuda",), operator="portable")
     assert portable.cache_on("cuda") == "static"
     assert ValidateSettings(cache="static").cache_on("cpu") == "static"

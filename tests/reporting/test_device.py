@@ -16,6 +16,7 @@ from moe_export.reporting.compare import compare, text_rows
 from moe_export.stages import report
 from moe_export.stages.job import Job
 from tests.helpers.artifacts import load_json, save_json
+from tests.helpers.report_artifacts import RANKING
 from tests.helpers.report_keys import documented, paths_of
 from tests.helpers.synthetic_runs import write_run
 
@@ -36,11 +37,15 @@ def device_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scores |= {name: rate, f"{name}_stderr": 0.01}
     save_json(folders["validate"] / Validation.FILE, validation)
     calibration = load_json(folders["calibrate"] / CalibrationSummary.FILE)
-    calibration["sources"][0]["bos"] = "tokenizer"
+    calibration["sources"][0] |= {"bos": "tokenizer", "held_out_sequences": 4}
     save_json(folders["calibrate"] / CalibrationSummary.FILE, calibration)
     mark = load_json(folders["importance"] / StageMark.FILE)
     mark["identity"]["threads"] = 2
     save_json(folders["importance"] / StageMark.FILE, mark)
+    folders["ranking"] = run / "ranking"
+    folders["ranking"].mkdir()
+    save_json(folders["ranking"] / StageMark.FILE, mark)
+    RANKING.save(folders["ranking"])
     measurements = load_json(folders["validate"] / Measurements.FILE)
     for entry in measurements["memory"] + measurements["speed"]:
         entry["provider"] = "cuda"

@@ -50,10 +50,45 @@ def test_choosing_formats_adds_the_cost_of_rounding_in_the_unit_of_the_ranking()
     assert importance.settings.scores == (score, "rounding_margin_weighted")
 
 
+def test_a_choice_among_rankings_adds_its_stage_and_what_it_reads() -> None:
+    recipe = Recipe.model_validate(
+        RECIPE
+        | {
+            "plan": {"keep": 0.5, "score": "auto"},
+            "ranking": {"scores": ("fisher", "activation"), "held_out": 7},
+        }
+    )
+    steps: dict[str, Any] = {step.stage: step for step in steps_of(recipe)}
+    assert list(steps)[:4] == ["calibrate", "importance", "ranking", "plan"]
+    assert steps["calibrate"].settings.held_out == 7
+    assert steps["importance"].settings.scores == ("fisher", "activation")
+    assert steps["ranking"].settings.plan == steps["plan"].settings
+    assert "ranking" in steps["plan"].reads
+    assert "ranking" not in {step.stage for step in steps_of(Recipe.model_validate(RECIPE))}
+
+
+def test_a_sweep_that_chooses_formats_refuses_a_choice_among_rankings() -> None:
+    recipe = Recipe.model_validate(RECIPE | {"plan": {"keep": 0.5, "score": "auto"}})
+    with pytest.raises(RecipeError, match=r"give a score by name, or sweep.budgets: \[\]"):
+        sweep_steps(recipe, points_of(recipe, 1000))
+
+
 def test_the_grid_and_the_budgets_are_points() -> None:
     points = points_of(Recipe.model_validate(RECIPE), 1000)
     assert [point.name for point in points] == NAMES
     assert [point.target_bytes for point in points] == [None] * 4 + [250] * 3
+
+
+def test_a_budget_is_refused_with_a_ranking_that_rounding_cannot_be_weighed_against() -> None:
+    ranked = RECIPE | {
+        "importance": {"scores": ("magnitude",)},
+        "plan": {"keep": 0.5, "score": "magnitude"},
+    }
+    recipe = Recipe.model_validate(ranked)
+    with pytest.raises(RecipeError, match=r"the point bytes-25-auto .* give plan.score fisher"):
+        sweep_steps(recipe, points_of(recipe, 1000))
+    no_budgets = Recipe.model_validate(ranked | {"sweep": {"formats": ("int4",), "budgets": ()}})
+    assert sweep_steps(no_budgets, points_of(no_budgets, 1000))[-1].stage == "sweep"
 
 
 def test_calibration_and_importance_are_shared_and_every_step_follows_what_it_reads() -> None:

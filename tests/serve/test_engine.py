@@ -56,6 +56,10 @@ def test_rows_do_not_see_each_other_and_wait_while_others_run(session: OrtModel)
     np.testing.assert_allclose(step[0], session.logits([[*early, 7]])[0][-1], atol=CLOSE)
     parts += [slots.chunk(3, np.array(part[8:19])), slots.chunk(3, np.array(part[19:]))]
     np.testing.assert_allclose(np.concatenate(parts), session.logits([part])[0], atol=CLOSE)
+    last = slots.prompts(0, padded, np.array([9, 5]), last_only=True)
+    for row in (0, 1):
+        np.testing.assert_allclose(last[row, -1], logits[row, (8, 4)[row]], atol=CLOSE)
+    slots.token(np.array([7]), np.array([True]))
     step = slots.token(np.array([8, 9, 0, 6]), np.array([True, True, False, True]))
     for row, sequence in ((0, [*early, 7, 8]), (1, [*late, 9]), (3, [*part, 6])):
         np.testing.assert_allclose(step[row], session.logits([sequence])[0][-1], atol=CLOSE)

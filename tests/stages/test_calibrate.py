@@ -7,23 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_export.artifacts.calibration import Calibration, CalibrationSummary
+from moe_export.artifacts.calibration import Calibration, CalibrationSummary, HeldOut
+from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
 from moe_export.recipe import CalibrateSettings, Source
 from moe_export.stages import calibrate
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import tiny_checkpoint
+from tests.helpers.text_models import write_rows
 
 
-def calibrated(folder: Path, *weights: float | None) -> tuple[Calibration, CalibrationSummary]:
-    """Writes 8 sequences of two sources with the given weights."""
+def calibrated(
+    folder: Path, *weights: float | None, held_out: int | None = None
+) -> tuple[Calibration, CalibrationSummary]:
+    """Writes 8 sequences of two sources with the given weights, and those held out."""
     kinds = ("sums", "strings")
     sources = [
         Source(demo=kind, weight=weight) for kind, weight in zip(kinds, weights, strict=True)
     ]
-    settings = CalibrateSettings(sources=tuple(sources), sequences=8, sequence_length=64)
+    settings = CalibrateSettings(
+        sources=tuple(sources), sequences=8, sequence_length=64, held_out=held_out
+    )
     out = folder / "calibrate"
-    out.mkdir()
+    out.mkdir(parents=True)
     calibrate.run(Job(settings, tiny_checkpoint(folder / "model"), {}, out))
     return Calibration.load(out), CalibrationSummary.load(out)
 
@@ -50,3 +56,38 @@ def test_weights_share_out_sequences_and_are_kept_for_scores(
 def test_a_weight_that_gives_no_sequence_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"\(strings\): its weight 0.001 gives it none of 8"):
         calibrated(tmp_path, 1.0, 0.001)
+
+
+def test_further_sequences_are_held_out_and_the_set_stays_as_it_is(tmp_path: Path) -> None:
+    plain, _ = calibrated(tmp_path / "plain", 3.0, 1.0)
+    calibration, summary = calibrated(tmp_path / "held", 3.0, 1.0, held_out=3)
+    held_out = HeldOut.load(tmp_path / "held" / "calibrate")
+    np.testing.assert_array_equal(calibration.tokens_N, plain.tokens_N)
+    assert held_out.source_S.tolist() == [0] * 3 + [1] * 3
+    assert held_out.weight_K.tolist() == [3, 1]
+    assert (held_out.prompt_S > 0).all()
+    assert [source.held_out_sequences for source in summary.sources] == [3, 3]
+    used = {sequence.tobytes() for sequence in calibration.sequences()}
+    assert used.isdisjoint(sequence.tobytes() for sequence in held_out.sequences())
+
+
+def test_windows_of_a_text_are_held_out_all_over_it() -> None:
+    drawn = [TokenSequence([number, 0], 0) for number in range(8)]
+    used, apart = calibrate.divided(drawn, 2, Source(text="a.txt"))
+    assert [sequence.tokens[0] for sequence in apart] == [2, 6]
+    assert [sequence.tokens[0] for sequence in used] == [0, 1, 3, 4, 5, 7]
+    with pytest.raises(CalibrationError, match=r"a.txt: 8 documents .* takes 8 of them"):
+        calibrate.divided(drawn, 8, Source(text="a.txt"))
+
+
+def test_a_source_that_is_too_small_for_both_is_told_what_is_held_out(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"some words {n}"} for n in range(9)])
+    settings = CalibrateSettings(
+        sources=(Source(jsonl=str(rows)),), sequences=8, sequence_length=64, held_out=3
+    )
+    model = tiny_checkpoint(tmp_path / "model")
+    with pytest.raises(
+        CalibrationError,
+        match=r"it holds 9; .*; 3 of the 11 .* name a score",
+    ):
+        calibrate.run(Job(settings, model, {}, tmp_path))

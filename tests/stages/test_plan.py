@@ -13,6 +13,7 @@ import pytest
 from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
+from moe_export.artifacts.ranking import Candidate, Ranking
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import ArtifactError, PlanError
 from moe_export.families import spec_of
@@ -65,6 +66,31 @@ def planned(model: Path, importance: Path, out: Path, **settings: Any) -> Plan:
 
 def whole_bytes(model: Path) -> int:
     return predicted_bytes(spec_of(Checkpoint(model).config), "float32").total_bytes
+
+
+def test_the_choice_of_the_ranking_stage_is_planned(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    choice = Candidate(
+        score="rounding_margin", scope="layer", kept=0.5, first_kl_nats=0.1, sources=()
+    )
+    Ranking(
+        choice=choice,
+        candidates=(choice,),
+        refitted=False,
+        weights=(1.0,),
+        answered=(False,),
+        first_sequences=1,
+        sequences=1,
+        scored_tokens=9,
+        unpruned_answer_loss_nats=None,
+    ).save(tmp_path)
+    found = tmp_path / "found"
+    found.mkdir()
+    settings = PlanSettings(dtype="float32", keep=0.5, score="auto")
+    run(Job(settings, model, {"importance": importance, "ranking": tmp_path}, found))
+    named = {"score": "rounding_margin", "scope": "layer", "keep": 0.5}
+    assert Plan.load(found) == planned(model, importance, tmp_path / "named", **named)
 
 
 @pytest.mark.parametrize("share", [0.49, 0.53, 0.57])
@@ -135,6 +161,30 @@ def test_a_budget_of_active_bytes_is_kept_and_spares_rare_experts(
     widths = np.sum([layer.widths for layer in found.layers], axis=0)
     assert widths[5] == 3 * 24, "an expert that no token reads costs nothing"
     assert widths[0] < widths[4]
+
+
+def test_two_budgets_are_kept_together_and_both_are_used(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    whole = planned(model, importance, tmp_path / "whole", keep=1.0).export_bytes["float32"].before
+    # With one budget alone, the other is exceeded by either plan.
+    limits = {
+        "target_bytes": int(0.77 * whole.total_bytes),
+        "target_active_bytes": int(0.82 * whole.active_bytes_per_token),
+    }
+    alone = {
+        key: planned(model, importance, tmp_path / key, **{key: limit})
+        for key, limit in limits.items()
+    }
+    sizes = {key: plan.export_bytes["float32"].after for key, plan in alone.items()}
+    assert sizes["target_bytes"].active_bytes_per_token > limits["target_active_bytes"]
+    assert sizes["target_active_bytes"].total_bytes > limits["target_bytes"]
+    both = planned(model, importance, tmp_path / "both", **limits)
+    found = both.export_bytes["float32"].after
+    assert 0.99 * limits["target_bytes"] < found.total_bytes <= limits["target_bytes"]
+    read = found.active_bytes_per_token
+    assert 0.99 * limits["target_active_bytes"] < read <= limits["target_active_bytes"]
+    assert both.predicted_loss > alone["target_active_bytes"].predicted_loss
 
 
 def test_active_bytes_are_those_that_a_token_is_multiplied_with(model: Path) -> None:

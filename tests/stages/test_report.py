@@ -209,3 +209,14 @@ def report_again(run: Path, folders: dict[str, Path]) -> None:
 
     (run / "report").mkdir()
     report.run(Job(ReportSettings(), run / "model", folders, run / "report"))
+
+
+def test_an_unguarded_result_and_open_answers_are_told_and_tasks_have_a_table(run: Path) -> None:
+    for name in (Report.TEXT, Report.PAGE):
+        text = read(run, name)
+        assert "Nothing guards what this model can do" in text
+        assert "0.0213 nats, more than 0.0100" in text
+        assert "facts (3 of 64)" in text
+        assert "0.625 ± 0.0100" in text
+        assert "at most 100 documents" in text
+    assert '<span class="fail">Nothing guards' in read(run, Report.PAGE)

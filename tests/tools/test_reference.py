@@ -67,7 +67,7 @@ def test_the_recipe_page_has_every_key_with_its_default() -> None:
         assert f"\n## {section.alias or 'model'}" in page
     assert "| `group_size` | `32`, `64`, `128` | `32` |" in page
     assert "| `max_logit_error` | number > 0 | `0.0001` |" in page
-    assert "| `score` | [score](scores.md) | `fisher_margin` |" in page
+    assert "| `score` | `auto` or [score](scores.md) | `fisher_margin` |" in page
     assert "| `target_bytes` | integer ≥ 1 |  |" in page
 
 

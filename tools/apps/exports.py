@@ -8,6 +8,7 @@ from pathlib import Path
 
 import moe_export
 from moe_export.op.spec import Dtype, Layout
+from moe_export.stages import STAGES
 from moe_export.stages.export import export_model
 
 RECIPE = "recipes/demo_50pct_int4.yaml"
@@ -57,7 +58,7 @@ def make_exports(cache: Path) -> Iterator[tuple[Kind, Path]]:
     run = cache / "run"
     source = moe_export.run(RECIPE, run, until="quantize").directory
     for kind in KINDS:
-        folder = cache / "exports" / kind.folder
+        folder = cache / f"exports-{STAGES['export'].version}" / kind.folder
         if not (folder / DONE).exists():
             web = kind.layout == "portable"
             export_model(

@@ -145,7 +145,7 @@ def prepare(home: Path, layers: int | None) -> None:
 def collect(home: Path) -> dict[str, Any]:
     """Figures of a finished run."""
     run = home / "run"
-    marks = {stage: StageMark.load(run / stage) for stage in MAIN_JOB}
+    marks = {stage: StageMark.load(run / stage) for stage in MAIN_JOB if stage != "eval"}
     recipe = load_recipe(home / "recipe.yaml")
     predicted = {e.stage: e.cost().plain() for e in estimate(recipe, home / "checkpoint")}
     stages = {

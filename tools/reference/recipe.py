@@ -28,6 +28,9 @@ A key without a default is either required or off unless given. Sizes in bytes m
 [operator.md](operator.md#formats).
 """
 
+FOLLOWS = "may not be given"
+"""Words in the description of a key whose value is taken from another section."""
+
 
 def recipe_page() -> str:
     """The page: an introduction, then one table for each section."""
@@ -48,13 +51,17 @@ def _section(path: str, section: type[BaseModel]) -> Iterator[str]:
     yield from ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     inner: list[tuple[str, type[BaseModel]]] = []
     for name, field in section.model_fields.items():
-        child = _child(field.annotation)
+        # A key that follows another section has that section's keys.
+        follows = path and FOLLOWS in docstring.fields[name]
+        child = None if follows else _child(field.annotation)
         where = f"{path}.{keys[name]}".lstrip(".")
         words = type_words(properties[keys[name]])
         if child is not None:
             is_list = properties[keys[name]].get("type") == "array"
             inner.append((f"{where}[]" if is_list else where, child))
             words = f"{'list of sections' if is_list else 'section'} `{inner[-1][0]}`"
+        elif follows and _child(field.annotation):
+            words = "section"
         default = "required" if field.is_required() else _default(field.default, child)
         meaning = docstring.fields[name] or (_first_sentence(child) if child and not path else "")
         yield row(f"`{keys[name]}`", words, default, meaning)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from moe_export.recipe import AUTO
 from moe_export.scores import SCORES
 
 Schema = Mapping[str, Any]
@@ -43,6 +44,8 @@ def type_words(schema: Schema) -> str:
         return f"`{schema['$ref'].rsplit('/', 1)[-1]}`"
     if set(schema.get("enum", ())) == set(SCORES):
         return "[score](scores.md)"
+    if set(schema.get("enum", ())) == {AUTO, *SCORES}:
+        return f"`{AUTO}` or [score](scores.md)"
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{word}`" for word in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moe_export.families import common
 from moe_export.families.base import Family, FusedRule, TensorRule
+from moe_export.families.features import Routing
 
 _MOE = common.LAYER + "block_sparse_moe."
 
@@ -45,7 +46,7 @@ FAMILY = Family(
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.router.weight")),
     norm="layer",
     rope_types=("default", "longrope"),
-    routing="sparsemixer",
+    routing=Routing("sparsemixer"),
     normalize_top_k=False,
     moe_returns_logits=True,
     genai_type="phimoe",

@@ -30,8 +30,19 @@ struct MoeWeights {
   size_t num_tensors;
 };
 
-// One execution. `shared_weight` has null data where the layer has no shared expert. `y` has the
-// shape and type of `x`.
+// The weights of a Linear node: a matrix [K, N] with its scales and zero points, then the bias if
+// there is one.
+struct LinearWeights {
+  const char* format;
+  int64_t group_size;  // 32, 64 or 128 in the quantized formats; 0 otherwise
+  int32_t x_type;
+  int32_t exact_activations;  // as in MoeWeights
+  const struct MoeTensor* tensors;
+  size_t num_tensors;
+};
+
+// One execution of a RaggedMoE node. `shared_weight` has null data where the layer has no shared
+// expert. `y` has the shape and type of `x`.
 struct MoeCall {
   struct MoeTensor x;
   struct MoeTensor expert_indices;

@@ -53,6 +53,11 @@ constexpr bool is_quantized(Format format) { return facts_of(format).is_quantize
 
 constexpr bool has_zero_points(Format format) { return facts_of(format).has_zero_point; }
 
+// Values or codes, then scales, then zero points, as far as the format has them.
+constexpr int tensors_per_matrix(Format format) {
+  return 1 + (is_quantized(format) ? 1 : 0) + (has_zero_points(format) ? 1 : 0);
+}
+
 // True if the codes are numbers, which can be multiplied by activations in int8.
 constexpr bool has_integer_codes(Format format) {
   return is_quantized(format) && !facts_of(format).has_codebook;

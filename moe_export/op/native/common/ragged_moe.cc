@@ -1,117 +1,24 @@
 #include "common/ragged_moe.h"
 
-#include <initializer_list>
+#include "common/checks.h"
 
 namespace moe_export {
-namespace {
-
-// No product of sizes within these bounds overflows 64 bits, for tensors that are in memory.
-constexpr int64_t kLargestSize = (int64_t{1} << 28) - 1;
-constexpr int64_t kLargestCount = int64_t{1} << 16;
-
-std::string type_name(int32_t type) {
-  switch (type) {
-    case kFloat32:
-      return "float32";
-    case kUint8:
-      return "uint8";
-    case kInt8:
-      return "int8";
-    case kInt64:
-      return "int64";
-    case kFloat16:
-      return "float16";
-    case kBfloat16:
-      return "bfloat16";
-    case kUint4:
-      return "uint4";
-    case kInt4:
-      return "int4";
-    default:
-      return "element type " + std::to_string(type);
-  }
-}
-
-// An expected size that fits any; messages show it as `open`.
-constexpr int64_t kAny = -1;
-
-std::string shape_text(const int64_t* shape, size_t rank, const char* open) {
-  std::string text = "[";
-  for (size_t axis = 0; axis < rank; ++axis) {
-    if (axis > 0) text += ", ";
-    text += shape[axis] < 0 ? open : std::to_string(shape[axis]);
-  }
-  return text + "]";
-}
-
-Refusal check_tensor(const std::string& name, const MoeTensor& tensor, int32_t type,
-                     std::initializer_list<int64_t> shape, const char* open) {
-  bool fits = tensor.type == type && tensor.rank == static_cast<int32_t>(shape.size());
-  for (size_t axis = 0; fits && axis < shape.size(); ++axis) {
-    const int64_t expected = shape.begin()[axis];
-    fits = tensor.shape[axis] >= 0 && (expected == kAny || tensor.shape[axis] == expected);
-  }
-  if (fits) return std::nullopt;
-  const size_t rank = tensor.rank < 0 ? 0 : static_cast<size_t>(tensor.rank);
-  return name + " is " + type_name(tensor.type) + " " + shape_text(tensor.shape, rank, "?") +
-         ", expected " + type_name(type) + " " + shape_text(shape.begin(), shape.size(), open);
-}
-
-Refusal check_size(const std::string& what, int64_t size, int64_t smallest, int64_t largest) {
-  if (smallest <= size && size <= largest) return std::nullopt;
-  return what + " is " + std::to_string(size) + ", expected " + std::to_string(smallest) + " to " +
-         std::to_string(largest);
-}
-
-using NameOf = const char*(uint32_t number);
-
-// The number with this name, or -1.
-int find(int count, const std::string& name, NameOf* name_of) {
-  for (int i = 0; i < count; ++i) {
-    if (name == name_of(static_cast<uint32_t>(i))) return i;
-  }
-  return -1;
-}
-
-// "swiglu, geglu, silu, relu or relu2".
-std::string listed(int count, NameOf* name_of) {
-  std::string text = name_of(0);
-  for (int i = 1; i < count; ++i) {
-    text += (i + 1 < count ? ", " : " or ") + std::string(name_of(static_cast<uint32_t>(i)));
-  }
-  return text;
-}
-
-}  // namespace
 
 Refusal check_attributes(const MoeWeights& weights, Problem* problem) {
   *problem = Problem();
-  const std::string format = weights.format, activation = weights.activation;
-  const int format_number = find(kNumFormats, format, format_name);
-  if (format_number < 0) {
-    return "attribute format is '" + format + "', expected " + listed(kNumFormats, format_name);
-  }
-  problem->format = static_cast<Format>(format_number);
+  const Refusal refusal =
+      check_format(weights.format, weights.x_type, weights.group_size, &problem->format);
+  if (refusal) return refusal;
+  const std::string activation = weights.activation;
   const int activation_number = find(kNumActivations, activation, activation_name);
   if (activation_number < 0) {
     return "attribute activation is '" + activation + "', expected " +
            listed(kNumActivations, activation_name);
   }
   problem->activation = static_cast<Activation>(activation_number);
-  const FormatFacts& facts = facts_of(problem->format);
-  const bool fits = (weights.x_type == kFloat32 && facts.takes_float32) ||
-                    (weights.x_type == kFloat16 && facts.takes_float16);
-  if (!fits) {
-    return "x is " + type_name(weights.x_type) + ", which does not go with the format " + format;
-  }
   problem->x_type = weights.x_type;
   problem->group_size = weights.group_size;
   problem->exact_activations = weights.exact_activations != 0;
-  if (facts.is_quantized && weights.group_size != 32 && weights.group_size != 64 &&
-      weights.group_size != 128) {
-    return "attribute group_size is " + std::to_string(weights.group_size) +
-           ", expected 32, 64 or 128";
-  }
   problem->num_experts = weights.num_experts;
   return check_size("attribute num_experts", weights.num_experts, 1, kLargestCount);
 }
@@ -158,33 +65,8 @@ Refusal check_sizes(int64_t hidden_size, int64_t width) {
   return refusal ? refusal : check_size("the width", width, 0, kLargestSize);
 }
 
-bool has_group_size(const std::string& format) {
-  const int number = find(kNumFormats, format, format_name);
-  return number >= 0 && is_quantized(static_cast<Format>(number));
-}
-
-const char* format_name(uint32_t format) {
-  return format < kNumFormats ? kFormats[format].name : "?";
-}
-
 const char* activation_name(uint32_t activation) {
   return activation < kNumActivations ? kActivationNames[activation] : "?";
-}
-
-size_t data_bytes(const MoeTensor& tensor) {
-  const size_t count = static_cast<size_t>(tensor.shape[0]) * static_cast<size_t>(tensor.shape[1]);
-  switch (tensor.type) {
-    case kFloat32:
-      return count * 4;
-    case kInt8:
-    case kUint8:
-      return count;
-    case kInt4:
-    case kUint4:
-      return (count + 1) / 2;
-    default:
-      return count * 2;
-  }
 }
 
 std::string weight_name(const Problem& problem, size_t index) {

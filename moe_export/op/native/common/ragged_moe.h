@@ -6,9 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "common/c_types.h"
+#include "common/checks.h"
 #include "common/formats.h"
-#include "common/refusal.h"
 
 namespace moe_export {
 
@@ -29,10 +28,7 @@ struct Problem {
   // gate, up and down, or up and down.
   int matrices_per_expert() const { return is_gated(activation) ? 3 : 2; }
 
-  // Values or codes, then scales, then zero points, as far as the format has them.
-  int tensors_per_matrix() const {
-    return 1 + (is_quantized(format) ? 1 : 0) + (has_zero_points(format) ? 1 : 0);
-  }
+  int tensors_per_matrix() const { return moe_export::tensors_per_matrix(format); }
 
   int tensors_per_expert() const { return matrices_per_expert() * tensors_per_matrix(); }
 };
@@ -43,15 +39,8 @@ Refusal check_attributes(const MoeWeights& weights, Problem* problem);
 // Bounds the hidden size and a width so that no product of sizes overflows.
 Refusal check_sizes(int64_t hidden_size, int64_t width);
 
-// True if nodes of the format with this name have the attribute group_size.
-bool has_group_size(const std::string& format);
-
-// Names by number; "?" beyond the last.
-const char* format_name(uint32_t format);
+// Name of an activation by number; "?" beyond the last.
 const char* activation_name(uint32_t activation);
-
-// Bytes of a matrix's data in the model.
-size_t data_bytes(const MoeTensor& tensor);
 
 // Name of a weight of the node; `index` counts the weights from gate_0 on.
 std::string weight_name(const Problem& problem, size_t index);

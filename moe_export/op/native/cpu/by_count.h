@@ -6,26 +6,29 @@
 namespace moe_export {
 namespace {
 
+// Calls the kernel compiled for `count` rows; 1 <= count <= kMost.
+template <typename Kernel, int kMost>
+void of_count(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+              float* sums) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return of_count<Kernel, kMost - 1>(panel, depth, rows, count, sums);
+  }
+  Kernel::template run<kMost>(panel, depth, rows, sums);
+}
+
 // Calls the kernel compiled for a number of rows known at run time:
-// `Kernel::run<kRows>(panel, depth, rows, sums)` with kRows == count.
-template <typename Kernel>
+// `Kernel::run<kRows>(panel, depth, rows, sums)` with kRows == count. More than kMost rows, the
+// most that the kernel has registers for, are two calls.
+template <typename Kernel, int kMost = kRegisterRows>
 void by_count(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
               float* sums) {
-  static_assert(kTile == 6, "one case for each count");
-  switch (count) {
-    case 1:
-      return Kernel::template run<1>(panel, depth, rows, sums);
-    case 2:
-      return Kernel::template run<2>(panel, depth, rows, sums);
-    case 3:
-      return Kernel::template run<3>(panel, depth, rows, sums);
-    case 4:
-      return Kernel::template run<4>(panel, depth, rows, sums);
-    case 5:
-      return Kernel::template run<5>(panel, depth, rows, sums);
-    case 6:
-      return Kernel::template run<6>(panel, depth, rows, sums);
+  static_assert(2 * kMost >= kTile, "two calls suffice");
+  if (count > kMost) {
+    const int half = count / 2;
+    by_count<Kernel, kMost>(panel, depth, rows, half, sums);
+    return by_count<Kernel, kMost>(panel, depth, rows + half, count - half, sums + half * kColumns);
   }
+  of_count<Kernel, kMost>(panel, depth, rows, count, sums);
 }
 
 // The next 32 values of a row that has `left` more. The last ones are copied to `padded` and filled

@@ -3,9 +3,9 @@
 #include <new>
 
 #include "common/message.h"
-#include "common/threads.h"
 #include "cpu/dispatch.h"
 #include "cpu/layer.h"
+#include "cpu/own_threads.h"
 #include "cpu/packed.h"
 #include "cpu/packing.h"
 #include "cpu/run.h"
@@ -20,21 +20,11 @@ using moe_export::Layer;
 using moe_export::Refusal;
 using moe_export::refuse;
 
-void on_threads(void* pool, size_t items, void (*item)(void*, size_t), void* job) {
-  const size_t num_threads = static_cast<size_t>(*static_cast<const int32_t*>(pool));
-  moe_export::share_out(num_threads, items, [&](size_t i) { item(job, i); });
-}
-
-moe_export::Choice choice_of(const char* kernel) {
-  return kernel == nullptr ? moe_export::process_choice()
-                           : moe_export::choose(kernel, moe_export::processor());
-}
-
 }  // namespace
 
 int moe_export_create(const MoeWeights* weights, const char* kernel, MoeLayer** layer,
                       char* message, size_t message_bytes) try {
-  const moe_export::Choice choice = choice_of(kernel);
+  const moe_export::Choice choice = moe_export::choose_or_process(kernel);
   if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
   moe_export::Problem problem;
   Refusal refusal = moe_export::check_weights(*weights, &problem);
@@ -72,7 +62,7 @@ int moe_export_pack_expert(const MoeWeights* weights, void* packed, uint64_t byt
 
 int moe_export_open(const void* packed, uint64_t bytes, int32_t x_type, int32_t exact_activations,
                     const char* kernel, MoeLayer** layer, char* message, size_t message_bytes) try {
-  const moe_export::Choice choice = choice_of(kernel);
+  const moe_export::Choice choice = moe_export::choose_or_process(kernel);
   if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
   moe_export::Problem problem;
   size_t first_panel = 0;
@@ -90,7 +80,7 @@ int moe_export_run(const MoeLayer* layer, const MoeCall* call, int32_t num_threa
                    size_t message_bytes) try {
   const Refusal refusal = moe_export::check_call(layer->layer->problem(), *call);
   if (refusal) return refuse(*refusal, message, message_bytes);
-  moe_export::run(*layer->layer, *call, {on_threads, &num_threads});
+  moe_export::run(*layer->layer, *call, moe_export::on_own_threads(&num_threads));
   return 0;
 } catch (const std::bad_alloc&) {
   return refuse("the intermediate values do not fit into memory", message, message_bytes);

@@ -8,6 +8,7 @@
 extern "C" {
 
 struct MoeLayer;
+struct MoeLinear;
 
 // A matrix [depth, columns], its codes and its scales. The values lie column by column, as in the
 // weight [outputs, inputs] of a linear layer.
@@ -47,6 +48,31 @@ MOE_EXPORT_API void moe_export_destroy(struct MoeLayer* layer);
 
 // Bytes of the packed weights of a layer.
 MOE_EXPORT_API uint64_t moe_export_layer_bytes(const struct MoeLayer* layer);
+
+// The same for a Linear node.
+MOE_EXPORT_API int moe_export_linear_create(const struct LinearWeights* weights, const char* kernel,
+                                            struct MoeLinear** linear, char* message,
+                                            size_t message_bytes);
+
+// Packs a matrix without a bias into the `bytes` bytes of its panels.
+MOE_EXPORT_API int moe_export_linear_pack(const struct LinearWeights* weights, void* panels,
+                                          uint64_t bytes, char* message, size_t message_bytes);
+
+// Opens a packed matrix, header included.
+MOE_EXPORT_API int moe_export_linear_open(const void* packed, uint64_t bytes, int32_t x_type,
+                                          int32_t exact_activations, const char* kernel,
+                                          struct MoeLinear** linear, char* message,
+                                          size_t message_bytes);
+
+// Computes y [..., N] of x [..., K], in x's type.
+MOE_EXPORT_API int moe_export_linear_run(const struct MoeLinear* linear, const struct MoeTensor* x,
+                                         void* y, int32_t num_threads, char* message,
+                                         size_t message_bytes);
+
+MOE_EXPORT_API void moe_export_linear_destroy(struct MoeLinear* linear);
+
+// Bytes of bias and panels.
+MOE_EXPORT_API uint64_t moe_export_linear_bytes(const struct MoeLinear* linear);
 
 // Writes codes, scales and zero points. Returns 0; 1 if a value is infinite or NaN; 2 if a value is
 // too large for a scale in float16; 3 if the format is unknown.

@@ -19,6 +19,11 @@ Choice choose(const std::string& name, const Processor& has);
 // The choice of the process, made once by the environment variable MOE_EXPORT_KERNEL.
 const Choice& process_choice();
 
+// Chooses the kernels with this name; null takes the choice of the process.
+inline Choice choose_or_process(const char* name) {
+  return name == nullptr ? process_choice() : choose(name, processor());
+}
+
 // The arithmetic of rounding for the same instruction set; every one gives the same codes.
 const Rounding& process_rounding();
 

@@ -86,9 +86,10 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
 const Kernels kKernels = {
     "avx512",
     {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
-     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Format::kInt8>>,
-     by_count<QuantizedProduct<Format::kInt4>>, by_count<QuantizedProduct<Format::kUint8>>,
-     by_count<QuantizedProduct<Format::kUint4>>, by_count<Nf4Product>},
+     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Format::kInt8>, kTile>,
+     by_count<QuantizedProduct<Format::kInt4>, kTile>,
+     by_count<QuantizedProduct<Format::kUint8>, kTile>,
+     by_count<QuantizedProduct<Format::kUint4>, kTile>, by_count<Nf4Product>},
     {gated<Vector, Silu>, gated<Vector, Gelu>, plain<Vector, Silu>, plain<Vector, Relu>,
      plain<Vector, Relu2>},
     quantize,

@@ -28,11 +28,6 @@ class Layer {
   const Kernels& kernels() const { return *kernels_; }
   size_t bytes() const { return bytes_; }
 
-  // True if products take rows of QuantizedBlocks, false if they take floats.
-  bool rows_are_quantized() const {
-    return has_integer_codes(problem_.format) && !problem_.exact_activations;
-  }
-
   int64_t gate_up_panels(size_t expert) const {
     return moe_export::gate_up_panels(problem_, problem_.widths[expert]);
   }

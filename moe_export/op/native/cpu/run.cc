@@ -12,25 +12,17 @@
 
 #include <algorithm>
 #include <cstring>
-#include <thread>
 
-#include "cpu/exact_product.h"
+#include "cpu/rows.h"
 
 namespace moe_export {
 namespace {
-
-// Work below this, in bytes of weights times tiles of rows, ends before other threads wake up.
-constexpr int64_t kSerialBytes = 1 << 16;
 
 // Items of the last step per thread: enough for the threads to end together, few enough to read
 // each expert's panels in long runs. Long runs matter where a panel is read for few tokens.
 constexpr size_t kItemsPerThread = 4;
 constexpr size_t kDecodingItemsPerThread = 2;
-
-size_t threads() {
-  static const size_t count = std::max(1u, std::thread::hardware_concurrency());
-  return count;
-}
+constexpr size_t kDecodingTokens = 6;
 
 // The tokens of one expert, whose width is at least 1.
 struct Group {
@@ -47,13 +39,13 @@ class LayerRun {
       : layer_(layer),
         problem_(layer.problem()),
         kernels_(layer.kernels()),
+        form_(kernels_, problem_.format, problem_.exact_activations),
         call_(call),
         tokens_(static_cast<size_t>(call.x.shape[0])),
         row_bytes_(row_bytes(problem_.hidden_size)),
-        down_items_(
-            std::min(static_cast<size_t>(layer.down_panels()),
-                     threads() * (tokens_ <= static_cast<size_t>(kTile) ? kDecodingItemsPerThread
-                                                                        : kItemsPerThread))) {
+        down_items_(std::min(
+            static_cast<size_t>(layer.down_panels()),
+            threads() * (tokens_ <= kDecodingTokens ? kDecodingItemsPerThread : kItemsPerThread))) {
     group_pairs();
     if (!x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
     hidden_ = allocate(hidden_bytes_);
@@ -77,14 +69,9 @@ class LayerRun {
     parallel_for.call(parallel_for.pool, items, item, this);
   }
 
-  bool rows_are_quantized() const { return layer_.rows_are_quantized(); }
+  bool x_is_ready() const { return form_.is(problem_.x_type); }
 
-  bool x_is_ready() const { return problem_.x_type == kFloat32 && !rows_are_quantized(); }
-
-  size_t row_bytes(int64_t depth) const {
-    const size_t blocks = static_cast<size_t>(round_up(depth, kBlock) / kBlock);
-    return blocks * (rows_are_quantized() ? sizeof(QuantizedBlock) : kBlock * sizeof(float));
-  }
+  size_t row_bytes(int64_t depth) const { return form_.bytes(depth); }
 
   std::vector<float> widened(const MoeTensor& tensor, size_t count) const {
     std::vector<float> values(count);
@@ -147,42 +134,7 @@ class LayerRun {
     return hidden_.get() + group.hidden_offset + row * row_bytes(problem_.widths[group.expert]);
   }
 
-  void prepare(size_t token) {
-    const int64_t size = problem_.hidden_size;
-    uint8_t* to = x_rows_.get() + token * row_bytes_;
-    const size_t first = token * static_cast<size_t>(size);
-    if (problem_.x_type == kFloat32) {
-      kernels_.quantize(static_cast<const float*>(call_.x.data) + first, size,
-                        reinterpret_cast<QuantizedBlock*>(to));
-      return;
-    }
-    const uint16_t* halves = static_cast<const uint16_t*>(call_.x.data) + first;
-    if (!rows_are_quantized()) return kernels_.widen(halves, size, reinterpret_cast<float*>(to));
-    for (int64_t d = 0; d < size; d += kBlock, to += sizeof(QuantizedBlock)) {
-      float values[kBlock];
-      const int64_t count = std::min(kBlock, size - d);
-      kernels_.widen(halves + d, count, values);
-      kernels_.quantize(values, count, reinterpret_cast<QuantizedBlock*>(to));
-    }
-  }
-
-  void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
-               float* sums) const {
-    if (has_integer_codes(problem_.format) && !rows_are_quantized()) {
-      return exact_product(kernels_, problem_.format, panel, depth, rows, count, sums);
-    }
-    kernels_.product[static_cast<int>(problem_.format)](panel, depth, rows, count, sums);
-  }
-
-  // Calls body(first, count) for tiles of rows of nearly equal size.
-  template <typename Body>
-  static void for_tiles(size_t rows, const Body& body) {
-    const size_t tiles = (rows + kTile - 1) / kTile;
-    for (size_t tile = 0; tile < tiles; ++tile) {
-      const size_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
-      body(first, static_cast<int>(last - first));
-    }
-  }
+  void prepare(size_t token) { form_.prepare(call_.x, token, x_rows_.get() + token * row_bytes_); }
 
   void gate_up(size_t item) {
     const auto next =
@@ -196,17 +148,17 @@ class LayerRun {
     // Rows have room for whole blocks, with zeros beyond the units.
     const int64_t room = round_up(units, kBlock);
     for_tiles(group.count, [&](size_t first, int count) {
-      const void* rows[kTile];
+      const void* rows[kTile] = {};
       for (int i = 0; i < count; ++i) {
         rows[i] = x_row(pair_token_[group.first_pair + first + static_cast<size_t>(i)]);
       }
       alignas(64) float sums[kTile * kColumns];
-      product(panel, problem_.hidden_size, rows, count, sums);
+      form_.product(panel, problem_.hidden_size, rows, count, sums);
       for (int i = 0; i < count; ++i) {
         alignas(64) float hidden[kColumns];
         kernels_.activate[static_cast<int>(problem_.activation)](sums + i * kColumns, hidden);
         uint8_t* row = hidden_row(group, first + static_cast<size_t>(i));
-        if (rows_are_quantized()) {
+        if (form_.is_quantized()) {
           kernels_.quantize(hidden, units,
                             reinterpret_cast<QuantizedBlock*>(row) + index * most / kBlock);
         } else {
@@ -238,12 +190,12 @@ class LayerRun {
   void add_down(const Group& group, size_t index, float* y) {
     const uint8_t* panel = layer_.down_panel(group.expert, static_cast<int64_t>(index));
     for_tiles(group.count, [&](size_t first, int count) {
-      const void* rows[kTile];
+      const void* rows[kTile] = {};
       for (int i = 0; i < count; ++i) {
         rows[i] = hidden_row(group, first + static_cast<size_t>(i));
       }
       alignas(64) float sums[kTile * kColumns];
-      product(panel, problem_.widths[group.expert], rows, count, sums);
+      form_.product(panel, problem_.widths[group.expert], rows, count, sums);
       for (int i = 0; i < count; ++i) {
         const size_t pair = group.first_pair + first + static_cast<size_t>(i);
         float* to = y + pair_token_[pair] * kColumns;
@@ -260,17 +212,14 @@ class LayerRun {
     for (size_t token = 0; token < tokens_; ++token) {
       const float* from = columns + token * kColumns;
       const size_t at = token * hidden_size + column;
-      if (problem_.x_type == kFloat32) {
-        std::memcpy(static_cast<float*>(call_.y) + at, from, count * sizeof(float));
-      } else {
-        kernels_.narrow(from, static_cast<int64_t>(count), static_cast<uint16_t*>(call_.y) + at);
-      }
+      store(kernels_, problem_.x_type, from, count, call_.y, at);
     }
   }
 
   const Layer& layer_;
   const Problem& problem_;
   const Kernels& kernels_;
+  const RowForm form_;
   const MoeCall& call_;
   const size_t tokens_;
   const size_t row_bytes_;  // of a prepared row of x

@@ -1,25 +1,51 @@
-// The operators RaggedMoE and RaggedMoEPacked for ONNX Runtime's CPU provider.
+// The common part of the operators for ONNX Runtime's CPU provider.
 #pragma once
 
-#include "ort/abi.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "ort/objects.h"
 
 namespace moe_export {
 
-// The common part of the operators, for x of one element type.
-struct MoeOp : ort::CustomOp {
-  explicit MoeOp(ort::ElementType x_type);
+// An operator for x of one element type, with one output of that type.
+struct CpuOp : ort::CustomOp {
+  explicit CpuOp(ort::ElementType x_type);
 
   ort::ElementType x_type;
 };
 
-// Inputs: x, expert_indices, routing_weights[, shared_weight], the weights of each expert.
-struct RaggedMoeOp : MoeOp {
-  explicit RaggedMoeOp(ort::ElementType x_type);
-};
+inline int x_type_of(const ort::CustomOp* op) { return static_cast<const CpuOp*>(op)->x_type; }
 
-// Inputs: x, expert_indices, routing_weights, packed[, shared_weight]; see cpu/packed.h.
-struct RaggedMoePackedOp : MoeOp {
-  explicit RaggedMoePackedOp(ort::ElementType x_type);
+// True if MOE_EXPORT_ACTIVATIONS asks for activations in float32. Fails if it is not understood.
+bool wants_exact_activations(Api api, const std::string& node);
+
+// The kernels of the process. Fails if there are none.
+const Kernels* kernels_or_fail(Api api, const std::string& node);
+
+// The input `packed`. Fails if it is not a constant of one axis of bytes.
+View packed_bytes(Api api, const Info& info, size_t input);
+
+// The threads of the session, for one call.
+class Pool {
+ public:
+  Pool(Api api, const ort::KernelContext* context) : api_(api), context_(context) {}
+
+  ParallelFor parallel_for() { return {call, this}; }
+
+  // Fails if a loop failed.
+  void check() const { succeed(status_); }
+
+ private:
+  static void call(void* pool, size_t items, void (*item)(void*, size_t), void* job) {
+    Pool& self = *static_cast<Pool*>(pool);
+    if (self.status_ != nullptr) return;
+    const auto loop = ort::KernelContextParallelFor::of(self.api_);
+    self.status_ = loop(self.context_, item, items, 0, job);
+  }
+
+  Api api_;
+  const ort::KernelContext* context_;
+  Status* status_ = nullptr;
 };
 
 }  // namespace moe_export

@@ -1,7 +1,7 @@
 // The operator RaggedMoE for ONNX Runtime's CUDA provider.
 #pragma once
 
-#include "ort/cpu_node.h"
+#include "ort/moe_node.h"
 
 namespace moe_export {
 

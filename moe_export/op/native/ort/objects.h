@@ -38,7 +38,7 @@ Status* guarded(Api api, const Body& body) {
   } catch (const Failure& failure) {
     return failure.status;
   } catch (const std::bad_alloc&) {
-    return ort::CreateStatus::of(api)(ort::kFail, "RaggedMoE: memory does not suffice");
+    return ort::CreateStatus::of(api)(ort::kFail, "moe_export: memory does not suffice");
   }
 }
 

@@ -6,8 +6,9 @@
 #include "common/c_types.h"
 #include "cuda/driver.h"
 #include "ort/abi.h"
-#include "ort/cpu_node.h"
 #include "ort/cuda_node.h"
+#include "ort/linear_node.h"
+#include "ort/moe_node.h"
 
 namespace ort = moe_export::ort;
 
@@ -30,14 +31,26 @@ MOE_EXPORT_API ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   static moe_export::RaggedMoeOp float32_op(ort::kFloat32), float16_op(ort::kFloat16);
   static const moe_export::RaggedMoePackedOp packed_float32_op(ort::kFloat32),
       packed_float16_op(ort::kFloat16);
+  static const moe_export::LinearOp linear_float32_op(ort::kFloat32),
+      linear_float16_op(ort::kFloat16);
+  static const moe_export::LinearPackedOp packed_linear_float32_op(ort::kFloat32),
+      packed_linear_float16_op(ort::kFloat16);
   static const moe_export::CudaRaggedMoeOp cuda_float32_op(ort::kFloat32);
   static const moe_export::CudaRaggedMoeOp cuda_float16_op(ort::kFloat16);
   // Created once; session options only refer to it.
   static ort::CustomOpDomain* domain = nullptr;
   static ort::Status* const failure = [&]() -> ort::Status* {
     ort::Status* status = ort::CreateCustomOpDomain::of(api)("moe_export", &domain);
-    std::vector<const ort::CustomOp*> ops = {&float32_op, &float16_op, &packed_float32_op,
-                                             &packed_float16_op};
+    std::vector<const ort::CustomOp*> ops = {
+        &float32_op,
+        &float16_op,
+        &packed_float32_op,
+        &packed_float16_op,
+        &linear_float32_op,
+        &linear_float16_op,
+        &packed_linear_float32_op,
+        &packed_linear_float16_op,
+    };
     // Only with a driver: the inputs that CUDA declares make a session load 0.2 s longer.
     if (moe_export::cuda::has_driver()) {
       moe_export::take_placed_inputs(&float32_op);

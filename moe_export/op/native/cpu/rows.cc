@@ -1,0 +1,45 @@
+#include "cpu/rows.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/exact_product.h"
+
+namespace moe_export {
+
+void RowForm::prepare(const MoeTensor& x, size_t row, uint8_t* to) const {
+  const int64_t depth = x.shape[x.rank - 1];
+  const size_t first = row * static_cast<size_t>(depth);
+  if (x.type == kFloat32) {
+    kernels_.quantize(static_cast<const float*>(x.data) + first, depth,
+                      reinterpret_cast<QuantizedBlock*>(to));
+    return;
+  }
+  const uint16_t* halves = static_cast<const uint16_t*>(x.data) + first;
+  if (!is_quantized_) return kernels_.widen(halves, depth, reinterpret_cast<float*>(to));
+  for (int64_t d = 0; d < depth; d += kBlock, to += sizeof(QuantizedBlock)) {
+    float values[kBlock];
+    const int64_t count = std::min(kBlock, depth - d);
+    kernels_.widen(halves + d, count, values);
+    kernels_.quantize(values, count, reinterpret_cast<QuantizedBlock*>(to));
+  }
+}
+
+void RowForm::product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+                      float* sums) const {
+  if (has_integer_codes(format_) && !is_quantized_) {
+    return exact_product(kernels_, format_, panel, depth, rows, count, sums);
+  }
+  kernels_.product[static_cast<int>(format_)](panel, depth, rows, count, sums);
+}
+
+void store(const Kernels& kernels, int32_t type, const float* from, size_t count, void* y,
+           size_t at) {
+  if (type == kFloat32) {
+    std::memcpy(static_cast<float*>(y) + at, from, count * sizeof(float));
+  } else {
+    kernels.narrow(from, static_cast<int64_t>(count), static_cast<uint16_t*>(y) + at);
+  }
+}
+
+}  // namespace moe_export

@@ -1,0 +1,57 @@
+// Rows of activations, in the form that products take.
+#pragma once
+
+#include <cstddef>
+
+#include "common/c_types.h"
+#include "cpu/kernels.h"
+
+namespace moe_export {
+
+// QuantizedBlocks for formats of integer codes, floats for the others and for exact activations.
+class RowForm {
+ public:
+  RowForm(const Kernels& kernels, Format format, bool exact_activations)
+      : kernels_(kernels),
+        format_(format),
+        is_quantized_(has_integer_codes(format) && !exact_activations) {}
+
+  bool is_quantized() const { return is_quantized_; }
+
+  // True if rows of x serve as they are.
+  bool is(int32_t x_type) const { return x_type == kFloat32 && !is_quantized_; }
+
+  // Bytes of a row, up to a whole block.
+  size_t bytes(int64_t depth) const {
+    const size_t blocks = static_cast<size_t>(round_up(depth, kBlock) / kBlock);
+    return blocks * (is_quantized_ ? sizeof(QuantizedBlock) : kBlock * sizeof(float));
+  }
+
+  // Converts a row of x; its last axis is the depth.
+  void prepare(const MoeTensor& x, size_t row, uint8_t* to) const;
+
+  // The product of rows with a panel; 1 <= count <= kTile.
+  void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
+               float* sums) const;
+
+ private:
+  const Kernels& kernels_;
+  Format format_;
+  bool is_quantized_;
+};
+
+// Calls body(first, count) for tiles of rows of nearly equal size.
+template <typename Body>
+void for_tiles(size_t rows, const Body& body) {
+  const size_t tiles = (rows + kTile - 1) / kTile;
+  for (size_t tile = 0; tile < tiles; ++tile) {
+    const size_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
+    body(first, static_cast<int>(last - first));
+  }
+}
+
+// Writes floats to y[at ...], which is of type `type`.
+void store(const Kernels& kernels, int32_t type, const float* from, size_t count, void* y,
+           size_t at);
+
+}  // namespace moe_export

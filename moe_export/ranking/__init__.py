@@ -1,0 +1,1 @@
+"""Comparison of rankings on held-out sequences, for `plan.score: auto`."""
