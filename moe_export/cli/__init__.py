@@ -58,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # of a path that nobody looked at before, such as one that is too long
+        place = "a file" if error.filename is None else error.filename
+        return _fail(
+            f"{place}: {error.strerror or error}; check the path, its rights and its disk",
+            ResourceError.exit_code,
+        )
     return 0
 
 
@@ -172,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--new-tokens", type=_count, default=64, help="greatest number of new tokens (default: 64)"
     )
+    generate.add_argument("--speculate", action="store_true", help=_SPECULATE)
 
     verify = commands.add_parser("verify", help="compare every file of a run with its SHA-256")
     verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
@@ -194,6 +201,11 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="print what is installed, which providers run, and why others do not"
     )
     return parser
+
+
+_SPECULATE = (
+    "take several greedy tokens in a step, drafted from the text so far, while that is faster (cpu)"
+)
 
 
 def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -288,6 +300,9 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=256,
         metavar="TOKENS",
         help="tokens of prompts in one step (default: 256)",
+    )
+    serve.add_argument(
+        "--speculate", action="store_true", help=f"{_SPECULATE}; for a request alone"
     )
     serve.add_argument(
         "--cache-mib",

@@ -139,7 +139,7 @@ def generate(arguments: argparse.Namespace) -> None:
         operator=arguments.operator,
         cache=arguments.cache,
     )
-    pieces = model.stream(arguments.prompt, arguments.new_tokens)
+    pieces = model.stream(arguments.prompt, arguments.new_tokens, speculate=arguments.speculate)
     sys.stdout.write(printable(arguments.prompt, keep="\n\t"))
     for piece in pieces:
         sys.stdout.write(printable(piece, keep="\n\t"))

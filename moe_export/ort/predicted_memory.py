@@ -8,7 +8,7 @@ from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Dtype
-from moe_export.quantization import EXPERT_ROLES
+from moe_export.quantization import DENSE_ROLES, EXPERT_ROLES
 
 RUNTIME_BYTES = 24_200_000
 """Bytes that a session of ONNX Runtime 1.32 and a short generation hold on the CPU besides weights:
@@ -43,7 +43,19 @@ def folded_bytes(spec: ModelSpec) -> int:
     return 4 * elements
 
 
-def widened_bytes(spec: ModelSpec, dtype: Dtype, *, with_experts: bool) -> int:
+def library_roles(*, native: bool, panels: bool) -> frozenset[str]:
+    """Roles of the matrices that the native library multiplies, in the format that they have.
+
+    Args:
+        native: True if the library runs its operators.
+        panels: True if matrices outside the experts are its operators too, see `uses_panels`.
+    """
+    if not native:
+        return frozenset()
+    return EXPERT_ROLES | (DENSE_ROLES | {"lm_head"} if panels else frozenset())
+
+
+def widened_bytes(spec: ModelSpec, dtype: Dtype, in_library: frozenset[str]) -> int:
     """Extra bytes of a float16 session on the CPU, whose MatMul and Gemm have float32 alone.
 
     ONNX Runtime converts their weights when it loads and drops the float16 ones. Embeddings that
@@ -52,7 +64,7 @@ def widened_bytes(spec: ModelSpec, dtype: Dtype, *, with_experts: bool) -> int:
     Args:
         spec: Sizes and formats of the exported model.
         dtype: Dtype of everything that is not quantized.
-        with_experts: True if the experts run as standard operators, without the native library.
+        in_library: Roles that ONNX Runtime does not multiply, see `library_roles`.
     """
     if dtype != "float16":
         return 0
@@ -60,7 +72,7 @@ def widened_bytes(spec: ModelSpec, dtype: Dtype, *, with_experts: bool) -> int:
         tensor.elements * _widening(spec, tensor.role)
         for name, tensor in spec.tensors.items()
         if len(tensor.shape) == 2
-        and (with_experts or tensor.role not in EXPERT_ROLES)
+        and tensor.role not in in_library
         and format_in(spec, name) is None
         and spec.quantization.float_of(tensor.role, tensor.layer) is None
     )

@@ -32,7 +32,8 @@ class PlanSettings(Section):
         layout: Layout that byte budgets count; the export's, and may not be given.
         linear: Nodes of the matrices outside the experts; the export's, and may not be given.
         score: Score that ranks dimensions; `auto` measures several on held-out sequences and takes
-            the best, see the ranking section.
+            the best, see the ranking section. Unless given, it is `auto`; with `scope`, `unit` or
+            `quantize.experts: auto` it is `fisher_margin`.
         scope: `model` ranks all dimensions together, `layer` within each layer, `expert` gives
             every expert the same width.
         unit: `dimension`, or `expert`, which keeps or empties whole experts (for comparison).

@@ -94,7 +94,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             compensation=compensation_facts(ledger, _settings(PruneSettings, folders["prune"])),
             quantization=quantization_facts(folders.get("quantize")),
             accuracy=accuracy,
-            answer_ends=answer_end_facts(validation),
+            answer_ends=answer_end_facts(validation) or None,
             evaluation=evaluation_facts(evaluation),
             parity=parity_facts(validation),
             gates=gate_facts(gates),

@@ -19,14 +19,17 @@ from moe_export.artifacts.report_memory import (
     UnprunedQuantized,
     VariantMemory,
 )
+from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
 from moe_export.formats import GRIDS
+from moe_export.op.spec import uses_panels
 from moe_export.ort.execution import PORTABLE_PATH
 from moe_export.ort.predicted_memory import (
     folded_bytes,
     kv_cache_bytes,
+    library_roles,
     predicted_resident,
     widened_bytes,
 )
@@ -118,7 +121,10 @@ def _converted_bytes(name: str, folder: Path, export: Export, measurements: Meas
     if export.dtype != "float16" and not is_folded:
         return 0
     spec = spec_of(read_config(folder))
-    widened = widened_bytes(spec, export.dtype, with_experts=is_portable)
+    exported_by = StageMark.load(folder.parent).identity.settings
+    panels = uses_panels(exported_by.get("layout", "portable"), exported_by.get("linear", "auto"))
+    in_library = library_roles(native=not is_portable, panels=panels)
+    widened = widened_bytes(spec, export.dtype, in_library)
     return widened + (folded_bytes(spec) if is_folded else 0)
 
 

@@ -128,7 +128,7 @@ def warning_sentence(report: Report) -> str:
 
 def answer_ends_sentence(report: Report) -> str:
     """Names the tasks whose answers need not end with a token; empty without any."""
-    open_ended = [ends for ends in report.answer_ends if not ends.required]
+    open_ended = [ends for ends in report.answer_ends or () if not ends.required]
     if not open_ended:
         return ""
     each = ", ".join(dict.fromkeys(f"{e.task} ({e.foreseen} of {e.documents})" for e in open_ended))

@@ -27,7 +27,8 @@ from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
-from moe_export.ort.predicted_memory import predicted_resident, widened_bytes
+from moe_export.op.spec import uses_panels
+from moe_export.ort.predicted_memory import library_roles, predicted_resident, widened_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import AUTO, ImportanceSettings, Recipe, rounding_pair
@@ -146,8 +147,12 @@ class _Models:
     @cached_property
     def largest_export_bytes(self) -> int:
         """Bytes of the weights of the largest exported model."""
-        dtype, layout = self.recipe.export.dtype, self.recipe.export.layout
-        return max(predicted_bytes(model, dtype, layout).total_bytes for model in self.exported)
+        return max(self.weights_bytes(model) for model in self.exported)
+
+    def weights_bytes(self, model: ModelSpec) -> int:
+        """Bytes of the weights of an exported model."""
+        export = self.recipe.export
+        return predicted_bytes(model, export.dtype, export.layout, export.linear).total_bytes
 
     @property
     def tokens(self) -> int:
@@ -186,12 +191,15 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
 
 def _calibrate(models: _Models) -> StageEstimate:
     """Draws sequences; of large files only pieces are encoded."""
-    settings = models.recipe.calibrate
+    recipe, settings = models.recipe, models.recipe.calibrate
+    tokens = models.tokens
+    if recipe.plan is not None and recipe.plan.score == AUTO:
+        tokens += recipe.ranking.held_out * len(settings.sources) * settings.sequence_length
     peak_bytes = PYTHON_BYTES + TOKENIZER_FACTOR * models.tokenizer_bytes
     if any(source.demo is None for source in settings.sources):
         head_bytes = max(HEAD_CHARACTERS, CHARACTERS_PER_TOKEN * settings.sequence_length)
-        peak_bytes += TOKEN_BYTES * models.tokens + ENCODING_FACTOR * head_bytes
-    return StageEstimate("calibrate", 4 * models.tokens, peak_bytes, 1.0)
+        peak_bytes += TOKEN_BYTES * tokens + ENCODING_FACTOR * head_bytes
+    return StageEstimate("calibrate", 4 * tokens, peak_bytes, 1.0)
 
 
 def _plan(models: _Models) -> StageEstimate:
@@ -287,15 +295,17 @@ def _validate(models: _Models) -> StageEstimate:
 
 def _scoring_bytes(models: _Models, scored_tokens: int) -> int:
     """Memory of all exported models in ONNX Runtime, and of the logits of each for one batch."""
-    settings, dtype = models.recipe.validate_, models.recipe.export.dtype
+    settings, export = models.recipe.validate_, models.recipe.export
     logits = min(LOGIT_BATCH_BYTES, 4 * models.spec.vocab_size * scored_tokens)
     # In a float16 model, those in float32 and in float16 stay with the runtime beside our copy.
-    logits_bytes = logits * 5 // 2 if dtype == "float16" else logits
+    logits_bytes = logits * 5 // 2 if export.dtype == "float16" else logits
     on_cpu = "cpu" in settings.providers
-    with_experts = settings.operator == "portable"
+    in_library = library_roles(
+        native=settings.operator == "native", panels=uses_panels(export.layout, export.linear)
+    )
     return SCORING_COPIES * CHUNK_BYTES + sum(
-        predicted_resident(predicted_bytes(model, dtype, models.recipe.export.layout).total_bytes)
-        + (widened_bytes(model, dtype, with_experts=with_experts) if on_cpu else 0)
+        predicted_resident(models.weights_bytes(model))
+        + (widened_bytes(model, export.dtype, in_library) if on_cpu else 0)
         + logits_bytes
         for model in models.exported
     )

@@ -23,14 +23,7 @@ def recipe(model: Path, /, **sections: Any) -> dict[str, Any]:
             "sequences": 8,
             "sequence_length": 64,
         },
-        "ranking": {
-            "scores": ["fisher_margin", "activation"],
-            "scopes": ["model"],
-            "held_out": 2,
-            "first": 1,
-            "finalists": 1,
-        },
-        "plan": {"keep": 0.5, "score": "auto"},
+        "plan": {"keep": 0.5, "score": "fisher_margin"},
         "quantize": {"experts": "int4", "dense": "int8"},
         "validate": {
             "tasks": [{"demo": "sums", "items": 4}, {"demo": "strings", "items": 3}],

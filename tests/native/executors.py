@@ -27,7 +27,8 @@ def _kernels_of_this_processor() -> tuple[str, ...]:
     flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
     avx2 = {"avx2", "fma", "f16c"}
     avx512 = avx2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
-    needs = {"portable": set(), "avx2": avx2, "avx512": avx512}
+    avxvnni = avx2 | {"avx_vnni"}
+    needs = {"portable": set(), "avx2": avx2, "avxvnni": avxvnni, "avx512": avx512}
     return tuple(name for name, needed in needs.items() if needed <= flags)
 
 

@@ -45,8 +45,17 @@ def test_a_processor_without_kernels_of_its_own_is_told_that_the_library_may_not
 ) -> None:
     program = build(TESTS, "choices", fuzzer.parent) / "choices"
     done = subprocess.run([program], capture_output=True, text=True, check=True)
-    plain, avx2, avx512 = done.stdout.splitlines()
+    plain, avx2, avx512, avxvnni = done.stdout.splitlines()
     assert plain.startswith("portable: plain C++, as there are no kernels for this processor")
     assert "faster without the library" in plain
     assert avx2 == "avx2: the fastest that this processor has"
     assert avx512 == "avx512: the fastest that this processor has"
+    assert avxvnni == "avxvnni: the fastest that this processor has"
+
+
+@pytest.mark.skipif("avx512" not in KERNELS, reason="the encoding is AVX-512's")
+def test_the_products_of_avxvnni_are_those_of_avx2_to_the_bit(fuzzer: Path) -> None:
+    program = build(TESTS, "products", fuzzer.parent) / "products"
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    # Four formats and up to twelve rows.
+    assert (done.returncode, done.stdout) == (0, "compared 48\n"), done.stderr

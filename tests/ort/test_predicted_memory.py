@@ -13,6 +13,7 @@ from moe_export.ort.predicted_memory import (
     RUNTIME_BYTES,
     folded_bytes,
     kv_cache_bytes,
+    library_roles,
     predicted_resident,
     widened_bytes,
 )
@@ -65,7 +66,8 @@ def test_matrices_that_the_cpu_multiplies_in_float32_are_counted_so(
     export_model(source, tmp_path / "out", "float16")
     spec = spec_of(read_config(tmp_path / "out"))
     weights_bytes = (tmp_path / "out" / DATA_FILE).stat().st_size
-    widened = widened_bytes(spec, "float16", with_experts=operator == "portable")
+    in_library = library_roles(native=operator == "native", panels=False)
+    widened = widened_bytes(spec, "float16", in_library)
     predicted = predicted_resident(weights_bytes) + widened
     speed = SpeedSettings(batch_sizes=(1,), threads=(1,), prompt_tokens=8, new_tokens=2, repeats=1)
     held = probe(
@@ -79,7 +81,10 @@ def test_matrices_that_the_cpu_multiplies_in_float32_are_counted_so(
     ).memory
     assert widened > 0.25 * weights_bytes
     assert abs(predicted / held.steady_resident_bytes - 1) <= 0.08
-    assert widened_bytes(spec, "float32", with_experts=True) == 0
+    assert widened_bytes(spec, "float32", frozenset()) == 0
+    # Attention and an untied head as operators of the library stay in float16.
+    less = widened_bytes(spec, "float16", library_roles(native=True, panels=True))
+    assert less < widened_bytes(spec, "float16", library_roles(native=True, panels=False))
 
 
 def test_the_kv_cache_of_qwen_is_two_vectors_of_2048_in_24_layers() -> None:

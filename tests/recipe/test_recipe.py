@@ -395,3 +395,26 @@ def test_merged_mappings_may_override_keys_and_dates_are_text(tmp_path: Path) ->
     merged = "x: &x {keep: 0.25}\nplan: {<<: *x, keep: 0.75}\n"
     content, _ = read_yaml(merged, "text")
     assert content["plan"] == {"keep": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("changed", "score"),
+    [
+        (MINIMAL, "auto"),
+        (MINIMAL.replace("keep: 0.5", "target_active_bytes: 1MiB"), "auto"),
+        (MINIMAL.replace("keep: 0.5", "keep: 0.5, scope: layer"), "fisher_margin"),
+        (MINIMAL.replace("keep: 0.5", "keep: 0.5, unit: expert"), "fisher_margin"),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB") + "quantize: {experts: auto}\n",
+            "fisher_margin",
+        ),
+    ],
+)
+def test_the_ranking_is_measured_unless_another_key_asks_for_one(
+    tmp_path: Path, changed: str, score: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(changed)
+    plan = load_recipe(path).plan
+    assert plan is not None
+    assert plan.score == score

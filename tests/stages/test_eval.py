@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from moe_export.errors import ArtifactError, RecipeError
 from tests.helpers import small_runs
 from tests.helpers.harness_tasks import write_tasks
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed; it is in the extra eval")
+tasks = pytest.importorskip(
+    "lm_eval.tasks", reason="lm-eval is not installed; it is in the extra eval"
+)
 # The packages of lm-eval warn of each other.
 pytestmark = pytest.mark.filterwarnings("default")
 
-ITEMS = 16
+ITEMS = 12
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +41,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(finished: Path) -> Evaluation:
-    tasks = write_tasks(finished / "tasks", ITEMS)
+    names = write_tasks(finished / "tasks", ITEMS)
     return moe_export.evaluate(
         finished / "run",
-        tasks,
+        names,
         include_path=str(finished / "tasks"),
         operators=["native", "portable"],
         batch_size=5,
@@ -97,10 +100,13 @@ def test_the_report_shows_every_model_and_the_gate(finished: Path, evaluated: Ev
 
 
 def test_an_unknown_task_and_an_unfinished_run_are_named(
-    finished: Path, evaluated: Evaluation, tmp_path: Path
+    finished: Path, evaluated: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished / "run", run)
+    # Reading all of lm-eval's own tasks takes ten seconds.
+    without_defaults = partial(tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(tasks, "TaskManager", without_defaults)
     with pytest.raises(RecipeError, match=r"has no task 'facts_chose'.*facts_chosen"):
         moe_export.evaluate(run, ["facts_chose"], include_path=str(finished / "tasks"))
     (run / "export" / "stage.json").unlink()

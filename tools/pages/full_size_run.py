@@ -52,7 +52,7 @@ calibrate:
   sequences: 16
   sequence_length: 512
 importance: {scores: [fisher_margin], batch_tokens: 2048, dtype: bfloat16}
-plan: {keep: 0.5, multiple_of: 32}
+plan: {keep: 0.5, score: fisher_margin, multiple_of: 32}
 quantize: {experts: int4, dense: int8}
 export: {dtype: float16, baseline: false, pruned: false}
 validate:

@@ -98,6 +98,6 @@ def _record_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
         return annotation, False
     if get_origin(annotation) is dict:
         return None, False
-    records = [_record_in(part)[0] for part in get_args(annotation) if part is not NoneType]
-    inner = next(filter(None, records), None)
-    return inner, inner is not None and get_origin(annotation) is tuple
+    parts = [_record_in(part) for part in get_args(annotation) if part is not NoneType]
+    inner, is_list = next((part for part in parts if part[0] is not None), (None, False))
+    return inner, inner is not None and (is_list or get_origin(annotation) is tuple)

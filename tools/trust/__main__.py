@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moe_export.system.machine import machine, versions
 
-CAMPAIGNS = ("fuzz", "kills")
+CAMPAIGNS = ("fuzz", "kills", "disks", "tampering", "workers", "costs")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -20,8 +20,8 @@ from typing import IO
 MEMORY_BYTES = 2 << 30
 """Address space that a call may take beyond what the process has already."""
 
-CPU_S, WALL_S = 10, 30
-"""Processor time after which a call hangs, and wall time, which other work of the machine eats."""
+CPU_S, WALL_S = 10, 90
+"""Processor time after which a call hangs, and wall time, of which other work may take the most."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,44 @@ class Outcome:
     added_bytes: int
 
 
-def forked(call: Callable[[], int], wall_s: float = WALL_S) -> Outcome:
-    """Runs a call in a forked process and waits for it.
+class Started:
+    """A call that runs in a forked process.
 
     Args:
         call: Function that returns an exit code.
-        wall_s: Seconds after which the process and its children are killed.
+
+    Attributes:
+        process: Number of the process.
     """
-    before_bytes = _resident_bytes()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        started = time.monotonic()
-        process = os.fork()
-        if process == 0:
-            _become(call, out, err)
-        _wait(process, wall_s)
-        _, status, usage = os.wait4(process, 0)
-        wall_s = time.monotonic() - started
-        _end_group(process)
-        return Outcome(
-            code=os.waitstatus_to_exitcode(status),
-            out=_content(out),
-            err=_content(err),
-            cpu_s=usage.ru_utime + usage.ru_stime,
-            wall_s=wall_s,
-            added_bytes=max(0, usage.ru_maxrss * 1024 - before_bytes),
-        )
+
+    def __init__(self, call: Callable[[], int]) -> None:
+        self._before_bytes = _resident_bytes()
+        self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - of `wait`
+        self._started = time.monotonic()
+        self.process = os.fork()
+        if self.process == 0:
+            _become(call, self._out, self._err)
+
+    def wait(self, wall_s: float = WALL_S) -> Outcome:
+        """Waits for the end of the process; kills it and its children after some seconds."""
+        _wait(self.process, wall_s)
+        _, status, usage = os.wait4(self.process, 0)
+        wall_s = time.monotonic() - self._started
+        _end_group(self.process)
+        with self._out, self._err:
+            return Outcome(
+                code=os.waitstatus_to_exitcode(status),
+                out=_content(self._out),
+                err=_content(self._err),
+                cpu_s=usage.ru_utime + usage.ru_stime,
+                wall_s=wall_s,
+                added_bytes=max(0, usage.ru_maxrss * 1024 - self._before_bytes),
+            )
+
+
+def forked(call: Callable[[], int], wall_s: float = WALL_S) -> Outcome:
+    """Runs a call in a forked process and waits for it, at most some seconds."""
+    return Started(call).wait(wall_s)
 
 
 def _become(call: Callable[[], int], out: IO[bytes], err: IO[bytes]) -> None:

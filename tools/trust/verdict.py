@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 from tools.trust.sandbox import MEMORY_BYTES, Outcome
@@ -14,6 +15,9 @@ BAD = (TRACEBACK, CRASH, HANG, MEMORY, SENTENCE, WRONG)
 
 MOST_CHARACTERS = 2000
 """Longest sentence of an error."""
+
+WARNING = re.compile(r"WARNING |\[W\d+ ")
+"""Beginning of a warning, of ours or of torch."""
 
 TRACES = ("Traceback (most recent call last)", "Exception ignored", "panicked at", "core dumped")
 
@@ -40,7 +44,7 @@ def _is_sentence(outcome: Outcome) -> bool:
     lines = outcome.err.strip("\n").split("\n")
     if outcome.code == 2 and lines[0].startswith("usage: moe-export"):  # of argparse
         return lines[-1].startswith("moe-export") and lines[-1].isprintable()
-    others = [line for line in lines[:-1] if not line.startswith("WARNING ")]
+    others = [line for line in lines[:-1] if not WARNING.match(line)]
     last = lines[-1]
     is_ours = last.startswith("moe-export: ") and len(last) <= MOST_CHARACTERS
     return is_ours and last.isprintable() and not others

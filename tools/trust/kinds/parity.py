@@ -17,14 +17,17 @@ def difference(checkpoint: Path, exported: Path) -> float | None:
         exported: Folder of a model that was exported from it, with nothing removed.
     """
     import torch  # noqa: PLC0415 - only in the process of a case
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
     from moe_export import api  # noqa: PLC0415
 
     torch.set_num_threads(1)
     try:
+        config = AutoConfig.from_pretrained(checkpoint)
+        if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+            config.pad_token_id = None  # moe-export leaves it out, too
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, attn_implementation="eager"
+            checkpoint, config=config, dtype=torch.float32, attn_implementation="eager"
         )
     except Exception:  # noqa: BLE001 - whatever it raises
         return None

@@ -157,7 +157,7 @@ def _texts(path: Path) -> list[str] | None:
 def _is_text(value: Any) -> bool:
     if isinstance(value, bool) or value is None:
         return False
-    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ Choice choose(const std::string& name, const Processor& has) {
   };
   // From fast to plain.
   const Candidate candidates[] = {{avx512_kernels(), has.has_avx512},
+                                  {avxvnni_kernels(), has.has_avxvnni},
                                   {avx2_kernels(), has.has_avx2},
                                   {portable_kernels(), true}};
   std::string available;

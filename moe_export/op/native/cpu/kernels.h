@@ -2,6 +2,7 @@
 //
 //   kernels_1_portable.cc   plain C++, for every processor
 //   kernels_2_avx2.cc       AVX2, FMA and F16C: rows take turns with a chunk of a panel in cache
+//   kernels_2_avxvnni.cc    the same with AVX-VNNI's dot products
 //   kernels_3_avx512.cc     AVX-512 with VNNI: up to twelve rows by 16 columns in registers
 //
 // To time one, here AVX2 with one token a step:
@@ -54,6 +55,7 @@ struct Kernels {
 // The kernels of an instruction set; null if the library was built for another processor family.
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
 
 }  // namespace moe_export

@@ -21,9 +21,9 @@ struct Leaf {
 };
 
 // All zeros where the processor has no such leaf.
-Leaf leaf(uint32_t number) {
+Leaf leaf(uint32_t number, uint32_t part = 0) {
   Leaf a;
-  __get_cpuid_count(number, 0, &a.registers[kEax], &a.registers[kEbx], &a.registers[kEcx],
+  __get_cpuid_count(number, part, &a.registers[kEax], &a.registers[kEbx], &a.registers[kEcx],
                     &a.registers[kEdx]);
   return a;
 }
@@ -44,7 +44,7 @@ Processor processor() {
   const Leaf basic = leaf(1), extended = leaf(7);
   constexpr int kXgetbv = 27, kFma = 12, kAvx = 28, kF16c = 29;
   constexpr int kAvx2 = 5, kAvx512f = 16, kAvx512dq = 17, kAvx512bw = 30, kAvx512vl = 31;
-  constexpr int kAvx512vnni = 11;
+  constexpr int kAvx512vnni = 11, kAvxvnni = 4;
   const uint32_t saved = basic.has(kEcx, kXgetbv) ? saved_registers() : 0;
   Processor found;
   found.has_avx2 = (saved & kSavesAvx) == kSavesAvx && basic.has(kEcx, kAvx) &&
@@ -53,6 +53,8 @@ Processor processor() {
                      extended.has(kEbx, kAvx512f) && extended.has(kEbx, kAvx512bw) &&
                      extended.has(kEbx, kAvx512vl) && extended.has(kEbx, kAvx512dq) &&
                      extended.has(kEcx, kAvx512vnni);
+  // A processor without this part of the leaf answers with zeros.
+  found.has_avxvnni = found.has_avx2 && leaf(7, 1).has(kEax, kAvxvnni);
   return found;
 }
 

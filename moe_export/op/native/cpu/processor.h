@@ -4,8 +4,9 @@
 namespace moe_export {
 
 struct Processor {
-  bool has_avx2 = false;    // AVX2, FMA and F16C
-  bool has_avx512 = false;  // these, and AVX-512 F, BW, DQ, VL and VNNI
+  bool has_avx2 = false;     // AVX2, FMA and F16C
+  bool has_avx512 = false;   // these, and AVX-512 F, BW, DQ, VL and VNNI
+  bool has_avxvnni = false;  // AVX2 as above, and AVX-VNNI
 };
 
 // Asks the processor itself, and whether the operating system keeps the registers. Compilers'

@@ -89,6 +89,62 @@ inline __m256i load(const uint8_t* at) {
 }
 
 // Dot products over a block: vectors of 32-bit sums of 8 columns.
+#if defined(MOE_EXPORT_DOT_PRODUCTS)
+
+inline __m256i add_dot(__m256i sum, __m256i codes, __m256i values) {
+#if defined(__AVXVNNI__)
+  return _mm256_dpbusd_avx_epi32(sum, codes, values);
+#else
+  return _mm256_dpbusd_epi32(sum, codes, values);
+#endif
+}
+
+struct EightBits {
+  static constexpr int32_t kTaken = 0;  // subtracted from the codes before the product
+
+  template <int kRows, int kVectors>
+  static void dot(const uint8_t* codes, const QuantizedBlock* const* x,
+                  __m256i (&sum)[kRows][kVectors]) {
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm256_setzero_si256();
+    }
+    for (int step = 0; step < kBlock / 4; ++step, codes += 4 * kColumns) {
+      for (int v = 0; v < kVectors; ++v) {
+        const __m256i weights = load(codes + 32 * v);
+        for (int row = 0; row < kRows; ++row) {
+          sum[row][v] = add_dot(sum[row][v], weights, broadcast(x[row]->codes + 4 * step));
+        }
+      }
+    }
+  }
+};
+
+struct FourBits {
+  static constexpr int32_t kTaken = 0;
+
+  template <int kRows, int kVectors>
+  static void dot(const uint8_t* codes, const QuantizedBlock* const* x,
+                  __m256i (&sum)[kRows][kVectors]) {
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm256_setzero_si256();
+    }
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
+      for (int v = 0; v < kVectors; ++v) {
+        const __m256i pairs = load(codes + 32 * v);
+        const __m256i low = _mm256_and_si256(pairs, nibble);
+        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), nibble);
+        for (int row = 0; row < kRows; ++row) {
+          sum[row][v] = add_dot(sum[row][v], low, broadcast(x[row]->codes + 8 * step));
+          sum[row][v] = add_dot(sum[row][v], high, broadcast(x[row]->codes + 8 * step + 4));
+        }
+      }
+    }
+  }
+};
+
+#else
+
 struct EightBits {
   static constexpr int32_t kTaken = 128;  // subtracted from the codes before the product
 
@@ -146,6 +202,8 @@ struct FourBits {
     }
   }
 };
+
+#endif
 
 template <Format kFormat>
 struct QuantizedProduct {
