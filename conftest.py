@@ -1,6 +1,6 @@
-"""Files that pytest leaves out if Triton, the server's packages or Optimum are not installed.
+"""Files that pytest leaves out if Triton, the server's packages, Optimum or lm-eval are absent.
 
-The extras [test] and [optimum] bring them.
+The extras [test], [optimum] and [eval] bring them.
 """
 
 from __future__ import annotations
@@ -22,5 +22,7 @@ if find_spec("triton") is None:
     collect_ignore += ["tests/cuda", "tests/gpu_check"]
 if find_spec("optimum") is None:
     collect_ignore += ["moe_export/optimum.py"]
+if find_spec("lm_eval") is None:
+    collect_ignore += ["moe_export/evaluation/harness/models.py"]
 if any(find_spec(name) is None for name in _SERVER):
     collect_ignore += ["moe_export/serve", "tests/serve"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from moe_export.artifacts.comparison import Comparison
+from moe_export.artifacts.evaluation import Evaluation
 from moe_export.artifacts.plan import Plan
 from moe_export.errors import RecipeError
 from moe_export.ort.model import Model, exported_model
@@ -106,6 +107,37 @@ def plan(
         recipe, directory, until="plan", overrides=overrides, threads=threads, progress=progress
     )
     return made.plan
+
+
+def evaluate(
+    directory: str | Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    progress: Watcher | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Runs tasks of lm-eval on the models of a finished run, and writes its report again.
+
+    Args:
+        directory: run directory whose models are exported.
+        tasks: names of tasks; those of the recipe's `eval` section if None.
+        progress: observer that is told of every step; silent if None.
+        settings: further keys of the section `eval`, such as `limit`; those of the recipe stay.
+
+    Returns:
+        Scores of every model.
+
+    Raises:
+        RecipeError: there are no tasks, or one is unknown; or a key or value is wrong.
+        DependencyError: a package of the extra `eval`, or a data set, is absent.
+        ArtifactError: a stage before has not finished, or its result is no longer valid.
+        GateError: `validate.gates.eval` was not met; the report is written.
+    """
+    from moe_export.runner.evaluation import evaluate_run  # noqa: PLC0415 - only here
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    given |= {"tasks": list(tasks)} if tasks else {}
+    return evaluate_run(Path(directory), given, progress)
 
 
 def load(
@@ -219,6 +251,7 @@ __all__ = [
     "RunResult",
     "Watcher",
     "compare",
+    "evaluate",
     "generate",
     "load",
     "plan",

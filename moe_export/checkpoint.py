@@ -106,7 +106,7 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.config = _read_json(directory / "config.json")
+        self.config = _read_config(directory / "config.json")
         self.tensors: dict[str, TensorInfo] = {}
         self.dropped: dict[str, str] = {}
         accepted = DTYPES | (CODE_DTYPES if QUANTIZATION_KEY in self.config else {})
@@ -379,7 +379,19 @@ def read_config(place: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, or is no JSON object.
     """
-    return _read_json(place / "config.json" if place.is_dir() else place)
+    return _read_config(place / "config.json" if place.is_dir() else place)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Content of a config that pruned and exported models can hold too."""
+    content = _read_json(path)
+    try:
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # infinities, NaN, and halves of surrogate pairs
+        raise CheckpointError(
+            f"{path} holds a value that JSON in UTF-8 cannot ({error}); correct it"
+        ) from error
+    return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moe_export"
 TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scoring"),
-    *("evaluation.expected", "evaluation.masking"),
+    *("evaluation.expected", "evaluation.masking", "evaluation.harness.models"),
     *("op.triton.driver", "stages.importance", "stages.ranking", "stages.bakeoff"),
-    *("ranking.passes", "ranking.rounds", "ranking.choose"),
+    *("ranking.passes", "ranking.refits", "ranking.rounds", "ranking.choose"),
     *("testing", "gpu_check", "optimum"),
 )
 FIGURES = ("reporting.figures",)

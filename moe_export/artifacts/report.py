@@ -23,6 +23,8 @@ from moe_export.artifacts.report_plan import (
 )
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
+    AnswerEndFacts,
+    EvaluationFacts,
     ExecutionFacts,
     GateFacts,
     Headline,
@@ -47,8 +49,13 @@ class Report(JsonArtifact):
         compensation: weights fitted after pruning; None without any.
         quantization: losses of quantization; None if nothing is quantized.
         accuracy: scores by provider and variant.
+        answer_ends: ends of the answers of tasks that leave them to the unpruned model; absent
+            without such a task.
+        evaluation: scores of lm-eval's tasks; absent if none was run.
         parity: distance from torch by provider and variant.
         gates: limits of the recipe and their outcome.
+        warning: default limit of KL where no limit of the recipe guards the result, and its
+            outcome, which stops nothing; absent where one does.
         speed: throughput at every setting.
         execution: implementation of the experts by variant and provider.
         machine: machine of the measurements.
@@ -75,8 +82,11 @@ class Report(JsonArtifact):
     compensation: CompensationFacts | None
     quantization: QuantizationFacts | None
     accuracy: tuple[AccuracyFacts, ...]
+    answer_ends: tuple[AnswerEndFacts, ...] | None = None
+    evaluation: EvaluationFacts | None = None
     parity: tuple[ParityFacts, ...]
     gates: tuple[GateFacts, ...]
+    warning: GateFacts | None = None
     speed: tuple[Speed, ...]
     execution: tuple[ExecutionFacts, ...]
     machine: Machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moe_export.artifacts.base import Record
+from moe_export.artifacts.evaluation import EvaluatedModel
 from moe_export.artifacts.measurements import SpeedSetting
 
 
@@ -103,6 +104,22 @@ class AccuracyFacts(Record):
     tasks: tuple[TaskFacts, ...]
 
 
+class EvaluationFacts(Record):
+    """Scores of lm-eval's tasks, see `Evaluation`.
+
+    Attributes:
+        lm_eval: version of lm-eval.
+        tasks: tasks and groups that were asked for.
+        limit: most documents of a task; None for all.
+        models: scores by model, the unpruned ones first.
+    """
+
+    lm_eval: str
+    tasks: tuple[str, ...]
+    limit: int | None
+    models: tuple[EvaluatedModel, ...]
+
+
 class ParityFacts(Record):
     """Distance of an exported model from torch, see `Parity` and `Greedy`.
 
@@ -149,6 +166,25 @@ class GateFacts(Record):
     value: float | None
     passed: bool
     detail: str | None
+
+
+class AnswerEndFacts(Record):
+    """Ends of the answers of one task, see `AnswerEnds`.
+
+    Attributes:
+        provider: execution provider, `cpu` or `cuda`.
+        task: name of the task.
+        documents: number of documents that were looked at.
+        foreseen: number of them after whose answer the unpruned model finds an end-of-sequence
+            token most likely.
+        required: True if answers had to end with it.
+    """
+
+    provider: str
+    task: str
+    documents: int
+    foreseen: int
+    required: bool
 
 
 class ExecutionFacts(Record):

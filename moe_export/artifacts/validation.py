@@ -115,6 +115,21 @@ class Greedy(Record):
     agreement: float
 
 
+class AnswerEnds(Record):
+    """Ends of a task's answers in the unpruned model's own text.
+
+    Attributes:
+        documents: number of documents that were looked at.
+        foreseen: number of them after whose answer the unpruned model finds an end-of-sequence
+            token most likely.
+        required: True if answers have to end with it, which takes half of the documents.
+    """
+
+    documents: int
+    foreseen: int
+    required: bool
+
+
 class ProviderResults(Record):
     """Results on one execution provider.
 
@@ -123,12 +138,15 @@ class ProviderResults(Record):
         greedy: greedy decoding by variant; None without prompts.
         variants: scores by variant.
         not_finite: variants with logits that are not finite; absent if there are none.
+        answer_ends: ends of the answers by task, where the recipe leaves it to the unpruned model
+            and that model was exported; absent if there is no such task.
     """
 
     parity: dict[str, Parity]
     greedy: dict[str, Greedy | None]
     variants: dict[str, VariantScores]
     not_finite: dict[str, NotFinite] | None = None
+    answer_ends: dict[str, AnswerEnds] | None = None
 
 
 class Gate(Record):
@@ -159,6 +177,8 @@ class Validation(JsonArtifact):
         recovery: mean over the tasks with answers of the product's exact match divided by the
             baseline's, on the first provider; None without a baseline that solves anything.
         gates: every limit that applies.
+        warning: default limit of KL where no limit of the recipe guards what the product can do;
+            absent where one does. It stops nothing.
     """
 
     FILE: ClassVar[str] = "validation.json"
@@ -166,6 +186,7 @@ class Validation(JsonArtifact):
     providers: dict[str, ProviderResults]
     recovery: float | None
     gates: tuple[Gate, ...]
+    warning: Gate | None = None
 
     @property
     def first_provider(self) -> ProviderResults:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ class Settings:
     Attributes:
         threads: Numbers of threads within an operator, measured one after the other.
         batches: Batch sizes, measured one after the other.
-        prompt_tokens: Tokens of each prompt.
+        prompt_tokens: Lengths of each prompt in tokens, measured one after the other.
         new_tokens: Tokens decoded after it.
         repeats: Measurements of each model that count; one more before them does not.
     """
 
     threads: Sequence[int] = (1, 2)
     batches: Sequence[int] = (1, 8)
-    prompt_tokens: int = 128
+    prompt_tokens: Sequence[int] = (128,)
     new_tokens: int = 32
     repeats: int = 5
 
@@ -43,8 +44,9 @@ def bench(models: Sequence[Model], settings: Settings) -> dict[str, Any]:
     Returns:
         Plain values: `machine`, `versions`, `kernel` (the native library's choice), `settings`,
         `loaded` (by name, what loading took with the last number of threads) and `results`, a row
-        for each model, number of threads and batch size with the least, median and greatest
-        `prefill_tokens_per_s` and `decode_tokens_per_s`.
+        for each model, number of threads, batch size and prompt with the least, median and greatest
+        `prefill_tokens_per_s` and `decode_tokens_per_s`, and of their ratios to the first model's
+        in the same turn (`prefill_of_first`, `decode_of_first`).
 
     Raises:
         MoeExportError: A model does not load, or its process ended.
@@ -53,11 +55,12 @@ def bench(models: Sequence[Model], settings: Settings) -> dict[str, Any]:
     for threads in settings.threads:
         with _processes(models, threads) as processes:
             loaded = {model.name: _loaded(model, processes[model.name]) for model in models}
-            for batch in settings.batches:
-                sizes = Sizes(batch, settings.prompt_tokens, settings.new_tokens)
+            for batch, prompt in product(settings.batches, settings.prompt_tokens):
+                sizes = Sizes(batch, prompt, settings.new_tokens)
                 times = _take_turns(processes, sizes, settings.repeats)
+                at = {"threads": threads, "batch": batch, "prompt_tokens": prompt}
                 results += [
-                    {"variant": name, "threads": threads, "batch": batch, **_speeds(sizes, runs)}
+                    {"variant": name, **at, **_speeds(sizes, runs, next(iter(times.values())))}
                     for name, runs in times.items()
                 ]
     library = describe()
@@ -72,20 +75,20 @@ def bench(models: Sequence[Model], settings: Settings) -> dict[str, Any]:
 
 
 def speed_table(result: Mapping[str, Any]) -> Table:
-    """Medians of `bench`; ratios are to the first model with as many threads and as large a batch.
+    """Medians of `bench`; ratios are to the first model at the same setting, medians over turns.
 
     Args:
         result: Result of `bench`.
     """
-    first: dict[tuple[int, int], float] = {}
     rows = []
     for row in result["results"]:
         prefill, decode = (row[f"{phase}_tokens_per_s"]["median"] for phase in PHASES)
-        of_first = decode / first.setdefault((row["threads"], row["batch"]), decode)
-        setting = [str(row["threads"]), str(row["batch"])]
-        speeds = [figures(prefill), figures(decode), ratio(of_first)]
-        rows.append([row["variant"], *setting, *speeds])
-    head = ["model", "threads", "batch", "prefill, tok/s", "decode, tok/s", "decode, of the first"]
+        of_first = [ratio(row[f"{phase}_of_first"]["median"]) for phase in PHASES]
+        setting = [str(row[key]) for key in ("threads", "batch", "prompt_tokens")]
+        cells = [figures(prefill), of_first[0], figures(decode), of_first[1]]
+        rows.append([row["variant"], *setting, *cells])
+    head = ["model", "threads", "batch", "prompt"]
+    head += ["prefill, tok/s", "of the first", "decode, tok/s", "of the first"]
     return Table(head, rows)
 
 
@@ -142,9 +145,15 @@ def _take_turns(
     return {name: [turn[name] for turn in turns[1:]] for name in processes}
 
 
-def _speeds(sizes: Sizes, runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def _speeds(
+    sizes: Sizes, runs: Sequence[Mapping[str, float]], first: Sequence[Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Spreads over the turns of one model, beside the turns of the first one."""
     prompt_tokens = sizes.batch * sizes.prompt_tokens
+    pairs = list(zip(first, runs, strict=True))
     return {
+        "prefill_of_first": _spread([one["prefill_s"] / own["prefill_s"] for one, own in pairs]),
+        "decode_of_first": _spread([one["step_s"] / own["step_s"] for one, own in pairs]),
         "prefill_tokens_per_s": _spread([prompt_tokens / run["prefill_s"] for run in runs]),
         "decode_tokens_per_s": _spread([sizes.batch / run["step_s"] for run in runs]),
     }

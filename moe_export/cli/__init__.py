@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from moe_export import __version__
 from moe_export.cli import interrupts
@@ -57,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # of a path that nobody looked at before, such as one that is too long
+        place = "a file" if error.filename is None else error.filename
+        return _fail(
+            f"{place}: {error.strerror or error}; check the path, its rights and its disk",
+            ResourceError.exit_code,
+        )
     return 0
 
 
@@ -80,8 +87,15 @@ def _log(level: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors quote no character that acts on the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moe-export",
         description="Prunes a Mixture-of-Experts model by expert dimension, exports it to one ONNX "
         "file, and proves accuracy, memory and speed in ONNX Runtime.",
@@ -164,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--new-tokens", type=_count, default=64, help="greatest number of new tokens (default: 64)"
     )
+    generate.add_argument("--speculate", action="store_true", help=_SPECULATE)
 
     verify = commands.add_parser("verify", help="compare every file of a run with its SHA-256")
     verify.add_argument("run", type=Path, metavar="RUN", help="a run directory")
@@ -177,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         "--write", type=Path, metavar="FILE", help="then write a manifest to keep elsewhere"
     )
 
+    _add_eval(commands)
     _add_serve(commands)
     _add_bench(commands)
     _add_sizes(commands)
@@ -187,7 +203,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+_SPECULATE = (
+    "take several greedy tokens in a step, drafted from the text so far, while that is faster (cpu)"
+)
+
+
+def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="run tasks of lm-eval on the models of a run",
+        description="Runs tasks of lm-eval on the checkpoints in torch and on the exported models "
+        "in ONNX Runtime, and writes the report again. What is not given here is as in the "
+        "recipe's section eval. It needs moe-export[eval]; most tasks load a data set from the "
+        "Hugging Face hub.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--tasks", type=_names, metavar="A,B", help="tasks or groups (default: the recipe's)"
+    )
+    parser.add_argument("--include-path", metavar="DIR", help="folder with tasks of your own")
+    parser.add_argument("--limit", type=_count, metavar="N", help="most documents of each task")
+    parser.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="examples before each question"
+    )
+    parser.add_argument(
+        "--variants",
+        dest="models",
+        type=_names,
+        metavar="A,B",
+        help="source and checkpoint in torch; baseline, pruned and quantized in ONNX Runtime "
+        "(default: all that exist)",
+    )
+    parser.add_argument(
+        "--operator",
+        dest="operators",
+        type=_names,
+        metavar="A,B",
+        help="native or portable or both (default: as validate.operator)",
+    )
+    parser.add_argument("--batch-size", type=_count, metavar="N", help="sequences at a time")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="most tokens of a sequence")
+
+
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve an exported model with the routes of the OpenAI API",
@@ -244,6 +302,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="tokens of prompts in one step (default: 256)",
     )
     serve.add_argument(
+        "--speculate", action="store_true", help=f"{_SPECULATE}; for a request alone"
+    )
+    serve.add_argument(
         "--cache-mib",
         type=_count,
         metavar="MIB",
@@ -258,7 +319,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
-def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench = commands.add_parser(
         "bench",
         help="time exported models side by side",
@@ -287,15 +348,26 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help=f"batches {several}"
     )
     bench.add_argument(
-        "--prompt-tokens", type=_count, default=128, metavar="N", help="(default: 128)"
+        "--prompt-tokens",
+        type=_count,
+        nargs="+",
+        default=[128],
+        metavar="N",
+        help="lengths of the prompt (default: 128)",
     )
     bench.add_argument("--new-tokens", type=_count, default=32, metavar="N", help="(default: 32)")
     bench.add_argument(
         "--repeats", type=_count, default=5, metavar="N", help="measurements of each (default: 5)"
     )
+    bench.add_argument(
+        "--nodes",
+        action="store_true",
+        help="also time the nodes of each model in a decoding step, against a plain read of the "
+        "weights, at the first number of threads and the first prompt",
+    )
 
 
-def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
     sizes = commands.add_parser(
         "sizes",
         help="compute parameters and bytes of a model from its config alone",
@@ -322,7 +394,7 @@ def _add_sizes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _with_recipe(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     text: str,
     run: bool = True,
@@ -347,6 +419,10 @@ def _with_recipe(
             help="run directory (default: runs/ and the recipe's name)",
         )
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _count(text: str) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from moe_export import api
 from moe_export.artifacts.manifest import Manifest
+from moe_export.artifacts.report import Report
 from moe_export.cli.console import RunDisplay, print_table, say, say_line
 from moe_export.cli.tables import print_estimates, print_plan, print_states
 from moe_export.errors import GateError, RecipeError
@@ -106,6 +108,28 @@ def compare(arguments: argparse.Namespace) -> None:
         _write(arguments.html, comparison.to_html(result))
 
 
+def eval(arguments: argparse.Namespace) -> None:  # noqa: A001 - name of the command
+    """Runs tasks of lm-eval on the models of a run."""
+    from moe_export.reporting.harness_table import harness_table  # noqa: PLC0415 - only here
+
+    with RunDisplay() as display:
+        evaluation = api.evaluate(
+            arguments.run,
+            arguments.tasks,
+            include_path=arguments.include_path,
+            limit=arguments.limit,
+            num_fewshot=arguments.num_fewshot,
+            models=arguments.models,
+            operators=arguments.operators,
+            batch_size=arguments.batch_size,
+            max_length=arguments.max_length,
+            progress=display,
+        )
+    table = harness_table(evaluation.tasks, evaluation.models)
+    print_table("", table.head, table.rows)
+    say_line(f"report: {RunResult(arguments.run).report}")
+
+
 def generate(arguments: argparse.Namespace) -> None:
     """Streams greedy text from an exported model."""
     model = api.load(
@@ -115,7 +139,7 @@ def generate(arguments: argparse.Namespace) -> None:
         operator=arguments.operator,
         cache=arguments.cache,
     )
-    pieces = model.stream(arguments.prompt, arguments.new_tokens)
+    pieces = model.stream(arguments.prompt, arguments.new_tokens, speculate=arguments.speculate)
     sys.stdout.write(printable(arguments.prompt, keep="\n\t"))
     for piece in pieces:
         sys.stdout.write(printable(piece, keep="\n\t"))
@@ -151,7 +175,7 @@ def doctor(arguments: argparse.Namespace) -> None:
 
 def bench(arguments: argparse.Namespace) -> None:
     """Times exported models side by side."""
-    from moe_export.bench import models, turns  # noqa: PLC0415 - loads ONNX Runtime
+    from moe_export.bench import models, nodes, turns  # noqa: PLC0415 - loads ONNX Runtime
 
     settings = turns.Settings(
         threads=arguments.threads,
@@ -160,9 +184,17 @@ def bench(arguments: argparse.Namespace) -> None:
         new_tokens=arguments.new_tokens,
         repeats=arguments.repeats,
     )
-    result = turns.bench(models.models_of(arguments.runs), settings)
+    chosen = models.models_of(arguments.runs)
+    result = turns.bench(chosen, settings)
     for table in (turns.speed_table(result), turns.memory_table(result)):
         print_table("", table.head, table.rows)
+    if arguments.nodes:
+        at = (arguments.threads[0], arguments.prompt_tokens[0], arguments.new_tokens)
+        found = {model.name: nodes.nodes_of(model, *at) for model in chosen}
+        for name, times in found.items():
+            table = nodes.node_table(name, times)
+            print_table("", table.head, table.rows)
+        result["nodes"] = {name: asdict(times) for name, times in found.items()}
     if arguments.json is not None:
         _write(arguments.json, json.dumps(result, indent=1) + "\n")
 
@@ -208,10 +240,14 @@ def _dry_run(arguments: argparse.Namespace) -> None:
 
 
 def _print_result(result: RunResult) -> None:
+    from moe_export.reporting.sentences import warning_sentence  # noqa: PLC0415 - loads tables
+
     if result.comparison is not None:
         say(result.comparison.read_text(encoding="utf-8"))
         say_line(f"page: {result.comparison.with_suffix('.html')}")
     elif result.report is not None:
+        if warning := warning_sentence(Report.load(result.report.parent)):
+            say_line(f"warning: {warning}")
         say_line(f"report: {result.report}")
 
 

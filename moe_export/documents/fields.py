@@ -113,7 +113,7 @@ def text_of(row: Row, name: str) -> str:
             "text_field, or in prompt_field and answer_field; chat_template: true reads messages"
         )
     value = row.fields[name]
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if _is_number(value):
         return json.dumps(value)
     if isinstance(value, str):
         return require_characters(value, f"{row.place}: field {name!r}")
@@ -233,6 +233,12 @@ def _parsed(value: Any, place: str) -> Any:
             f"{place} is text that is not JSON, expected a list of objects; remove the row, or set "
             "chat_template: false"
         ) from error
+
+
+def _is_number(value: Any) -> bool:
+    """True for what JSON calls a number, of any size; infinities and NaN are none."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return is_whole or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_conversation(value: Any) -> bool:

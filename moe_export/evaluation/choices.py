@@ -8,7 +8,7 @@ Legend: T tokens of a document, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,23 @@ def right_choices(
     for row in (row for sequence in sequences for row in (sequence, *sequence.alternatives)):
         rows_by_context.setdefault(tuple(row.tokens[:-1]), []).append(row)
     contexts = [TokenSequence(list(tokens), 0) for tokens in rows_by_context]
-    loss_nats = {
-        id(row): answer_nats(row, logits_TV)
-        for batch in batches(contexts, vocabulary)
-        for context, logits_TV in zip(batch, logits_of(batch), strict=True)
-        for row in rows_by_context[tuple(context.tokens)]
-    }
+    loss_nats: dict[int, float] = {}
+    for batch in batches(contexts, vocabulary):
+        loss_nats |= _losses(batch, logits_of(batch), rows_by_context)
     return [
         loss_nats[id(sequence)] < min(loss_nats[id(other)] for other in sequence.alternatives)
         for sequence in sequences
     ]
+
+
+def _losses(
+    batch: list[TokenSequence],
+    logits: Sequence[NDArray[np.float32]],
+    rows_by_context: Mapping[tuple[int, ...], list[TokenSequence]],
+) -> dict[int, float]:
+    """Loss by `id` of every row that has a context of this batch."""
+    return {
+        id(row): answer_nats(row, logits_TV)
+        for context, logits_TV in zip(batch, logits, strict=True)
+        for row in rows_by_context[tuple(context.tokens)]
+    }

@@ -72,7 +72,8 @@ def write_logits(
         for state in states[: len(sequences)]:
             hidden_TD = norm(state[0])
             for rows in row_chunks(len(hidden_TD), model.config.vocab_size):
-                head(hidden_TD[rows]).numpy().tofile(file)
+                # Unlike numpy's tofile, this says that the disk is full.
+                file.write(head(hidden_TD[rows]).contiguous().numpy().data)
         for (prompt, tokens), state in zip(continued, states[len(sequences) :], strict=True):
             likeliest = head(norm(state[0, len(prompt) - 1 : -1])).argmax(-1).tolist()
             differs = [a != b for a, b in zip(tokens, likeliest, strict=True)]

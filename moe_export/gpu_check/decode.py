@@ -22,10 +22,10 @@ WARM_UP, REPEATS = 4, 50
 class Watched(OrtModel):
     """A model whose last run can be repeated."""
 
-    def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
+    def run(self, binding: Any, graph: int = NO_GRAPH, *, shrink: bool = False) -> None:
         """Runs the model and remembers the call."""
         self._last = (binding, graph)
-        super().run(binding, graph)
+        super().run(binding, graph, shrink=shrink)
 
     def again(self) -> None:
         """Repeats the last run, at the same place of the cache."""

@@ -31,7 +31,9 @@ def genai_config(
         generation: Content of `generation_config.json`, which has precedence; empty if absent.
         library: File name of the operator library beside the model; None if there is none.
     """
-    session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
+    # The only key of free text; ONNX Runtime begins the lines of its log with it.
+    code = "standard operators" if library is None else library
+    session: dict[str, Any] = {"log_id": f"experts in {code}", "provider_options": []}
     if library is not None:
         session["custom_ops_library"] = library
     tokens = {

@@ -5,7 +5,8 @@ Legend: B batch, S tokens of the prompts, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.ort.session import NUMPY_TYPES, OrtModel
+from moe_export.ort.speculation import Speculation, taken
 
 GROWTH_TOKENS = 256
 """Tokens by which buffers get longer: copying them then costs little beside reading them."""
@@ -145,6 +147,22 @@ class StaticCache:
         self._step = self._bound(self._ids, self._mask)
         self._step.bind_ortvalue_output(self._model.outputs[0], self._logits)
 
+    def extend(self, ids_S: Sequence[int]) -> NDArray[np.float32]:
+        """Runs several more tokens of the only row; returns their logits [S, V] float32."""
+        self._lengths_B = self._lengths_B + len(ids_S)
+        length = int(self._lengths_B[0])
+        self._make_room(length)
+        mask = self._on_device(np.ones((1, length), np.int64))
+        binding = self._bound(self._on_device(np.array([ids_S], np.int64)), mask)
+        binding.bind_output(self._model.outputs[0])
+        self._model.run(binding)
+        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]
+        return logits.astype(np.float32, copy=False)
+
+    def drop(self, tokens: int) -> None:
+        """Forgets the last tokens of every row."""
+        self._lengths_B = self._lengths_B - tokens
+
     def _on_device(self, array: NDArray[Any]) -> Any:
         import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -169,18 +187,62 @@ def open_cache(model: OrtModel, batch_size: int, capacity: int) -> KVCache:
 
 
 def generate(
-    model: OrtModel, prompt: list[int], new_tokens: int, eos_ids: list[int]
+    model: OrtModel,
+    prompt: list[int],
+    new_tokens: int,
+    eos_ids: list[int],
+    speculation: Speculation | None = None,
 ) -> Iterator[int]:
-    """Yields greedy tokens after a prompt, up to and including the first of `eos_ids`."""
+    """Yields greedy tokens after a prompt, up to and including the first of `eos_ids`.
+
+    Args:
+        model: Session that runs the steps.
+        prompt: Token ids of the prompt.
+        new_tokens: Largest number of tokens.
+        eos_ids: Tokens that end the text.
+        speculation: Drafts from the text so far, for a static cache on the CPU. In float32 the
+            tokens are the same without; int8 activations and float16 round what differs in the
+            last bit, so that another of two nearly equal tokens may be chosen.
+    """
     # The last token is not run, so it needs no room in the cache.
     cache = open_cache(model, 1, len(prompt) + new_tokens - 1)
-    last_V = cache.prompt(np.array([prompt], np.int64))[0]
-    for number in range(1, new_tokens + 1):
-        token = int(last_V.argmax())
-        yield token
-        if token in eos_ids or number == new_tokens:
-            return
-        last_V = cache.token(np.array([token], np.int64))[0]
+    tokens = [int(cache.prompt(np.array([prompt], np.int64))[0].argmax())]
+    left = new_tokens
+    while True:
+        for token in tokens:
+            yield token
+            left -= 1
+            if token in eos_ids or left == 0:
+                return
+            if speculation is not None:
+                speculation.add(token)
+        tokens = _next(cache, tokens[-1], speculation, left - 1)
+
+
+def _next(cache: KVCache, last: int, speculation: Speculation | None, room: int) -> list[int]:
+    """Greedy tokens after the last one, at least one of them.
+
+    Args:
+        cache: Cache of one row, without the last token.
+        last: Token that runs next.
+        speculation: Drafts; None for one token.
+        room: Largest number of tokens in a draft.
+    """
+    if speculation is not None:
+        assert isinstance(cache, StaticCache), "only a static cache takes several tokens"
+        draft = speculation.draft(room)
+        if draft:
+            started = time.perf_counter()
+            tokens = taken(cache.extend([last, *draft]), draft)
+            cache.drop(1 + len(draft) - len(tokens))
+            speculation.ran_draft(len(draft), len(tokens), time.perf_counter() - started)
+            if tokens:
+                return tokens
+    started = time.perf_counter()
+    token = int(cache.token(np.array([last], np.int64))[0].argmax())
+    if speculation is not None:
+        speculation.ran_one(time.perf_counter() - started)
+    return [token]
 
 
 def last_logits(logits: NDArray[Any], lengths_B: NDArray[np.int64]) -> NDArray[Any]:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import ArtifactError, RecipeError
 from moe_export.ort.decoding import generate
+from moe_export.ort.execution import execution_path
 from moe_export.ort.session import OrtModel
+from moe_export.ort.speculation import Speculation
 from moe_export.variants import MODEL_FILE, exported
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Model:
         directory: folder of the exported model.
         tokenizer: the model's own tokenizer.
         context: most tokens of a sequence, prompt and new tokens together; None if unknown.
+        path: code that runs the experts, in words: the native library or the portable function
+            body. Neither stands in for the other.
 
     Raises:
         RecipeError: the cache is captured elsewhere than on CUDA with the native operator.
@@ -55,6 +59,10 @@ class Model:
         self.tokenizer = TextTokenizer(directory)
         self.context = _context(directory)
         self._model = OrtModel(directory, provider, threads, operator, cache)
+        self.path = execution_path(operator, provider, cache)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.directory.name}, {self.path}>"
 
     @property
     def session(self) -> InferenceSession:
@@ -77,16 +85,20 @@ class Model:
         (logits_TV,) = self._model.logits([list(token_ids)])
         return logits_TV
 
-    def stream(self, prompt: str, new_tokens: int = 64) -> Iterator[str]:
+    def stream(
+        self, prompt: str, new_tokens: int = 64, *, speculate: bool = False
+    ) -> Iterator[str]:
         """Yields the greedy continuation of a prompt in pieces of whole characters.
 
         Args:
             prompt: text to continue; the tokenizer's special tokens are added.
             new_tokens: greatest number of new tokens; an end-of-sequence token ends it earlier.
+            speculate: True to take several tokens in a step, drafted from the text so far, while
+                that is faster; only on the CPU with the static cache.
 
         Raises:
-            RecipeError: the prompt is no text or has no tokens, or the context is too short for it
-                and the new tokens.
+            RecipeError: the prompt is no text or has no tokens, the context is too short for it
+                and the new tokens, or provider and cache do not allow to speculate.
         """
         try:
             prompt.encode()
@@ -97,12 +109,19 @@ class Model:
         ids = self.tokenizer.encode_prompt(prompt)
         # The last token is not run, so it needs no place in the context.
         self._require_room(len(ids), new_tokens - 1)
-        tokens = generate(self._model, ids, new_tokens, self.tokenizer.eos_ids)
+        held = (self._model.provider, self._model.cache)
+        if speculate and held != ("cpu", "static"):
+            raise RecipeError(
+                "speculation needs the provider cpu and the cache static, not "
+                f"{' and '.join(held)}; leave it out"
+            )
+        drafts = Speculation(ids) if speculate else None
+        tokens = generate(self._model, ids, new_tokens, self.tokenizer.eos_ids, drafts)
         return self.tokenizer.continuation(ids, tokens)
 
-    def generate(self, prompt: str, new_tokens: int = 64) -> str:
+    def generate(self, prompt: str, new_tokens: int = 64, *, speculate: bool = False) -> str:
         """The greedy continuation of a prompt, without the prompt; see `stream`."""
-        return "".join(self.stream(prompt, new_tokens))
+        return "".join(self.stream(prompt, new_tokens, speculate=speculate))
 
     def _require_room(self, tokens: int, new_tokens: int) -> None:
         """Checks that a sequence has tokens, and the context places for it and for more."""

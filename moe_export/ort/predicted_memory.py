@@ -8,6 +8,7 @@ from moe_export.families.base import ModelSpec
 from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Dtype
+from moe_export.quantization import DENSE_ROLES, EXPERT_ROLES
 
 RUNTIME_BYTES = 24_200_000
 """Bytes that a session of ONNX Runtime 1.32 and a short generation hold on the CPU besides weights:
@@ -40,6 +41,48 @@ def folded_bytes(spec: ModelSpec) -> int:
         if format_in(spec, name) in names or spec.quantization.float_of(tensor.role, tensor.layer)
     )
     return 4 * elements
+
+
+def library_roles(*, native: bool, panels: bool) -> frozenset[str]:
+    """Roles of the matrices that the native library multiplies, in the format that they have.
+
+    Args:
+        native: True if the library runs its operators.
+        panels: True if matrices outside the experts are its operators too, see `uses_panels`.
+    """
+    if not native:
+        return frozenset()
+    return EXPERT_ROLES | (DENSE_ROLES | {"lm_head"} if panels else frozenset())
+
+
+def widened_bytes(spec: ModelSpec, dtype: Dtype, in_library: frozenset[str]) -> int:
+    """Extra bytes of a float16 session on the CPU, whose MatMul and Gemm have float32 alone.
+
+    ONNX Runtime converts their weights when it loads and drops the float16 ones. Embeddings that
+    are the head too stay beside their copy, because a lookup takes them as they are.
+
+    Args:
+        spec: Sizes and formats of the exported model.
+        dtype: Dtype of everything that is not quantized.
+        in_library: Roles that ONNX Runtime does not multiply, see `library_roles`.
+    """
+    if dtype != "float16":
+        return 0
+    return sum(
+        tensor.elements * _widening(spec, tensor.role)
+        for name, tensor in spec.tensors.items()
+        if len(tensor.shape) == 2
+        and tensor.role not in in_library
+        and format_in(spec, name) is None
+        and spec.quantization.float_of(tensor.role, tensor.layer) is None
+    )
+
+
+def _widening(spec: ModelSpec, role: str) -> int:
+    """Extra bytes per element of a float16 matrix."""
+    if role != "embedding":
+        return 2
+    return 4 if spec.tied_embeddings else 0
 
 
 def kv_cache_bytes(spec: ModelSpec, dtype: Dtype, context_tokens: int) -> int:

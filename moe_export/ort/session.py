@@ -119,6 +119,7 @@ class OrtModel:
         operator: `native` runs the experts in the native library, `portable` as standard operators.
         cache: Kind of the KV cache in `decoding`, as in the recipe's `validate.cache`; with
             `captured`, ONNX Runtime captures steps into CUDA graphs.
+        profile: Prefix of the file that ONNX Runtime's profiler writes; None for no profile.
 
     Raises:
         RecipeError: The cache is `captured` without CUDA or without the native operator.
@@ -134,6 +135,7 @@ class OrtModel:
         threads: int = 0,
         operator: str = "native",
         cache: str = "static",
+        profile: Path | None = None,
     ) -> None:
         if cache == CAPTURED and (provider, operator) != ("cuda", "native"):
             raise RecipeError(
@@ -151,6 +153,8 @@ class OrtModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if operator == "native":
             require_native(provider)
             register(options)
@@ -188,7 +192,7 @@ class OrtModel:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
-        logits, _ = self.step(ids, mask, self.empty_cache(len(sequences)))
+        logits, _ = self.step(ids, mask, self.empty_cache(len(sequences)), shrink=True)
         return [logits[row, :length] for row, length in enumerate(lengths)]
 
     def step(
@@ -198,6 +202,7 @@ class OrtModel:
         cache: dict[str, Any],
         *,
         last_only: bool = False,
+        shrink: bool = False,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Runs the model once on new tokens.
 
@@ -207,6 +212,7 @@ class OrtModel:
             cache: Result of `empty_cache`, or the cache that the previous step returned.
             last_only: True for the logits of each row's last real token alone; see
                 `ask_for_last`.
+            shrink: True if ONNX Runtime gives memory back afterwards, see `run`.
 
         Returns:
             Logits, float32 [B, S, V], and the cache with the new tokens.
@@ -226,7 +232,7 @@ class OrtModel:
         binding.bind_output(self.outputs[0])
         for name in self.outputs[1:]:
             binding.bind_output(name, self.provider)
-        self.run(binding)
+        self.run(binding, shrink=shrink)
         values = binding.get_outputs()
         present = {
             name.replace("present.", "past_key_values."): value
@@ -245,13 +251,15 @@ class OrtModel:
             last = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([-1], np.int64))
             binding.bind_ortvalue_input(LOGITS_FROM, last)
 
-    def run(self, binding: Any, graph: int = NO_GRAPH) -> None:
+    def run(self, binding: Any, graph: int = NO_GRAPH, *, shrink: bool = False) -> None:
         """Runs the model with bound inputs and outputs.
 
         Args:
             binding: Binding of all inputs and outputs.
             graph: Number of the CUDA graph that captures the run or is replayed; ignored unless the
                 model was opened with CUDA graphs.
+            shrink: True if ONNX Runtime gives the memory of intermediate values back afterwards. It
+                keeps twice the logits otherwise, for every session. On the CPU alone.
 
         Raises:
             ArtifactError: ONNX Runtime stops with an error.
@@ -260,6 +268,8 @@ class OrtModel:
 
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
+        if shrink and self.provider == "cpu":
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             self.session.run_with_iobinding(binding, options)
         except Exception as error:

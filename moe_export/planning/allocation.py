@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from moe_export.graph import predicted_bytes
 from moe_export.op import rounding as native
 from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.planning.blocks import ExpertBlocks, WidthRule, expert_blocks
-from moe_export.planning.budget import Blocks, Chosen, Option, fit, loss_of
+from moe_export.planning.budget import Blocks, Chosen, Option, balanced, fit, loss_of
 from moe_export.planning.shares import Shares
 from moe_export.quantization import FLOAT, FormatWord, Quantization
 
@@ -48,26 +48,52 @@ class Allocation:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A byte budget of the exported weights.
+    """Limits of the exported weights, at least one.
 
     Attributes:
-        size_bytes: Most bytes.
-        active: True to count only weights that a token reads, mean over tokens.
+        stored_bytes: Most bytes of the file; None for no limit.
+        read_bytes: Most bytes that a token reads, mean over tokens; None for no limit.
         dtype: Dtype of weights that are not quantized.
         layout: Layout of the exported weights.
         linear: Nodes of the matrices outside the experts.
     """
 
-    size_bytes: int
-    active: bool
+    stored_bytes: int | None = None
+    read_bytes: int | None = None
     dtype: Dtype
     layout: Layout = "portable"
     linear: LinearWord = "auto"
 
-    def used(self, spec: ModelSpec, shares: Shares) -> int:
-        """Bytes that a model takes of the budget."""
+    def sizes(self, spec: ModelSpec, shares: Shares) -> tuple[int, int]:
+        """Bytes of a model that are stored, and that a token reads."""
         sizes = predicted_bytes(spec, self.dtype, self.layout, self.linear)
-        return sizes.active_bytes(spec, shares) if self.active else sizes.total_bytes
+        return sizes.total_bytes, sizes.active_bytes(spec, shares)
+
+    def excess(self, spec: ModelSpec, shares: Shares) -> tuple[float, float]:
+        """Bytes above each limit as shares of it; -inf without that limit."""
+        limits = (self.stored_bytes, self.read_bytes)
+        stored, read = (
+            used / limit - 1 if limit is not None else -math.inf
+            for used, limit in zip(self.sizes(spec, shares), limits, strict=True)
+        )
+        return stored, read
+
+    def counted(self, weight: float) -> Counted:
+        """Counts bytes by one limit (weight 0 stored, 1 read) or by both."""
+        if self.read_bytes is None or self.stored_bytes is None:
+            limit = self.stored_bytes or self.read_bytes
+            assert limit is not None
+            return Counted(limit, *((1, 0) if self.read_bytes is None else (0, 1)))
+        # In bytes of the file; within both limits, the sum is within this one.
+        return Counted(self.stored_bytes, 1 - weight, weight * self.stored_bytes / self.read_bytes)
+
+
+class Counted(NamedTuple):
+    """One limit, and how much of it a stored and a read byte count."""
+
+    limit_bytes: int
+    stored: float
+    read: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +136,55 @@ def allocate(
     Raises:
         PlanError: nothing fits.
     """
+    if budget.stored_bytes is None or budget.read_bytes is None:
+        return _allocate(axis, costs, quantization, budget, rule, budget.counted(0))[0]
+
+    def further_above(weight: float) -> float:
+        counted = budget.counted(weight)
+        model = _allocate(axis, costs, quantization, budget, rule, counted, exactly=False)[1]
+        stored, read = budget.excess(model, costs.shares)
+        return read - stored
+
+    weight = balanced(further_above)
+    return _allocate(axis, costs, quantization, budget, rule, budget.counted(weight))[0]
+
+
+def _allocate(
+    axis: Axis,
+    costs: Costs,
+    quantization: Quantization,
+    budget: Budget,
+    rule: WidthRule,
+    counted: Counted,
+    *,
+    exactly: bool = True,
+) -> tuple[Allocation, ModelSpec]:
+    """Allocation under one limit of counted bytes, and the model that it makes.
+
+    Args:
+        axis: See `allocate`, as for the next four.
+        costs: Costs.
+        quantization: Formats.
+        budget: Limits that the result keeps if `exactly`.
+        rule: Limits on the widths.
+        counted: Limit that ranks the dimensions.
+        exactly: False to keep the limit by the bytes of rows alone, which is faster.
+    """
     spec, tables = axis.spec, axis.tables
     blocks = [
-        _layer_blocks(layer, table, costs, budget, rule) for layer, table in enumerate(tables)
+        _layer_blocks(layer, table, costs, counted, rule) for layer, table in enumerate(tables)
     ]
     # Every option is measured on the model with all prunable rows removed.
     empty = axis.emptied().spec
     group_size = quantization.group_size
+    every = counted.stored + counted.read
+
+    def option(model: ModelSpec, layer: int, word: FormatWord, error: float) -> Option:
+        found = _option(model, layer, word, error, group_size, budget)
+        return replace(found, fixed_bytes=found.fixed_bytes * every)
+
     options = [
-        [_option(empty, layer, word, error, group_size, budget) for word, error in errors.items()]
+        [option(empty, layer, word, error) for word, error in errors.items()]
         for layer, errors in enumerate(costs.errors)
     ]
 
@@ -131,19 +197,25 @@ def allocate(
         resized = axis.resized(widths_of(chosen)).spec
         return replace(resized, quantization=replace(quantization, experts=formats))
 
-    def fits(chosen: Sequence[Chosen]) -> bool:
-        return budget.used(model(chosen), costs.shares) <= budget.size_bytes
-
     # An option counts the experts in its format; all else is counted here, without the experts.
     unquantized = replace(empty, quantization=replace(quantization, experts=FLOAT))
-    elsewhere = budget.used(unquantized, costs.shares) - sum(
-        _option(unquantized, layer, FLOAT, 0.0, group_size, budget).fixed_bytes
-        for layer in range(spec.num_layers)
+    stored, read = budget.sizes(unquantized, costs.shares)
+    elsewhere = counted.stored * stored + counted.read * read
+    elsewhere -= sum(
+        option(unquantized, layer, FLOAT, 0.0).fixed_bytes for layer in range(spec.num_layers)
     )
-    chosen = fit(blocks, options, budget.size_bytes - elsewhere, fits)
+    room = counted.limit_bytes - elsewhere
+
+    def fits(chosen: Sequence[Chosen]) -> bool:
+        if not exactly:
+            return sum(layer.size_bytes for layer in chosen) <= room
+        return max(budget.excess(model(chosen), costs.shares)) <= 0
+
+    chosen = fit(blocks, options, room, fits)
     total = sum(float(layer.known_B.sum()) for layer in blocks)
     loss = loss_of(chosen) / total if total > 0 else 0.0
-    return Allocation(widths_of(chosen), model(chosen).quantization, loss)
+    made = model(chosen)
+    return Allocation(widths_of(chosen), made.quantization, loss), made
 
 
 def format_errors(
@@ -182,13 +254,13 @@ def _one_or_all(formats: tuple[FormatWord, ...]) -> FormatWord | tuple[FormatWor
 
 
 def _layer_blocks(
-    layer: int, table: ExpertTable, costs: Costs, budget: Budget, rule: WidthRule
+    layer: int, table: ExpertTable, costs: Costs, counted: Counted, rule: WidthRule
 ) -> Blocks:
     """The blocks of a layer's experts, expert by expert."""
     importance_R, rounding_R = costs.importance[layer], costs.rounding_of(layer)
     rows = [table.slice_of(expert) for expert in range(len(table.widths))]
     cuts = [expert_blocks(importance_R[part], rule) for part in rows]
-    share_E = _share_of_each(table, costs.shares[layer] if budget.active else np.ones(0))
+    share_E = counted.stored + counted.read * _share_of_each(table, costs.shares[layer])
     expert_B = np.repeat(
         np.arange(len(cuts)), np.array([len(cut.rows_B) for cut in cuts], np.int64)
     )
@@ -218,7 +290,7 @@ def _joined(parts: Sequence[NDArray[np.generic]], dtype: type = np.float64) -> N
 
 
 def _share_of_each(table: ExpertTable, share_E: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of tokens of each expert on the axis; 1 for the shared one, and for stored bytes."""
+    """Share of tokens of each expert on the axis; 1 for the shared one."""
     return np.append(share_E, np.ones(len(table.widths) - len(share_E)))
 
 

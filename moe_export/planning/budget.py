@@ -15,7 +15,8 @@ Importance alone ranks the dimensions: subtracting the cost of rounding them mad
 difference.
 
 Bytes are those stored, or those that a token reads; then a dimension of an expert counts by the
-share of tokens that the router sends there.
+share of tokens that the router sends there. With both limits, bytes are a weighted mean of the two,
+whose weights are searched for so that both limits are met (`balanced`).
 
 Legend: B blocks of a layer, N blocks of all layers.
 """
@@ -34,6 +35,9 @@ from moe_export.errors import PlanError
 BISECTIONS = 60
 """Steps of the search for the price."""
 
+WEIGHT_BISECTIONS = 12
+"""Steps of the search for the weights of two limits."""
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -44,7 +48,8 @@ class Blocks:
         rows_B: Rows of each block, int64.
         value_B: Loss from dropping a block; infinite if it is kept before all else.
         rounding_B: Loss from rounding a block with a relative squared error of 1.
-        share_B: Share of the tokens that read a block; 1 if bytes are those stored.
+        share_B: Bytes of the budget that a byte of a block counts: 1 if they are those stored, the
+            share of the tokens that read the block if they are those read.
     """
 
     expert_B: NDArray[np.int64]
@@ -177,6 +182,31 @@ def fit(
                 improved = improved or better is not best
                 best = better or best
     return _exactly(layers, best[1], fits)
+
+
+def balanced(excess: Callable[[float], float]) -> float:
+    """The weight of the second of two limits, 0 to 1, at which neither is exceeded more.
+
+    A single limit is enough where the other is met by itself.
+
+    >>> balanced(lambda weight: 0.25 - weight)
+    0.25
+    >>> balanced(lambda weight: -1.0), balanced(lambda weight: 1.0)
+    (0.0, 1.0)
+
+    Args:
+        excess: Function from the weight to how much further the choice is above the second limit
+            than above the first, as shares of them; falls with the weight.
+    """
+    low, high = 0.0, 1.0
+    if excess(low) <= 0:
+        return low
+    if excess(high) >= 0:
+        return high
+    for _ in range(WEIGHT_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return high
 
 
 def loss_of(chosen: Sequence[Chosen]) -> float:

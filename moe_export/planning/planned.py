@@ -19,7 +19,7 @@ from moe_export.graph import PredictedBytes, predicted_bytes
 from moe_export.op.spec import Dtype
 from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
 from moe_export.planning.blocks import WidthRule
-from moe_export.planning.shares import token_shares
+from moe_export.planning.shares import Shares, token_shares
 from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Formats, PlanSettings
@@ -151,15 +151,23 @@ def _solve(
         format_errors(checkpoint, axis.spec, layer, names, formats.group_size)
         for layer in range(axis.spec.num_layers)
     ]
-    target = settings.target_bytes or settings.target_active_bytes
-    assert target is not None
+    shares = token_shares(tokens_per_expert, axis.spec.top_k)
     budget = Budget(
-        size_bytes=target,
-        active=settings.target_active_bytes is not None,
+        stored_bytes=settings.target_bytes,
+        read_bytes=_read_bytes(axis.spec, shares, settings),
         dtype=settings.dtype,
         layout=settings.layout or "portable",
         linear=settings.linear or "auto",
     )
-    shares = token_shares(tokens_per_expert, axis.spec.top_k)
     costs = Costs(importance=ranked, rounding=rounding, shares=shares, errors=errors)
     return allocate(axis, costs, formats.quantization("float"), budget, WidthRule.of(settings))
+
+
+def _read_bytes(spec: ModelSpec, shares: Shares, settings: PlanSettings) -> int | None:
+    """Limit of the bytes that a token reads; None if the recipe sets none."""
+    if settings.speedup is None:
+        return settings.target_active_bytes
+    assert settings.dtype is not None
+    unpruned = replace(spec, quantization=formats_of(settings))
+    sizes = planned_bytes(unpruned, settings.dtype, settings)
+    return int(sizes.active_bytes(unpruned, shares) / settings.speedup)

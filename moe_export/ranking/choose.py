@@ -26,9 +26,9 @@ from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.ranking import Ranking
 from moe_export.checkpoint import Checkpoint
 from moe_export.families.axis import Axis
-from moe_export.fitting.refit import Refitted, refit_by_layer
 from moe_export.ranking.candidates import Planned, candidates_of
 from moe_export.ranking.held_out import HeldOutSet
+from moe_export.ranking.refits import Columns, refits, refitted_layers
 from moe_export.ranking.rounds import Round, Steps
 from moe_export.ranking.table import answer_loss, mean_kl, row
 from moe_export.recipe import RankingSettings
@@ -128,15 +128,14 @@ def choose_ranking(
 
 
 def _refits(settings: RankingSettings) -> bool:
-    return settings.prune is not None and settings.prune.refit_down
+    return settings.prune is not None and refits(settings.prune)
 
 
 def _refit(
     directory: Path, calibration: Calibration, settings: RankingSettings
-) -> Callable[[Planned], Iterator[Refitted]] | None:
+) -> Callable[[Planned], Iterator[Columns]] | None:
     """Function that refits a candidate layer by layer; None if the recipe does not refit."""
-    if not _refits(settings):
+    prune, tokens = settings.prune, settings.fitting_tokens
+    if prune is None or not refits(prune):
         return None
-    assert settings.prune is not None
-    ridge, sequences = settings.prune.ridge, calibration.sample(settings.fitting_tokens)
-    return lambda candidate: refit_by_layer(directory, candidate.kept, sequences, ridge)
+    return lambda candidate: refitted_layers(directory, candidate.kept, calibration, prune, tokens)

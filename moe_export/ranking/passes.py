@@ -8,7 +8,7 @@ Legend: S sequences, K sources, T scored tokens of a batch, P kept dimensions, D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from moe_export.artifacts.calibration import Calibration
 from moe_export.evaluation.masking import down_name, put_columns
-from moe_export.fitting.refit import Refitted
 from moe_export.passes.batches import Batch, batches_of
 from moe_export.passes.carried import BATCH_TOKENS
 from moe_export.passes.loss import token_divergences
 from moe_export.ranking.candidates import Kept
 from moe_export.ranking.means import Divergence
+from moe_export.ranking.refits import Columns
 from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.layered import StreamedModel
 
@@ -65,12 +65,12 @@ class HeldOutPasses:
         """Losses of the unpruned model, whose divergence from itself is zero."""
         return self._divergence(self.teacher_TD)
 
-    def of_form(self, kept: Kept, fits: Iterator[Refitted] | None = None) -> Divergence:
+    def of_form(self, kept: Kept, fits: Iterator[Columns] | None = None) -> Divergence:
         """Divergence of a form of the model from the unpruned one, by sequence.
 
         Args:
             kept: Dimensions that are not masked; experts that are not named stay whole.
-            fits: Refitted weights of each layer in order; None without refitting.
+            fits: Refitted columns of each layer in order; None without refitting.
         """
         states = self._through(kept, fits)
         with self.model.head() as (norm, _), torch.no_grad():
@@ -80,12 +80,12 @@ class HeldOutPasses:
             ]
         return self._divergence(hidden_TD)
 
-    def _through(self, kept: Kept, fits: Iterator[Refitted] | None) -> list[Tensor]:
+    def _through(self, kept: Kept, fits: Iterator[Columns] | None) -> list[Tensor]:
         """States [B, L, D] of every batch after the last layer."""
         states = [each.hidden_BLD for each in self._embedded]
         for layer in range(len(self.model.layers)):
             self.tell(f"layer {layer}")
-            down = next(fits).down if fits is not None else {}
+            down = next(fits) if fits is not None else {}
             with self.model.layer(layer), torch.no_grad():
                 block = self.model.block(layer)
                 if block is not None:
@@ -96,9 +96,7 @@ class HeldOutPasses:
                 ]
         return states
 
-    def _change(
-        self, block: RaggedMoEBlock, kept: Kept, down: Mapping[str, NDArray[np.float32]]
-    ) -> None:
+    def _change(self, block: RaggedMoEBlock, kept: Kept, down: Columns) -> None:
         """Masks the experts of a layer, and puts refitted columns in place."""
         for expert, swiglu in enumerate(block.all_experts):
             place = (block.layer, expert)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from moe_export.artifacts.base import load_tensors, save_tensors
 from moe_export.artifacts.calibration import HeldOut
 from moe_export.errors import CheckpointError
-from moe_export.fitting.refit import Refitted
 from moe_export.ranking.candidates import Planned
 from moe_export.ranking.means import Divergence
 from moe_export.ranking.passes import HeldOutPasses
+from moe_export.ranking.refits import Columns
 from moe_export.system.progress import Progress
 
 
@@ -71,7 +71,7 @@ class Round:
         return self._passes.unpruned()
 
     def measured(
-        self, candidate: Planned, refit: Callable[[Planned], Iterator[Refitted]] | None = None
+        self, candidate: Planned, refit: Callable[[Planned], Iterator[Columns]] | None = None
     ) -> Divergence:
         """Divergence of a candidate, masked or refitted."""
         self._steps.begin(candidate.name)

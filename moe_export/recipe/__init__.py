@@ -6,6 +6,7 @@ from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe.base import Section, parse_bytes
 from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings, Source, Task
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
 from moe_export.recipe.importance import (
     AUTO,
@@ -37,6 +38,7 @@ __all__ = [
     "CalibrateSettings",
     "DistillSettings",
     "Dtype",
+    "EvalSettings",
     "ExportSettings",
     "Formats",
     "GateSettings",

@@ -41,7 +41,9 @@ class Source(Section):
         choices_field: Field of a row that holds a list of answers, the right one included; a task
             with it is also scored by which of them is the likeliest.
         eos: `required` if an answer has to end with the end-of-sequence token, `optional` if no
-            such token follows answers; base models seldom write it. Unless given, `required`.
+            such token follows answers; base models seldom write it. Unless given, it is required,
+            but in a task of `validate` if the exported baseline finds it most likely after fewer
+            than half of the answers.
         chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
             a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
             `conversations`, with its `tools` and `system` if it has them.

@@ -82,6 +82,11 @@ def check_auto(recipe: Recipe) -> None:
             "quantize.experts: auto needs a budget; give plan.target_bytes or "
             "plan.target_active_bytes in place of plan.keep"
         )
+    if recipe.plan.speedup is not None:
+        raise ValueError(
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves "
+            "open; name the format, or give plan.target_active_bytes"
+        )
     if recipe.plan.score not in ROUNDING_OF:
         raise ValueError(
             "quantize.experts: auto weighs dropping against rounding in one unit; give plan.score "
@@ -153,6 +158,25 @@ def check_formats(recipe: Recipe) -> None:
                 raise ValueError(f"quantize.{key}: {facts.refusal(executor)}")
 
 
+def check_eval(recipe: Recipe) -> None:
+    """Stops a gate without the section that it needs, and keys that follow from other sections."""
+    section = recipe.eval
+    if section is None:
+        if recipe.validate_.gates.eval is not None:
+            raise ValueError("validate.gates.eval needs the section eval, which names the tasks")
+        return
+    if section.provider is not None or section.max_fall is not None:
+        raise ValueError(
+            "eval.provider follows validate.providers and eval.max_fall is validate.gates.eval; "
+            "leave both out"
+        )
+    if recipe.export.layout == "packed" and "portable" in (section.operators or ()):
+        raise ValueError(
+            "export.layout packed runs in the native library only; leave portable out of "
+            "eval.operators"
+        )
+
+
 def _executors(recipe: Recipe, *, rounds: bool) -> Iterator[Executor]:
     """Code that a run of the recipe needs for the formats of its experts."""
     if rounds:
@@ -173,5 +197,6 @@ CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_score,
     check_ranking,
     check_formats,
+    check_eval,
 )
 """Checks in order; a recipe that fails several is told of the first."""

@@ -54,7 +54,7 @@ class Formats(Section):
     @field_validator("dense", "lm_head", mode="before")
     @classmethod
     def _no_codebook(cls, word: Any) -> Any:
-        grid = TABLE[word].grid if word in TABLE else None
+        grid = TABLE[word].grid if isinstance(word, str) and word in TABLE else None
         if grid is not None and grid.codebook is not None:
             raise ValueError(
                 f"{word} is for experts only, since MatMulNBits has no codebook; choose int4 or "

@@ -14,8 +14,9 @@ from moe_export.recipe.base import Section
 from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings
 from moe_export.recipe.checks import CHECKS
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
+from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
-from moe_export.recipe.importance import ImportanceSettings
+from moe_export.recipe.importance import AUTO, ImportanceSettings
 from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import PruneSettings
 from moe_export.recipe.quantize import QuantizeSettings
@@ -28,6 +29,7 @@ class Recipe(Section):
 
     Attributes:
         validate: Measurements of the exported models.
+        eval: Tasks of lm-eval; without it none is run.
         sweep: Models that the command `sweep` compares; other commands ignore it.
     """
 
@@ -40,6 +42,7 @@ class Recipe(Section):
     quantize: QuantizeSettings | None = None
     export: ExportSettings = ExportSettings()
     validate_: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    eval: EvalSettings | None = None
     report: ReportSettings = ReportSettings()
     bakeoff: BakeoffSettings | None = None
     sweep: SweepSettings = SweepSettings()
@@ -54,6 +57,18 @@ class Recipe(Section):
             default = ExportSettings.model_fields["dtype"].default
             content = content | {"plan": {"dtype": dtype or default} | content["plan"]}
         return content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ranking_is_measured(cls, content: Any) -> Any:
+        """Lets the model decide the ranking, unless the recipe asks for one by another key."""
+        if not isinstance(content, dict) or not isinstance(content.get("plan"), dict):
+            return content
+        plan, quantize = content["plan"], content.get("quantize")
+        chooses_formats = isinstance(quantize, dict) and quantize.get("experts") == "auto"
+        if chooses_formats or plan.keys() & {"score", "scope", "unit"}:
+            return content
+        return content | {"plan": plan | {"score": AUTO}}
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:

@@ -57,6 +57,8 @@ class GateSettings(Section):
         min_quantized_top1_agreement: Least share of equal most likely tokens between the same two.
         min_recovery: Least share of the baseline's score that the last variant reaches.
         max_kl_nats: Largest KL of the last variant from the baseline.
+        eval: Largest fall of a task of the `eval` section from the unpruned model, as a share of
+            the unpruned model's value; of a perplexity, the largest rise.
     """
 
     max_logit_error: Annotated[float, Field(gt=0)] = 1e-4
@@ -65,6 +67,7 @@ class GateSettings(Section):
     min_quantized_top1_agreement: Fraction = 0.98
     min_recovery: Fraction | None = None
     max_kl_nats: Annotated[float, Field(gt=0)] | None = None
+    eval: Annotated[float, Field(ge=0)] | None = None
 
 
 class ValidateSettings(Section):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from moe_export import __version__
 from moe_export.artifacts.calibration import CalibrationSummary
+from moe_export.artifacts.evaluation import Evaluation
 from moe_export.artifacts.export import Export
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.ledger import Ledger
@@ -36,9 +37,12 @@ from moe_export.reporting.build_plan import (
 from moe_export.reporting.build_quantization import quantization_facts
 from moe_export.reporting.build_validation import (
     accuracy_facts,
+    answer_end_facts,
+    evaluation_facts,
     execution_facts,
     gate_facts,
     parity_facts,
+    warning_facts,
 )
 from moe_export.reporting.methods import methods_of
 from moe_export.reporting.units import percent
@@ -73,9 +77,11 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
     planned = plan_facts(folders["prune"], plan, importance)
     memory = memory_facts(folders, plan, export, ledger, measurements)
     accuracy = accuracy_facts(validation)
+    evaluation = Evaluation.load(folders["eval"]) if "eval" in folders else None
+    gates = (*validation.gates, *(evaluation.gates if evaluation else ()))
     return _without_folders_of(
         Report(
-            headline=headline(plan.kept, memory, accuracy, measurements.speed, validation.gates),
+            headline=headline(plan.kept, memory, accuracy, measurements.speed, gates),
             title=settings.title or f"{model.family}, {percent(plan.kept)} of expert dimensions",
             moe_export=__version__,
             model=model,
@@ -88,8 +94,11 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             compensation=compensation_facts(ledger, _settings(PruneSettings, folders["prune"])),
             quantization=quantization_facts(folders.get("quantize")),
             accuracy=accuracy,
+            answer_ends=answer_end_facts(validation) or None,
+            evaluation=evaluation_facts(evaluation),
             parity=parity_facts(validation),
-            gates=gate_facts(validation),
+            gates=gate_facts(gates),
+            warning=warning_facts(validation, evaluation),
             speed=measurements.speed,
             execution=execution_facts(measurements.speed),
             machine=measurements.machine,

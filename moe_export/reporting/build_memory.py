@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from moe_export.artifacts.export import Export, ExportedModel
+from moe_export.artifacts.export import Export
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.ledger import Ledger
 from moe_export.artifacts.measurements import Measurements, ProcessMemory
@@ -19,12 +19,20 @@ from moe_export.artifacts.report_memory import (
     UnprunedQuantized,
     VariantMemory,
 )
+from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
 from moe_export.formats import GRIDS
+from moe_export.op.spec import uses_panels
 from moe_export.ort.execution import PORTABLE_PATH
-from moe_export.ort.predicted_memory import folded_bytes, kv_cache_bytes, predicted_resident
+from moe_export.ort.predicted_memory import (
+    folded_bytes,
+    kv_cache_bytes,
+    library_roles,
+    predicted_resident,
+    widened_bytes,
+)
 from moe_export.reporting.build_plan import read_config
 from moe_export.variants import BASELINE, DATA_FILE, MODEL_FILE, ordered
 
@@ -88,8 +96,8 @@ def _variant(
     planned_bytes = planned.total_bytes if planned else None
     on_disk = _size(folder / DATA_FILE) if written else None
     resident = predicted_resident(sum(weights.by_class.values()))
-    if written and _is_folded(name, written, measurements):
-        resident += folded_bytes(spec_of(read_config(folder)))
+    if written:
+        resident += _converted_bytes(name, folder, export, measurements)
     return VariantMemory(
         variant=name,
         format=format_words(written.quantization if written else None, export.dtype),
@@ -105,10 +113,19 @@ def _variant(
     )
 
 
-def _is_folded(name: str, written: ExportedModel, measurements: Measurements) -> bool:
-    """Returns True if the variant is quantized and ran without the library, experts in float32."""
+def _converted_bytes(name: str, folder: Path, export: Export, measurements: Measurements) -> int:
+    """Returns the bytes that a variant takes because the CPU computes in float32."""
     paths = {entry.path for entry in measurements.speed if entry.variant == name}
-    return PORTABLE_PATH in paths and written.quantization is not None
+    is_portable = PORTABLE_PATH in paths
+    is_folded = is_portable and export.variants[name].quantization is not None
+    if export.dtype != "float16" and not is_folded:
+        return 0
+    spec = spec_of(read_config(folder))
+    exported_by = StageMark.load(folder.parent).identity.settings
+    panels = uses_panels(exported_by.get("layout", "portable"), exported_by.get("linear", "auto"))
+    in_library = library_roles(native=not is_portable, panels=panels)
+    widened = widened_bytes(spec, export.dtype, in_library)
+    return widened + (folded_bytes(spec) if is_folded else 0)
 
 
 def _classes(weights: WeightBytes) -> tuple[ClassBytes, ...]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from moe_export.artifacts.evaluation import Evaluation
 from moe_export.artifacts.measurements import Speed
 from moe_export.artifacts.report_results import (
     AccuracyFacts,
+    AnswerEndFacts,
+    EvaluationFacts,
     ExecutionFacts,
     GateFacts,
     ParityFacts,
     TaskFacts,
 )
 from moe_export.artifacts.validation import (
+    Gate,
     Greedy,
     Parity,
     TaskScores,
@@ -88,7 +92,41 @@ def _parity(provider: str, variant: str, parity: Parity, greedy: Greedy | None) 
     )
 
 
-def gate_facts(validation: Validation) -> tuple[GateFacts, ...]:
+def evaluation_facts(evaluation: Evaluation | None) -> EvaluationFacts | None:
+    """Returns the scores of lm-eval's tasks; None if none was run."""
+    if evaluation is None:
+        return None
+    return EvaluationFacts(
+        lm_eval=evaluation.lm_eval,
+        tasks=evaluation.tasks,
+        limit=evaluation.limit,
+        models=evaluation.models,
+    )
+
+
+def answer_end_facts(validation: Validation) -> tuple[AnswerEndFacts, ...]:
+    """Lists the ends of answers by provider and task."""
+    return tuple(
+        AnswerEndFacts(
+            provider=provider,
+            task=task,
+            documents=ends.documents,
+            foreseen=ends.foreseen,
+            required=ends.required,
+        )
+        for provider, results in validation.providers.items()
+        for task, ends in (results.answer_ends or {}).items()
+    )
+
+
+def warning_facts(validation: Validation, evaluation: Evaluation | None) -> GateFacts | None:
+    """Returns the default limit of a result that neither validation nor lm-eval's tasks guard."""
+    if validation.warning is None or (evaluation is not None and evaluation.gates):
+        return None
+    return gate_facts([validation.warning])[0]
+
+
+def gate_facts(gates: Iterable[Gate]) -> tuple[GateFacts, ...]:
     """Returns the limits of the recipe and their outcome."""
     return tuple(
         GateFacts(
@@ -99,7 +137,7 @@ def gate_facts(validation: Validation) -> tuple[GateFacts, ...]:
             passed=gate.passed,
             detail=gate.detail,
         )
-        for gate in validation.gates
+        for gate in gates
     )
 
 

@@ -18,6 +18,12 @@ from moe_export.system.disk import disk_error
 
 CARD_FILE = "README.md"
 
+UNMEASURED = (
+    "Accuracy, memory and speed were measured after this file was written. The report of the run, "
+    "`report/report.md`, has them, and `report/cards` has this card with them."
+)
+"""Paragraph that the complete card of the report stage has results in place of."""
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -88,8 +94,7 @@ def export_card(facts: ExportFacts) -> str:
         f"# {facts.source.name} for ONNX Runtime",
         f"Made by moe-export {moe_export.__version__}.",
         _table(rows),
-        "Accuracy, memory and speed were measured after this file was written; they are in the "
-        "report of the run, `report/report.md`.",
+        UNMEASURED,
         *_export_code(facts),
         *_licence(facts.source, facts.licence_files),
     )

@@ -9,6 +9,7 @@ import yaml
 
 from moe_export.artifacts.report import Report
 from moe_export.reporting import sentences, tables
+from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.ranking_table import ranking_sentence, ranking_table
 from moe_export.reporting.tables import Table
 from moe_export.system.text import printable
@@ -25,6 +26,8 @@ def _blocks(report: Report) -> Iterator[str]:
     strip = [(label, figure, words) for label, figure, words in sentences.strip(report)]
     yield table(Table(["", "", ""], strip, words=3))
     yield escaped(f"{sentences.gates_sentence(report)} {sentences.execution_sentence(report)}")
+    if warning := sentences.warning_sentence(report):
+        yield f"**{escaped(warning)}**"
     yield "## Widths"
     yield f"{sentences.widths_sentence(report)} {sentences.importance_sentence(report)}"
     if report.compensation is not None:
@@ -46,8 +49,14 @@ def _blocks(report: Report) -> Iterator[str]:
     for provider, scores in tables.accuracy_tables(report).items():
         yield f"Provider {provider}:"
         yield from _unless_empty(scores)
+    if ends := sentences.answer_ends_sentence(report):
+        yield escaped(ends)
     if (choices := tables.choice_table(report)).rows:
         yield table(choices)
+    if report.evaluation is not None:
+        yield "## Tasks of lm-eval"
+        yield escaped(sentences.evaluation_sentence(report))
+        yield table(harness_table(report.evaluation.tasks, report.evaluation.models))
     yield "## Speed"
     yield from _unless_empty(tables.speed_table(report))
     yield "## Checks"

@@ -7,6 +7,7 @@ from html import escape
 
 from moe_export.artifacts.report import Report
 from moe_export.reporting import html, sentences, tables
+from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.markdown import settings_yaml
 from moe_export.reporting.ranking_table import ranking_sentence, ranking_table
 
@@ -26,6 +27,8 @@ def _top(report: Report) -> Iterator[str]:
         sentences.gates_sentence(report),
         sentences.execution_sentence(report),
     )
+    if warning := sentences.warning_sentence(report):
+        yield html.verdict(False, warning)
 
 
 def _widths(report: Report) -> Iterator[str]:
@@ -86,9 +89,19 @@ def _accuracy(report: Report) -> Iterator[str]:
         ]
         yield html.pair(*(html.figure(picture) for picture in pictures if picture))
         yield html.table(scores)
+    if ends := sentences.answer_ends_sentence(report):
+        yield html.paragraph(ends, "muted")
     choices = tables.choice_table(report)
     if choices.rows:
         yield html.table(choices)
+
+
+def _evaluation(report: Report) -> Iterator[str]:
+    if report.evaluation is None:
+        return
+    yield "<h2>Tasks of lm-eval</h2>"
+    yield html.paragraph(sentences.evaluation_sentence(report))
+    yield html.table(harness_table(report.evaluation.tasks, report.evaluation.models))
 
 
 def _speed(report: Report) -> Iterator[str]:
@@ -133,4 +146,7 @@ def _measuring(report: Report) -> Iterator[str]:
     yield f"<footer>moe-export {escape(report.moe_export)}</footer>"
 
 
-_SECTIONS = (_top, _widths, _ranking, _memory, _accuracy, _speed, _checks, _making, _measuring)
+_SECTIONS = (
+    *(_top, _widths, _ranking, _memory, _accuracy, _evaluation),
+    *(_speed, _checks, _making, _measuring),
+)

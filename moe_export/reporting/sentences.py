@@ -9,7 +9,7 @@ from moe_export.artifacts.quantization import Fallback
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import DistillFacts, RefitFacts
 from moe_export.artifacts.report_plan import PlanFacts
-from moe_export.reporting.tables import GATES, SCOPES
+from moe_export.reporting.tables import SCOPES, gate_words
 from moe_export.reporting.units import (
     count,
     figures,
@@ -96,7 +96,7 @@ def speed_words(at: SpeedSetting) -> str:
 def gates_sentence(report: Report) -> str:
     """Counts the gates that passed."""
     gates = report.gates
-    failed = [GATES.get(gate.name, (gate.name, ""))[0] for gate in gates if not gate.passed]
+    failed = [gate_words(gate.name)[0] for gate in gates if not gate.passed]
     if not gates:
         return "The recipe sets no gates."
     if not failed:
@@ -107,6 +107,35 @@ def gates_sentence(report: Report) -> str:
         f" {gate.detail[0].upper()}{gate.detail[1:]}." for gate in gates if gate.detail
     )
     return f"{len(failed)} of {len(gates)} gates failed: {', '.join(failed)}.{details}"
+
+
+def warning_sentence(report: Report) -> str:
+    """Warns of a result that no limit guards; empty where one does, or the default one is met."""
+    warning = report.warning
+    if warning is None or warning.passed:
+        return ""
+    found = f"KL cannot be computed: {warning.detail}"
+    if warning.value is not None:
+        found = (
+            f"the KL from the unpruned model is {figures(warning.value)} nats, more than "
+            f"{figures(warning.limit)}"
+        )
+    return (
+        "Nothing guards what this model can do: the recipe limits neither recovery nor KL nor a "
+        f"task of lm-eval, and {found}. The gates above compare the exported files with torch."
+    )
+
+
+def answer_ends_sentence(report: Report) -> str:
+    """Names the tasks whose answers need not end with a token; empty without any."""
+    open_ended = [ends for ends in report.answer_ends or () if not ends.required]
+    if not open_ended:
+        return ""
+    each = ", ".join(dict.fromkeys(f"{e.task} ({e.foreseen} of {e.documents})" for e in open_ended))
+    return (
+        "Answers need not end with an end-of-sequence token where the unpruned model seldom "
+        f"writes one: {each}."
+    )
 
 
 def execution_sentence(report: Report) -> str:
@@ -120,6 +149,18 @@ def execution_sentence(report: Report) -> str:
         return f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
     each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
     return f"The experts ran as: {each}."
+
+
+def evaluation_sentence(report: Report) -> str:
+    """States version and extent of lm-eval's tasks; empty without any."""
+    facts = report.evaluation
+    if facts is None:
+        return ""
+    extent = "all documents" if facts.limit is None else f"at most {count(facts.limit)} documents"
+    return (
+        f"lm-eval {facts.lm_eval}, {extent} of each task, greedy answers; source and checkpoint "
+        "(the pruned one) ran in torch."
+    )
 
 
 def widths_sentence(report: Report) -> str:

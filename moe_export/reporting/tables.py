@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from moe_export.artifacts.measurements import Spread
+from moe_export.artifacts.measurements import Speed, Spread
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import StageCost
 from moe_export.artifacts.report_memory import ClassBytes, UnprunedQuantized, VariantMemory
@@ -18,9 +18,11 @@ from moe_export.reporting.units import (
     percent,
     plain,
     points,
+    ratio,
     seconds,
     size,
 )
+from moe_export.variants import BASELINE
 
 SCOPES = {
     "model": "over the whole model",
@@ -41,6 +43,18 @@ GATES = {
     "min_recovery": ("recovery", "at least"),
 }
 """Limited quantity of each gate in words, and the side of the limit on which a value passes."""
+
+
+def gate_words(name: str) -> tuple[str, str]:
+    """Limited quantity of a gate in words, and the side of the limit on which a value passes.
+
+    >>> gate_words("eval.gsm8k")
+    ('fall of gsm8k from the unpruned model', 'at most')
+    """
+    stage, _, task = name.partition(".")
+    if stage == "eval" and task:
+        return f"fall of {task} from the unpruned model", "at most"
+    return GATES.get(name, (name, "limit"))
 
 
 @dataclass(frozen=True)
@@ -177,18 +191,22 @@ def accuracy_tables(report: Report) -> dict[str, Table]:
                         task.task,
                         entry.variant,
                         count(scores.items),
-                        _rate(scores.exact_match, scores.exact_match_stderr),
-                        figures(scores.loss_nats),
+                        rate_text(scores.exact_match, scores.exact_match_stderr),
+                        rate_text(scores.first_token_match, scores.first_token_match_stderr),
+                        mean_text(scores.loss_nats, scores.loss_nats_stderr),
                         figures(scores.perplexity),
-                        _mean(scores.kl_nats, scores.kl_nats_stderr),
+                        mean_text(scores.kl_nats, scores.kl_nats_stderr),
                         percent(scores.top1_agreement),
                     ]
                 )
         rows += [
-            ["mean", entry.variant, "", percent(entry.mean_exact_match), "", "", "", ""]
+            ["mean", entry.variant, "", percent(entry.mean_exact_match), "", "", "", "", ""]
             for entry in entries
         ]
-        head = ["task", "", "items", "exact match", "loss, nats", "perplexity", "KL, nats", "top-1"]
+        head = [
+            "task", "", "items", "exact match", "first token", "loss, nats", "perplexity",
+            "KL, nats", "top-1",
+        ]  # fmt: skip
         tables[provider] = Table(head, rows, words=2)
     return tables
 
@@ -200,9 +218,9 @@ def choice_table(report: Report) -> Table:
             entry.provider,
             scores.task,
             entry.variant,
-            _rate(scores.choice_accuracy, scores.choice_accuracy_stderr),
-            _rate(scores.first_token_match, scores.first_token_match_stderr),
-            _rate(scores.exact_match, scores.exact_match_stderr),
+            rate_text(scores.choice_accuracy, scores.choice_accuracy_stderr),
+            rate_text(scores.first_token_match, scores.first_token_match_stderr),
+            rate_text(scores.exact_match, scores.exact_match_stderr),
         ]
         for entry in report.accuracy
         for scores in entry.tasks
@@ -212,7 +230,11 @@ def choice_table(report: Report) -> Table:
 
 
 def speed_table(report: Report) -> Table:
-    """Lists prefill and decode at every setting."""
+    """Lists prefill and decode at every setting, and decode beside what bytes predict.
+
+    One sequence is predicted to decode faster by the ratio of the bytes of weights that a token
+    reads in the baseline and in the variant.
+    """
     rows = [
         [
             entry.variant,
@@ -220,8 +242,10 @@ def speed_table(report: Report) -> Table:
             entry.path,
             str(entry.batch_size),
             str(entry.threads),
-            _spread(entry.prefill_tokens_per_s),
-            _spread(entry.decode_tokens_per_s),
+            spread_text(entry.prefill_tokens_per_s),
+            spread_text(entry.decode_tokens_per_s),
+            ratio(_decode_of_baseline(report, entry)),
+            ratio(_predicted_of_baseline(report, entry)),
         ]
         for entry in report.speed
     ]
@@ -233,15 +257,32 @@ def speed_table(report: Report) -> Table:
         "threads",
         "prefill tok/s",
         "decode tok/s",
+        "of baseline",
+        "predicted",
     ]
     return Table(head, rows, words=3)
+
+
+def _decode_of_baseline(report: Report, entry: Speed) -> float | None:
+    """Ratio of the decoding speeds of a variant and of the baseline at one setting."""
+    for other in report.speed:
+        if other.variant == BASELINE and other.setting == entry.setting:
+            return entry.decode_tokens_per_s.median / other.decode_tokens_per_s.median
+    return None
+
+
+def _predicted_of_baseline(report: Report, entry: Speed) -> float | None:
+    """Ratio of the bytes that a token reads; None for batches, whose tokens share weights."""
+    read = {held.variant: held.active_bytes_per_token for held in report.memory.variants}
+    whole, own = read.get(BASELINE), read.get(entry.variant)
+    return whole / own if whole and own and entry.batch_size == 1 else None
 
 
 def gates_table(report: Report) -> Table:
     """Lists the limits of the recipe with the measured values and the outcome."""
     rows = []
     for gate in report.gates:
-        words, side = GATES.get(gate.name, (gate.name, "limit"))
+        words, side = gate_words(gate.name)
         # Every lower limit is a share.
         show = percent if side == "at least" else figures
         rows.append(
@@ -377,15 +418,18 @@ def _difference(predicted: float, measured: float) -> str:
     return f"{'+' if share >= 0 else '−'}{abs(share):.1f} %"
 
 
-def _rate(rate: float | None, stderr: float | None) -> str:
+def rate_text(rate: float | None, stderr: float | None) -> str:
+    """Formats a rate in percent with its standard error, if there is one."""
     if rate is None or stderr is None:
         return percent(rate)
     return f"{points(rate)} ± {points(stderr)} %"
 
 
-def _mean(value: float | None, stderr: float | None) -> str:
+def mean_text(value: float | None, stderr: float | None) -> str:
+    """Formats a mean with its standard error, if there is one."""
     return figures(value) if stderr is None else f"{figures(value)} ± {figures(stderr)}"
 
 
-def _spread(spread: Spread) -> str:
+def spread_text(spread: Spread) -> str:
+    """Formats the median of several repeats with the least and the greatest value."""
     return f"{figures(spread.median)} ({figures(spread.min)}–{figures(spread.max)})"

@@ -20,28 +20,37 @@ from moe_export.documents.tokens import (
     HEAD_CHARACTERS,
     TOKENIZER_FILE,
 )
+from moe_export.evaluation.tally import CHUNK_BYTES, LOGIT_BATCH_BYTES
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
 from moe_export.fitting.limits import SMALL_MODEL_BYTES
 from moe_export.graph.predict import predicted_bytes
+from moe_export.op.spec import uses_panels
+from moe_export.ort.predicted_memory import library_roles, predicted_resident, widened_bytes
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import AUTO, ImportanceSettings, Recipe, rounding_pair
+from moe_export.recipe.evaluate import TORCH_MODELS
 from moe_export.runner.rates import (
     ACTIVATIONS,
     COPIED_PER_S,
     ENCODING_FACTOR,
+    EVAL_DOCUMENTS,
+    EVAL_MODELS,
+    EVAL_TOKENS,
     EXPORTED_PER_S,
     FLOPS_PER_S,
     KERNEL_BYTES,
     LIBRARY_BYTES,
+    LM_EVAL_BYTES,
     LOGIT_BYTES,
     PRIMITIVE_BYTES,
     PRIMITIVES,
     PYTHON_BYTES,
     QUANTIZED_PER_S,
+    SCORING_COPIES,
     STORED_BYTES,
     TOKEN_BYTES,
     TOKENIZER_FACTOR,
@@ -135,6 +144,16 @@ class _Models:
             for model in self.exported
         )
 
+    @cached_property
+    def largest_export_bytes(self) -> int:
+        """Bytes of the weights of the largest exported model."""
+        return max(self.weights_bytes(model) for model in self.exported)
+
+    def weights_bytes(self, model: ModelSpec) -> int:
+        """Bytes of the weights of an exported model."""
+        export = self.recipe.export
+        return predicted_bytes(model, export.dtype, export.layout, export.linear).total_bytes
+
     @property
     def tokens(self) -> int:
         """Number of calibration tokens."""
@@ -172,12 +191,15 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
 
 def _calibrate(models: _Models) -> StageEstimate:
     """Draws sequences; of large files only pieces are encoded."""
-    settings = models.recipe.calibrate
+    recipe, settings = models.recipe, models.recipe.calibrate
+    tokens = models.tokens
+    if recipe.plan is not None and recipe.plan.score == AUTO:
+        tokens += recipe.ranking.held_out * len(settings.sources) * settings.sequence_length
     peak_bytes = PYTHON_BYTES + TOKENIZER_FACTOR * models.tokenizer_bytes
     if any(source.demo is None for source in settings.sources):
         head_bytes = max(HEAD_CHARACTERS, CHARACTERS_PER_TOKEN * settings.sequence_length)
-        peak_bytes += TOKEN_BYTES * models.tokens + ENCODING_FACTOR * head_bytes
-    return StageEstimate("calibrate", 4 * models.tokens, peak_bytes, 1.0)
+        peak_bytes += TOKEN_BYTES * tokens + ENCODING_FACTOR * head_bytes
+    return StageEstimate("calibrate", 4 * tokens, peak_bytes, 1.0)
 
 
 def _plan(models: _Models) -> StageEstimate:
@@ -258,15 +280,56 @@ def _export(models: _Models) -> StageEstimate:
 
 
 def _validate(models: _Models) -> StageEstimate:
+    """Torch runs the pruned model layer by layer; then all exported models score the tasks."""
     scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
     scored //= models.recipe.calibrate.sequences
-    # Torch holds a matrix twice while it is read; the exported models are loaded after that.
-    held_bytes = max(8 * _held_at_once(models.kept), models.export_bytes)
+    # Torch holds a matrix twice while it is read.
+    in_torch = 8 * _held_at_once(models.kept) + LOGIT_BYTES
     return StageEstimate(
         "validate",
         1 << 16,
-        TORCH_BYTES + LOGIT_BYTES + held_bytes,
+        TORCH_BYTES + max(in_torch, _scoring_bytes(models, scored)),
         20 + 6.0 * _active_parameters(models.spec) * scored / FLOPS_PER_S["float32"],
+    )
+
+
+def _scoring_bytes(models: _Models, scored_tokens: int) -> int:
+    """Memory of all exported models in ONNX Runtime, and of the logits of each for one batch."""
+    settings, export = models.recipe.validate_, models.recipe.export
+    logits = min(LOGIT_BATCH_BYTES, 4 * models.spec.vocab_size * scored_tokens)
+    # In a float16 model, those in float32 and in float16 stay with the runtime beside our copy.
+    logits_bytes = logits * 5 // 2 if export.dtype == "float16" else logits
+    on_cpu = "cpu" in settings.providers
+    in_library = library_roles(
+        native=settings.operator == "native", panels=uses_panels(export.layout, export.linear)
+    )
+    return SCORING_COPIES * CHUNK_BYTES + sum(
+        predicted_resident(models.weights_bytes(model))
+        + (widened_bytes(model, export.dtype, in_library) if on_cpu else 0)
+        + logits_bytes
+        for model in models.exported
+    )
+
+
+def _eval(models: _Models) -> StageEstimate:
+    """Tasks of lm-eval, whose documents are not known before they are loaded."""
+    settings = models.recipe.eval
+    assert settings is not None
+    wanted = settings.models or EVAL_MODELS
+    of = {"source": models.spec, "baseline": models.spec, "quantized": models.quantized}
+    specs = {name: of.get(name, models.kept) for name in wanted}
+    documents = len(settings.tasks) * (settings.limit or EVAL_DOCUMENTS)
+    flops = 2.0 * documents * EVAL_TOKENS * sum(map(_active_parameters, specs.values()))
+    width = 4 if settings.dtype == "float32" else 2
+    in_torch = [width * specs[name].parameters for name in TORCH_MODELS if name in specs]
+    row_tokens = min(settings.max_length or EVAL_TOKENS, EVAL_TOKENS)
+    # Logits, their logarithms, and the copy that the runtime hands over.
+    logit_bytes = 3 * 4 * settings.batch_size * row_tokens * models.spec.vocab_size
+    return StageEstimate(
+        "eval",
+        1 << 16,
+        TORCH_BYTES + LM_EVAL_BYTES + max([*in_torch, models.largest_export_bytes]) + logit_bytes,
+        20 + flops / FLOPS_PER_S[settings.dtype],
     )
 
 
@@ -305,6 +368,7 @@ STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
     "quantize": _quantize,
     "export": _export,
     "validate": _validate,
+    "eval": _eval,
     "report": _report,
     "sweep": _report,
     "bakeoff": _bakeoff,
@@ -338,7 +402,7 @@ def importance_estimate(
     )
     if settings.dtype == "bfloat16":
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
-    rows = Axis(spec, settings.shared_expert is True).rows
+    rows = Axis(spec, settings.shared_expert is True and spec.has_shared_expert).rows
     states = states_at_once(scores, spec.num_layers)
     return StageEstimate(
         folder,
@@ -408,27 +472,30 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     plan = recipe.plan
     if plan is None:
         return spec
-    axis = Axis(spec, plan.prunes_shared)
+    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert))
 
     def at(keep: float) -> ModelSpec:
         widths = [[round(width * keep) for width in layer] for layer in axis.widths]
         return axis.resized(widths).spec
 
-    def size(model: ModelSpec) -> int:
+    def sizes(model: ModelSpec) -> tuple[int, int]:
+        """Bytes stored, and read for a token."""
         model = replace(model, quantization=_quantization(recipe))
-        sizes = predicted_bytes(
+        found = predicted_bytes(
             model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
         )
-        if plan.target_active_bytes is None:
-            return sizes.total_bytes
-        return sizes.active_bytes(model, uniform_shares(spec))
+        return found.total_bytes, found.active_bytes(model, uniform_shares(spec))
 
     if plan.keep is not None:
         return at(plan.keep)
-    target = plan.target_bytes or plan.target_active_bytes
-    assert target is not None
-    least, most = size(at(0.0)), size(spec)
-    return at(min(max((target - least) / max(most - least, 1), 0.0), 1.0))
+    least, most = sizes(at(0.0)), sizes(spec)
+    read = round(most[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
+    shares = [
+        (target - low) / max(high - low, 1)
+        for target, low, high in zip((plan.target_bytes, read), least, most, strict=True)
+        if target is not None
+    ]
+    return at(min(max(min(shares), 0.0), 1.0))
 
 
 def _quantization(recipe: Recipe) -> Quantization:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import read_config
+from moe_export.evaluation.harness.run import require_harness
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.ort.session import require_execution
-from moe_export.recipe import Recipe, ValidateSettings, settings_of
+from moe_export.recipe import EvalSettings, Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
 from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
@@ -132,7 +133,8 @@ def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
 
         check_web(spec)
     if recipe.plan is not None:
-        Axis(spec, recipe.plan.prunes_shared)  # refuses a shared expert that the model has not
+        # Refuses a shared expert that the model has not.
+        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert))
     return spec
 
 
@@ -144,4 +146,6 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
             continue
         if isinstance(settings, ValidateSettings):
             require_execution(settings.providers, settings.operator)
+        if isinstance(settings, EvalSettings):
+            require_harness(settings)
         require_tasks(settings, run.model, spec.max_positions)

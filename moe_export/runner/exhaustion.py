@@ -8,6 +8,7 @@ from moe_export.system.memory import tells_of_exhaustion
 ADVICE = {
     "calibrate": "lower calibrate.sequences or calibrate.sequence_length",
     "importance": "lower importance.batch_tokens or set importance.dtype: bfloat16",
+    "ranking": "lower ranking.held_out or calibrate.sequence_length",
     "prune": "lower prune.calibration_tokens, or leave prune.refit_down and prune.distill_router "
     "out",
     "quantize": "lower quantize.calibration_tokens, or set quantize.method: mse",

@@ -7,11 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moe_export.checkpoint import Checkpoint
+from moe_export.documents.files import file_sha256
 from moe_export.documents.sources import outside_files
 from moe_export.documents.tokenizer_files import tokenizer_files
 from moe_export.errors import CheckpointError
 from moe_export.quantization import QUANTIZATION_KEY
-from moe_export.recipe import BakeoffSettings, CalibrateSettings, Source, ValidateSettings
+from moe_export.recipe import (
+    BakeoffSettings,
+    CalibrateSettings,
+    EvalSettings,
+    Source,
+    ValidateSettings,
+)
 from moe_export.runner.steps import Step
 from moe_export.system.digests import Digests, memory_file
 
@@ -46,7 +53,9 @@ def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
         found = digests.of(files)
         lines = (f"{digest} {path.name}\n" for path, digest in zip(files, found, strict=True))
         common["tokenizer"] = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return {step.folder: common | outside_files(_sources(step)) for step in steps}
+    return {
+        step.folder: common | outside_files(_sources(step)) | _task_files(step) for step in steps
+    }
 
 
 def _sources(step: Step) -> Iterable[Source]:
@@ -55,3 +64,13 @@ def _sources(step: Step) -> Iterable[Source]:
     if isinstance(step.settings, ValidateSettings | BakeoffSettings):
         return step.settings.tasks
     return ()
+
+
+def _task_files(step: Step) -> dict[str, str]:
+    """SHA-256 by path of the files in a folder of lm-eval tasks: their YAML, code and data."""
+    settings = step.settings
+    if not isinstance(settings, EvalSettings) or settings.include_path is None:
+        return {}
+    folder = Path(settings.include_path)
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): file_sha256(path) for path in found if "__pycache__" not in path.parts}

@@ -72,8 +72,10 @@ def _read(step: Step, name: str, marks: Marks) -> Iterator[str]:
 
 
 def _matches(file: str, pattern: str) -> bool:
-    """True if a pattern fits a file at the top of its folder, or is that for everything."""
-    return pattern == EVERYTHING or ("/" not in file and fnmatch(file, pattern))
+    """True if a pattern fits a file in a folder as deep as the pattern's, or is for everything."""
+    return pattern == EVERYTHING or (
+        file.count("/") == pattern.count("/") and fnmatch(file, pattern)
+    )
 
 
 def _top(_step: Step, _marks: Marks) -> tuple[str, ...]:
@@ -82,6 +84,10 @@ def _top(_step: Step, _marks: Marks) -> tuple[str, ...]:
 
 def _json(_step: Step, _marks: Marks) -> tuple[str, ...]:
     return ("*.json",)
+
+
+def _json_and_cards(_step: Step, _marks: Marks) -> tuple[str, ...]:
+    return ("*.json", "README.md", "*/README.md")
 
 
 def _if_pruned_is_exported(step: Step, _marks: Marks) -> tuple[str, ...]:
@@ -97,10 +103,11 @@ _CHOICES: dict[tuple[str, str], Callable[[Step, Marks], tuple[str, ...]]] = {
     ("quantize", "prune"): _top,
     ("export", "prune"): _if_pruned_is_exported,
     ("validate", "prune"): _if_pruned_was_exported,
+    ("eval", "prune"): _top,
     ("report", "calibrate"): _json,
-    ("report", "prune"): _json,
+    ("report", "prune"): _json_and_cards,
     ("report", "quantize"): _json,
-    ("report", "export"): _json,
+    ("report", "export"): _json_and_cards,
     ("sweep", "export"): _json,
 }
 """Patterns of the files that a stage reads of another one; all files of pairs not in it."""

@@ -32,6 +32,9 @@ ACTIVATIONS = 8
 LOGIT_BYTES = 4 * 128 << 20
 """Memory of the logits of a chunk of tokens and of their gradients; see `passes.loss`."""
 
+SCORING_COPIES = 4
+"""Arrays of the size of `evaluation.tally.CHUNK_BYTES` while a model's answers are scored."""
+
 PRIMITIVES, PRIMITIVE_BYTES, KERNEL_BYTES = 1024, 800 << 10, 180 << 10
 """Code that oneDNN makes for every shape of a product in bfloat16: the number of shapes whose code
 it keeps, the bytes of each, and the bytes that every shape ever seen leaves behind. These are bytes
@@ -46,3 +49,13 @@ TORCH_BYTES = 450 << 20
 
 STORED_BYTES = 2
 """Bytes of a parameter in a source checkpoint: float16 or bfloat16, as nearly all are."""
+
+LM_EVAL_BYTES = 160 << 20
+"""Memory of lm-eval and the packages for data sets once they are loaded."""
+
+EVAL_DOCUMENTS, EVAL_TOKENS = 2000, 600
+"""Documents of a task of lm-eval without a limit, and the tokens of one with examples and choices:
+a guess, since tasks differ by a factor of a hundred."""
+
+EVAL_MODELS = ("source", "checkpoint", "baseline", "pruned")
+"""Models that are evaluated unless the recipe names some."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_export.artifacts.bakeoff import Bakeoff
+from moe_export.artifacts.evaluation import Evaluation
 from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.report import Report
+from moe_export.artifacts.run_info import ResolvedRecipe
 from moe_export.artifacts.sweep import Sweep
 from moe_export.artifacts.validation import Validation
 from moe_export.evaluation.gates import raise_for_gates
@@ -51,13 +53,29 @@ class RunResult:
         return Plan.load(self.directory / "plan")
 
     def require_gates(self) -> None:
-        """Checks that validation met every limit of the recipe.
+        """Checks that validation and the tasks of lm-eval met every limit of the recipe.
 
         Raises:
             GateError: a limit was not met.
             ArtifactError: the validate stage has not run.
         """
-        raise_for_gates(Validation.load(self.directory / "validate"))
+        gates = Validation.load(self.directory / "validate").gates
+        evaluation = self.evaluation
+        raise_for_gates((*gates, *(evaluation.gates if evaluation else ())))
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """Scores of lm-eval's tasks; None if the run's recipe has none, or before they have run.
+
+        Raises:
+            ArtifactError: a file is damaged.
+        """
+        folder = self.directory / "eval"
+        if not (folder / Evaluation.FILE).is_file():
+            return None
+        # The folder may be left from another recipe.
+        asked = ResolvedRecipe.load(self.directory).recipe.get("eval")
+        return Evaluation.load(folder) if asked else None
 
 
 def _existing(path: Path) -> Path | None:

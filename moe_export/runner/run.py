@@ -13,10 +13,9 @@ import hashlib
 import importlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from moe_export.artifacts.stage_mark import (
 )
 from moe_export.recipe import Section
 from moe_export.runner.directory import RunRecord, check_directory, locked
+from moe_export.runner.elapsed import Elapsed
 from moe_export.runner.exhaustion import out_of_memory
 from moe_export.runner.inputs import check_inputs
 from moe_export.runner.steps import Step, depends_on_threads
@@ -157,7 +157,6 @@ class Run:
     def _execute(self, state: State, progress: Progress, anew: bool) -> float:
         step = state.step
         out = self.directory / step.folder
-        started = time.monotonic()
         job = Job(
             settings=step.settings,
             model=self.model,
@@ -171,6 +170,8 @@ class Run:
             _prepare(job.partial, state.key, anew)
         except OSError as error:
             raise disk_error(error, out) from error
+        elapsed = Elapsed(job.partial)
+        job = replace(job, progress=elapsed.noting(progress))
         is_shared = STAGES[step.stage].is_shared
         if is_shared:
             self.workers.tell(_as_message(step, job))
@@ -189,10 +190,10 @@ class Run:
             self.workers.meet()  # other workers may still write to the partial folder
         shutil.rmtree(job.partial)
         try:
-            self._mark(state, out, time.monotonic() - started, memory.peak_bytes)
+            self._mark(state, out, elapsed.seconds(), memory.peak_bytes)
         except OSError as error:
             raise disk_error(error, out) from error
-        return time.monotonic() - started
+        return elapsed.seconds()
 
     def _mark(self, state: State, out: Path, wall_s: float, peak_bytes: int) -> None:
         mark = StageMark(

@@ -11,6 +11,7 @@ from moe_export.recipe import (
     AUTO,
     ROUNDING_OF,
     BakeoffSettings,
+    EvalSettings,
     Formats,
     ImportanceSettings,
     PruneSettings,
@@ -67,6 +68,11 @@ def steps_of(recipe: Recipe) -> list[Step]:
     if recipe.export.linear != "auto":
         exported["linear"] = recipe.export.linear
     settings["plan"] = recipe.plan.model_copy(update=exported)
+    if recipe.eval is not None:
+        settings["eval"] = _eval_settings(recipe, recipe.eval)
+        # A limit of eval's does not make validation run again.
+        gates = recipe.validate_.gates.model_copy(update={"eval": None})
+        settings["validate"] = recipe.validate_.model_copy(update={"gates": gates})
     if "ranking" in settings:
         settings |= _chosen(recipe, settings)
     return [
@@ -75,6 +81,18 @@ def steps_of(recipe: Recipe) -> list[Step]:
         )
         for stage, section in settings.items()
     ]
+
+
+def _eval_settings(recipe: Recipe, section: EvalSettings) -> EvalSettings:
+    """Tasks with the provider, the operator and the limit of the validate section."""
+    validate = recipe.validate_
+    return section.model_copy(
+        update={
+            "provider": validate.providers[0],
+            "operators": section.operators or (validate.operator,),
+            "max_fall": validate.gates.eval,
+        }
+    )
 
 
 def _chosen(recipe: Recipe, settings: Mapping[str, Section]) -> dict[str, Section]:
@@ -102,7 +120,9 @@ def depends_on_threads(step: Step) -> bool:
         return settings.refit_down or settings.distill_router is not None
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
-    return isinstance(settings, ImportanceSettings | RankingSettings | BakeoffSettings)
+    return isinstance(
+        settings, ImportanceSettings | RankingSettings | BakeoffSettings | EvalSettings
+    )
 
 
 def _bakeoff_steps(recipe: Recipe) -> list[Step]:

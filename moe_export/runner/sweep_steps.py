@@ -7,6 +7,7 @@ from typing import Any
 
 from moe_export.errors import RecipeError
 from moe_export.recipe import AUTO, QuantizeSettings, Recipe
+from moe_export.recipe.checks import check_auto
 from moe_export.runner.steps import Step, between, steps_of
 
 POINTS = "points"
@@ -58,7 +59,7 @@ def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
         points: models to export and measure.
 
     Raises:
-        RecipeError: the recipe is a comparison of rankings.
+        RecipeError: the recipe is a comparison of rankings, or lacks what a point needs.
     """
     if recipe.plan is None:
         raise RecipeError("a sweep needs a recipe of the main job, with a plan section")
@@ -94,13 +95,19 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
             "keep": point.keep,
             "target_bytes": point.target_bytes,
             "target_active_bytes": None,
+            "speedup": None,
         }
     )
     quantize = recipe.quantize or QuantizeSettings()
     update: dict[str, Any] = {"experts": point.experts}
     quantized = quantize.model_copy(update=update | {"choices": recipe.sweep.formats})
     is_float = point.experts != "auto" and quantized.quantization().is_float
-    return recipe.model_copy(update={"plan": plan, "quantize": None if is_float else quantized})
+    changed = recipe.model_copy(update={"plan": plan, "quantize": None if is_float else quantized})
+    try:
+        check_auto(changed)
+    except ValueError as error:
+        raise RecipeError(f"the point {point.name} of the sweep: {error}") from error
+    return changed
 
 
 def _with_all_scores(first: Step, second: Step) -> Step:

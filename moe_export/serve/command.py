@@ -7,7 +7,7 @@ import os
 import sys
 from importlib.util import find_spec
 
-from moe_export.errors import DependencyError
+from moe_export.errors import DependencyError, RecipeError
 from moe_export.ort.model import exported_model
 from moe_export.ort.session import OrtModel
 from moe_export.serve.limits import Limits, context_of
@@ -30,6 +30,10 @@ def serve_command(arguments: argparse.Namespace) -> None:
         raise DependencyError(f"{', '.join(missing)} is not installed; install moe-export[serve]")
     from moe_export.serve.server import Address, serve  # noqa: PLC0415 - an extra
 
+    if arguments.speculate and arguments.provider != "cpu":
+        raise RecipeError(
+            f"--speculate needs the provider cpu, not {arguments.provider}; leave it out"
+        )
     directory = exported_model(arguments.run, arguments.variant)
     limits = _limits(arguments, context_of(directory, arguments.context))
     model = OrtModel(directory, arguments.provider, arguments.threads, arguments.operator, "static")
@@ -47,6 +51,7 @@ def _limits(arguments: argparse.Namespace, context: int) -> Limits:
         queue=arguments.queue,
         chunk=arguments.chunk,
         cache_bytes=None if cache is None else cache << 20,
+        speculate=arguments.speculate,
         grace_s=arguments.grace,
     )
 

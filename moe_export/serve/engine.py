@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from moe_export.ort.session import OrtModel
+from moe_export.ort.speculation import Speculation, taken
 from moe_export.serve.job import Job
 from moe_export.serve.limits import Limits
 from moe_export.serve.slots import Slots
@@ -169,15 +171,37 @@ class Engine:
         jobs = [job for job in self._running() if not job.remaining]
         if not jobs:
             return
+        if len(jobs) == 1 and self._run_draft(jobs[0]):
+            return
+        started = time.perf_counter()
         rows = jobs[-1].row + 1
         ids_B, taking_B = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
         for job in jobs:
             ids_B[job.row], taking_B[job.row] = job.last, True
         logits_BV: Any = self._slots.token(ids_B, taking_B)
         self._watcher.on_step(rows, len(jobs))
+        if len(jobs) == 1 and jobs[0].speculation is not None:
+            jobs[0].speculation.ran_one(time.perf_counter() - started)
         for job in jobs:
             if job.continued(logits_BV[job.row]):
                 self._leave(job)
+
+    def _run_draft(self, job: Job) -> bool:
+        """Runs the last token of a job and a draft behind it; returns True if tokens came of it."""
+        room = self._limits.context - int(self._slots.filled[job.row]) - 1
+        draft = job.speculation.draft(min(room, job.left - 1)) if job.speculation else []
+        if not draft:
+            return False
+        assert job.speculation is not None
+        started = time.perf_counter()
+        logits_SV = self._slots.chunk(job.row, np.array([job.last, *draft], np.int64))
+        tokens = taken(logits_SV, draft)
+        self._slots.filled[job.row] -= 1 + len(draft) - len(tokens)
+        job.speculation.ran_draft(len(draft), len(tokens), time.perf_counter() - started)
+        self._watcher.on_step(1, 1)
+        if any(job.continued(logits_V) for logits_V in logits_SV[: len(tokens)]):
+            self._leave(job)
+        return bool(tokens)
 
     def _running(self) -> list[Job]:
         """Jobs that have a row, in the order of rows."""
@@ -185,6 +209,8 @@ class Engine:
 
     def _place(self, job: Job, row: int) -> None:
         job.row = row
+        if self._limits.speculate and job.asked.temperature == 0:
+            job.speculation = Speculation(job.asked.prompt)
         self._rows[row] = job
         self._slots.filled[row] = 0
 

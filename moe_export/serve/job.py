@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
+from moe_export.ort.speculation import Speculation
 from moe_export.serve.sampling import Sampler, Score, score
 from moe_export.serve.text import Decoding, StopStrings
 
@@ -68,6 +69,7 @@ class Job:
         row: Row of the cache; -1 while the job waits.
         done: Number of tokens of the prompt that were run.
         last: Token that was chosen last, and runs next.
+        speculation: Drafts of several tokens; None for one token in a step.
         cancelled: True once nobody waits for the rest.
     """
 
@@ -78,6 +80,7 @@ class Job:
     row: int = -1
     done: int = 0
     last: int = 0
+    speculation: Speculation | None = None
     cancelled: bool = False
     _made: int = 0
     _prompt_scores: list[Score] = field(default_factory=list)
@@ -90,6 +93,11 @@ class Job:
     def remaining(self) -> int:
         """Number of tokens of the prompt that were not run yet."""
         return len(self.asked.prompt) - self.done
+
+    @property
+    def left(self) -> int:
+        """Largest number of tokens that may still follow."""
+        return self.asked.new_tokens - self._made
 
     def ran(self, tokens: int, logits_LV: NDArray[Any]) -> bool:
         """Notes that the next tokens of the prompt were run; returns True if the job has ended.
@@ -110,6 +118,8 @@ class Job:
     def continued(self, logits_V: NDArray[Any]) -> bool:
         """Takes the logits of the last token; returns True if the job has ended."""
         self.last = self._sampler.choose(logits_V)
+        if self.speculation is not None:
+            self.speculation.add(self.last)
         self._made += 1
         scores = self._prompt_scores
         self._prompt_scores = []

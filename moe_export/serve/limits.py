@@ -24,6 +24,7 @@ class Limits:
         chunk: Largest number of prompt tokens in one step; between chunks, other rows go on.
         body_bytes: Largest size of a request's body in bytes.
         cache_bytes: Memory that keys and values may take, in bytes; half of what is free if None.
+        speculate: True if a greedy sequence that is alone takes several tokens in a step.
         grace_s: Time in seconds that running requests get to finish after a signal to stop.
     """
 
@@ -33,6 +34,7 @@ class Limits:
     chunk: int = 256
     body_bytes: int = 4 << 20
     cache_bytes: int | None = None
+    speculate: bool = False
     grace_s: int = 30
 
 

@@ -34,9 +34,14 @@ STAGES: dict[str, StageFacts] = {
     "prune": StageFacts(3, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(6, ("prune", "plan", "quantize")),
-    "validate": StageFacts(6, ("calibrate", "prune", "quantize", "export")),
+    "validate": StageFacts(8, ("calibrate", "prune", "quantize", "export")),
+    "eval": StageFacts(1, ("prune", "export")),
     "report": StageFacts(
-        4, ("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export", "validate")
+        5,
+        (
+            *("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
+            *("validate", "eval"),
+        ),
     ),
     "sweep": StageFacts(2, ()),
     "bakeoff": StageFacts(4, ()),
@@ -51,6 +56,7 @@ MAIN_JOB = (
     "quantize",
     "export",
     "validate",
+    "eval",
     "report",
 )
 """The stages of `run` in order; one whose section the recipe leaves out is skipped."""

@@ -23,9 +23,9 @@ from moe_export.evaluation.masking import ScoredTask, masked, score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
-from moe_export.fitting.refit import refit_by_layer
 from moe_export.ranking.candidates import Planned, planned
 from moe_export.ranking.choose import chosen_ranking
+from moe_export.ranking.refits import refitted_layers, with_refit
 from moe_export.recipe import AUTO, BakeoffSettings, PlanSettings
 from moe_export.reporting.bakeoff_table import bakeoff_html, bakeoff_markdown
 from moe_export.stages.job import Job
@@ -136,7 +136,7 @@ class _Draw:
             settings = ranking.model_copy(
                 update={
                     "plan": plan,
-                    "prune": prune.model_copy(update={"refit_down": entry.refits}),
+                    "prune": with_refit(prune, entry.refits),
                 }
             )
             folder = self._partial / f"{entry.keep}-{entry.refits}"
@@ -150,9 +150,11 @@ class _Draw:
         """Refitted columns of `down` by tensor name."""
         prune = self._settings.prune
         assert prune is not None
-        sequences = Calibration.load(self._calibrate).sample(prune.calibration_tokens)
-        fits = refit_by_layer(self._model, ranking.kept, sequences, prune.ridge)
-        return {name: columns for fit in fits for name, columns in fit.down.items()}
+        calibration = Calibration.load(self._calibrate)
+        layers = refitted_layers(
+            self._model, ranking.kept, calibration, prune, prune.calibration_tokens
+        )
+        return {name: columns for layer in layers for name, columns in layer.items()}
 
 
 def _result(

@@ -13,7 +13,7 @@ from moe_export.artifacts.calibration import (
     CalibrationSummary,
     HeldOut,
 )
-from moe_export.documents.sources import draw
+from moe_export.documents.sources import Drawn, draw
 from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
 from moe_export.recipe import CalibrateSettings, Source
@@ -42,7 +42,7 @@ def run(job: Job[CalibrateSettings]) -> None:
             )
         # Each source has its own seed; else two sources of one kind would draw the same documents.
         seed = settings.seed * 1000 + number
-        drawn = draw(source, job.model, count + held_out, settings.sequence_length, seed, "train")
+        drawn = _draw(source, job, count, seed)
         parts.append(divided(drawn.sequences, held_out, source))
         used, apart = parts[-1]
         tokens = np.concatenate([np.array(s.tokens, np.int32) for s in used])
@@ -69,6 +69,21 @@ def run(job: Job[CalibrateSettings]) -> None:
         sources=tuple(facts),
     ).save(job.out)
     job.progress(len(counts), len(counts), "done")
+
+
+def _draw(source: Source, job: Job[CalibrateSettings], count: int, seed: int) -> Drawn:
+    """Draws the sequences of a source, and those that are held out besides."""
+    settings = job.settings
+    total = count + (settings.held_out or 0)
+    try:
+        return draw(source, job.model, total, settings.sequence_length, seed, "train")
+    except CalibrationError as error:
+        if total == count:
+            raise
+        raise CalibrationError(
+            f"{error}; {settings.held_out} of the {total} sequences are held out to compare "
+            "rankings: lower ranking.held_out, or name a score in plan.score"
+        ) from error
 
 
 def divided(

@@ -43,7 +43,7 @@ def run(job: Job[ImportanceSettings]) -> None:
     model = StreamedModel(job.model, getattr(torch, settings.dtype))
     importance = collect_importance(
         model,
-        Axis(model.spec, settings.shared_expert is True),
+        Axis(model.spec, settings.shared_expert is True and model.spec.has_shared_expert),
         calibration,
         scores,
         settings.batch_tokens,

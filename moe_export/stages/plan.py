@@ -54,7 +54,7 @@ def run(job: Job[PlanSettings]) -> None:
             f"plan.score {settings.score} was not computed; it is one of "
             f"{', '.join(importance.scores)}, or add it to importance.scores"
         )
-    axis = Axis(spec, settings.prunes_shared)
+    axis = Axis(spec, settings.prunes_shared_of(spec.has_shared_expert))
     scores, tokens_per_expert = importance.scores[settings.score], importance.tokens_per_expert
     unknown = unreached(tokens_per_expert)
     _check_rows(scores, axis)

@@ -22,7 +22,7 @@ def run(job: Job[RankingSettings]) -> None:
     _, spec = open_checkpoint(job.model)
     chosen_ranking(
         job.model,
-        Axis(spec, settings.plan.prunes_shared),
+        Axis(spec, settings.plan.prunes_shared_of(spec.has_shared_expert)),
         Importance.load(job.folders["importance"]),
         job.folders["calibrate"],
         settings,

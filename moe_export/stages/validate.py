@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moe_export.artifacts.documents import Documents
 from moe_export.artifacts.measurements import Machine, Measurements, ProcessMemory, Speed
 from moe_export.artifacts.validation import (
+    AnswerEnds,
     Greedy,
     NotFinite,
     Parity,
@@ -22,10 +23,12 @@ from moe_export.artifacts.validation import (
 )
 from moe_export.checkpoint import read_config
 from moe_export.documents.sources import TEST_SEED, draw, has_answers, task_names
+from moe_export.documents.special_tokens import end_ids
 from moe_export.documents.tokens import TokenSequence
+from moe_export.evaluation.answer_ends import answer_ends, without_ends
 from moe_export.evaluation.choices import right_choices
 from moe_export.evaluation.finite import FiniteCheck
-from moe_export.evaluation.gates import check_gates
+from moe_export.evaluation.gates import check_gates, check_unguarded
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.evaluation.prompts import greedy_prompts, interleaved
 from moe_export.evaluation.tally import (
@@ -77,12 +80,21 @@ def run(job: Job[ValidateSettings]) -> None:
         checks = {variant: FiniteCheck() for variant in variants}
         parity, greedy = _parity(job, variants, provider, tasks, checks)
         job.progress(1, 3, f"{provider}: accuracy")
-        tallies[provider] = _tallies(variants, provider, settings, tasks, checks)
+        models = {
+            variant: OrtModel(directory, provider, operator=settings.operator)
+            for variant, directory in variants.items()
+        }
+        ends = _answer_ends(models, settings, tasks, checks, end_ids(job.model))
+        tallies[provider] = _tallies(
+            models, settings, _as_required(tasks, ends, end_ids(job.model)), checks
+        )
+        del models
         providers[provider] = ProviderResults(
             parity=parity,
             greedy=greedy,
             variants=_scores(tallies[provider]),
             not_finite=_not_finite(variants, checks),
+            answer_ends=ends or None,
         )
         for variant, directory in variants.items():
             job.progress(2, 3, f"{provider}: speed and memory, {variant}")
@@ -107,12 +119,14 @@ def _validation(
     settings: ValidateSettings, providers: dict[str, ProviderResults], product: str
 ) -> Validation:
     """Holds the gates against the results of all providers."""
-    first = next(iter(providers.values())).variants
+    name, results = next(iter(providers.items()))
+    first = results.variants
     recovered = recovery(first[product].tasks, first[BASELINE].tasks) if BASELINE in first else None
     return Validation(
         providers=providers,
         recovery=recovered,
         gates=check_gates(settings.gates, providers, product, recovered),
+        warning=check_unguarded(settings.gates, results, name, product),
     )
 
 
@@ -195,18 +209,50 @@ def within(sequences: list[list[int]], tokens: int) -> list[list[int]]:
     return sequences[: max(1, sum(end <= tokens for end in ends))]
 
 
+def _answer_ends(
+    models: Mapping[str, OrtModel],
+    settings: ValidateSettings,
+    tasks: Mapping[str, list[TokenSequence]],
+    checks: Mapping[str, FiniteCheck],
+    ends: list[int],
+) -> dict[str, AnswerEnds]:
+    """Looks how the unpruned model ends the answers of tasks that leave it open."""
+    if BASELINE not in models:
+        return {}
+    open_tasks = [
+        name
+        for name, task in task_names(settings.tasks).items()
+        if task.eos is None and has_answers(task)
+    ]
+    logits_of = partial(_logits, models[BASELINE], checks[BASELINE])
+    vocabulary = _vocabulary(models)
+    found = {name: answer_ends(logits_of, tasks[name], ends, vocabulary) for name in open_tasks}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _as_required(
+    tasks: Mapping[str, list[TokenSequence]], ends: Mapping[str, AnswerEnds], end_tokens: list[int]
+) -> dict[str, list[TokenSequence]]:
+    """Documents without the end-of-sequence token where it is not required."""
+    return {
+        name: without_ends(sequences, end_tokens)
+        if name in ends and not ends[name].required
+        else sequences
+        for name, sequences in tasks.items()
+    }
+
+
+def _vocabulary(models: Mapping[str, OrtModel]) -> int:
+    return int(next(iter(models.values())).session.get_outputs()[0].shape[-1])
+
+
 def _tallies(
-    variants: Mapping[str, Path],
-    provider: str,
+    models: Mapping[str, OrtModel],
     settings: ValidateSettings,
     tasks: dict[str, list[TokenSequence]],
     checks: Mapping[str, FiniteCheck],
 ) -> Tallies:
     """Scores every variant on every task, with its divergence from any baseline."""
-    models = {
-        variant: OrtModel(directory, provider, operator=settings.operator)
-        for variant, directory in variants.items()
-    }
     by_task = {
         name: _tallies_of(models, task, tasks[name], checks)
         for name, task in task_names(settings.tasks).items()
@@ -223,19 +269,10 @@ def _tallies_of(
     checks: Mapping[str, FiniteCheck],
 ) -> dict[str, Tally]:
     """Scores every variant on one task."""
-    vocabulary = next(iter(models.values())).session.get_outputs()[0].shape[-1]
+    vocabulary = _vocabulary(models)
     tallies = {variant: Tally(has_answers(task)) for variant in models}
     for batch in batches(sequences, vocabulary):
-        tokens = [sequence.tokens for sequence in batch]
-        logits = {
-            variant: list(map(checks[variant].checked, tokens, model.logits(tokens)))
-            for variant, model in models.items()
-        }
-        for row, sequence in enumerate(batch):
-            baseline = logits[BASELINE][row] if BASELINE in logits else None
-            for variant, tally in tallies.items():
-                reference = None if variant == BASELINE else baseline
-                tally_document(tally, sequence, logits[variant][row], reference)
+        _tally_batch(tallies, models, batch, checks)
     if task.choices_field is not None:
         # In the order of the batches above, so that all lists of documents agree.
         ordered = [sequence for batch in batches(sequences, vocabulary) for sequence in batch]
@@ -244,6 +281,25 @@ def _tallies_of(
                 partial(_logits, model, checks[variant]), ordered, vocabulary
             )
     return tallies
+
+
+def _tally_batch(
+    tallies: Mapping[str, Tally],
+    models: Mapping[str, OrtModel],
+    batch: list[TokenSequence],
+    checks: Mapping[str, FiniteCheck],
+) -> None:
+    """Scores every variant on a batch, whose logits are gone before those of the next are made."""
+    tokens = [sequence.tokens for sequence in batch]
+    logits = {
+        variant: list(map(checks[variant].checked, tokens, model.logits(tokens)))
+        for variant, model in models.items()
+    }
+    for row, sequence in enumerate(batch):
+        baseline = logits[BASELINE][row] if BASELINE in logits else None
+        for variant, tally in tallies.items():
+            reference = None if variant == BASELINE else baseline
+            tally_document(tally, sequence, logits[variant][row], reference)
 
 
 def _logits(

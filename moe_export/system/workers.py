@@ -16,8 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.errors import ResourceError
+
 PATIENCE = timedelta(days=7)
 """Longest time that a worker waits for others; stages that only the first one runs may be long."""
+
+JOINING = timedelta(minutes=5)
+"""Longest time from the first worker that joins to the last; one may have died before it could."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,15 @@ class Workers:
     Attributes:
         rank: Number of this process; process 0 writes all files.
         size: Number of processes.
+        group: Torch's group of the processes; None for its default one.
+
+    Raises:
+        ResourceError: by every method that exchanges something, if another process has ended.
     """
 
     rank: int = 0
     size: int = 1
+    group: Any = None
 
     def share(self, count: int) -> range:
         """Numbers of the pieces of work that this process does, of `count` pieces."""
@@ -45,7 +55,8 @@ class Workers:
 
         own = torch.from_numpy(values_M)
         parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
-        distributed.gather(own, parts)
+        with _told_of_others():
+            distributed.gather(own, parts, group=self.group)
         return [] if parts is None else [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
@@ -56,7 +67,8 @@ class Workers:
         from torch import distributed  # noqa: PLC0415 - heavy
 
         shared = torch.tensor([value])
-        distributed.all_reduce(shared, distributed.ReduceOp.MIN)
+        with _told_of_others():
+            distributed.all_reduce(shared, distributed.ReduceOp.MIN, group=self.group)
         return int(shared)
 
     def tell(self, message: dict[str, Any] | None) -> dict[str, Any]:
@@ -72,10 +84,11 @@ class Workers:
 
         text = torch.from_numpy(np.frombuffer(json.dumps(message).encode(), np.uint8).copy())
         length = torch.tensor([len(text)])
-        distributed.broadcast(length, 0)
-        if self.rank != 0:
-            text = torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(text, 0)
+        with _told_of_others():
+            distributed.broadcast(length, 0, group=self.group)
+            if self.rank != 0:
+                text = torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(text, 0, group=self.group)
         result: dict[str, Any] = json.loads(text.numpy().tobytes())
         return result
 
@@ -84,7 +97,8 @@ class Workers:
         if self.size > 1:
             from torch import distributed  # noqa: PLC0415 - heavy
 
-            distributed.barrier()
+            with _told_of_others():
+                distributed.barrier(group=self.group)
 
 
 ALONE = Workers()
@@ -99,15 +113,33 @@ def joined() -> Iterator[Workers]:
         return
     from torch import distributed  # noqa: PLC0415 - heavy
 
-    # Only sums of a few megabytes are sent, so that NCCL would not be faster.
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    with _told_of_others():
+        # Only sums of a few megabytes are sent, so that NCCL would not be faster.
+        distributed.init_process_group("gloo", timeout=JOINING)
+        group = distributed.new_group(timeout=PATIENCE)
     try:
-        workers = Workers(distributed.get_rank(), size)
+        workers = Workers(distributed.get_rank(), size, group)
         yield workers
         # A process that leaves while another still receives from it makes the other fail.
         workers.meet()
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _told_of_others() -> Iterator[None]:
+    """Turns torch's errors of a lost connection into a sentence.
+
+    Raises:
+        ResourceError: another process has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise ResourceError(
+            "another process of this run has ended or cannot be reached; see its message, and run "
+            "the same command again, finished stages are kept"
+        ) from error
 
 
 def is_first() -> bool:

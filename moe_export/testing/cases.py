@@ -138,6 +138,40 @@ KINDS: tuple[Kind, ...] = (
 """Kinds: dtype of x, format of the weights, and their group size."""
 
 
+OF_THE_FORMAT = (
+    *("one_token", "aligned_widths", "odd_widths_and_hidden", "all_widths_one", "all_widths_zero"),
+    *("wide", "shared_expert", "shared_expert_and_one_token", "relu2_and_a_shared_expert"),
+)
+"""Names of cases that read weights differently: edges, several groups, without a gate.
+
+The others vary routing, the number of tokens and the activation, which are the same code in every
+format.
+"""
+
+
+def cases_and_kinds(
+    cases: Collection[Case], kinds: Collection[Kind], thorough: Collection[Kind]
+) -> list[tuple[Case, Kind]]:
+    """Pairs that an executor with one code for all formats is tested with.
+
+    Args:
+        cases: Cases to choose from.
+        kinds: Kinds to choose from; each is met by the cases `OF_THE_FORMAT`.
+        thorough: Kinds that are met by every case.
+    """
+    return [
+        (case, kind)
+        for case in cases
+        for kind in kinds
+        if kind in thorough or case.name in OF_THE_FORMAT
+    ]
+
+
+def id_of(value: Case | Kind) -> str:
+    """Name of a case or kind in the name of a test."""
+    return value.name if isinstance(value, Case) else str(value)
+
+
 def kinds_of(formats: Collection[str]) -> tuple[Kind, ...]:
     """Kinds whose format is one of `formats`."""
     return tuple(kind for kind in KINDS if kind[1] in formats)

@@ -61,7 +61,7 @@ def test_a_mapping_a_file_and_a_recipe_are_one_recipe(model: Path, tmp_path: Pat
     assert changed.plan is not None
     assert changed.plan.keep == 0.25
     parse_recipe(mapping, ("plan.keep=0.25",))
-    assert mapping["plan"] == {"keep": 0.5}, "the caller's mapping is left as it is"
+    assert mapping["plan"] == recipe(model)["plan"], "the caller's mapping is left as it is"
 
 
 def test_a_wrong_mapping_is_refused_by_key(model: Path, tmp_path: Path) -> None:
@@ -125,6 +125,10 @@ def test_a_model_loads_from_its_run_its_export_and_its_own_folder(
     np.testing.assert_array_equal(logits[0], logits[2])
     baseline = moe_export.load(finished.directory, variant="baseline")
     assert np.abs(baseline.logits(ids) - logits[0]).max() > 1e-4
+    portable = moe_export.load(finished.directory, operator="portable")
+    assert models[0].path.startswith("native library (")
+    assert portable.path.startswith("portable function body")
+    assert models[0].path in repr(models[0])
 
 
 def test_generated_text_is_the_streamed_text_and_that_of_the_command(

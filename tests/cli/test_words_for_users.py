@@ -33,6 +33,29 @@ def test_a_hostile_name_of_a_run_makes_one_printable_line(
     assert r"a\x1b[2Jb\nmoe-export: all is well" in lines[0]
 
 
+@pytest.mark.parametrize(
+    "words", [["verify", "run", HOSTILE], ["status", "r", "--threads", HOSTILE]]
+)
+def test_a_hostile_word_of_a_wrong_command_line_is_printable(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.isprintable()
+    assert r"a\x1b[2Jb" in last or r"a\\x1b[2Jb" in last
+
+
+@pytest.mark.parametrize("name", ["verify", "compare", "generate"])
+def test_a_path_that_the_system_refuses_is_one_sentence(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--prompt", "x"] if name == "generate" else []
+    assert main([name, "a" * 300, *more]) in (4, 9)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_everything_that_is_printed_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
     say_line(HOSTILE)
     say(HOSTILE)

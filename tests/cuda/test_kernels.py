@@ -9,7 +9,15 @@ import pytest
 
 from moe_export.op.spec import Activation
 from moe_export.op.triton import plan
-from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import (
+    CASES,
+    Case,
+    Inputs,
+    Kind,
+    cases_and_kinds,
+    id_of,
+    inputs_of,
+)
 from moe_export.testing.cuda_kinds import CUDA_KINDS
 from moe_export.testing.executors import run_reference
 from moe_export.testing.tolerance import error_bound
@@ -49,8 +57,7 @@ def assert_equals_the_reference(y: np.ndarray, inputs: Inputs) -> None:  # type:
     assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
 
 
-@pytest.mark.parametrize("kind", CUDA_KINDS, ids=str)
-@pytest.mark.parametrize("case", SWIGLU, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "kind"), cases_and_kinds(SWIGLU, CUDA_KINDS, THOROUGH), ids=id_of)
 def test_the_kernels_equal_the_reference(case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
     for path in paths_of(case, kind):

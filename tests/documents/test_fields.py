@@ -111,6 +111,7 @@ def test_a_field_that_is_no_text_never_becomes_one(value: Any, kind: str) -> Non
 def test_numbers_are_written_as_in_json() -> None:
     document = content({"q": 5, "a": 2.5}, prompt_field="q", answer_field="a")
     assert (document.prompt, document.answer) == ("5", "2.5")
+    assert content({"text": 10**400}).answer == "1" + "0" * 400
 
 
 def test_a_conversation_in_a_text_field_is_told_of_chat_template() -> None:

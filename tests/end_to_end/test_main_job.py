@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,19 @@ from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.variants import VARIANTS
 from tests.helpers.small_runs import artifacts, write_recipe
 
+SECTIONS: dict[str, Any] = {
+    "ranking": {
+        "scores": ["fisher_margin", "activation"],
+        "scopes": ["model"],
+        "held_out": 2,
+        "first": 1,
+        "finalists": 1,
+    },
+    "plan": {"keep": 0.5, "score": "auto"},
+    "prune": {"save_padded": True},
+}
+"""Sections that let every stage run."""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,13 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run directory of all stages, with the recipe beside it."""
     home = tmp_path_factory.mktemp("finished")
-    recipe = write_recipe(
-        home,
-        model,
-        plan={"keep": 0.5, "score": "auto"},
-        ranking={"scores": ["fisher_margin", "activation"], "held_out": 2, "first": 1},
-        prune={"save_padded": True},
-    )
+    recipe = write_recipe(home, model, **SECTIONS)
     assert main(["run", str(recipe), "--run", str(home / "run")]) == 0
     return home / "run"
 
@@ -79,7 +87,7 @@ def test_every_checkpoint_and_export_has_a_card(finished: Path) -> None:
 def test_packed_models_pass_the_same_gates_and_have_the_predicted_bytes(
     finished: Path, model: Path, tmp_path: Path
 ) -> None:
-    recipe = write_recipe(tmp_path, model, export={"layout": "packed"})
+    recipe = write_recipe(tmp_path, model, **SECTIONS | {"export": {"layout": "packed"}})
     run = tmp_path / "run"
     assert main(["run", str(recipe), "--run", str(run)]) == 0
     plan = Plan.load(run / "plan")
@@ -106,7 +114,7 @@ def test_the_exported_model_agrees_with_torch(finished: Path) -> None:
 
 
 def test_two_runs_give_the_same_bytes(finished: Path, model: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, model, prune={"save_padded": True})
+    recipe = write_recipe(tmp_path, model, **SECTIONS)
     assert main(["run", str(recipe), "--run", str(tmp_path / "run")]) == 0
     again = artifacts(tmp_path / "run")
     assert again.keys() == artifacts(finished).keys()
@@ -146,7 +154,7 @@ def test_a_byte_budget_is_met_and_nearly_spent(
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(
     finished: Path, model: Path, tmp_path: Path, stage: str
 ) -> None:
-    recipe = write_recipe(tmp_path, model, prune={"save_padded": True})
+    recipe = write_recipe(tmp_path, model, **SECTIONS)
     run = tmp_path / "run"
     command = [sys.executable, "-m", "moe_export", "run", str(recipe), "--run", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -218,7 +226,7 @@ def test_compare_puts_runs_side_by_side(
 def test_dry_run_writes_nothing(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = write_recipe(tmp_path, model)
+    recipe = write_recipe(tmp_path, model, **SECTIONS)
     assert main(["run", str(recipe), "--run", str(tmp_path / "run"), "--dry-run"]) == 0
     assert not (tmp_path / "run").exists()
     shown = capsys.readouterr().out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ import torch
 from moe_export.cli import main
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.small_runs import artifacts, write_recipe
+
+OTHER_ENDED = "another process of this run has ended or cannot be reached"
 
 LAST_IS_LATE = """
 import os, sys, time
@@ -81,5 +85,46 @@ def test_an_error_of_the_first_worker_ends_the_others(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tmp_path / "nothing")
     done = torchrun(2, "run", str(recipe), "--directory", str(tmp_path / "run"))
     assert done.returncode != 0
-    assert done.stderr.count("moe-export: ") == 1
-    assert "is no directory here" in done.stderr
+    said = re.findall("^moe-export: .*", done.stderr, re.MULTILINE)
+    assert sum("is no directory here" in line for line in said) == 1
+    assert all("is no directory here" in line or OTHER_ENDED in line for line in said)
+
+
+ONE_DIES = """
+import os, sys
+from moe_export.errors import MoeExportError
+from moe_export.system.workers import joined
+
+try:
+    with joined() as workers:
+        workers.meet()
+        if workers.rank == 1:
+            os._exit(9)
+        workers.tell({})
+except MoeExportError as error:
+    sys.stderr.write(f"moe-export: {error}")
+    sys.exit(error.exit_code)
+"""
+"""Two workers, of which the second dies after they have met."""
+
+
+def test_the_death_of_a_worker_is_one_sentence_of_the_others() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_DIES],
+            env=shared | {"RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    _, said = first.communicate(timeout=120)
+    second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (4, 9), said
+    assert OTHER_ENDED in said
+    assert "Traceback" not in said

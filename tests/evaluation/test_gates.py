@@ -11,7 +11,7 @@ from moe_export.artifacts.validation import (
     VariantScores,
 )
 from moe_export.errors import GateError
-from moe_export.evaluation.gates import check_gates, raise_for_gates
+from moe_export.evaluation.gates import check_gates, check_unguarded, raise_for_gates
 from moe_export.recipe import GateSettings
 
 
@@ -83,10 +83,10 @@ def test_each_limit_fails_on_its_own(
     assert [gate.name for gate in gates if not gate.passed] == failed
     validation = Validation(providers=facts, recovery=recovery, gates=gates)
     if not failed:
-        raise_for_gates(validation)
+        raise_for_gates(validation.gates)
         return
     with pytest.raises(GateError, match=f"{failed[0]} on cpu is"):
-        raise_for_gates(validation)
+        raise_for_gates(validation.gates)
 
 
 def test_limits_that_do_not_apply_are_not_listed() -> None:
@@ -154,7 +154,7 @@ def test_a_limit_of_the_recipe_that_cannot_be_computed_fails_by_name(
     (gate,) = (gate for gate in gates if not gate.passed)
     assert (gate.name, gate.value, gate.detail) == (name, None, reason)
     with pytest.raises(GateError, match=f"{name} on cpu cannot be computed: {reason}"):
-        raise_for_gates(Validation(providers=facts, recovery=None, gates=gates))
+        raise_for_gates(gates)
     others = check_gates(GateSettings(), facts, "pruned", None)
     assert name not in [gate.name for gate in others if not gate.passed]
 
@@ -168,4 +168,36 @@ def test_a_failed_parity_says_that_the_router_has_ties() -> None:
     gates = check_gates(LIMITS, facts, "pruned", 0.95)
     words = r"max_logit_error .*\(the router of layer 3 has equal logits at the edge .* 40 of 100"
     with pytest.raises(GateError, match=words):
-        raise_for_gates(Validation(providers=facts, recovery=0.95, gates=gates))
+        raise_for_gates(gates)
+
+
+def test_a_default_limit_warns_where_no_limit_guards_the_result() -> None:
+    results = facts_of(kl_nats=1.86)
+    warning = check_unguarded(GateSettings(), results, "cpu", "pruned")
+    assert warning is not None
+    assert not warning.passed
+    assert warning.value == 1.86
+    small = check_unguarded(GateSettings(), facts_of(kl_nats=0.01), "cpu", "pruned")
+    assert small is not None
+    assert small.passed
+    unknown = check_unguarded(GateSettings(), facts_of(kl_nats=None), "cpu", "pruned")
+    assert unknown is not None
+    assert not unknown.passed
+    assert unknown.detail == "there is no baseline; set export.baseline: true"
+    for limits in (GateSettings(min_recovery=0.5), GateSettings(max_kl_nats=9.0)):
+        assert check_unguarded(limits, results, "cpu", "pruned") is None
+
+
+def facts_of(kl_nats: float | None) -> ProviderResults:
+    """Results of a pruned model alone, with one task."""
+    scores = TaskScores(
+        items=1,
+        answer_tokens=1,
+        exact_match=None,
+        exact_match_stderr=None,
+        loss_nats=1.0,
+        perplexity=2.7,
+        kl_nats=kl_nats,
+    )
+    variants = {"pruned": VariantScores(tasks={"task": scores}, mean_exact_match=None)}
+    return ProviderResults(parity={}, greedy={}, variants=variants)

@@ -43,7 +43,14 @@ from moe_export.checkpoint import write_json
 from moe_export.families.base import ModelSpec
 from moe_export.graph import predicted_bytes
 from tests.helpers.report_artifacts import COMPARISON, RANKING, REPORT
-from tests.helpers.result_artifacts import BAKEOFF, DOCUMENTS, MEASUREMENTS, SWEEP, VALIDATION
+from tests.helpers.result_artifacts import (
+    BAKEOFF,
+    DOCUMENTS,
+    EVALUATION,
+    MEASUREMENTS,
+    SWEEP,
+    VALIDATION,
+)
 
 FORMATS = TensorFormats(
     experts=("int4", "float"), dense="int8", embedding="int8", group_size=64, lm_head="int4"
@@ -197,7 +204,7 @@ EXCHANGE = Exchange(
 
 EXAMPLES: tuple[JsonArtifact, ...] = (
     *(PLAN, LEDGER, QUANTIZATION, EXPORT, MARK, CALIBRATION, EXCHANGE, RANKING),
-    *(VALIDATION, DOCUMENTS, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON),
+    *(VALIDATION, DOCUMENTS, EVALUATION, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON),
     RunInfo(
         moe_export="0.2.0",
         recipe_sha256="a" * 64,

@@ -44,8 +44,13 @@ from moe_export.artifacts.report_results import (
     TaskFacts,
 )
 from moe_export.artifacts.stage_mark import PredictedCost
-from moe_export.reporting.build_validation import gate_facts
-from tests.helpers.result_artifacts import MACHINE, SETTING, SPEED, VALIDATION
+from moe_export.reporting.build_validation import (
+    answer_end_facts,
+    evaluation_facts,
+    gate_facts,
+    warning_facts,
+)
+from tests.helpers.result_artifacts import EVALUATION, MACHINE, SETTING, SPEED, VALIDATION
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
 
@@ -259,6 +264,8 @@ REPORT = Report(
             ),
         ),
     ),
+    answer_ends=answer_end_facts(VALIDATION),
+    evaluation=evaluation_facts(EVALUATION),
     parity=(
         ParityFacts(
             provider="cuda",
@@ -273,7 +280,8 @@ REPORT = Report(
             greedy_agreement=0.75,
         ),
     ),
-    gates=gate_facts(VALIDATION),
+    gates=gate_facts(VALIDATION.gates),
+    warning=warning_facts(VALIDATION, None),
     speed=(SPEED,),
     execution=(ExecutionFacts(variant="pruned", provider="cuda", path=SPEED.path),),
     machine=MACHINE,

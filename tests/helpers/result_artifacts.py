@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moe_export.artifacts.bakeoff import Bakeoff, RankingResult
 from moe_export.artifacts.documents import Documents, DocumentScores
+from moe_export.artifacts.evaluation import EvaluatedModel, Evaluation, HarnessScore
 from moe_export.artifacts.measurements import (
     Machine,
     Measurements,
@@ -22,6 +23,7 @@ from moe_export.artifacts.sweep import (
     Verdict,
 )
 from moe_export.artifacts.validation import (
+    AnswerEnds,
     Gate,
     Greedy,
     NotFinite,
@@ -67,6 +69,7 @@ VALIDATION = Validation(
             not_finite={
                 "pruned": NotFinite(positions=3, of=9, first_layer=1, first_tensor="layers.1.moe")
             },
+            answer_ends={"sums": AnswerEnds(documents=10, foreseen=3, required=False)},
         )
     },
     recovery=0.95,
@@ -80,6 +83,9 @@ VALIDATION = Validation(
             detail="the router has ties",
         ),
     ),
+    warning=Gate(
+        name="default_max_kl_nats", provider="cpu", limit=0.5, value=0.7, passed=False, detail="…"
+    ),
 )
 
 DOCUMENTS = Documents(
@@ -92,6 +98,39 @@ DOCUMENTS = Documents(
             }
         }
     }
+)
+
+EVALUATION = Evaluation(
+    lm_eval="0.4.13",
+    tasks=("gsm8k",),
+    limit=100,
+    models=(
+        EvaluatedModel(
+            model="source",
+            path="torch, float32",
+            scores=(
+                HarnessScore(
+                    task="gsm8k",
+                    metric="exact_match,strict-match",
+                    value=0.625,
+                    stderr=0.01,
+                    higher_is_better=True,
+                    items=100,
+                    shots=5,
+                ),
+            ),
+        ),
+    ),
+    gates=(
+        Gate(
+            name="eval.gsm8k",
+            provider="cpu",
+            limit=0.1,
+            value=None,
+            passed=False,
+            detail="no pruned model was evaluated",
+        ),
+    ),
 )
 
 SPREAD = Spread(min=90.5, median=100.5, max=110.5)

@@ -23,7 +23,7 @@ def recipe(model: Path, /, **sections: Any) -> dict[str, Any]:
             "sequences": 8,
             "sequence_length": 64,
         },
-        "plan": {"keep": 0.5},
+        "plan": {"keep": 0.5, "score": "fisher_margin"},
         "quantize": {"experts": "int4", "dense": "int8"},
         "validate": {
             "tasks": [{"demo": "sums", "items": 4}, {"demo": "strings", "items": 3}],
@@ -58,10 +58,16 @@ def artifacts(run: Path) -> dict[str, bytes]:
         name = path.relative_to(run).as_posix()
         if not path.is_file() or path.name in MEASURED or path.name == ".lock":
             continue
+        if path.parent.name == "cards":  # with the memory and speed of this run
+            continue
         if path.name == StageMark.FILE:
             mark = json.loads(path.read_text())
             mark.pop("measured")
-            mark["files"] = {n: f for n, f in mark["files"].items() if n not in MEASURED}
+            mark["files"] = {
+                n: f
+                for n, f in mark["files"].items()
+                if n not in MEASURED and not n.startswith("cards/")
+            }
             found[name] = json.dumps(mark).encode()
         else:
             found[name] = path.read_bytes()

@@ -24,8 +24,9 @@ from moe_export.recipe import ReportSettings
 from moe_export.stages import report
 from moe_export.stages.job import Job
 from tests.helpers.artifacts import save_json
+from tests.helpers.result_artifacts import EVALUATION
 
-STAGES = ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate")
+STAGES = ("calibrate", "importance", "plan", "prune", "quantize", "export", "validate", "eval")
 
 BASELINE_TASKS = {"arithmetic": 1.0, "sums": 0.995, "facts": 0.973, "strings": 0.94, "text": None}
 PRUNED_TASKS = {"arithmetic": 0.99, "sums": 1.0, "facts": 0.9475, "strings": 0.93, "text": None}
@@ -68,6 +69,7 @@ def write_run(
     _quantize(folders["quantize"])
     _export(folders["export"], plan, baseline)
     _validate(folders["validate"], plan, baseline, gate_passed)
+    EVALUATION.model_copy(update={"gates": ()}).save(folders["eval"])
     for stage, folder in folders.items():
         settings: dict[str, Any] = {"seed": 0} if stage == "calibrate" else {}
         if stage == "prune":
@@ -338,10 +340,18 @@ def _validate(folder: Path, plan: dict[str, Any], baseline: bool, gate_passed: b
                     },
                     "greedy": {"pruned": {"prompts": 4, "new_tokens": 64, "agreement": 1.0}},
                     "variants": variants,
+                    "answer_ends": {"facts": {"documents": 64, "foreseen": 3, "required": False}},
                 }
             },
             "recovery": recovery,
             "gates": gates,
+            "warning": {
+                "name": "default_max_kl_nats",
+                "provider": "cpu",
+                "limit": 0.01,
+                "value": 0.0213,
+                "passed": False,
+            },
         },
     )
     documents = {

@@ -12,13 +12,31 @@ import pytest
 
 from moe_export.formats import GRIDS
 from moe_export.op.reference import ragged_moe
-from moe_export.testing.cases import CASES, KINDS, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import (
+    CASES,
+    KINDS,
+    Case,
+    Inputs,
+    Kind,
+    cases_and_kinds,
+    id_of,
+    inputs_of,
+)
 from moe_export.testing.executors import EXECUTORS, feeds, one_node_model, run_reference, session_of
 from moe_export.testing.tolerance import error_bound
 
+# The function's branches: floats without a cast and with one, codes as numbers and in a table; and
+# both widths of codes that ONNX Runtime multiplies by its own kernels.
+THOROUGH: tuple[Kind, ...] = (
+    ("float32", "float32", 0),
+    ("float16", "bfloat16", 0),
+    ("float32", "int4", 32),
+    ("float32", "int8", 32),
+    ("float16", "nf4", 64),
+)
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+@pytest.mark.parametrize(("case", "kind"), cases_and_kinds(CASES, KINDS, THOROUGH), ids=id_of)
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_executor_equals_the_reference(executor: str, case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)

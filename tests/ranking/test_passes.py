@@ -10,10 +10,10 @@ import torch
 
 from moe_export.documents.tokens import TokenSequence
 from moe_export.evaluation.masking import ScoredTask, masked, score_tasks
-from moe_export.fitting.refit import Refitted
 from moe_export.ranking.candidates import planned
 from moe_export.ranking.means import SourceMeans
 from moe_export.ranking.passes import HeldOutPasses
+from moe_export.ranking.refits import Columns
 from moe_export.recipe import PlanSettings
 from moe_export.torch_model import load_torch_model
 from tests.ranking.conftest import PROMPTS, SOURCES, Case
@@ -48,14 +48,14 @@ def whole(case: Case, columns: dict[str, Any]) -> dict[int, Any]:
         }
 
 
-def measured(case: Case, fits: Iterator[Refitted] | None) -> Any:
+def measured(case: Case, fits: Iterator[Columns] | None) -> Any:
     passes = HeldOutPasses(
         case.model, case.held_out.sequences, np.arange(len(SOURCES)), lambda _: None
     )
     return passes.of_form(planned(case.checkpoint, case.axis, case.importance, PLAN).kept, fits)
 
 
-def assert_same(case: Case, columns: dict[str, Any], fits: Iterator[Refitted] | None) -> None:
+def assert_same(case: Case, columns: dict[str, Any], fits: Iterator[Columns] | None) -> None:
     found, expected = measured(case, fits), whole(case, columns)
     for key, value_S in (("kl_nats", found.kl_S), ("loss_nats", found.loss_S)):
         means = SourceMeans.of(value_S, found, 2)
@@ -75,7 +75,7 @@ def test_refitted_columns_take_the_place_of_the_kept_ones(case: Case) -> None:
     kept = planned(case.checkpoint, case.axis, case.importance, PLAN).kept
     name = case.axis.spec.name("down", 1, 2)
     columns = {name: 3 * case.checkpoint.read(name)[:, kept[1, 2]]}
-    fits = [Refitted(), Refitted(down=columns), Refitted()]
+    fits: list[Columns] = [{}, columns, {}]
     assert_same(case, columns, iter(fits))
     assert np.abs(measured(case, iter(fits)).kl_S - measured(case, None).kl_S).max() > 1e-4
 

@@ -93,7 +93,15 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("{keep: 0.5}", "{keep: 0.5, target_bytes: 1GB}"),
-            "recipe.yaml:5: plan: give one of keep, target_bytes and target_active_bytes",
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "target_active_bytes: 1GB, speedup: 1.2"),
+            "recipe.yaml:5: plan: give one of keep, speedup, target_bytes and target_active_bytes",
+        ),
+        (
+            MINIMAL.replace("keep: 0.5", "speedup: 1.2") + "quantize: {experts: auto}\n",
+            "plan.speedup compares models in the same formats, which quantize.experts: auto leaves",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, score: fisher"),
@@ -206,6 +214,12 @@ def test_overrides_change_keys_and_entries_of_lists(tmp_path: Path) -> None:
     assert recipe.plan is not None
     assert recipe.plan.keep == 0.25
     assert recipe.calibrate.sources[0].demo == "facts"
+
+
+@pytest.mark.parametrize("key", ["dense", "lm_head", "experts", "embedding", "method"])
+def test_a_mapping_in_the_place_of_a_word_is_one_sentence(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=f"'quantize.{key}' is .*; input should be"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (f"quantize.{key}={{a: 1}}",))
 
 
 @pytest.mark.parametrize("override", ["plan.keep", "=3", "model.source.deeper=1", "plan.kepe=1"])
@@ -381,3 +395,26 @@ def test_merged_mappings_may_override_keys_and_dates_are_text(tmp_path: Path) ->
     merged = "x: &x {keep: 0.25}\nplan: {<<: *x, keep: 0.75}\n"
     content, _ = read_yaml(merged, "text")
     assert content["plan"] == {"keep": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("changed", "score"),
+    [
+        (MINIMAL, "auto"),
+        (MINIMAL.replace("keep: 0.5", "target_active_bytes: 1MiB"), "auto"),
+        (MINIMAL.replace("keep: 0.5", "keep: 0.5, scope: layer"), "fisher_margin"),
+        (MINIMAL.replace("keep: 0.5", "keep: 0.5, unit: expert"), "fisher_margin"),
+        (
+            MINIMAL.replace("keep: 0.5", "target_bytes: 1MiB") + "quantize: {experts: auto}\n",
+            "fisher_margin",
+        ),
+    ],
+)
+def test_the_ranking_is_measured_unless_another_key_asks_for_one(
+    tmp_path: Path, changed: str, score: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(changed)
+    plan = load_recipe(path).plan
+    assert plan is not None
+    assert plan.score == score

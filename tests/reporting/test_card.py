@@ -21,13 +21,22 @@ from moe_export.demo import checkpoint_dir
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families import spec_of
 from moe_export.recipe import QuantizeSettings
-from moe_export.reporting.card import ExportFacts, Pruning, export_card, prune_card, write_card
+from moe_export.reporting.card import (
+    UNMEASURED,
+    ExportFacts,
+    Pruning,
+    export_card,
+    prune_card,
+    write_card,
+)
+from moe_export.reporting.card_results import complete
 from moe_export.reporting.card_snippets import NEW_TOKENS, PROMPT
 from moe_export.reporting.card_source import Source, source_of
 from moe_export.stages import quantize
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
+from tests.helpers.report_artifacts import REPORT
 
 WIDTHS = ((128, 64, 96, 32) * 4,) * 4
 GENAI = importlib.util.find_spec("onnxruntime_genai") is not None
@@ -189,3 +198,18 @@ def test_bos_that_only_the_config_asks_for_is_in_the_code(pruned: Path) -> None:
     line = f'prompt = [7] + tokenizer.encode("{PROMPT}").ids'
     assert line in export_card(facts)
     assert line not in export_card(replace(facts, start=TextStart(True, None)))
+
+
+def test_a_complete_card_has_the_results_of_its_model_and_the_code_that_it_had() -> None:
+    table = "| | |\n|---|---|\n| made from | tiny |"
+    card = f"# tiny\n\n{table}\n\n{UNMEASURED}\n\n## Run it in this folder\n\n```python\n1\n```\n"
+    pruned = complete(card, REPORT, "pruned")
+    assert UNMEASURED not in pruned
+    assert pruned.startswith(f"# tiny\n\n{table}\n\n## Measured\n\n")
+    assert pruned.endswith("## Run it in this folder\n\n```python\n1\n```\n")
+    assert "| sums | 10 | 90 ± 5 % | 97 ± 2 % |" in pruned
+    assert "100 (90.5–110), 100 (90.5–110)" in pruned
+    source = complete(card, REPORT, "source")
+    assert "gsm8k" not in pruned
+    assert "0.625 ± 0.0100" in source
+    assert "tokens/s" not in complete(card, REPORT, "checkpoint")

@@ -21,8 +21,8 @@ def test_tasks_without_choices_are_left_out_of_it() -> None:
 
 def test_kl_has_its_error_where_it_is_known() -> None:
     (entry,) = REPORT.accuracy
-    assert accuracy_tables(REPORT)["cuda"].rows[0][6] == "0.0200 ± 0.00200"
+    assert accuracy_tables(REPORT)["cuda"].rows[0][7] == "0.0200 ± 0.00200"
     unknown = entry.tasks[0].model_copy(update={"kl_nats_stderr": None})
     one = entry.model_copy(update={"tasks": (unknown,)})
     report = REPORT.model_copy(update={"accuracy": (one,)})
-    assert accuracy_tables(report)["cuda"].rows[0][6] == "0.0200"
+    assert accuracy_tables(report)["cuda"].rows[0][7] == "0.0200"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moe_export.recipe.load import load_recipe
+from moe_export.recipe.load import load_recipe, parse_recipe
 from moe_export.runner.estimate import StageEstimate, estimate
 from moe_export.runner.rates import LIBRARY_BYTES, LOGIT_BYTES, TORCH_BYTES
 from moe_export.testing.synthetic_checkpoint import config_of
@@ -17,14 +17,20 @@ GIB = 2**30
 
 
 def predicted(
-    tmp_path: Path, scores: list[str], dtype: str, **prune: Any
+    tmp_path: Path,
+    scores: list[str],
+    dtype: str,
+    score: str | None = None,
+    ranking: dict[str, Any] | None = None,
+    **prune: Any,
 ) -> dict[str, StageEstimate]:
     (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
     recipe = {
         "model": {"source": str(tmp_path)},
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
         "importance": {"scores": scores, "dtype": dtype, "batch_tokens": 2048},
-        "plan": {"keep": 0.5, "score": scores[0]},
+        "plan": {"keep": 0.5, "score": score or scores[0]},
+        "ranking": ranking or {},
         "prune": prune,
         "quantize": {"experts": "int4", "dense": "int8"},
         "export": {"dtype": "float16", "baseline": False, "pruned": False},
@@ -85,3 +91,61 @@ def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
     assert (many.seconds - few.seconds) / 20 > 2 * 2 * 8.0872e9 / 400e6
     assert few.peak_bytes < 6 * GIB
     assert few.disk_bytes == plain.disk_bytes
+
+
+def test_a_choice_among_rankings_is_counted_by_its_candidates_and_finalists(tmp_path: Path) -> None:
+    sizes = {"first": 2, "held_out": 8}
+    few, many, refitted = (
+        predicted(
+            tmp_path,
+            ["fisher"],
+            "bfloat16",
+            "auto",
+            sizes | {"scores": scores, "finalists": 2, "fitting_tokens": 4096},
+            refit_down=refit,
+        )["ranking"]
+        for scores, refit in (
+            (["fisher", "reap"], False),
+            (["fisher", "reap", "activation"], False),
+            (["fisher", "reap"], True),
+        )
+    )
+    # 2.69 B parameters are multiplied with a token; the model has 14.3 B in two bytes.
+    token_s, read_s = 2 * 2.69e9 / 60e9, 2 * 14.316e9 / 400e6
+    # Two more candidates run over 2 sequences of 512 tokens.
+    more_s = 2 * (1024 * token_s + read_s)
+    assert many.seconds - few.seconds == pytest.approx(more_s, rel=0.01)
+    # Two finalists are refitted on 4,096 tokens, in three passes.
+    assert refitted.seconds - few.seconds == pytest.approx(2 * 3 * 4096 * token_s, rel=0.01)
+    assert few.peak_bytes < refitted.peak_bytes < 6 * GIB
+    assert "ranking" not in predicted(tmp_path, ["fisher"], "bfloat16")
+
+
+def test_validation_is_predicted_with_the_logits_and_the_float32_copies_of_every_export(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
+
+    def peak(items: int, dtype: str) -> int:
+        recipe = parse_recipe(
+            {
+                "model": {"source": str(tmp_path)},
+                "calibrate": {
+                    "sources": [{"demo": "text"}],
+                    "sequences": 16,
+                    "sequence_length": 512,
+                },
+                "plan": {"keep": 0.5},
+                "export": {"dtype": dtype, "baseline": True},
+                "validate": {"tasks": [{"demo": "text", "items": items}]},
+            },
+            (),
+        )
+        (validate,) = (e for e in estimate(recipe, tmp_path) if e.stage == "validate")
+        return validate.peak_bytes
+
+    # A batch of logits has at most 256 MiB; one document of 512 tokens has more than that here.
+    assert peak(1, "float32") == peak(64, "float32")
+    # 28.6 and 16.2 GB in float16, of which attention and heads double on the CPU.
+    assert 45 * GIB < peak(1, "float16") < 48 * GIB
+    assert peak(1, "float32") > 83 * GIB

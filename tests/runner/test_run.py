@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from moe_export.artifacts.run_info import RunInfo
+from moe_export.artifacts.stage_mark import StageMark
 from moe_export.errors import ArtifactError
 from moe_export.recipe import CalibrateSettings, PlanSettings, Section, Source
+from moe_export.runner import elapsed
 from moe_export.runner.run import Run, State
 from moe_export.runner.steps import Step, between
 from moe_export.runner.verify import verify
@@ -92,6 +94,34 @@ def test_only_what_the_same_stage_left_is_gone_on_from(
     execute(Run(tmp_path, plan, Path("model"), {}), {"plan"} if forced else None)
     assert seen == [False, found]
     assert not (tmp_path / "plan.partial").exists()
+
+
+def test_the_time_of_a_resumed_stage_begins_before_its_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr(elapsed.time, "monotonic", lambda: float(next(clock)))
+    runs: list[int] = []
+
+    def run(job: Job[Any]) -> None:
+        runs.append(1)
+        job.progress(1, 2, "half")
+        if len(runs) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "moe_export.stages.plan", SimpleNamespace(run=run))
+    plan = [Step("plan", "plan", PlanSettings(keep=0.6), {})]
+    with pytest.raises(KeyboardInterrupt):
+        execute(Run(tmp_path, plan, Path("model"), {}))
+    noted = float((tmp_path / "plan.partial" / elapsed.FILE).read_text())
+    assert noted == 80.0  # two looks at the clock after the first
+    execute(Run(tmp_path, plan, Path("model"), {}))
+    alone = Run(tmp_path / "again", plan, Path("model"), {})
+    execute(alone)
+    resumed, whole = (
+        StageMark.load(folder / "plan").measured.wall_s for folder in (tmp_path, tmp_path / "again")
+    )
+    assert resumed == whole + noted
 
 
 def test_a_changed_setting_runs_its_stage_and_says_why(tmp_path: Path, ran: list[str]) -> None:

@@ -26,7 +26,7 @@ from tests.helpers.synthetic_runs import write_run
 RECIPE: dict[str, Any] = {
     "model": {"source": "demo"},
     "calibrate": {"sources": ({"demo": "sums"},)},
-    "plan": {"keep": 0.5},
+    "plan": {"keep": 0.5, "score": "fisher_margin"},
     "sweep": {"keeps": (1.0, 0.5), "formats": ("float", "int4"), "budgets": (0.25,)},
 }
 
@@ -79,6 +79,18 @@ def test_the_grid_and_the_budgets_are_points() -> None:
     assert [point.target_bytes for point in points] == [None] * 4 + [250] * 3
 
 
+def test_a_budget_is_refused_with_a_ranking_that_rounding_cannot_be_weighed_against() -> None:
+    ranked = RECIPE | {
+        "importance": {"scores": ("magnitude",)},
+        "plan": {"keep": 0.5, "score": "magnitude"},
+    }
+    recipe = Recipe.model_validate(ranked)
+    with pytest.raises(RecipeError, match=r"the point bytes-25-auto .* give plan.score fisher"):
+        sweep_steps(recipe, points_of(recipe, 1000))
+    no_budgets = Recipe.model_validate(ranked | {"sweep": {"formats": ("int4",), "budgets": ()}})
+    assert sweep_steps(no_budgets, points_of(no_budgets, 1000))[-1].stage == "sweep"
+
+
 def test_calibration_and_importance_are_shared_and_every_step_follows_what_it_reads() -> None:
     recipe = Recipe.model_validate(RECIPE)
     steps = sweep_steps(recipe, points_of(recipe, 1000))
@@ -101,7 +113,7 @@ def test_calibration_and_importance_are_shared_and_every_step_follows_what_it_re
 
 
 def test_a_sweep_prunes_the_shared_expert_in_all_points_where_the_plan_does() -> None:
-    recipe = Recipe.model_validate(RECIPE | {"plan": {"keep": 0.5, "shared_expert": "prune"}})
+    recipe = Recipe.model_validate(RECIPE | {"plan": RECIPE["plan"] | {"shared_expert": "prune"}})
     steps = sweep_steps(recipe, points_of(recipe, 1000))
     settings: dict[str, list[Any]] = {"importance": [], "plan": []}
     for step in steps:

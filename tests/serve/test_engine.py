@@ -133,6 +133,26 @@ def test_a_failed_step_ends_its_jobs_and_not_the_engine(
     assert "a step failed" in caplog.text
 
 
+def test_a_job_that_is_alone_may_take_several_tokens_in_a_step(session: OrtModel) -> None:
+    steps: list[int] = []
+
+    class Counting(Silent):
+        def on_step(self, rows: int, tokens: int) -> None:
+            steps.append(tokens)
+
+    limits = Limits(rows=2, context=96, queue=4, chunk=16, speculate=True)
+    engine = Engine(session, limits, Counting())
+    engine.start()
+    for prompt, count in ((tokens(4, 1) * 3, 40), (tokens(5, 2) * 2, 86)):
+        run = Run(prompt, count)
+        engine.submit([run.job])
+        assert run.finished() == (greedy(session, prompt, count), "length")
+        assert run.job.speculation is not None
+        assert run.job.speculation.accepted > 0
+    engine.stop()
+    assert len(steps) < 40 + 86
+
+
 def test_a_stop_of_the_engine_fails_the_jobs_that_are_left(session: OrtModel) -> None:
     engine = Engine(session, Limits(rows=1, context=512, queue=1, chunk=16), Silent())
     runs = [Run([5], 500), Run([6], 500)]

@@ -14,6 +14,7 @@ from moe_export.recipe import CalibrateSettings, Source
 from moe_export.stages import calibrate
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import tiny_checkpoint
+from tests.helpers.text_models import write_rows
 
 
 def calibrated(
@@ -77,3 +78,16 @@ def test_windows_of_a_text_are_held_out_all_over_it() -> None:
     assert [sequence.tokens[0] for sequence in used] == [0, 1, 3, 4, 5, 7]
     with pytest.raises(CalibrationError, match=r"a.txt: 8 documents .* takes 8 of them"):
         calibrate.divided(drawn, 8, Source(text="a.txt"))
+
+
+def test_a_source_that_is_too_small_for_both_is_told_what_is_held_out(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"some words {n}"} for n in range(9)])
+    settings = CalibrateSettings(
+        sources=(Source(jsonl=str(rows)),), sequences=8, sequence_length=64, held_out=3
+    )
+    model = tiny_checkpoint(tmp_path / "model")
+    with pytest.raises(
+        CalibrationError,
+        match=r"it holds 9; .*; 3 of the 11 .* name a score",
+    ):
+        calibrate.run(Job(settings, model, {}, tmp_path))

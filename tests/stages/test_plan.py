@@ -163,6 +163,30 @@ def test_a_budget_of_active_bytes_is_kept_and_spares_rare_experts(
     assert widths[0] < widths[4]
 
 
+def test_two_budgets_are_kept_together_and_both_are_used(
+    model: Path, importance: Path, tmp_path: Path
+) -> None:
+    whole = planned(model, importance, tmp_path / "whole", keep=1.0).export_bytes["float32"].before
+    # With one budget alone, the other is exceeded by either plan.
+    limits = {
+        "target_bytes": int(0.77 * whole.total_bytes),
+        "target_active_bytes": int(0.82 * whole.active_bytes_per_token),
+    }
+    alone = {
+        key: planned(model, importance, tmp_path / key, **{key: limit})
+        for key, limit in limits.items()
+    }
+    sizes = {key: plan.export_bytes["float32"].after for key, plan in alone.items()}
+    assert sizes["target_bytes"].active_bytes_per_token > limits["target_active_bytes"]
+    assert sizes["target_active_bytes"].total_bytes > limits["target_bytes"]
+    both = planned(model, importance, tmp_path / "both", **limits)
+    found = both.export_bytes["float32"].after
+    assert 0.99 * limits["target_bytes"] < found.total_bytes <= limits["target_bytes"]
+    read = found.active_bytes_per_token
+    assert 0.99 * limits["target_active_bytes"] < read <= limits["target_active_bytes"]
+    assert both.predicted_loss > alone["target_active_bytes"].predicted_loss
+
+
 def test_active_bytes_are_those_that_a_token_is_multiplied_with(model: Path) -> None:
     spec = spec_of(Checkpoint(model).config)
     shares = [np.full(6, 2 / 6)] * 3

@@ -116,6 +116,20 @@ def test_every_budget_is_kept_with_a_width_of_its_own_for_every_layer(
         assert 0.98 * limit < last.active_bytes_per_token <= limit
 
 
+def test_a_speedup_is_kept_in_the_same_formats_and_includes_the_shared_expert(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    assert PlanSettings(speedup=1.1).shared_expert == "auto"
+    assert PlanSettings(speedup=1.1, shared_expert="keep").shared_expert == "keep"
+    assert PlanSettings(speedup=1.1, score="router_frequency").shared_expert == "keep"
+    int8 = Formats(experts="int8")
+    found = planned(folders, tmp_path / "plan", shared_expert="auto", speedup=1.1, formats=int8)
+    assert found.prunes_shared
+    sizes = found.export_bytes["float32"]
+    read = [model.active_bytes_per_token for model in (sizes.before_quantized, sizes.quantized)]
+    assert 1.1 <= read[0] / read[1] < 1.12
+
+
 def test_at_equal_importance_the_expert_that_every_token_reads_goes_first(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from moe_export.artifacts.bakeoff import Bakeoff
 from moe_export.op.triton.build import CUBINS
-from tools.pages import cuda_kernels, demo_compare, sizes
+from tools.pages import cuda_kernels, demo_compare, rankings, sizes
 from tools.pages.__main__ import main, pages
 from tools.pages.cuda_kernels import blocks_per_multiprocessor
 from tools.pages.page import RESULTS, artifact, read_data, rounded, write_page
@@ -75,6 +75,19 @@ def test_a_page_and_its_data_are_written_with_rounded_floats(
         "some.json",
         "some.md",
     ]
+
+
+def test_draws_of_one_model_are_joined_and_those_of_another_refused() -> None:
+    bakeoff = artifact(Bakeoff, BAKEOFF)
+    draws = [
+        bakeoff.model_copy(update={"results": tuple(r for r in bakeoff.results if r.seed == seed)})
+        for seed in (0, 1, 2)
+    ]
+    by_draw = tuple(sorted(bakeoff.results, key=lambda result: result.seed))
+    assert rankings.joined(draws).results == by_draw
+    other = bakeoff.model_copy(update={"baseline": {}})
+    with pytest.raises(ValueError, match="other documents; give runs of one recipe"):
+        rankings.joined([draws[0], other])
 
 
 def test_the_table_of_the_readme_has_the_five_best_rankings_at_both_shares() -> None:

@@ -52,7 +52,7 @@ calibrate:
   sequences: 16
   sequence_length: 512
 importance: {scores: [fisher_margin], batch_tokens: 2048, dtype: bfloat16}
-plan: {keep: 0.5, multiple_of: 32}
+plan: {keep: 0.5, score: fisher_margin, multiple_of: 32}
 quantize: {experts: int4, dense: int8}
 export: {dtype: float16, baseline: false, pruned: false}
 validate:
@@ -145,7 +145,7 @@ def prepare(home: Path, layers: int | None) -> None:
 def collect(home: Path) -> dict[str, Any]:
     """Figures of a finished run."""
     run = home / "run"
-    marks = {stage: StageMark.load(run / stage) for stage in MAIN_JOB}
+    marks = {stage: StageMark.load(run / stage) for stage in MAIN_JOB if stage != "eval"}
     recipe = load_recipe(home / "recipe.yaml")
     predicted = {e.stage: e.cost().plain() for e in estimate(recipe, home / "checkpoint")}
     stages = {

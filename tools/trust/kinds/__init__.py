@@ -1,0 +1,1 @@
+"""Kinds of hostile inputs, one module each."""
