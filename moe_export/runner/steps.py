@@ -117,7 +117,7 @@ def depends_on_threads(step: Step) -> bool:
     """
     settings = step.settings
     if isinstance(settings, PruneSettings):
-        return settings.refit_down or settings.distill_router is not None
+        return settings.fits
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
     return isinstance(
