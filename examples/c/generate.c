@@ -65,7 +65,11 @@ static void open_model(Model* model, const OrtEnv* env, const char* folder) {
   check(ort->CreateSession(env, path, options, &model->session));
   ort->ReleaseSessionOptions(options);
   check(ort->SessionGetInputCount(model->session, &model->count));
-  if (model->count > MAX_VALUES) exit(1);
+  if (model->count > MAX_VALUES) {
+    fprintf(stderr, "%s has %zu inputs, more than %d; raise MAX_VALUES\n", path, model->count,
+            MAX_VALUES);
+    exit(1);
+  }
   for (size_t i = 0; i < model->count; i++)
     check(ort->SessionGetInputName(model->session, i, memory, &model->inputs[i]));
   for (size_t i = 0; i + 1 < model->count; i++)

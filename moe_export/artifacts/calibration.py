@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -115,6 +115,20 @@ class Calibration:
         """Returns the token ids of each sequence."""
         return np.split(self.tokens_N, self.offsets_S1[1:-1])
 
+    def thinned(self, tokens: int) -> Calibration:
+        """Returns the calibration set with evenly spread sequences, at least one, that have at most
+        that many tokens together.
+        """
+        chosen_S = np.arange(len(self.prompt_S))[:: _every(self.sequences(), tokens)]
+        sequences = [self.sequences()[s] for s in chosen_S]
+        return replace(
+            self,
+            tokens_N=np.concatenate(sequences),
+            offsets_S1=np.cumsum([0, *map(len, sequences)], dtype=np.int64),
+            prompt_S=self.prompt_S[chosen_S],
+            source_S=self.source_S[chosen_S],
+        )
+
     def sample(self, tokens: int) -> list[NDArray[np.int32]]:
         """Returns evenly spread sequences with at most that many tokens together, at least one."""
         return evenly_chosen(self.sequences(), tokens)
@@ -148,7 +162,12 @@ def evenly_chosen(sequences: Sequence[NDArray[np.int32]], tokens: int) -> list[N
     >>> [len(s) for s in evenly_chosen([np.zeros(n, np.int32) for n in (3, 4, 5, 6)], 10)]
     [3, 5]
     """
+    return list(sequences[:: _every(sequences, tokens)])
+
+
+def _every(sequences: Sequence[NDArray[np.int32]], tokens: int) -> int:
+    """Least n for which every n-th sequence has at most `tokens` tokens, if there is one."""
     every = 1
     while every < len(sequences) and sum(map(len, sequences[::every])) > tokens:
         every += 1
-    return list(sequences[::every])
+    return every

@@ -34,27 +34,59 @@ class PrunedCounts(Record):
 
 
 class LeftTensor(Record):
-    """A pruned `down` matrix that was not refitted.
+    """A pruned `down` matrix that was not fitted.
 
     Attributes:
         tensor: name in the checkpoint.
-        tokens: calibration tokens that reached its expert, too few for a fit.
+        tokens: calibration tokens that reached its expert.
     """
 
     tensor: str
     tokens: int
 
 
-class Refit(Record):
-    """Refitting of the experts' `down` matrices.
+class BlockErrors(Record):
+    """Squared errors of a block on held-out tokens, over the mean square of its wanted outputs.
 
     Attributes:
-        tensors: names of the matrices that were refitted.
-        left: pruned matrices that were not.
+        layer: number of the layer.
+        pruned: error without the removed dimensions, before fitting.
+        refit: error with `down` refitted.
+        distilled: error after block-wise distillation as well; None if not asked for.
+    """
+
+    layer: int
+    pruned: float
+    refit: float
+    distilled: float | None = None
+
+    @property
+    def taken(self) -> float:
+        """Error with the weights that were taken."""
+        errors = (self.pruned, self.refit, self.distilled)
+        return min(error for error in errors if error is not None)
+
+    @property
+    def is_distilled(self) -> bool:
+        """True if the distilled weights were taken."""
+        return self.distilled is not None and self.distilled < min(self.pruned, self.refit)
+
+
+class Refit(Record):
+    """Fitting of the blocks' kept weights.
+
+    Attributes:
+        tensors: names of the tensors that were changed.
+        left: pruned `down` matrices that were not, because too few tokens reached their experts or
+            the block was no better with them on held-out tokens.
+        experts: number of experts whose `down` was changed; None in files of older versions.
+        blocks: errors of the blocks that were fitted; None in files of older versions.
     """
 
     tensors: tuple[str, ...]
     left: tuple[LeftTensor, ...]
+    experts: int | None = None
+    blocks: tuple[BlockErrors, ...] | None = None
 
 
 class HeldOutKl(Record):
@@ -91,7 +123,7 @@ class Ledger(JsonArtifact):
     Attributes:
         tensor_bytes: bytes of all tensors of the pruned checkpoint.
         counts: numbers of tensors by action.
-        refit: refitting of `down` matrices; both lists are empty if it was not asked for.
+        refit: fitting of blocks; its lists are empty if it was not asked for.
         distill: distilling of routers; None if it was not asked for.
         tensors: every tensor by its name in the checkpoint.
         dropped: reasons by the name of each tensor that was left out by rule; absent if all tensors

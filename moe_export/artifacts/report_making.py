@@ -11,15 +11,23 @@ from moe_export.artifacts.stage_mark import PredictedCost
 
 
 class RefitFacts(Record):
-    """Refitting of `down` by least squares.
+    """Fitting of the blocks' kept weights.
 
     Attributes:
-        experts: number of refitted experts.
-        left: number of pruned experts that too few calibration tokens reached.
+        experts: number of experts whose `down` was fitted.
+        left: number of pruned experts whose `down` stayed as it was.
+        distilled_blocks: number of blocks whose distilled weights were taken; None if not asked
+            for.
+        error_pruned: mean over the fitted blocks of the squared error on held-out tokens, over the
+            mean square of the wanted outputs, before fitting; None if no block was fitted.
+        error_fitted: the same error with the weights that were taken.
     """
 
     experts: int
     left: int
+    distilled_blocks: int | None = None
+    error_pruned: float | None = None
+    error_fitted: float | None = None
 
 
 class DistillFacts(Record):
@@ -42,7 +50,7 @@ class CompensationFacts(Record):
     """Weights fitted to make up for what was removed.
 
     Attributes:
-        refit: refitting of `down`; None if not asked for.
+        refit: fitting of the blocks; None if not asked for.
         distill: distilling of the routers; None if not asked for.
     """
 

@@ -1,201 +1,126 @@
 """Refit of `down` of pruned experts, which compensates for the removed dimensions.
 
-For an expert with routed tokens t, routing weights p and dimensions h of which P are kept, the
-refitted matrix down' minimises
+With p the routing weight of a token t at expert e, h the values of the expert's P kept dimensions,
+and y the wanted output of the block (see `block_data`), the refitted matrices minimise
 
-    sum over t of p² |down' h_P - down h|²  +  ridge * mean diag(G_PP) * |down' - down_P|²
+    sum over t of w |sum over e of p down'_e h - y|²
+        + ridge * sum over e of mean diag(G_e) * |down'_e - down_e|²
 
-with G = sum over t of p² h hᵀ: down' = (down G_:P + λ down_P) (G_PP + λ I)⁻¹. After GRAIL,
-arXiv:2602.23795, where the ridge pulls towards zero instead, and tokens have no weights.
+with G_e = sum over t of w p² h hᵀ and w the token's weight. The minimum is approached expert by
+expert (block Gauss-Seidel), so that only one G is in memory. After GRAIL, arXiv:2602.23795, which
+knows one expert, pulls towards zero instead, and has no weights.
 
-Layers are refitted in order: the inputs of a layer come from pruned and refitted earlier layers. A
-pruned shared expert is refitted too, on all tokens.
-
-Legend: T tokens, D hidden, W width before, P kept dimensions, N tokens routed to an expert.
+Legend: T tokens, D hidden, P kept dimensions, N tokens routed to an expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from moe_export.families.base import ModelSpec
-from moe_export.passes.batches import batches_of
-from moe_export.passes.carried import BATCH_TOKENS, CarriedModel
+from moe_export.fitting.block_data import BlockData
+from moe_export.fitting.compact import hidden
+from moe_export.fitting.limits import SWEEPS
 from moe_export.torch_model.block import RaggedMoEBlock, SwiGlu
 
 TOKENS_PER_DIMENSION = 2
-"""Least number of tokens per kept dimension; an expert with fewer is not refitted."""
+"""Least number of tokens per kept dimension; an expert with fewer is not fitted."""
 
-SHARED_TOKENS = 4096
-"""Number of tokens at a time in the shared expert, which limits memory."""
+TOKENS_AT_ONCE = 8192
+"""Number of tokens of an expert that are computed at a time, which limits memory."""
 
 
-@dataclass
-class Refitted:
-    """Result of refitting one layer.
+@dataclass(frozen=True)
+class ExpertTokens:
+    """Tokens of one expert.
 
     Attributes:
-        down: Kept columns [D, P] of the refitted experts' `down`, float32 by tensor name.
-        tokens: Number of tokens of every expert, the shared one last.
+        number: Number of the expert in its layer; the shared one follows the last routed one.
+        swiglu: Weights of the expert.
+        token_N: Positions of its tokens among all, int64.
+        routing_N: Routing weight of each, or weight of the shared expert.
     """
 
-    down: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    tokens: list[int] = field(default_factory=list)
+    number: int
+    swiglu: SwiGlu
+    token_N: Tensor
+    routing_N: Tensor
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions and routing weights of at most `TOKENS_AT_ONCE` tokens at a time."""
+        yield from zip(
+            self.token_N.split(TOKENS_AT_ONCE), self.routing_N.split(TOKENS_AT_ONCE), strict=True
+        )
+
+    def is_enough(self) -> bool:
+        """True if the expert keeps dimensions and has enough tokens to be fitted."""
+        width: int = self.swiglu.down.weight.shape[1]
+        return width > 0 and len(self.token_N) >= TOKENS_PER_DIMENSION * width
 
 
-def refit_by_layer(
-    directory: Path,
-    kept: Mapping[tuple[int, int], NDArray[np.int64]],
-    sequences: Sequence[NDArray[np.int32]],
-    ridge: float,
-) -> Iterator[Refitted]:
-    """Refits the layers of a checkpoint in order.
+def tokens_by_expert(block: RaggedMoEBlock, x_TD: Tensor) -> list[ExpertTokens]:
+    """Tokens of every expert of a block, the shared one last if there is one."""
+    weight_TK, expert_TK = block.route(x_TD)
+    experts = []
+    for number, swiglu in enumerate(block.routed):
+        token_N, place_N = torch.nonzero(expert_TK == number, as_tuple=True)
+        experts.append(ExpertTokens(number, swiglu, token_N, weight_TK[token_N, place_N]))
+    if block.shared is not None:
+        weight_T = block.shared_weight(x_TD)[:, 0]
+        everyone_T = torch.arange(len(x_TD))
+        experts.append(ExpertTokens(len(experts), block.shared[0], everyone_T, weight_T))
+    return experts
+
+
+def refit_down(
+    block: RaggedMoEBlock, data: BlockData, fitted: frozenset[int], ridge: float
+) -> None:
+    """Refits `down` of some experts of a block, in place.
 
     Args:
-        directory: Unpruned checkpoint.
-        kept: Ascending positions [P] of the kept dimensions, by layer and expert. The shared expert
-            is included only if it is pruned; its number follows the last routed one.
-        sequences: Token ids of each calibration sequence, int32.
-        ridge: Strength of the pull towards the old weights, see the module's formula.
-
-    Yields:
-        Result of each layer, in order.
+        block: Block with only the kept dimensions.
+        data: Inputs and wanted outputs.
+        fitted: Numbers of the experts to refit.
+        ridge: Strength of the pull towards the weights that the block has, see the formula above.
     """
-    model = CarriedModel(directory, batches_of(list(sequences), BATCH_TOKENS))
-    for layer in range(model.spec.num_layers):
-        result = Refitted()
-        with model.layer(layer):
-            block = model.block(layer)
-            if block is not None:
-                x_TD = _inputs(model, layer, block)
-                result = _refit(model.spec, layer, block, x_TD, kept, ridge)
-            model.hidden_BLD = model.outputs(layer)
-        yield result
+    with torch.no_grad():
+        experts = tokens_by_expert(block, data.x_TD)
+        missing_TD = data.wanted_TD.clone()
+        for expert in experts:
+            _subtract(expert, data.x_TD, missing_TD, expert.swiglu.down.weight)
+        chosen = [expert for expert in experts if expert.number in fitted]
+        anchors = [expert.swiglu.down.weight.clone() for expert in chosen]
+        for _ in range(SWEEPS):
+            for expert, anchor_DP in zip(chosen, anchors, strict=True):
+                _solve(expert, data, missing_TD, anchor_DP, ridge)
 
 
-def refitted(
-    down_DW: Tensor, weighted_NW: Tensor, kept_P: Tensor, ridge: float
-) -> NDArray[np.float32]:
-    """Refitted columns [D, P] of one expert's `down`.
-
-    Args:
-        down_DW: Matrix before pruning.
-        weighted_NW: Values h of each token times its routing weight.
-        kept_P: Positions of the kept dimensions, int64.
-        ridge: Strength of the pull towards the old weights.
-    """
-    return _solved(down_DW, _gram(weighted_NW, kept_P), kept_P, ridge)
-
-
-def _gram(weighted_NW: Tensor, kept_P: Tensor) -> Tensor:
-    """Second moments [W, P] of all dimensions with the kept ones, summed over tokens, float64."""
-    return (weighted_NW.T @ weighted_NW[:, kept_P]).double()
-
-
-def _solved(down_DW: Tensor, gram_WP: Tensor, kept_P: Tensor, ridge: float) -> NDArray[np.float32]:
-    """Solves for the refitted columns [D, P], given the second moments."""
-    gram_PP = gram_WP[kept_P]
+def _solve(
+    expert: ExpertTokens, data: BlockData, missing_TD: Tensor, anchor_DP: Tensor, ridge: float
+) -> None:
+    """Sets one expert's `down` to its minimum with all others held, and `missing_TD` with it."""
+    down = expert.swiglu.down.weight
+    gram_PP = torch.zeros(down.shape[1], down.shape[1], dtype=torch.float64)
+    right_DP = torch.zeros(down.shape, dtype=torch.float64)
+    for token_N, routing_N in expert.parts():
+        root_N1 = data.weight_T[token_N].sqrt()[:, None]
+        h_NP = hidden(expert.swiglu, data.x_TD[token_N]) * (routing_N[:, None] * root_N1)
+        gram_PP += h_NP.T @ h_NP
+        right_DP += (missing_TD[token_N] * root_N1).T @ h_NP
     # The small constant keeps an expert unchanged whose values are all zero on these tokens.
     pull = ridge * float(gram_PP.diagonal().mean()) + 1e-30
-    down = down_DW.double()
-    right_DP = down @ gram_WP + pull * down[:, kept_P]
-    left_PP = gram_PP + pull * torch.eye(len(kept_P), dtype=torch.float64)
-    solved: NDArray[np.float32] = torch.linalg.solve(left_PP, right_DP.T).T.float().numpy()
-    return solved
+    right_DP += down.double() @ gram_PP + pull * anchor_DP.double()
+    gram_PP.diagonal().add_(pull)
+    solved_DP = torch.linalg.solve(gram_PP, right_DP.T).T.float()
+    _subtract(expert, data.x_TD, missing_TD, solved_DP - down)
+    down.copy_(solved_DP)
 
 
-def _inputs(model: CarriedModel, layer: int, block: RaggedMoEBlock) -> Tensor:
-    """Inputs [T, D] of the block at real tokens."""
-    inputs: list[Tensor] = []
-
-    def before(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        real_T = model.batches[len(inputs)].real_T
-        inputs.append(arguments[0].reshape(-1, arguments[0].shape[-1])[real_T])
-
-    handle = block.register_forward_pre_hook(before)
-    try:
-        model.outputs(layer)
-    finally:
-        handle.remove()
-    return torch.cat(inputs)
-
-
-def _refit(
-    spec: ModelSpec,
-    layer: int,
-    block: RaggedMoEBlock,
-    x_TD: Tensor,
-    kept: Mapping[tuple[int, int], NDArray[np.int64]],
-    ridge: float,
-) -> Refitted:
-    result = Refitted()
-    with torch.no_grad():
-        weight_TK, expert_TK = block.route(x_TD)
-        for expert, swiglu in enumerate(block.routed):
-            token_N, place_N = torch.nonzero(expert_TK == expert, as_tuple=True)
-            kept_P = torch.from_numpy(kept[layer, expert])
-            result.tokens.append(len(token_N))
-            solved = None
-            if _is_refitted(swiglu, len(token_N), kept_P):
-                weighted_NW = _hidden(swiglu, x_TD[token_N]) * weight_TK[token_N, place_N][:, None]
-                solved = refitted(swiglu.down.weight, weighted_NW, kept_P, ridge)
-                result.down[spec.name("down", layer, expert)] = solved
-            _put(swiglu, kept_P, solved)
-        if (layer, spec.num_experts) in kept:
-            _refit_shared(spec, layer, block, x_TD, kept, ridge, result)
-    return result
-
-
-def _refit_shared(
-    spec: ModelSpec,
-    layer: int,
-    block: RaggedMoEBlock,
-    x_TD: Tensor,
-    kept: Mapping[tuple[int, int], NDArray[np.int64]],
-    ridge: float,
-    result: Refitted,
-) -> None:
-    """Refits the shared expert and adds it to the layer's result."""
-    swiglu, kept_P = block.all_experts[-1], torch.from_numpy(kept[layer, spec.num_experts])
-    result.tokens.append(len(x_TD))
-    solved = None
-    if _is_refitted(swiglu, len(x_TD), kept_P):
-        down = swiglu.down.weight
-        gram_WP = torch.zeros(down.shape[1], len(kept_P), dtype=torch.float64)
-        for part_ND in x_TD.split(SHARED_TOKENS):
-            gram_WP += _gram(_hidden(swiglu, part_ND) * block.shared_weight(part_ND), kept_P)
-        solved = _solved(down, gram_WP, kept_P, ridge)
-        result.down[spec.name("shared_down", layer)] = solved
-    _put(swiglu, kept_P, solved)
-
-
-def _hidden(swiglu: SwiGlu, x_ND: Tensor) -> Tensor:
-    """Input [N, W] of an expert's `down`."""
-    values: dict[str, Tensor] = {}
-    swiglu.forward(x_ND, values.setdefault)
-    return values["h"]
-
-
-def _is_refitted(swiglu: SwiGlu, tokens: int, kept_P: Tensor) -> bool:
-    """True if some but not all dimensions are kept, and the expert has enough tokens."""
-    return 0 < len(kept_P) < swiglu.down.weight.shape[1] and enough(tokens, len(kept_P))
-
-
-def _put(swiglu: SwiGlu, kept_P: Tensor, solved: NDArray[np.float32] | None) -> None:
-    """Puts pruned or refitted columns into the expert, for the passes through later layers."""
-    down = swiglu.down.weight
-    columns = down[:, kept_P].clone() if solved is None else torch.from_numpy(solved)
-    down.zero_()
-    down[:, kept_P] = columns
-
-
-def enough(tokens: int, kept_dimensions: int) -> bool:
-    """True if an expert has enough tokens to be refitted."""
-    return tokens >= TOKENS_PER_DIMENSION * kept_dimensions
+def _subtract(expert: ExpertTokens, x_TD: Tensor, missing_TD: Tensor, down_DP: Tensor) -> None:
+    """Subtracts an expert's output with the given `down` from what is missing, in place."""
+    for token_N, routing_N in expert.parts():
+        h_NP = hidden(expert.swiglu, x_TD[token_N]) * routing_N[:, None]
+        missing_TD.index_add_(0, token_N, h_NP @ down_DP.T, alpha=-1)

@@ -60,7 +60,7 @@ def web_file(word: str) -> str:
 
 def web_config(word: str, dtype: Dtype) -> dict[str, Any]:
     """Settings of transformers.js: this dtype unless asked otherwise, and weights in a file."""
-    # Version 3 takes the dtype of the KV cache from here, version 4 from the graph.
+    # Version 4.0 takes the dtype of the KV cache from here, 4.3 from the graph.
     cache = {"kv_cache_dtype": {word: dtype}} if dtype == "float16" else {}
     return {"dtype": word, "use_external_data_format": {web_file(word): 1}} | cache
 

@@ -5,6 +5,7 @@ Legend: D hidden, P kept dimensions of an expert.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,9 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.artifacts.calibration import Calibration
-from moe_export.fitting.refit import refit_by_layer
+from moe_export.checkpoint import Checkpoint
+from moe_export.families import spec_of
+from moe_export.families.axis import Axis
+from moe_export.families.base import ModelSpec
+from moe_export.fitting.fit_block import FitRule
+from moe_export.fitting.fit_layers import fit_layers
+from moe_export.fitting.fit_tokens import FitTokens
 from moe_export.ranking.candidates import Kept
-from moe_export.recipe import PruneSettings
+from moe_export.recipe import PruneSettings, RefitSettings
+from moe_export.scoring.source_weights import SourceWeights
 
 Columns = Mapping[str, NDArray[np.float32]]
 """Refitted columns [D, P] of `down` in place of the kept ones, by tensor name."""
@@ -22,12 +30,13 @@ Columns = Mapping[str, NDArray[np.float32]]
 
 def refits(settings: PruneSettings) -> bool:
     """True if `down` of the pruned model will be refitted."""
-    return settings.refit_down
+    return bool(settings.refit)
 
 
 def with_refit(settings: PruneSettings, on: bool) -> PruneSettings:
     """The settings with refitting on or off."""
-    return settings.model_copy(update={"refit_down": on})
+    refit = (settings.refit or RefitSettings()) if on else False
+    return settings.model_copy(update={"refit": refit})
 
 
 def refitted_layers(
@@ -42,6 +51,28 @@ def refitted_layers(
         settings: Settings of the fit.
         tokens: Most tokens of these sequences.
     """
-    sequences = calibration.sample(min(tokens, settings.calibration_tokens))
-    for layer in refit_by_layer(directory, kept, sequences, settings.ridge):
-        yield layer.down
+    part = calibration.thinned(min(tokens, settings.calibration_tokens))
+    weight_K = SourceWeights.of(part).token_weight_K
+    refit = settings.refit or RefitSettings()
+    # Steps of Adam are left out: they help every candidate, and cost more than the rest.
+    with tempfile.TemporaryDirectory() as folder:
+        for layer in fit_layers(
+            directory,
+            _pruned(directory, kept),
+            kept,
+            FitTokens(part.sequences(), weight_K[part.source_S]),
+            FitRule(**refit.model_dump()),
+            Path(folder),
+        ):
+            yield layer.tensors
+
+
+def _pruned(directory: Path, kept: Kept) -> ModelSpec:
+    """Sizes of the model with only the kept dimensions."""
+    spec = spec_of(Checkpoint(directory).config)
+    axis = Axis(spec, any(expert == spec.num_experts for _, expert in kept))
+    widths = [
+        [len(kept[layer, expert]) for expert in range(len(table.widths))]
+        for layer, table in enumerate(axis.tables)
+    ]
+    return axis.resized(widths).spec

@@ -18,7 +18,12 @@ from moe_export.recipe.importance import (
     rounding_pair,
 )
 from moe_export.recipe.plan import PlanSettings
-from moe_export.recipe.prune import DistillSettings, PruneSettings
+from moe_export.recipe.prune import (
+    BlockSettings,
+    DistillSettings,
+    PruneSettings,
+    RefitSettings,
+)
 from moe_export.recipe.quantize import Formats, QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
@@ -35,6 +40,7 @@ __all__ = [
     "ROUNDING_OF",
     "ROUNDING_SCORE",
     "BakeoffSettings",
+    "BlockSettings",
     "CalibrateSettings",
     "DistillSettings",
     "Dtype",
@@ -50,6 +56,7 @@ __all__ = [
     "QuantizeSettings",
     "RankingSettings",
     "Recipe",
+    "RefitSettings",
     "ReportSettings",
     "Score",
     "Section",

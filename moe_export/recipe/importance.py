@@ -42,6 +42,8 @@ class ImportanceSettings(Section):
     Attributes:
         scores: Names of the scores.
         batch_tokens: Most tokens of a batch, padding included.
+        calibration_tokens: Most calibration tokens that scores use, in evenly spread sequences; all
+            unless given. Fitting needs more tokens than scores do, and costs less for each.
         dtype: Dtype in which the model runs.
         shared_expert: `true` to score the dimensions of the shared expert too; follows
             `plan.shared_expert` and may not be given.
@@ -49,5 +51,6 @@ class ImportanceSettings(Section):
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("fisher_margin",)
     batch_tokens: Count = 4096
+    calibration_tokens: Count | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     shared_expert: bool | None = None

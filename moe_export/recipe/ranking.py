@@ -30,7 +30,7 @@ class RankingSettings(Section):
         held_out: Sequences of each source that are held out from the calibration set.
         first: Held-out sequences of each source that all candidates are measured on.
         finalists: Candidates that are measured on all held-out sequences, refitted if
-            `prune.refit_down` is on.
+            `prune.refit` is on.
         fitting_tokens: Most calibration tokens that a finalist is refitted on.
         plan: Budget of the candidates; follows the plan section and may not be given.
         prune: Fitting of the finalists; follows the prune section and may not be given.

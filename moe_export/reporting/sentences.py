@@ -212,8 +212,19 @@ def compensation_sentence(report: Report) -> str:
 
 
 def _refit_words(refit: RefitFacts) -> str:
-    left = f" and left in {count(refit.left)} that too few tokens reach." if refit.left else "."
-    return f"After removal, down was refitted in {count(refit.experts)} experts{left}"
+    left = f" and left in {count(refit.left)}" if refit.left else ""
+    words = f"After removal, down was refitted in {count(refit.experts)} experts{left}"
+    if refit.left:
+        words += " that too few tokens reach, or whose block was no better for it"
+    if refit.distilled_blocks is not None:
+        words += f", and the kept weights of {count(refit.distilled_blocks)} blocks were distilled"
+    if refit.error_pruned is None or refit.error_fitted is None:
+        return f"{words}."
+    return (
+        f"{words}. On held-out tokens the squared error of a block's output, over the output's "
+        f"square, fell from {refit.error_pruned:.3f} to {refit.error_fitted:.3f} (means over "
+        "blocks)."
+    )
 
 
 def _distill_words(distill: DistillFacts) -> str:

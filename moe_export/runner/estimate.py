@@ -25,7 +25,7 @@ from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
-from moe_export.fitting.limits import SMALL_MODEL_BYTES
+from moe_export.fitting.limits import FIT_STATES, SMALL_MODEL_BYTES, STATES_AT_ONCE, SWEEPS
 from moe_export.graph.predict import predicted_bytes
 from moe_export.op.spec import uses_panels
 from moe_export.ort.predicted_memory import library_roles, predicted_resident, widened_bytes
@@ -185,7 +185,8 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
     """The prediction for one step."""
     settings = step.settings
     if isinstance(settings, ImportanceSettings):
-        return importance_estimate(step.folder, settings, models.spec, models.tokens)
+        tokens = min(models.tokens, settings.calibration_tokens or models.tokens)
+        return importance_estimate(step.folder, settings, models.spec, tokens)
     return replace(STAGE_ESTIMATES[step.stage](models), stage=step.folder)
 
 
@@ -209,7 +210,7 @@ def _plan(models: _Models) -> StageEstimate:
 
 def _ranking(models: _Models) -> StageEstimate:
     recipe, spec, settings = models.recipe, models.spec, models.recipe.ranking
-    refits = recipe.prune.refit_down
+    refits = bool(recipe.prune.refit)
     held = len(recipe.calibrate.sources) * recipe.calibrate.sequence_length * settings.held_out
     held += min(models.tokens, settings.fitting_tokens) if refits else 0
     candidates, finalists = _candidates(recipe)
@@ -249,13 +250,47 @@ def _measured_tokens(models: _Models, refits: bool) -> int:
 def _prune(models: _Models) -> StageEstimate:
     distilling = _distilling(models.recipe, models.spec, models.kept, models.fitting_tokens)
     pruned = models.kept.parameters
-    refit_bytes = models.layerwise_bytes if models.recipe.prune.refit_down else 0
+    fitting = _fitting(models)
     return StageEstimate(
         "prune",
         STORED_BYTES * pruned,
-        PYTHON_BYTES + 2 * models.largest_bytes + max(refit_bytes, distilling.peak_bytes),
-        1 + STORED_BYTES * (models.spec.parameters + pruned) / COPIED_PER_S + distilling.seconds,
-        distilling.partial_bytes,
+        PYTHON_BYTES + max(2 * models.largest_bytes, fitting.peak_bytes, distilling.peak_bytes),
+        1
+        + STORED_BYTES * (models.spec.parameters + pruned) / COPIED_PER_S
+        + fitting.seconds
+        + distilling.seconds,
+        fitting.partial_bytes + distilling.partial_bytes,
+    )
+
+
+def _fitting(models: _Models) -> StageEstimate:
+    """Addition of fitting blocks to the prune stage.
+
+    Both models run forward through each unpruned layer, and the pruned one through the fitted
+    layer. A sweep of least squares computes the kept dimensions twice, and their second moments; a
+    step runs forward and back. In memory is a whole layer, and after that its kept weights with
+    `down` as it was; with steps of Adam, there are four copies more.
+    """
+    settings, tokens = models.recipe.prune, models.fitting_tokens
+    if not settings.refit:
+        return StageEstimate("prune", 0, 0, 0.0)
+    spec, kept = models.spec, models.kept
+    whole, small = _active_parameters(spec), _active_parameters(kept)
+    rows = spec.num_layers * spec.top_k * _width(kept)
+    experts = 3 * rows * spec.hidden_size
+    solving = SWEEPS * tokens * (4 * experts + 2 * rows * _width(kept))
+    flops, copies = tokens * (4 * whole + 2 * small) + solving, 4 / 3
+    if steps := settings.block_steps:
+        flops += solving + 6 * experts * steps.steps * steps.tokens_per_step
+        copies = 5.0
+    held_bytes = round(4 * max(_held_at_once(spec), copies * _held_at_once(kept)))
+    states = 4 * spec.hidden_size * tokens
+    return StageEstimate(
+        "prune",
+        0,
+        TORCH_BYTES - PYTHON_BYTES + held_bytes + FIT_STATES * states,
+        flops / FLOPS_PER_S["float32"],
+        STATES_AT_ONCE * states,
     )
 
 

@@ -9,8 +9,8 @@ ADVICE = {
     "calibrate": "lower calibrate.sequences or calibrate.sequence_length",
     "importance": "lower importance.batch_tokens or set importance.dtype: bfloat16",
     "ranking": "lower ranking.held_out or calibrate.sequence_length",
-    "prune": "lower prune.calibration_tokens, or leave prune.refit_down and prune.distill_router "
-    "out",
+    "prune": "lower prune.calibration_tokens, or set prune.refit: false and leave "
+    "prune.distill_router out",
     "quantize": "lower quantize.calibration_tokens, or set quantize.method: mse",
     "validate": "lower validate.sequence_length, validate.speed.batch_sizes or the items of tasks",
     "bakeoff": "lower calibrate.sequence_length or the items of bakeoff.tasks",

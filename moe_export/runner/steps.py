@@ -100,7 +100,7 @@ def _chosen(recipe: Recipe, settings: Mapping[str, Section]) -> dict[str, Sectio
     ranking, importance = recipe.ranking, settings["importance"]
     assert isinstance(importance, ImportanceSettings)
     # Scores that no candidate has are computed only if the recipe names them.
-    named = importance.scores if "scores" in recipe.importance.model_fields_set else ()
+    named = importance.scores if importance.scores != ImportanceSettings().scores else ()
     scores = tuple(dict.fromkeys((*named, *ranking.scores)))
     return {
         "calibrate": recipe.calibrate.model_copy(update={"held_out": ranking.held_out}),
@@ -117,7 +117,7 @@ def depends_on_threads(step: Step) -> bool:
     """
     settings = step.settings
     if isinstance(settings, PruneSettings):
-        return settings.refit_down or settings.distill_router is not None
+        return settings.fits
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
     return isinstance(

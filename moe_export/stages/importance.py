@@ -40,6 +40,8 @@ def run(job: Job[ImportanceSettings]) -> None:
     settings = job.settings
     scores = scores_named(settings.scores)
     calibration = Calibration.load(job.folders["calibrate"])
+    if settings.calibration_tokens is not None:
+        calibration = calibration.thinned(settings.calibration_tokens)
     model = StreamedModel(job.model, getattr(torch, settings.dtype))
     importance = collect_importance(
         model,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from moe_export.artifacts.calibration import Calibration
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.ledger import (
+    BlockErrors,
     Distill,
     HeldOutKl,
     Ledger,
@@ -42,12 +44,13 @@ from moe_export.families.base import (
 from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.reporting.card import Pruning, prune_card, write_card
 from moe_export.reporting.card_source import source_of
+from moe_export.scoring.source_weights import SourceWeights
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
 from moe_export.system.prefetch import prefetched
 
 if TYPE_CHECKING:
-    from moe_export.fitting.refit import Refitted
+    from moe_export.fitting.fitted_layer import FittedLayer
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +89,8 @@ def run(job: Job[PruneSettings]) -> None:
     }
     _check_space(job.out, plan.checkpoint_tensor_bytes, source, job.settings.save_padded)
     config = pruned_config(source.config, pruned)
-    refits = _refits(job, kept) if job.settings.refit_down else None
-    refit = _write(job.out, source, config, spec, kept, refits, job.progress)
+    fits = _fits(job, pruned.spec, kept)
+    refit = _write(job.out, source, config, spec, kept, fits, job.progress)
     copy_tokenizer_files(job.model, job.out)
     _write_card(job.model, job.out, pruned.spec, Pruning.of(pruned.spec, spec), padded=False)
     rule = job.settings.distill_router
@@ -109,11 +112,29 @@ def _write_card(
     write_card(out, prune_card(source_of(model), written, pruning, licences, padded))
 
 
-def _refits(job: Job[PruneSettings], kept: Kept) -> Iterator[Refitted]:
-    """Yields the refitted `down` matrices of each layer."""
-    from moe_export.fitting.refit import refit_by_layer  # noqa: PLC0415 - imports torch
+def _fits(job: Job[PruneSettings], pruned: ModelSpec, kept: Kept) -> Iterator[FittedLayer] | None:
+    """Yields the fitted weights of each layer; None if the recipe asks for no fit."""
+    settings = job.settings
+    if not settings.refit:
+        return None
+    from moe_export.fitting.block_steps import StepRule  # noqa: PLC0415 - imports torch
+    from moe_export.fitting.fit_block import FitRule  # noqa: PLC0415
+    from moe_export.fitting.fit_layers import fit_layers  # noqa: PLC0415
+    from moe_export.fitting.fit_tokens import FitTokens  # noqa: PLC0415
 
-    return refit_by_layer(job.model, kept, _sequences(job), job.settings.ridge)
+    part = Calibration.load(job.folders["calibrate"]).thinned(settings.calibration_tokens)
+    weight_K = SourceWeights.of(part).token_weight_K
+    blocks = settings.block_steps
+    return fit_layers(
+        job.model,
+        pruned,
+        kept,
+        FitTokens(part.sequences(), weight_K[part.source_S]),
+        FitRule(
+            **settings.refit.model_dump(), steps=StepRule(**blocks.model_dump()) if blocks else None
+        ),
+        job.partial / "fit",
+    )
 
 
 def _distill(job: Job[PruneSettings], settings: DistillSettings) -> Distill:
@@ -174,26 +195,25 @@ def _write(
     config: dict[str, Any],
     spec: ModelSpec,
     kept: Kept,
-    refits: Iterator[Refitted] | None,
+    fits: Iterator[FittedLayer] | None,
     progress: Callable[[int, int, str], None],
 ) -> Refit:
     """Writes one shard per layer and one for the rest.
 
     Returns:
-        The matrices that were refitted, and those that were not.
+        The weights that were fitted, and those that were not.
     """
-    refitted: list[str] = []
-    left: list[LeftTensor] = []
-    down: dict[str, NDArray[np.float32]] = {}
+    refit = Refit(tensors=(), left=())
+    fitted: dict[str, NDArray[np.float32]] = {}
 
     def values_of(name: str) -> NDArray[Any]:
         tensor = spec.tensors[name]
         values = source.read(name)
         place = _place(spec, tensor)
+        if name in fitted:
+            return fitted[name].astype(values.dtype)
         if place is None or place not in kept:
             return values
-        if name in down:
-            return down[name].astype(values.dtype)
         return np.take(values, kept[place], EXPERT_AXIS[tensor.role])
 
     written = spec_of(config)
@@ -202,14 +222,37 @@ def _write(
         for number, layer in enumerate(layers):
             progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
             names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
-            if refits is not None and layer is not None:
-                fit = next(refits)
-                down = fit.down
-                refitted += [name for name in names if name in down]
-                left += _left(names, spec, written, fit)
+            if fits is not None and layer is not None:
+                fit = next(fits)
+                fitted = fit.tensors
+                refit = _with_layer(refit, spec, layer, fit, _left(names, spec, written, fit))
             _stream(writer, names, source, written, values_of)
     progress(len(layers), len(layers), "done")
-    return Refit(tensors=tuple(refitted), left=tuple(left))
+    _warn_of_left(refit)
+    return refit
+
+
+def _warn_of_left(refit: Refit) -> None:
+    if refit.left:
+        logger.warning(
+            "prune.refit: %d pruned experts keep their weights, because too few calibration tokens "
+            "reach them or the fit was no better on held-out ones; more calibrate.sequences help",
+            len(refit.left),
+        )
+
+
+def _with_layer(
+    refit: Refit, spec: ModelSpec, layer: int, fit: FittedLayer, left: list[LeftTensor]
+) -> Refit:
+    """The account of fitting with one more layer."""
+    blocks = () if fit.errors is None else (BlockErrors(layer=layer, **asdict(fit.errors)),)
+    roles = [spec.tensors[name].role for name in fit.tensors]
+    return Refit(
+        experts=(refit.experts or 0) + roles.count("down") + roles.count("shared_down"),
+        tensors=(*refit.tensors, *fit.tensors),
+        left=(*refit.left, *left),
+        blocks=(*(refit.blocks or ()), *blocks),
+    )
 
 
 def _place(spec: ModelSpec, tensor: TensorSpec) -> tuple[int, int] | None:
@@ -219,14 +262,17 @@ def _place(spec: ModelSpec, tensor: TensorSpec) -> tuple[int, int] | None:
     return (tensor.layer, spec.num_experts if tensor.expert is None else tensor.expert)
 
 
-def _left(names: list[str], spec: ModelSpec, written: ModelSpec, fit: Refitted) -> list[LeftTensor]:
-    """The pruned `down` matrices of a layer that too few tokens reached for a fit."""
+def _left(
+    names: list[str], spec: ModelSpec, written: ModelSpec, fit: FittedLayer
+) -> list[LeftTensor]:
+    """The pruned `down` matrices of a layer that were not fitted."""
     left = []
     for name in names:
         tensor = spec.tensors[name]
-        is_pruned = written.tensors[name].shape != tensor.shape
-        place = _place(spec, tensor)
-        if place is None or EXPERT_AXIS[tensor.role] == 0 or not is_pruned or name in fit.down:
+        place, width = _place(spec, tensor), written.tensors[name].shape[-1]
+        if place is None or EXPERT_AXIS[tensor.role] == 0 or name in fit.tensors:
+            continue
+        if width in (0, tensor.shape[-1]):
             continue
         left.append(LeftTensor(tensor=name, tokens=fit.tokens[place[1]]))
     return left

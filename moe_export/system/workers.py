@@ -35,7 +35,7 @@ class Workers:
         group: Torch's group of the processes; None for its default one.
 
     Raises:
-        ResourceError: by every method that exchanges something, if another process has ended.
+        ResourceError: Another process has ended; any method that exchanges something raises it.
     """
 
     rank: int = 0

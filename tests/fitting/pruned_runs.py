@@ -41,8 +41,15 @@ def planned(root: Path) -> dict[str, Path]:
 
 
 def pruned(folders: dict[str, Path], out: Path, calibrate: str, **settings: Any) -> Path:
-    """Folder of the prune stage."""
+    """Folder of the prune stage, which fits only what the settings ask for."""
     out.mkdir()
     of = folders | {"calibrate": folders[calibrate]}
-    prune.run(Job(PruneSettings(**settings), folders["model"], of, out))
+    prune.run(
+        Job(
+            PruneSettings(**{"refit": False, "distill_blocks": False} | settings),
+            folders["model"],
+            of,
+            out,
+        )
+    )
     return out

@@ -12,6 +12,7 @@ from moe_export.artifacts.exchange import Exchange, Measured
 from moe_export.artifacts.export import Export, ExportedModel
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.artifacts.ledger import (
+    BlockErrors,
     Distill,
     HeldOutKl,
     Ledger,
@@ -107,7 +108,12 @@ PLAN = Plan(
 LEDGER = Ledger(
     tensor_bytes=4096,
     counts=PrunedCounts(kept=1, sliced=1, dropped=1),
-    refit=Refit(tensors=("down",), left=(LeftTensor(tensor="other", tokens=3),)),
+    refit=Refit(
+        experts=1,
+        tensors=("down",),
+        left=(LeftTensor(tensor="other", tokens=3),),
+        blocks=(BlockErrors(layer=0, pruned=0.5, refit=0.25, distilled=0.125),),
+    ),
     distill=Distill(
         tensors=("router",),
         tokens=90,

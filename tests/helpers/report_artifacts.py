@@ -228,7 +228,9 @@ REPORT = Report(
     ),
     memory=MEMORY,
     compensation=CompensationFacts(
-        refit=RefitFacts(experts=3, left=1),
+        refit=RefitFacts(
+            experts=3, left=1, distilled_blocks=2, error_pruned=0.5, error_fitted=0.25
+        ),
         distill=DistillFacts(
             tokens=90,
             held_out_tokens=10,

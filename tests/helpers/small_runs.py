@@ -24,6 +24,8 @@ def recipe(model: Path, /, **sections: Any) -> dict[str, Any]:
             "sequence_length": 64,
         },
         "plan": {"keep": 0.5, "score": "fisher_margin"},
+        # Steps of Adam take seconds; tests/fitting and the demo's recipes have them.
+        "prune": {"distill_blocks": False},
         "quantize": {"experts": "int4", "dense": "int8"},
         "validate": {
             "tasks": [{"demo": "sums", "items": 4}, {"demo": "strings", "items": 3}],

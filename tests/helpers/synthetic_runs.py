@@ -73,7 +73,7 @@ def write_run(
     for stage, folder in folders.items():
         settings: dict[str, Any] = {"seed": 0} if stage == "calibrate" else {}
         if stage == "prune":
-            settings = {"refit_down": True}
+            settings = {"distill_blocks": True}
         if stage == "validate":
             settings = {"speed": {"repeats": 5, "prompt_tokens": 128, "new_tokens": 64}}
         save_json(
@@ -229,7 +229,15 @@ def _prune(folder: Path, plan: dict[str, Any], num_experts: int, width: int) -> 
     write_json(folder / "config.json", config)
     counts = {"kept": 51, "sliced": 3 * num_experts * len(widths), "dropped": 0}
     fitted = {
-        "refit": {"tensors": ["down"] * 60, "left": [{"tensor": "down", "tokens": 3}]},
+        "refit": {
+            "experts": 60,
+            "tensors": ["down"] * 60,
+            "left": [{"tensor": "down", "tokens": 3}],
+            "blocks": [
+                {"layer": 0, "pruned": 0.5, "refit": 0.25, "distilled": 0.125},
+                {"layer": 1, "pruned": 0.75, "refit": 0.5, "distilled": 0.625},
+            ],
+        },
         "distill": {
             "tensors": ["router"] * len(widths),
             "tokens": 14_536,

@@ -12,7 +12,7 @@ from moe_export.artifacts.ranking import Ranking
 from moe_export.ranking.candidates import candidates_of
 from moe_export.ranking.choose import choose_ranking
 from moe_export.ranking.passes import HeldOutPasses
-from moe_export.recipe import PlanSettings, PruneSettings, RankingSettings
+from moe_export.recipe import PlanSettings, PruneSettings, RankingSettings, RefitSettings
 from tests.ranking.conftest import Case
 
 NAMES = ("fisher_margin", "fisher", "activation")
@@ -26,7 +26,7 @@ def settings(**changes: Any) -> RankingSettings:
         "held_out": 4,
         "finalists": 4,
         "plan": PlanSettings(keep=0.4, score="auto"),
-        "prune": PruneSettings(refit_down=False),
+        "prune": PruneSettings(refit=False),
     }
     return RankingSettings(**(base | changes))
 
@@ -94,7 +94,7 @@ def test_finalists_are_refitted_if_the_plan_will_be(
     case: Case, tmp_path: Path, ranking: Ranking
 ) -> None:
     chosen = settings(
-        scores=("fisher_margin",), prune=PruneSettings(refit_down=True, ridge=0.1), finalists=2
+        scores=("fisher_margin",), prune=PruneSettings(refit=RefitSettings(ridge=0.1)), finalists=2
     )
     refitted = choose(case, tmp_path, chosen)
     assert (refitted.refitted, ranking.refitted) == (True, False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from moe_export.errors import RecipeError
-from moe_export.recipe import ImportanceSettings, ValidateSettings, parse_bytes
+from moe_export.recipe import (
+    BlockSettings,
+    ImportanceSettings,
+    RefitSettings,
+    ValidateSettings,
+    parse_bytes,
+)
 from moe_export.recipe.load import load_recipe, parse_recipe
 from moe_export.recipe.reader import read_yaml
 from moe_export.scores import SCORES
@@ -280,6 +287,20 @@ def test_distilling_is_off_or_on_by_a_word_or_a_section(tmp_path: Path) -> None:
     assert changed == found.model_copy(update={"steps": 7})
     with pytest.raises(RecipeError, match="nearest known key is 'steps'"):
         load_recipe(path, ("prune.distill_router.step=7",))
+
+
+def test_refitting_is_on_and_its_off_is_read_back(tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, MINIMAL)
+    plain = load_recipe(path).prune
+    assert plain.refit == RefitSettings(ridge=0.01, mix=0.5)
+    assert plain.block_steps == BlockSettings(steps=120)
+    off = load_recipe(path, ("prune.refit=false",))
+    assert load_recipe(recipe_with(tmp_path, json.dumps(off.plain()))).prune == off.prune
+    assert (off.prune.refit, off.prune.block_steps) == (False, None)
+    path = recipe_with(tmp_path, MINIMAL)
+    for old, new in (("refit_down=true", "prune.refit,"), ("ridge=0.1", "prune.refit.ridge")):
+        with pytest.raises(RecipeError, match=f"has another name now: {new}"):
+            load_recipe(path, (f"prune.{old}",))
 
 
 def test_names_of_scores_follow_the_registry(

@@ -10,7 +10,7 @@ import pytest
 
 from moe_export.recipe.load import load_recipe, parse_recipe
 from moe_export.runner.estimate import StageEstimate, estimate
-from moe_export.runner.rates import LIBRARY_BYTES, LOGIT_BYTES, TORCH_BYTES
+from moe_export.runner.rates import FLOPS_PER_S, LIBRARY_BYTES, LOGIT_BYTES, TORCH_BYTES
 from moe_export.testing.synthetic_checkpoint import config_of
 
 GIB = 2**30
@@ -43,8 +43,13 @@ def predicted(
 def test_streaming_stays_within_the_limits_that_were_set_for_it(tmp_path: Path) -> None:
     found = predicted(tmp_path, ["fisher_margin"], "bfloat16")
     assert found["importance"].peak_bytes < 6 * GIB
-    for stage in ("prune", "quantize", "export"):
+    for stage in ("quantize", "export"):
         assert found[stage].peak_bytes < 2.5 * GIB
+    refit = predicted(tmp_path, ["fisher_margin"], "bfloat16", distill_blocks=False)["prune"]
+    assert refit.peak_bytes < 3 * GIB
+    assert found["prune"].peak_bytes < 6.5 * GIB
+    without = predicted(tmp_path, ["fisher_margin"], "bfloat16", refit=False)["prune"]
+    assert without.peak_bytes < 2.5 * GIB
     assert found["prune"].disk_bytes == pytest.approx(2 * 8.0872e9, rel=1e-4)
     exported = found["export"].disk_bytes - LIBRARY_BYTES
     assert found["quantize"].disk_bytes == pytest.approx(exported, rel=1e-3)
@@ -78,11 +83,30 @@ def test_code_for_shapes_is_counted_in_bfloat16_alone(tmp_path: Path) -> None:
     assert 1 / 1.2 < 2.44 * GIB / half < 1.2
 
 
+def test_fitting_is_counted_by_its_tokens_and_steps(tmp_path: Path) -> None:
+    without, refit, few, many = (
+        predicted(tmp_path, ["fisher_margin"], "bfloat16", **words)["prune"]
+        for words in (
+            {"refit": False},
+            {"distill_blocks": False},
+            *({"distill_blocks": {"steps": steps, "tokens_per_step": 100}} for steps in (10, 30)),
+        )
+    )
+    # Two streams of 8,192 tokens of 2,048 floats, before and after a layer.
+    assert (without.partial_bytes, refit.partial_bytes) == (0, 4 * 8192 * 2048 * 4)
+    assert without.seconds < refit.seconds < few.seconds
+    # A token of a step goes forward and back through 4 experts of half their width.
+    active = (many.seconds - few.seconds) * FLOPS_PER_S["float32"] / (6 * 20 * 100)
+    assert active == pytest.approx(24 * 4 * 3 * 704 * 2048, rel=1e-3)
+    # A step needs five copies of the kept weights of a layer, 60 experts of half their width.
+    assert many.peak_bytes - refit.peak_bytes > 4 * 2.5 * 60 * 3 * 704 * 2048
+    assert refit.disk_bytes == without.disk_bytes
+
+
 def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
-    plain = predicted(tmp_path, ["fisher_margin"], "bfloat16")["prune"]
-    few, many = (
-        predicted(tmp_path, ["fisher_margin"], "bfloat16", distill_router={"steps": steps})["prune"]
-        for steps in (10, 30)
+    plain, few, many = (
+        predicted(tmp_path, ["fisher_margin"], "bfloat16", refit=False, **words)["prune"]
+        for words in ({}, {"distill_router": {"steps": 10}}, {"distill_router": {"steps": 30}})
     )
     assert plain.partial_bytes == 0
     # Three states of all 8,192 tokens, and 26 of a step's 4,096, of 2,048 floats.
@@ -102,7 +126,7 @@ def test_a_choice_among_rankings_is_counted_by_its_candidates_and_finalists(tmp_
             "bfloat16",
             "auto",
             sizes | {"scores": scores, "finalists": 2, "fitting_tokens": 4096},
-            refit_down=refit,
+            refit=refit,
         )["ranking"]
         for scores, refit in (
             (["fisher", "reap"], False),

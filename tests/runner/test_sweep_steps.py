@@ -12,6 +12,7 @@ from moe_export.artifacts.sweep import Point, PointScores, Sweep
 from moe_export.errors import RecipeError
 from moe_export.quantization import choices_for_experts
 from moe_export.recipe import ROUNDING_SCORE, Recipe, SweepSettings
+from moe_export.recipe.load import parse_recipe
 from moe_export.reporting.figures_sweep import INK, NOT_FOR_POINTS, inks_of
 from moe_export.reporting.palette import colour
 from moe_export.reporting.sweep_front import front
@@ -64,6 +65,8 @@ def test_a_choice_among_rankings_adds_its_stage_and_what_it_reads() -> None:
     assert steps["importance"].settings.scores == ("fisher", "activation")
     assert steps["ranking"].settings.plan == steps["plan"].settings
     assert "ranking" in steps["plan"].reads
+    # The recipe in a run directory has all defaults written out.
+    assert steps_of(parse_recipe(recipe.plain())) == list(steps.values())
     assert "ranking" not in {step.stage for step in steps_of(Recipe.model_validate(RECIPE))}
 
 

@@ -178,10 +178,14 @@ def test_a_failed_gate_stands_at_the_top(tmp_path: Path) -> None:
 
 def test_what_was_fitted_is_said_and_what_came_of_it(tmp_path: Path) -> None:
     folders = write_report(tmp_path / "run")
-    refitted = "refitted in 60 experts and left in 1 that too few tokens reach."
+    refitted = "refitted in 60 experts and left in 1 that too few tokens reach"
+    held_out = "weights of 1 blocks were distilled. On held-out tokens the squared error"
+    errors = "fell from 0.625 to 0.312 (means over blocks)"
     for name in ("report.md", "report.html"):
         text = read(tmp_path / "run", name)
         assert refitted in text
+        assert held_out in text
+        assert errors in text
         assert "4 routers were distilled: on 1,684 calibration tokens" in text
         assert "0.117 nats with the routers as they were and 0.104 nats" in text
     ledger = json.loads((folders["prune"] / Ledger.FILE).read_text())

@@ -52,7 +52,10 @@ def test_an_unknown_page_is_refused_with_the_names_of_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["none"]) == 2
-    assert "no page is called none; there are compensation, cuda_kernels" in capsys.readouterr().out
+    assert (
+        "no page is called none; there are apps, compensation, cuda_kernels"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_module_is_a_command(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Exported models in the applications of others: `python -m tools.apps`."""
+"""Exported models in applications of others, each version in an environment of its own."""

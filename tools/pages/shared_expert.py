@@ -56,7 +56,7 @@ def measure(directory: Path, items: int) -> dict[str, Any]:
     for key, share, word in points:
         target = round(share * before[BUDGETS[key][0]])
         words = ("plan.keep=null", f"plan.{key}={target}")
-        recipe = load_recipe(RECIPE, (*words, f"plan.shared_expert={word}"))
+        recipe = load_recipe(RECIPE, (*words, f"plan.shared_expert={word}", "prune.refit=false"))
         carried_out(recipe, directory / word, "prune")
         plan = Plan.load(directory / word / "plan")
         pruned = load_torch_model(directory / word / "prune", torch.float32)

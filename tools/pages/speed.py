@@ -39,7 +39,7 @@ from moe_export.system.machine import machine, versions
 from moe_export.testing.synthetic_checkpoint import config_of
 from moe_export.testing.synthetic_checkpoint import make as make_checkpoint
 from moe_export.variants import MODEL_FILE
-from tools.bench.op.__main__ import Reading, compiled_reader
+from tools.bench.op.reading import Reading, compiled_reader
 from tools.pages.page import rounded, write_page
 
 NAME = "speed"
@@ -56,7 +56,7 @@ CASES = {
 """Name of a case, and its sizes; a prefill is timed by its prompt, the others by a step."""
 
 KINDS = {"attention.qkv": "query, key, value", "attention.out": "output", "logits": "lm_head"}
-"""End of a node's name, and its name in the table."""
+"""Part of a node's name, and its name in the table."""
 
 EXPERTS = "experts"
 STEPS = 16
@@ -197,7 +197,7 @@ def node_rates(home: Path, form: str, linear: str) -> dict[str, Any]:
 
 def kind_of(name: str) -> str:
     """Name of a node's kind in the table."""
-    return next((kind for end, kind in KINDS.items() if name.endswith(end)), EXPERTS)
+    return next((kind for part, kind in KINDS.items() if part in name), EXPERTS)
 
 
 def weight_bytes(directory: Path) -> dict[str, float]:
@@ -240,6 +240,7 @@ def profiled(directory: Path, temporary: Path) -> list[tuple[str, float]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_profiling = True
+    options.log_severity_level = 3
     options.profile_file_prefix = str(temporary / "profile")
     register(options)
     model.session = onnxruntime.InferenceSession(

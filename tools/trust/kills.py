@@ -1,8 +1,8 @@
 """Runs of both demo recipes killed by SIGKILL at random moments, and resumed.
 
 A run is started, killed, and started again until it ends by itself. Then its files are compared
-with those of a run that nobody disturbed. Every start is a process of its own, so kills also fall
-into imports.
+with those of a run that nobody disturbed. One start in four is a new interpreter, so that kills
+also fall into imports; the others are forked from a process that has imported everything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,10 +19,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from moe_export.cli import main
+from tools.trust.fuzz import ROOT, load_everything, quick_folder
 from tools.trust.run_files import unequal
+from tools.trust.sandbox import Outcome, Started
+from tools.trust.verdict import DONE, verdict
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ("demo_50pct", "demo_50pct_int4")
+IMPORTS_S = 4.0
+"""Processor time of the imports of a new interpreter, about."""
+
+MOST_IN_A_RUN = 10
+LONGEST_S = 3600
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=200, help="number of kills (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument(
-        "--mean-s", type=float, default=4, help="mean processor time before a kill (default: 4)"
+        "--mean-s", type=float, default=1.5, help="mean processor time to a kill (default: 1.5)"
     )
     parser.add_argument(
-        "--references", type=Path, help="folder that keeps the undisturbed runs for further calls"
+        "--minutes", type=float, default=math.inf, help="begin no run later (default: no limit)"
     )
     parser.add_argument(
         "--set", action="append", default=[], help="changes of the recipes, as of moe-export run"
@@ -43,22 +50,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def campaign(arguments: argparse.Namespace) -> dict[str, Any]:
     """Kills and resumes runs of both recipes in turn; returns what came of it."""
+    load_everything()
     random = Random(arguments.seed)
     chains: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+    end = time.monotonic() + 60 * arguments.minutes
+    with tempfile.TemporaryDirectory(prefix="kills-", dir=quick_folder()) as folder:
         home = Path(folder)
-        references = arguments.references or home
-        commands = {recipe: command_of(recipe, arguments.set) for recipe in RECIPES}
-        for recipe, command in commands.items():
-            done = [*command, str(references.absolute() / recipe)]
-            subprocess.run(done, check=True, env=environment(), cwd=ROOT)
-        while sum(len(chain["moments_s"]) for chain in chains) < arguments.kills:
+        for recipe in RECIPES:
+            done = _start(_words(recipe, arguments.set, home / recipe), is_new=False)
+            outcome = done.wait(LONGEST_S)
+            if outcome.code != 0:
+                raise RuntimeError(outcome.err)
+        while (left := arguments.kills - _count(chains)) > 0 and time.monotonic() < end:
             recipe = RECIPES[len(chains) % len(RECIPES)]
-            left = arguments.kills - sum(len(chain["moments_s"]) for chain in chains)
+            words = _words(recipe, arguments.set, home / "run")
             chain = killed_and_resumed(
-                [*commands[recipe], str(home / "run")], random, arguments.mean_s, left
+                words, home / "run", random, arguments.mean_s, min(left, MOST_IN_A_RUN)
             )
-            chain |= {"recipe": recipe, "unequal": unequal(references / recipe, home / "run")}
+            chain |= {"recipe": recipe, "unequal": unequal(home / recipe, home / "run")}
             print(chain, flush=True)
             chains.append(chain)
             shutil.rmtree(home / "run")
@@ -68,73 +77,80 @@ def campaign(arguments: argparse.Namespace) -> dict[str, Any]:
 def summary(chains: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts over all runs."""
     kills = [stage for chain in chains for stage in chain["stages"]]
-    bad = [chain for chain in chains if chain["unequal"] or chain["code"] or chain["said"]]
+    bad = [chain for chain in chains if chain["unequal"] or chain["ends"] != [DONE]]
     return {
         "runs": len(chains),
         "kills": len(kills),
+        "new_interpreters": sum(chain["new"] for chain in chains),
         "kills_by_stage": {stage: kills.count(stage) for stage in sorted(set(kills))},
         "bad": len(bad),
     }
 
 
-def command_of(recipe: str, changes: list[str]) -> list[str]:
-    """Words that run a recipe, but for its folder, which comes last."""
-    words = [sys.executable, "-m", "moe_export", "run", f"recipes/{recipe}.yaml", "--threads", "1"]
-    for change in changes:
-        words += ["--set", change]
-    return [*words, "--run"]
-
-
-def environment() -> dict[str, str]:
-    """Environment of runs: one thread."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
 def killed_and_resumed(
-    command: list[str], random: Random, mean_s: float, most: int
+    words: list[str], run: Path, random: Random, mean_s: float, most: int
 ) -> dict[str, Any]:
     """Starts a run again until it ends by itself, and kills it before, at most so many times.
 
     Returns:
-        Moments of the kills in seconds of processor time from the start, the stages they fell
-        into, the last exit code, and what a start wrote to stderr beside warnings.
+        Stages that the kills fell into, the number of killed new interpreters, and the verdicts on
+        starts that ended by themselves.
     """
-    run = Path(command[-1])
-    moments_s: list[float] = []
     stages: list[str] = []
+    new = 0
     while True:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        moment_s = random.expovariate(1 / mean_s) if len(moments_s) < most else math.inf
-        if _is_alive_at(process, moment_s):
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            stages.append(_stage(run))
-            moments_s.append(round(moment_s, 2))
-            continue
-        _, said = process.communicate()
-        said = "\n".join(line for line in said.splitlines() if not line.startswith("WARNING"))
-        return {
-            "moments_s": moments_s,
-            "stages": stages,
-            "code": process.returncode,
-            "said": said[-2000:],
-        }
+        is_new = random.random() < 0.25
+        moment_s = random.expovariate(1 / mean_s)
+        if is_new:
+            moment_s = random.uniform(0, IMPORTS_S + mean_s)
+        if len(stages) >= most:
+            moment_s = math.inf
+        started = _start(words, is_new)
+        if _is_alive_at(started.process, moment_s):
+            os.kill(started.process, signal.SIGKILL)
+            if started.wait().code == -signal.SIGKILL:
+                stages.append(_stage(run))
+                new += is_new
+                continue
+        outcome: Outcome = started.wait(LONGEST_S)
+        return {"stages": stages, "new": new, "ends": [verdict(outcome)], "said": outcome.err}
 
 
-def _is_alive_at(process: subprocess.Popen[str], moment_s: float) -> bool:
+def _count(chains: list[dict[str, Any]]) -> int:
+    return sum(len(chain["stages"]) for chain in chains)
+
+
+def _words(recipe: str, changes: list[str], run: Path) -> list[str]:
+    words = ["run", f"recipes/{recipe}.yaml", "--threads", "1", "--run", str(run)]
+    for change in changes:
+        words += ["--set", change]
+    return words
+
+
+def _start(words: list[str], is_new: bool) -> Started:
+    """Starts a run in a new interpreter, or in a process that has imported everything."""
+
+    def call() -> int:
+        os.chdir(ROOT)
+        if is_new:
+            os.execv(sys.executable, [sys.executable, "-m", "moe_export", *words])
+        return main(words)
+
+    return Started(call, is_limited=False)
+
+
+def _is_alive_at(process: int, moment_s: float) -> bool:
     """Waits until a process has used so much processor time; False if it ends before."""
-    while process.poll() is None:
-        if _cpu_s(process.pid) >= moment_s:
+    while not _has_ended(process):
+        if _cpu_s(process) >= moment_s:
             return True
-        time.sleep(0.01)
+        time.sleep(0.005)
     return False
+
+
+def _has_ended(process: int) -> bool:
+    state = (Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    return state == "Z"
 
 
 def _cpu_s(number: int) -> float:
@@ -150,6 +166,6 @@ def _cpu_s(number: int) -> float:
 
 
 def _stage(run: Path) -> str:
-    """Stage that a run is in; `before` if it has not begun one since its start."""
+    """Stage that a run was in when it was killed."""
     partial = sorted(path.name.removesuffix(".partial") for path in run.glob("*.partial"))
     return partial[0] if partial else "before or between stages"

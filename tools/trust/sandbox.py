@@ -50,18 +50,19 @@ class Started:
 
     Args:
         call: Function that returns an exit code.
+        is_limited: True to limit processor time and memory.
 
     Attributes:
         process: Number of the process.
     """
 
-    def __init__(self, call: Callable[[], int]) -> None:
+    def __init__(self, call: Callable[[], int], *, is_limited: bool = True) -> None:
         self._before_bytes = _resident_bytes()
         self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - of `wait`
         self._started = time.monotonic()
         self.process = os.fork()
         if self.process == 0:
-            _become(call, self._out, self._err)
+            _become(call, self._out, self._err, is_limited)
 
     def wait(self, wall_s: float = WALL_S) -> Outcome:
         """Waits for the end of the process; kills it and its children after some seconds."""
@@ -85,7 +86,7 @@ def forked(call: Callable[[], int], wall_s: float = WALL_S) -> Outcome:
     return Started(call).wait(wall_s)
 
 
-def _become(call: Callable[[], int], out: IO[bytes], err: IO[bytes]) -> None:
+def _become(call: Callable[[], int], out: IO[bytes], err: IO[bytes], is_limited: bool) -> None:
     """Carries the call out in the forked process, which ends here."""
     code = 99
     try:
@@ -97,7 +98,8 @@ def _become(call: Callable[[], int], out: IO[bytes], err: IO[bytes]) -> None:
         # Whatever holds the streams of this process, such as pytest, is left behind.
         sys.stdout = os.fdopen(1, "w", errors="backslashreplace", closefd=False)
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
-        _limit()
+        if is_limited:
+            _limit()
         code = call()
     except SystemExit as error:  # of argparse
         code = error.code if isinstance(error.code, int) else 1

@@ -16,8 +16,8 @@ BAD = (TRACEBACK, CRASH, HANG, MEMORY, SENTENCE, WRONG)
 MOST_CHARACTERS = 2000
 """Longest sentence of an error."""
 
-WARNING = re.compile(r"WARNING |\[W\d+ ")
-"""Beginning of a warning, of ours or of torch."""
+WARNING = re.compile(r"WARNING |\[W\d+ |\[rank\d+\]:|\[/")
+"""Beginning of a warning of ours, or of a line that torch and gloo log in C++."""
 
 TRACES = ("Traceback (most recent call last)", "Exception ignored", "panicked at", "core dumped")
 

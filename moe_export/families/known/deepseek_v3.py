@@ -46,4 +46,5 @@ FAMILY = Family(
     router_float32=True,
     shared_gate=False,
     predicts_ahead=True,
+    in_transformers_js=True,
 )

@@ -24,8 +24,6 @@ import gc
 import json
 import os
 import platform
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,37 +38,12 @@ from moe_export.op import library
 from moe_export.testing import layer_models as models
 from moe_export.testing import layer_sizes as sizes
 from tools.bench.op import ggml_peer
-
-READ_SOURCE = Path(__file__).with_name("read.cc")
+from tools.bench.op.reading import Reading, compiled_reader
 
 WARM_UP = 2
 ALL_EXPERTS_TOKENS = 128
 
 Job = Callable[[], Any]
-
-
-def compiled_reader(folder: Path) -> ctypes.CDLL:
-    target = folder / "libread.so"
-    compiler = shutil.which("c++") or "c++"
-    flags = ["-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
-    subprocess.run([compiler, *flags, READ_SOURCE, "-o", target], check=True)
-    reader = ctypes.CDLL(str(target))
-    reader.read_bytes.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return reader
-
-
-class Reading:
-    """Reader of memory, in an area much larger than the caches."""
-
-    def __init__(self, reader: ctypes.CDLL, threads: int) -> None:
-        self._reader, self._threads, self._at = reader, threads, 0
-        self._area = np.ones(1 << 27, np.float32)
-
-    def read(self, size_bytes: int) -> None:
-        if self._at + size_bytes > self._area.nbytes:
-            self._at = 0
-        self._reader.read_bytes(self._area.ctypes.data + self._at, size_bytes, self._threads)
-        self._at += size_bytes // 64 * 64
 
 
 def session_of(path: Path, threads: int, native: Path | None) -> onnxruntime.InferenceSession:

@@ -1,0 +1,75 @@
+"""Inputs and wanted outputs of one MoE block, which its kept weights are fitted to.
+
+With B the unpruned block, x its input in the pruned model, and O the output of the whole decoder
+layer, the wanted output is
+
+    y = B(x) + mix * (O of the unpruned model - O of the pruned model with B unpruned)
+
+so mix 0 asks for what the unpruned block makes of the same input, and mix 1 for what brings the
+residual stream of the pruned model to that of the unpruned one.
+
+Legend: T real tokens of all batches, B sequences of a batch, L positions, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from moe_export.torch_model.block import RaggedMoEBlock
+
+
+@dataclass(frozen=True)
+class BlockData:
+    """Tokens that a block is fitted to.
+
+    Attributes:
+        x_TD: Inputs of the block, float32.
+        wanted_TD: Wanted outputs, float32.
+        weight_T: Weight of each token, float32; the mean is about 1.
+    """
+
+    x_TD: Tensor
+    wanted_TD: Tensor
+    weight_T: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x_TD)
+
+    def parts(self, tokens: int) -> Iterator[BlockData]:
+        """Data of at most so many tokens at a time, without a copy."""
+        for first in range(0, len(self), tokens):
+            yield self.rows(slice(first, first + tokens))
+
+    def rows(self, tokens: slice) -> BlockData:
+        """Data of a range of tokens, without a copy."""
+        return BlockData(self.x_TD[tokens], self.wanted_TD[tokens], self.weight_T[tokens])
+
+
+@dataclass
+class Seen:
+    """Input and output of a block in its last call, [..., D]; set before they are read."""
+
+    x: Tensor = field(init=False)
+    output: Tensor = field(init=False)
+
+
+@contextmanager
+def watched(block: RaggedMoEBlock) -> Iterator[Seen]:
+    """Records the input and output of a block in a `with` block."""
+    seen = Seen()
+
+    def after(
+        _module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor | tuple[Tensor, Tensor]
+    ) -> None:
+        seen.x = arguments[0]
+        seen.output = output[0] if isinstance(output, tuple) else output
+
+    handle = block.register_forward_hook(after)
+    try:
+        yield seen
+    finally:
+        handle.remove()
