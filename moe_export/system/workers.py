@@ -32,7 +32,6 @@ class Workers:
     Attributes:
         rank: Number of this process; process 0 writes all files.
         size: Number of processes.
-        group: Torch's group of the processes; None for its default one.
 
     Raises:
         ResourceError: Another process has ended; any method that exchanges something raises it.
@@ -40,7 +39,6 @@ class Workers:
 
     rank: int = 0
     size: int = 1
-    group: Any = None
 
     def share(self, count: int) -> range:
         """Numbers of the pieces of work that this process does, of `count` pieces."""
@@ -56,7 +54,7 @@ class Workers:
         own = torch.from_numpy(values_M)
         parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
         with _told_of_others():
-            distributed.gather(own, parts, group=self.group)
+            distributed.gather(own, parts)
         return [] if parts is None else [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
@@ -68,7 +66,7 @@ class Workers:
 
         shared = torch.tensor([value])
         with _told_of_others():
-            distributed.all_reduce(shared, distributed.ReduceOp.MIN, group=self.group)
+            distributed.all_reduce(shared, distributed.ReduceOp.MIN)
         return int(shared)
 
     def tell(self, message: dict[str, Any] | None) -> dict[str, Any]:
@@ -85,10 +83,10 @@ class Workers:
         text = torch.from_numpy(np.frombuffer(json.dumps(message).encode(), np.uint8).copy())
         length = torch.tensor([len(text)])
         with _told_of_others():
-            distributed.broadcast(length, 0, group=self.group)
+            distributed.broadcast(length, 0)
             if self.rank != 0:
                 text = torch.empty(int(length), dtype=torch.uint8)
-            distributed.broadcast(text, 0, group=self.group)
+            distributed.broadcast(text, 0)
         result: dict[str, Any] = json.loads(text.numpy().tobytes())
         return result
 
@@ -98,7 +96,7 @@ class Workers:
             from torch import distributed  # noqa: PLC0415 - heavy
 
             with _told_of_others():
-                distributed.barrier(group=self.group)
+                distributed.barrier()
 
 
 ALONE = Workers()
@@ -116,9 +114,10 @@ def joined() -> Iterator[Workers]:
     with _told_of_others():
         # Only sums of a few megabytes are sent, so that NCCL would not be faster.
         distributed.init_process_group("gloo", timeout=JOINING)
-        group = distributed.new_group(timeout=PATIENCE)
+        distributed.barrier()
+        distributed.distributed_c10d._set_pg_timeout(PATIENCE)  # noqa: SLF001 - no public name
     try:
-        workers = Workers(distributed.get_rank(), size, group)
+        workers = Workers(distributed.get_rank(), size)
         yield workers
         # A process that leaves while another still receives from it makes the other fail.
         workers.meet()
