@@ -105,7 +105,6 @@ def figures(results: list[Result]) -> dict[str, Any]:
         own = [result for result in results if result.kind == kind.NAME]
         if own:
             found[kind.NAME] = {
-                "what": kind.WHAT,
                 "cases": len(own),
                 "verdicts": dict(sorted(Counter(result.verdict for result in own).items())),
                 "most_cpu_s": max(result.cpu_s for result in own),

@@ -20,10 +20,10 @@ MORE_KEYS = (*FLAGS, *TOKEN_IDS, *YARN, "rope_scaling", "rope_parameters", "expe
 
 
 class Config(Kind):
-    """Accepted configs are exported unpruned and compared with transformers."""
+    """Configs of all families; accepted ones are exported and compared with transformers."""
 
     NAME = "config.json"
-    WHAT = "values, missing keys and bytes of six families"
+    WHAT = "values, missing keys and bytes, every family"
     SHARE = 2.5
 
     def prepare(self) -> None:
