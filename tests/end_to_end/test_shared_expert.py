@@ -110,7 +110,7 @@ def test_scores_are_those_that_the_recipe_needs(run: Path) -> None:
 
 def test_estimates_follow_the_budget(model: Path, tmp_path: Path) -> None:
     def disk(word: str) -> dict[str, int]:
-        plan = {"keep": 0.25, "shared_expert": word}
+        plan = {"keep": 0.25, "shared_expert": word, "score": "fisher_margin"}
         recipe = write_recipe(tmp_path, model, plan=plan)
         return {e.stage: e.disk_bytes for e in estimate(load_recipe(recipe), model)}
 
