@@ -31,8 +31,7 @@ def run(job: Job[ImportanceSettings]) -> None:
     Of several workers the first writes the files.
 
     Raises:
-        RecipeError: a score is unknown, or the shared expert is to be scored and the model has
-            none.
+        RecipeError: a score is unknown.
         CheckpointError: the model cannot be loaded.
         CalibrationError: the calibration set does not fit the model.
         ResourceError: the disk is too small for the states between layers.

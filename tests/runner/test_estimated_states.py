@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,16 +23,14 @@ from moe_export.scoring.source_weights import SourceWeights
 from moe_export.system.progress import silent
 from moe_export.system.workers import ALONE
 
-SUBSETS = list(
-    chain.from_iterable(combinations(SCORES, count) for count in range(1, len(SCORES) + 1))
-)
+SUBSETS = [*((name,) for name in SCORES), *combinations(SCORES, 2), tuple(SCORES)]
+"""Sets of scores: what one needs is added to what another needs, or shared with it."""
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_predicted_bytes_are_those_that_the_collector_asks_for_with_every_set_of_scores(
+def test_predicted_bytes_are_those_that_the_collector_asks_for_with_any_set_of_scores(
     dtype: Any,
 ) -> None:
-    assert len(SUBSETS) == 2 ** len(SCORES) - 1
     spec = open_checkpoint(checkpoint_dir())[1]
     batches = batches_of([np.zeros(16, np.int32)] * 6, 64)
     asked: list[int] = []
@@ -62,5 +60,5 @@ def test_predicted_bytes_are_those_that_the_collector_asks_for_with_every_set_of
         ).check_space()
     assert asked == predicted
     state_bytes = 6 * 16 * spec.hidden_size * model.dtype.itemsize
-    counts = {spec.num_layers + 1 + 3 * losses for losses in (1, 2)} | {2}
+    counts = {spec.num_layers + 1 + 3 * losses for losses in (1, 2, 3)} | {2}
     assert {needed // state_bytes for needed in asked} == counts

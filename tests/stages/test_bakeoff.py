@@ -9,7 +9,7 @@ import pytest
 
 from moe_export.artifacts.bakeoff import Bakeoff
 from moe_export.artifacts.calibration import CalibrationSource, CalibrationSummary
-from moe_export.recipe import BakeoffSettings, PruneSettings, RankingSettings, Task
+from moe_export.recipe import BakeoffSettings, PruneSettings, RankingSettings, RefitSettings, Task
 from moe_export.stages import bakeoff
 from moe_export.stages.job import Job
 from tests.ranking.conftest import Case, case  # noqa: F401 - a fixture
@@ -53,7 +53,7 @@ def results(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Bakeoff:  #
         seeds=(4,),
         tasks=(Task(demo="sums", items=3), Task(demo="strings", items=2)),
         ranking=RankingSettings(scores=SCORES, held_out=4, first=2, finalists=4),
-        prune=PruneSettings(ridge=0.1),
+        prune=PruneSettings(refit=RefitSettings(ridge=0.1)),
     )
     folders = {"draw-4": importance, "draw-4/calibrate": calibrate}
     bakeoff.run(Job(settings, case.model, folders, out))

@@ -212,15 +212,9 @@ def test_refitted_the_shared_expert_is_the_least_squares_one_beside_the_others(
 
 def test_a_family_without_a_shared_expert_is_refused(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path / "model", base=MIXTRAL.config)
-    for stage, settings in (
-        (importance, SETTINGS),
-        (plan, PlanSettings(keep=0.5, shared_expert="prune")),
-    ):
-        folders = dict.fromkeys(("calibrate", "importance"), tmp_path)
-        Calibration(np.zeros(2, np.int32), np.array([0, 2]), *[np.zeros(1, np.int32)] * 2).save(
-            tmp_path
-        )
-        scores = {"fisher_margin": [np.ones(144)] * 3}
-        Importance(scores, [np.ones(6, np.int64)] * 3).save(tmp_path)
-        with pytest.raises(RecipeError, match="this mixtral has no shared expert; leave it out"):
-            stage.run(Job(settings, model, folders, tmp_path / "out"))
+    scores = {"fisher_margin": [np.ones(144)] * 3}
+    Importance(scores, [np.ones(6, np.int64)] * 3).save(tmp_path)
+    folders = dict.fromkeys(("calibrate", "importance"), tmp_path)
+    settings = PlanSettings(keep=0.5, shared_expert="prune")
+    with pytest.raises(RecipeError, match="this mixtral has no shared expert; leave it out"):
+        plan.run(Job(settings, model, folders, tmp_path / "out"))

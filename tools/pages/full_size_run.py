@@ -53,6 +53,7 @@ calibrate:
   sequence_length: 512
 importance: {scores: [fisher_margin], batch_tokens: 2048, dtype: bfloat16}
 plan: {keep: 0.5, score: fisher_margin, multiple_of: 32}
+prune: {refit: false}
 quantize: {experts: int4, dense: int8}
 export: {dtype: float16, baseline: false, pruned: false}
 validate:
