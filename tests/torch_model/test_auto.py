@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
-from moe_export.families import FAMILIES
+from moe_export.testing.families import ROWS, FamilyRow
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
 from tests.helpers.torch_models import ROUNDING, UNEQUAL, relative_error, some_tokens
@@ -68,12 +68,12 @@ def test_auto_classes_know_pruned_checkpoints_in_any_import_order(pruned: Path, 
     assert in_a_new_python(code, str(pruned)).strip() == "RaggedQwen2MoeForCausalLM"
 
 
-def test_every_family_is_registered() -> None:
-    for model_type in FAMILIES:
-        config = AutoConfig.for_model(f"moe_export_{model_type}")
-        assert type(config).__name__.startswith("Ragged")
-        assert config.model_type == f"moe_export_{model_type}"
-        assert type(config) in AutoModelForCausalLM._model_mapping
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
+def test_every_family_is_registered(row: FamilyRow) -> None:
+    config = AutoConfig.for_model(f"moe_export_{row.model_type}")
+    assert type(config).__name__.startswith("Ragged")
+    assert config.model_type == f"moe_export_{row.model_type}"
+    assert type(config) in AutoModelForCausalLM._model_mapping
 
 
 def test_auto_model_gives_the_logits_of_the_pruned_checkpoint(pruned: Path) -> None:
