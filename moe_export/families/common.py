@@ -166,6 +166,15 @@ def dense_mlp(prefix: str) -> tuple[TensorRule, ...]:
     )
 
 
+SIGMOID_EXPERTS = (
+    router(LAYER + "mlp.gate.weight"),
+    choice_bias(LAYER + "mlp.gate.e_score_correction_bias"),
+    *experts(LAYER + "mlp.experts.{expert}."),
+    *shared_expert(LAYER + "mlp.shared_experts."),
+    *dense_mlp(LAYER + "mlp."),
+)
+"""Rules of the experts that go with `SIGMOID_ROUTING`, and of layers without experts."""
+
 FUSED_EXPERTS = (
     FusedRule(("gate", "up"), LAYER + "mlp.experts.gate_up_proj"),
     FusedRule(("down",), LAYER + "mlp.experts.down_proj"),

@@ -97,17 +97,22 @@ def stored_matrix(
     spec: ModelSpec, sources: Sequence[str], format_name: QuantizedFormat, read: Read
 ) -> QuantizedMatrix:
     """Quantized matrices of a checkpoint as one [K, N], their columns side by side."""
-    return side_by_side(
-        [
-            from_storage(
-                format_name,
-                [read(part) for part in part_names(spec, source)],
-                (spec.tensors[source].shape[1], spec.tensors[source].shape[0]),
-                spec.quantization.group_size,
-            )
-            for source in sources
-        ]
-    )
+    return side_by_side(_stored_matrices(spec, sources, format_name, read))
+
+
+def _stored_matrices(
+    spec: ModelSpec, sources: Sequence[str], format_name: QuantizedFormat, read: Read
+) -> list[QuantizedMatrix]:
+    """Quantized matrices [K, N] of a checkpoint."""
+    return [
+        from_storage(
+            format_name,
+            [read(part) for part in part_names(spec, source)],
+            (spec.tensors[source].shape[1], spec.tensors[source].shape[0]),
+            spec.quantization.group_size,
+        )
+        for source in sources
+    ]
 
 
 def matmul_nbits_weight(
@@ -130,15 +135,7 @@ def matmul_nbits_weight(
     groups = -(-depth // group_size)
 
     def matrices() -> list[QuantizedMatrix]:
-        return [
-            from_storage(
-                format_name,
-                [read(part) for part in part_names(spec, source)],
-                (inputs, outputs),
-                group_size,
-            )
-            for source, (outputs, inputs) in zip(sources, shapes, strict=True)
-        ]
+        return _stored_matrices(spec, sources, format_name, read)
 
     def codes() -> ir.TensorProtocol:
         parts = [_unsigned_groups(matrix, grid) for matrix in matrices()]

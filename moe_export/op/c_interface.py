@@ -40,21 +40,6 @@ class Tensor(ctypes.Structure):
     )
 
 
-class Weights(ctypes.Structure):
-    """Structure `MoeWeights`."""
-
-    _fields_ = (
-        ("num_experts", ctypes.c_int64),
-        ("activation", ctypes.c_char_p),
-        ("format", ctypes.c_char_p),
-        ("group_size", ctypes.c_int64),
-        ("x_type", ctypes.c_int32),
-        ("exact_activations", ctypes.c_int32),
-        ("tensors", ctypes.POINTER(Tensor)),
-        ("num_tensors", ctypes.c_size_t),
-    )
-
-
 class LinearWeights(ctypes.Structure):
     """Structure `LinearWeights`."""
 
@@ -65,6 +50,16 @@ class LinearWeights(ctypes.Structure):
         ("exact_activations", ctypes.c_int32),
         ("tensors", ctypes.POINTER(Tensor)),
         ("num_tensors", ctypes.c_size_t),
+    )
+
+
+class Weights(ctypes.Structure):
+    """Structure `MoeWeights`, which ends with the fields of a `LinearWeights`."""
+
+    _fields_ = (
+        ("num_experts", ctypes.c_int64),
+        ("activation", ctypes.c_char_p),
+        *LinearWeights._fields_,
     )
 
 

@@ -21,7 +21,9 @@ def app_with(answers: list[str]) -> App:
 
 
 def failing(app: App, cache: Path, questions: Questions) -> list[str]:
-    raise AppError("Traceback\n  File /tmp/x.py\nFail: /tmp/some/model.onnx failed: no | here\n")
+    raise AppError(
+        "Traceback\n  File /models/x.py\nFail: /models/some/model.onnx failed: no | here\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def outcome(app: App, cache: Path, questions: Questions) -> str:
 def message(words: str) -> str:
     """The line of an application's last words that names the error, without folders.
 
-    >>> message("Fail: Load model from /tmp/a/model.onnx failed")
+    >>> message("Fail: Load model from /models/a/model.onnx failed")
     'Fail: Load model from model.onnx failed'
     """
     lines = [line.strip() for line in words.splitlines() if line.strip()]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from moe_export.families import common
 from moe_export.families.base import Family
 
-_MLP = common.LAYER + "mlp."
-
 FAMILY = Family(
     model_type="glm4_moe_lite",
     architecture="Glm4MoeLiteForCausalLM",
@@ -33,11 +31,7 @@ FAMILY = Family(
         common.INPUT_NORM,
         *common.LATENT_ATTENTION,
         common.EXPERT_NORM,
-        common.router(_MLP + "gate.weight"),
-        common.choice_bias(_MLP + "gate.e_score_correction_bias"),
-        *common.experts(_MLP + "experts.{expert}."),
-        *common.shared_expert(_MLP + "shared_experts."),
-        *common.dense_mlp(_MLP),
+        *common.SIGMOID_EXPERTS,
     ),
     fused=common.FUSED_EXPERTS,
     dense_layers=("first_k", "mlp_layer_types"),
