@@ -104,7 +104,9 @@ def choose_ranking(
         order = sorted(range(len(candidates)), key=lambda number: early_nats[number])[:finalists]
         last = Round(directory, held_out.sequences, all_S, folder / "last", steps)
         found = {
-            number: last.measured(candidates[number], _refit(directory, calibration, settings))
+            number: last.measured(
+                candidates[number], _refit(directory, calibration, settings, folder)
+            )
             for number in sorted(order)
         }
         unpruned = last.unpruned()
@@ -132,10 +134,12 @@ def _refits(settings: RankingSettings) -> bool:
 
 
 def _refit(
-    directory: Path, calibration: Calibration, settings: RankingSettings
+    directory: Path, calibration: Calibration, settings: RankingSettings, folder: Path
 ) -> Callable[[Planned], Iterator[Columns]] | None:
     """Function that refits a candidate layer by layer; None if the recipe does not refit."""
     prune, tokens = settings.prune, settings.fitting_tokens
     if prune is None or not refits(prune):
         return None
-    return lambda candidate: refitted_layers(directory, candidate.kept, calibration, prune, tokens)
+    return lambda candidate: refitted_layers(
+        directory, candidate.kept, calibration, prune, tokens, folder
+    )

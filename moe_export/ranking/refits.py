@@ -40,7 +40,12 @@ def with_refit(settings: PruneSettings, on: bool) -> PruneSettings:
 
 
 def refitted_layers(
-    directory: Path, kept: Kept, calibration: Calibration, settings: PruneSettings, tokens: int
+    directory: Path,
+    kept: Kept,
+    calibration: Calibration,
+    settings: PruneSettings,
+    tokens: int,
+    folder: Path,
 ) -> Iterator[Columns]:
     """Yields the refitted columns of each layer, in order.
 
@@ -50,19 +55,21 @@ def refitted_layers(
         calibration: Sequences that are fitted.
         settings: Settings of the fit.
         tokens: Most tokens of these sequences.
+        folder: Folder for the hidden states meanwhile; made if it is absent.
     """
     part = calibration.thinned(min(tokens, settings.calibration_tokens))
     weight_K = SourceWeights.of(part).token_weight_K
     refit = settings.refit or RefitSettings()
     # Steps of Adam are left out: they help every candidate, and cost more than the rest.
-    with tempfile.TemporaryDirectory() as folder:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as states:
         for layer in fit_layers(
             directory,
             _pruned(directory, kept),
             kept,
             FitTokens(part.sequences(), weight_K[part.source_S]),
             FitRule(**refit.model_dump()),
-            Path(folder),
+            Path(states),
         ):
             yield layer.tensors
 

@@ -152,7 +152,7 @@ class _Draw:
         assert prune is not None
         calibration = Calibration.load(self._calibrate)
         layers = refitted_layers(
-            self._model, ranking.kept, calibration, prune, prune.calibration_tokens
+            self._model, ranking.kept, calibration, prune, prune.calibration_tokens, self._partial
         )
         return {name: columns for layer in layers for name, columns in layer.items()}
 
