@@ -20,7 +20,7 @@ from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.layered import StreamedModel
 
 TIE = 2.0**-20
-"""Largest distance of two router logits that are taken as equal, relative to the largest one."""
+"""Largest distance of two scores of a choice that are taken as equal, relative to the largest."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Trace:
     Attributes:
         outputs: Output [T, D] of every layer for the first sequence.
         tied_tokens: Number of tokens of all sequences, by layer, for which the last expert that is
-            chosen and the first that is not have equal logits.
+            chosen and the first that is not have equal scores.
     """
 
     outputs: list[NDArray[np.float32]] = field(default_factory=list)
@@ -88,11 +88,12 @@ def _count_ties(model: StreamedModel, tied_tokens: dict[int, int]) -> None:
     def count(block: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         assert isinstance(block, RaggedMoEBlock)
         x_TD = arguments[0].reshape(-1, arguments[0].shape[-1])
-        logits_TE, top_k = block.router_logits(x_TD), block.spec.top_k
-        if top_k == logits_TE.shape[1]:
+        choice_TE, top_k = block.choice_scores(x_TD), block.spec.top_k
+        if top_k == choice_TE.shape[1]:
             return
-        best_TK = torch.topk(logits_TE, top_k + 1, dim=-1).values
-        near = best_TK[:, -2] - best_TK[:, -1] <= TIE * logits_TE.abs().amax(-1)
+        best_TK = torch.topk(choice_TE, top_k + 1, dim=-1).values
+        largest_T = choice_TE.abs().masked_fill(choice_TE.isinf(), 0).amax(-1)
+        near = best_TK[:, -2] - best_TK[:, -1] <= TIE * largest_T
         tied_tokens[block.layer] = tied_tokens.get(block.layer, 0) + int(near.sum())
 
     for layer in range(len(model.layers)):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moe_export.families.base import ModelSpec
 from moe_export.system.onednn import ROWS_AT_ONCE
 from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
-from moe_export.torch_model.routing import route
+from moe_export.torch_model.routing import choice_scores, route
 
 Observer = Callable[[Quantity, Tensor], Tensor]
 """Function called with each quantity of an expert; the expert goes on with the returned tensor."""
@@ -130,6 +130,10 @@ class RaggedMoEBlock(Recordable):
         """Routing weights and experts of each token, both [T, K], by the rule of the family."""
         weight_TK, expert_TK = route(self.router_logits(x_TD), self.spec, self.choice_bias)
         return weight_TK.to(x_TD.dtype), expert_TK
+
+    def choice_scores(self, x_TD: Tensor) -> Tensor:
+        """Numbers [T, E] of which the largest decide the choice; -inf for experts out of it."""
+        return choice_scores(self.router_logits(x_TD), self.spec, self.choice_bias)
 
     @property
     def router(self) -> Matrix:

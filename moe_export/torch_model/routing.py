@@ -54,19 +54,34 @@ def sigmoid_top_k(
 ) -> tuple[Tensor, Tensor]:
     """Sigmoid of every logit in at least float32; experts are chosen by score plus bias.
 
-    The score of a group is the sum of the two largest scores plus bias in it. Weights are scores
-    without bias.
+    Weights are scores without bias.
     Source: DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 2.1.2).
     """
     scores_TE = torch.sigmoid(logits_TE.to(_wide(logits_TE)))
-    choice_TE = scores_TE if bias_E is None else scores_TE + bias_E
-    if groups is not None:
-        choice_TGN = choice_TE.unflatten(-1, (groups.count, -1))
-        best_TG = torch.topk(choice_TGN, 2, dim=-1).values.sum(-1)
-        mask_TE = _chosen_groups(best_TG, groups, logits_TE.shape[-1])
-        choice_TE = choice_TE.masked_fill(mask_TE == 0, -torch.inf)
-    expert_TK = torch.topk(choice_TE, top_k, dim=-1).indices
+    expert_TK = torch.topk(_biased(scores_TE, groups, bias_E), top_k, dim=-1).indices
     return scores_TE.gather(-1, expert_TK), expert_TK
+
+
+def choice_scores(logits_TE: Tensor, spec: ModelSpec, bias_E: Tensor | None) -> Tensor:
+    """Numbers [T, E] of which the largest decide the choice of experts; -inf for those out of it.
+
+    They are the logits, except where a bias is added to sigmoids. Groups that are chosen by their
+    single best expert are left out of account.
+    """
+    if spec.family.routing.score != "sigmoid":
+        return logits_TE
+    return _biased(torch.sigmoid(logits_TE.to(_wide(logits_TE))), spec.groups, bias_E)
+
+
+def _biased(scores_TE: Tensor, groups: ExpertGroups | None, bias_E: Tensor | None) -> Tensor:
+    """Scores plus bias [T, E]; -inf outside the groups whose two best sums have most."""
+    choice_TE = scores_TE if bias_E is None else scores_TE + bias_E
+    if groups is None:
+        return choice_TE
+    choice_TGN = choice_TE.unflatten(-1, (groups.count, -1))
+    best_TG = torch.topk(choice_TGN, 2, dim=-1).values.sum(-1)
+    mask_TE = _chosen_groups(best_TG, groups, scores_TE.shape[-1])
+    return choice_TE.masked_fill(mask_TE == 0, -torch.inf)
 
 
 def _wide(logits_TE: Tensor) -> torch.dtype:

@@ -13,11 +13,14 @@ from moe_export.artifacts.validation import Validation
 from moe_export.checkpoint import Checkpoint, overwrite
 from moe_export.cli import main
 from moe_export.documents.tokens import TokenSequence
+from moe_export.evaluation.expected import write_logits
 from moe_export.evaluation.finite import FiniteCheck
 from moe_export.evaluation.parity import Compared, compare_with_torch
 from moe_export.evaluation.tally import Tally, tally_document
+from moe_export.families import spec_of
 from moe_export.graph import first_overflow
 from moe_export.ort.session import OrtModel
+from moe_export.testing.families import DEEPSEEK_V3
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported
 from tests.helpers.small_runs import recipe, write_recipe
@@ -129,3 +132,16 @@ def test_ties_of_the_router_are_counted_where_a_difference_begins(
     assert parity.max_logit_error > 0.01
     assert parity.first_bad_layer == 2
     assert parity.tied_tokens == (20 if tied else None)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_bias_of_a_choice_makes_ties_and_breaks_them(tmp_path: Path, tied: bool) -> None:
+    model = tiny_checkpoint(tmp_path / "m", base=DEEPSEEK_V3.config)
+    spec = spec_of(DEEPSEEK_V3.config)
+    gate, bias = spec.name("router", 2), spec.name("choice_bias", 2)
+    # Equal sigmoids of 1/2 for all experts; the bias separates the second from the third, or not.
+    values = np.array([3, 1, 1 if tied else 0.5, 0, 0, 0], np.float32)
+    overwrite(model, {gate: np.zeros((6, 64), np.float32), bias: values})
+    with (tmp_path / "logits").open("wb") as file:
+        _, trace = write_logits(model, [[*range(20)]], [], file, trace=True)
+    assert trace.tied_tokens[2] == (20 if tied else 0)
