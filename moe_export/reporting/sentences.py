@@ -216,13 +216,15 @@ def _refit_words(refit: RefitFacts) -> str:
     words = f"After removal, down was refitted in {count(refit.experts)} experts{left}"
     if refit.left:
         words += " that too few tokens reach, or whose block was no better for it"
-    if refit.distilled_blocks is not None:
+    if refit.distilled_blocks:
         words += f", and the kept weights of {count(refit.distilled_blocks)} blocks were distilled"
+    elif refit.distilled_blocks == 0:
+        words += ", and no block was better for being distilled"
     if refit.error_pruned is None or refit.error_fitted is None:
         return f"{words}."
     return (
         f"{words}. On held-out tokens the squared error of a block's output, over the output's "
-        f"square, fell from {refit.error_pruned:.3f} to {refit.error_fitted:.3f} (means over "
+        f"square, fell from {refit.error_pruned:.3g} to {refit.error_fitted:.3g} (means over "
         "blocks)."
     )
 

@@ -193,6 +193,12 @@ def test_what_was_fitted_is_said_and_what_came_of_it(tmp_path: Path) -> None:
     save_json(folders["prune"] / Ledger.FILE, ledger)
     found = build_report(folders, ReportSettings())
     assert "Distilled routers were no better and not taken" in compensation_sentence(found)
+    assert found.compensation is not None
+    assert found.compensation.refit is not None
+    none = found.compensation.refit.model_copy(update={"distilled_blocks": 0})
+    fitted = found.compensation.model_copy(update={"refit": none})
+    words = compensation_sentence(found.model_copy(update={"compensation": fitted}))
+    assert ", and no block was better for being distilled. On held-out tokens" in words
     del ledger["distill"]
     save_json(folders["prune"] / Ledger.FILE, ledger)
     assert "routers" not in compensation_sentence(build_report(folders, ReportSettings()))
