@@ -2,7 +2,9 @@
 
 The draft is what followed the last tokens when they occurred before (prompt lookup). One step runs
 the last token and the draft; as many tokens of the draft as the model would have chosen are taken,
-and the model's own choice behind them. The tokens are those of decoding one by one.
+and the model's own choice behind them. In float32 the tokens are those of decoding one by one. With
+formats of codes they may differ at near ties, because attention adds up several tokens in another
+order and activations then round otherwise (docs/log.md).
 
 Legend: S tokens of a step, V vocabulary.
 """
