@@ -89,6 +89,7 @@ def _content(
     return {
         "items": arguments.items,
         "score": recipe.plan.score,
+        "scored_tokens": recipe.importance.calibration_tokens,
         "calibration": {"sequences": recipe.calibrate.sequences, "tokens": 0},
         "refit": RefitSettings().model_dump(),
         "distill_blocks": BlockSettings().model_dump(),
@@ -173,7 +174,8 @@ def _introduction(data: dict[str, Any]) -> str:
         "hidden units in each of 30 layers, all of which every token gets with equal weights. "
         f"Pruned by `{data['score']}`, compared over the whole model, from "
         f"{calibration['sequences']} calibration sequences of {calibration['tokens']:,} tokens in "
-        f"all ([recipe](../../{RECIPE})). Then `down` is refitted on the same tokens (ridge "
+        f"all, of which scores use at most {data['scored_tokens']:,} "
+        f"([recipe](../../{RECIPE})). Then `down` is refitted on all tokens (ridge "
         f"{data['refit']['ridge']:g}, mix {data['refit']['mix']:g}){blocks}. Scored in torch, in "
         "float32, on held-out documents of the same kinds. This is one draw of the calibration set "
         f"and one model.{_remark(data)}"
