@@ -27,6 +27,7 @@ from moe_export.recipe.prune import (
 from moe_export.recipe.quantize import Formats, QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
+from moe_export.recipe.tune import EsftSettings, TuneSettings
 from moe_export.recipe.validate import (
     GateSettings,
     SpeedSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "CalibrateSettings",
     "DistillSettings",
     "Dtype",
+    "EsftSettings",
     "EvalSettings",
     "ExportSettings",
     "Formats",
@@ -64,6 +66,7 @@ __all__ = [
     "SpeedSettings",
     "SweepSettings",
     "Task",
+    "TuneSettings",
     "ValidateSettings",
     "default_cache",
     "parse_bytes",

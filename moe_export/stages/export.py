@@ -77,7 +77,7 @@ def run(job: Job[ExportSettings]) -> None:
             library=job.settings.library,
             layout=job.settings.layout,
             linear=job.settings.linear,
-            source=job.model,
+            source=job.origin,
             web=bool(job.settings.web),
         )
         planned = plan.bytes_of(variant, dtype)
