@@ -95,6 +95,8 @@ class Family:
         tensors: Every tensor that a checkpoint may hold.
         fused: Names of transformers 5 for some of them.
         dense_layers: Config keys that decide which layers have a plain MLP and no experts.
+        windows: Layers whose attention sees only the config's `sliding_window`: none of them, all,
+            or those that `layer_types` calls sliding.
         norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
         qk_norm: Norm of queries and keys: within each head, over all heads together, or none.
         qk_norm_flag: Config key that switches the norm of queries and keys on; None if it is always
@@ -125,6 +127,7 @@ class Family:
     dense_layers: tuple[
         Literal["decoder_sparse_step", "mlp_only_layers", "first_k", "mlp_layer_types"], ...
     ] = ()
+    windows: Literal["none", "all", "layer_types"] = "none"
     norm: Literal["rms", "layer"] = "rms"
     qk_norm: Literal["head", "all"] | None = None
     qk_norm_flag: str | None = None
@@ -167,6 +170,8 @@ class ModelSpec:
         head_dim: Entries of a head's query and key.
         rotated: Fraction of a head's entries that are rotated in plain attention.
         has_qk_norm: True if queries and keys are normalized.
+        windows: Number of tokens, its own included, that a token attends to, one per layer; 0 for
+            all of them.
         widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
             All are equal until the model is pruned.
         shared_widths: Width of the always-on expert, one per layer; None without such an expert.
@@ -190,6 +195,7 @@ class ModelSpec:
     head_dim: int
     rotated: float
     has_qk_norm: bool
+    windows: tuple[int, ...]
     vocab_size: int
     max_positions: int
     num_experts: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -92,6 +93,8 @@ def grouped_query_attention(
     """
     spec = builder.spec
     past_shape = ("batch_size", spec.num_kv_heads, "past_sequence_length", spec.head_dim)
+    window = spec.windows[layer]
+    within: dict[str, Any] = {"local_window_size": window} if window else {}
     past = [
         builder.input(f"past_key_values.{layer}.{kind}", builder.float_type, past_shape)
         for kind in ("key", "value")
@@ -112,6 +115,7 @@ def grouped_query_attention(
         scale=spec.attention_scale,
         do_rotary=1,
         rotary_interleaved=int(spec.latent is not None),
+        **within,
     )
     present_shape = ("batch_size", spec.num_kv_heads, "total_sequence_length", spec.head_dim)
     for value, kind in zip(present, ("key", "value"), strict=True):

@@ -123,11 +123,15 @@ QWEN3_MOE = FamilyRow(
     variants=(
         {"norm_topk_prob": False, "num_key_value_heads": 4, "tie_word_embeddings": True},
         {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 16},
-        {"mlp_only_layers": [0], "num_experts_per_tok": 1},
+        {
+            "mlp_only_layers": [0],
+            "num_experts_per_tok": 1,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+        },
         {"decoder_sparse_step": 2, "rope_scaling": YARN},
     ),
     refused=(
-        ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
         ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
         ({"num_local_experts": EXPERTS + 1}, "the same size"),
     ),
@@ -169,9 +173,9 @@ MIXTRAL = FamilyRow(
     },
     variants=(
         {"num_experts_per_tok": 3, "sliding_window": 128, "tie_word_embeddings": True},
-        {"num_key_value_heads": 4, "head_dim": 32},
+        {"num_key_value_heads": 4, "head_dim": 32, "sliding_window": 5},
     ),
-    refused=(({"sliding_window": 16}, "window"),),
+    refused=(({"sliding_window": -1}, "window"),),
 )
 
 PHIMOE = FamilyRow(
@@ -190,12 +194,11 @@ PHIMOE = FamilyRow(
     },
     variants=(
         {"attention_bias": False, "lm_head_bias": False, "router_jitter_noise": 0.01},
-        {"tie_word_embeddings": True, "router_jitter_noise": 1.5},
+        {"tie_word_embeddings": True, "router_jitter_noise": 1.5, "sliding_window": 7},
         {"rope_scaling": LONGROPE},
     ),
     refused=(
         ({"num_experts_per_tok": 3}, "num_experts_per_tok"),
-        ({"sliding_window": 16}, "window"),
         ({"rope_scaling": YARN}, "rope_type 'yarn'"),
         ({"rope_scaling": LONGROPE, "max_position_embeddings": 256}, "max_position_embeddings"),
         ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor"),
