@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.families.features import ExpertGroups, LatentAttention, Routing
+from moe_export.families.features import ExpertGroups, LatentAttention, Mixer, Routing
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
@@ -53,6 +53,7 @@ class TensorRule:
         when: Boolean attribute of `ModelSpec` without which the tensor is absent.
         layers: Layers that have the tensor: all, those with experts, or those without.
         is_wide: True if the tensor is computed with in float32 whatever the model's dtype.
+        mixer: Kind of mixer without which a layer lacks the tensor; None if every layer has it.
     """
 
     role: str
@@ -62,6 +63,7 @@ class TensorRule:
     when: str | None = None
     layers: Literal["all", "moe", "dense"] = "all"
     is_wide: bool = False
+    mixer: Mixer | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Family:
         tensors: Every tensor that a checkpoint may hold.
         fused: Names of transformers 5 for some of them.
         dense_layers: Config keys that decide which layers have a plain MLP and no experts.
+        mixers: Kind of mixer by its word in the config's `layer_types`; empty if all layers have
+            the same kind of attention.
         windows: Layers whose attention sees only the config's `sliding_window`: none of them, all,
             or those that `layer_types` calls sliding.
         norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
@@ -127,6 +131,7 @@ class Family:
     dense_layers: tuple[
         Literal["decoder_sparse_step", "mlp_only_layers", "first_k", "mlp_layer_types"], ...
     ] = ()
+    mixers: dict[str, Mixer] = field(default_factory=dict)
     windows: Literal["none", "all", "layer_types"] = "none"
     norm: Literal["rms", "layer"] = "rms"
     qk_norm: Literal["head", "all"] | None = None
@@ -170,6 +175,8 @@ class ModelSpec:
         head_dim: Entries of a head's query and key.
         rotated: Fraction of a head's entries that are rotated in plain attention.
         has_qk_norm: True if queries and keys are normalized.
+        mixers: Kind of mixer of each layer.
+        convolution_taps: Number of tokens that a short convolution sees; 0 without one.
         windows: Number of tokens, its own included, that a token attends to, one per layer; 0 for
             all of them.
         widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
@@ -195,6 +202,8 @@ class ModelSpec:
     head_dim: int
     rotated: float
     has_qk_norm: bool
+    mixers: tuple[Mixer, ...]
+    convolution_taps: int
     windows: tuple[int, ...]
     vocab_size: int
     max_positions: int
@@ -231,6 +240,11 @@ class ModelSpec:
     def has_shared_expert(self) -> bool:
         """True if every layer with experts has an always-on one, however narrow."""
         return any(width is not None for width in self.shared_widths)
+
+    @property
+    def has_fixed_states(self) -> bool:
+        """True if a layer has a state whose size does not grow with the tokens."""
+        return not {*self.mixers} <= {"attention", "latent_attention"}
 
     @property
     def has_lm_head(self) -> bool:
@@ -271,6 +285,8 @@ class ModelSpec:
             "q": self.num_heads * self.head_dim,
             "kv": self.num_kv_heads * self.head_dim,
             "one": 1,
+            "conv_in": 3 * self.hidden_size,
+            "taps": self.convolution_taps,
         }
         if self.latent is not None:
             expanded = self.latent.nope_dim + self.latent.value_dim
@@ -297,7 +313,9 @@ class ModelSpec:
             specs |= {
                 name: spec
                 for rule in rules
-                if "{layer}" in rule.template and rule.layers != absent
+                if "{layer}" in rule.template
+                and rule.layers != absent
+                and rule.mixer in (None, self.mixers[layer])
                 for name, spec in self._of_layer(rule, layer)
             }
         return specs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe_export.families.base import FusedRule, TensorRule
-from moe_export.families.features import Routing
+from moe_export.families.features import Mixer, Routing
 
 CONFIG_KEYS: dict[str, str | tuple[str, ...]] = {
     "hidden_size": "hidden_size",
@@ -152,18 +154,23 @@ def shared_expert(prefix: str) -> tuple[TensorRule, ...]:
     )
 
 
-def dense_mlp(prefix: str) -> tuple[TensorRule, ...]:
+def dense_mlp(
+    prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> tuple[TensorRule, ...]:
     """Rules of the MLP's three matrices in layers without experts; the prefix contains {layer}."""
     return tuple(
-        TensorRule(
-            f"dense_{role}", f"{prefix}{role}_proj.weight", shape, "dense_mlp", layers="dense"
-        )
-        for role, shape in (
-            ("gate", ("dense", "hidden")),
-            ("up", ("dense", "hidden")),
-            ("down", ("hidden", "dense")),
+        TensorRule(f"dense_{role}", f"{prefix}{name}.weight", shape, "dense_mlp", layers="dense")
+        for role, name, shape in (
+            ("gate", gate, ("dense", "hidden")),
+            ("up", up, ("dense", "hidden")),
+            ("down", down, ("hidden", "dense")),
         )
     )
+
+
+def of_mixer(mixer: Mixer, *rules: TensorRule) -> tuple[TensorRule, ...]:
+    """Rules that hold in layers with one kind of mixer alone."""
+    return tuple(replace(rule, mixer=mixer) for rule in rules)
 
 
 SIGMOID_EXPERTS = (

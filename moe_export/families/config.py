@@ -15,7 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
-from moe_export.families.features import ExpertGroups, LatentAttention
+from moe_export.families.features import ExpertGroups, LatentAttention, Mixer
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.families.schema import (
     HEAD_DIM,
@@ -187,6 +187,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         head_dim=head_dim,
         rotated=rotated,
         has_qk_norm=_has_qk_norm(reader),
+        mixers=_read_mixers(reader),
+        convolution_taps=reader.number_or("convolution_taps", 0),
         windows=_read_windows(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
@@ -375,6 +377,19 @@ def _read_windows(reader: _ConfigReader) -> tuple[int, ...]:
                 "the model; attention within a window is not supported for "
                 f"{reader.family.model_type}"
             )
+
+
+def _read_mixers(reader: _ConfigReader) -> tuple[Mixer, ...]:
+    """Kind of mixer of each layer.
+
+    Raises:
+        CheckpointError: `layer_types` has other words, or not one for each layer.
+    """
+    words = reader.family.mixers
+    num_layers: int = reader.number("num_layers")
+    if words:
+        return tuple(words[word] for word in _layer_types(reader, num_layers, *words))
+    return ("latent_attention" if reader.knows("kv_latent") else "attention",) * num_layers
 
 
 def _layer_types(reader: _ConfigReader, num_layers: int, *known: str) -> list[str]:

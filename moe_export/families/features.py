@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Mixer = Literal["attention", "latent_attention", "short_convolution"]
+"""Kind of the block of a layer that moves information between tokens."""
+
 
 @dataclass(frozen=True)
 class LatentAttention:

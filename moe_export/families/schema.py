@@ -72,6 +72,7 @@ NUMBERS: dict[str, Number] = {
     "routing_scale": _real(0, 1e6),
     "router_jitter": _real(0, 1e3),
     "rotated": _real(1e-3, 1),
+    "convolution_taps": Number(2, 64),
     "clip_qkv": POSITIVE,
 }
 """Range of each number by our name of it; several times what published models have."""

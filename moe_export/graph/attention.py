@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from moe_export.families.states import layer_states
 from moe_export.graph.builder import ORT_DOMAIN, TOKENS_SHAPE, GraphBuilder
 from moe_export.graph.norm import rms_norm
 from moe_export.graph.rotary import RotaryTable
@@ -92,12 +93,14 @@ def grouped_query_attention(
         Output of all heads, [batch, sequence, heads * head_dim].
     """
     spec = builder.spec
-    past_shape = ("batch_size", spec.num_kv_heads, "past_sequence_length", spec.head_dim)
     window = spec.windows[layer]
     within: dict[str, Any] = {"local_window_size": window} if window else {}
+    states = layer_states(spec, layer)
     past = [
-        builder.input(f"past_key_values.{layer}.{kind}", builder.float_type, past_shape)
-        for kind in ("key", "value")
+        builder.input(
+            state.past, builder.float_type, ("batch_size", *state.shape("past_sequence_length"))
+        )
+        for state in states
     ]
     mixed, *present = builder.ops(
         "GroupQueryAttention",
@@ -117,9 +120,9 @@ def grouped_query_attention(
         rotary_interleaved=int(spec.latent is not None),
         **within,
     )
-    present_shape = ("batch_size", spec.num_kv_heads, "total_sequence_length", spec.head_dim)
-    for value, kind in zip(present, ("key", "value"), strict=True):
-        builder.output(value, f"present.{layer}.{kind}", present_shape)
+    for value, state in zip(present, states, strict=True):
+        shape = ("batch_size", *state.shape("total_sequence_length"))
+        builder.output(value, state.present, shape)
     return builder.describe(mixed, *TOKENS_SHAPE, spec.num_heads * spec.head_dim)
 
 

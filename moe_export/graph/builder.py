@@ -64,7 +64,7 @@ ALL_TOKENS = "tokens"
 CHOSEN_AXES = {TOKENS_SHAPE[1]: "logits_length", ALL_TOKENS: "logits_tokens"}
 """Axes of all positions to those of the positions whose logits are computed."""
 
-AttributeValue = int | float | str
+AttributeValue = int | float | str | Sequence[int]
 
 
 class GraphBuilder:

@@ -330,4 +330,44 @@ GLM4_MOE = FamilyRow(
     dense_layers=(0,),
 )
 
+LFM2_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Lfm2MoeForCausalLM"],
+        "model_type": "lfm2_moe",
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "num_dense_layers": 1,
+        "layer_types": ["conv", "full_attention", "conv"],
+        "conv_L_cache": 3,
+        "conv_bias": False,
+        "use_expert_bias": True,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+        "norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": True,
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "conv", "conv"],
+            "conv_L_cache": 5,
+            "routed_scaling_factor": 1.7,
+        },
+        {"num_dense_layers": 2, "norm_topk_prob": False, "num_key_value_heads": 4},
+    ),
+    refused=(
+        ({"layer_types": ["conv", "full_attention"]}, "layer_types"),
+        ({"layer_types": ["conv", "full_attention", "sliding_attention"]}, "layer_types"),
+        ({"conv_bias": True}, "conv_bias"),
+        ({"use_expert_bias": False}, "use_expert_bias"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ({"conv_L_cache": 1}, "conv_L_cache"),
+    ),
+    dense_layers=(0,),
+    oldest_transformers=5,
+)
+
 ROWS = tuple(row for row in tuple(globals().values()) if isinstance(row, FamilyRow))

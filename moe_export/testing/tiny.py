@@ -84,7 +84,7 @@ def tiny_checkpoint(
             case _, "embeddings":
                 values = 0.5 * noise
             case _:
-                values = noise * 1.3 / np.sqrt(spec.shape[1])
+                values = noise * 1.3 / np.sqrt(spec.shape[-1])
         tensors[name] = values.astype(np.dtype(dtype))
     with CheckpointWriter(directory, config, num_shards=2) as writer:
         names = list(tensors)
