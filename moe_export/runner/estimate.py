@@ -507,7 +507,7 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     plan = recipe.plan
     if plan is None:
         return spec
-    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert))
+    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert)).routed_to(plan.top_k)
 
     def at(keep: float) -> ModelSpec:
         widths = [[round(width * keep) for width in layer] for layer in axis.widths]
@@ -519,12 +519,12 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
         found = predicted_bytes(
             model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
         )
-        return found.total_bytes, found.active_bytes(model, uniform_shares(spec))
+        return found.total_bytes, found.active_bytes(model, uniform_shares(model))
 
     if plan.keep is not None:
         return at(plan.keep)
-    least, most = sizes(at(0.0)), sizes(spec)
-    read = round(most[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
+    least, most = sizes(at(0.0)), sizes(axis.spec)
+    read = round(sizes(spec)[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
     shares = [
         (target - low) / max(high - low, 1)
         for target, low, high in zip((plan.target_bytes, read), least, most, strict=True)
