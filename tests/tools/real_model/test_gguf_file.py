@@ -59,7 +59,5 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change, sentence: str) -> Non
 def test_an_unknown_type_is_refused_with_those_that_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "some.gguf"
     write_gguf(path, {}, {"f": ((4,), 14, b"1234")})
-    with pytest.raises(
-        CheckpointError, match=r"f is of type 14; the types \[0, 1, 3, 8, 30\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"f is of type 14; the types \[0, 1, 3, 8, 30\]"):
         GgufFile(path)
