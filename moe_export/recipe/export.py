@@ -25,8 +25,7 @@ class ExportSettings(Section):
         library: `true` to copy the native operator library beside each model, where runtimes find
             it by its bare name.
         web: `true` to write each model under the names of transformers.js too, in a folder `onnx`,
-            such as `onnx/model_q4.onnx`. The weights there are a hard link to those of the model
-            where the file system has such links, and a copy elsewhere.
+            such as `onnx/model_q4.onnx`, with a copy of the weights.
         genai_provider: Execution provider that `genai_config.json` names: `cuda`, or none for the
             CPU. Follows `validate.providers` if that has `cuda`.
     """

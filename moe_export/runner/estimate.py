@@ -319,7 +319,7 @@ def _export(models: _Models) -> StageEstimate:
     libraries = LIBRARY_BYTES * len(models.exported) if models.recipe.export.library else 0
     return StageEstimate(
         "export",
-        models.export_bytes + libraries,
+        models.export_bytes * (2 if models.recipe.export.web else 1) + libraries,
         2 * PYTHON_BYTES + 2 * models.largest_bytes,
         2 + models.export_bytes / EXPORTED_PER_S,
     )

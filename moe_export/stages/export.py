@@ -138,7 +138,7 @@ def export_model(
     if web:
         check_web(spec)
     predicted = predicted_bytes(spec, dtype, layout, linear)
-    _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
+    _make_room(out_dir, predicted.total_bytes * (1 + web) + BESIDE_WEIGHTS_BYTES)
     origin = source_of(source or checkpoint_dir)
     pruning = Pruning.of(spec, unpruned_spec(checkpoint.config))
     model = build_decoder(spec, dtype, checkpoint, layout, linear)
@@ -214,11 +214,8 @@ def _write_web_names(model: ir.Model, out_dir: Path, name: str) -> None:
     weights = folder / f"{name}_data"
     try:
         folder.mkdir(exist_ok=True)
-        weights.unlink(missing_ok=True)
-        try:
-            weights.hardlink_to(out_dir / DATA_FILE)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(out_dir / DATA_FILE, weights)
+        # No link: onnx reads no weights through one.
+        shutil.copyfile(out_dir / DATA_FILE, weights)
     except OSError as error:
         raise disk_error(error, weights) from error
     save_graph(model, folder / name, weights.name)
