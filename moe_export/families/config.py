@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moe_export.errors import CheckpointError
+from moe_export.errors import CheckpointError, RecipeError
 from moe_export.families.base import (
     PRUNED_PREFIX,
     SHARED_WIDTHS_KEY,
@@ -227,6 +227,37 @@ def all_names(family: Family, config: dict[str, Any]) -> dict[str, Any]:
     reader = _ConfigReader(family, config)
     several = {name: keys for name, keys in family.config_keys.items() if isinstance(keys, tuple)}
     return {key: reader.number(name) for name, keys in several.items() for key in keys}
+
+
+def check_top_k(spec: ModelSpec, top_k: int) -> None:
+    """Checks that a model has a number of experts per token, or more.
+
+    Raises:
+        RecipeError: The model's routers choose fewer.
+    """
+    if not 1 <= top_k <= spec.top_k:
+        raise RecipeError(
+            f"plan.top_k is {top_k}, but the routers of this {spec.family.model_type} choose "
+            f"{spec.top_k} of {spec.num_experts} experts per token; give 1 to {spec.top_k}"
+        )
+
+
+def with_top_k(spec: ModelSpec, config: dict[str, Any], top_k: int) -> dict[str, Any]:
+    """Config of the same model with fewer experts per token.
+
+    Args:
+        spec: Sizes of the model.
+        config: Content of its `config.json`.
+        top_k: Experts per token, at most the model's.
+
+    Raises:
+        RecipeError: The model's routers choose fewer.
+    """
+    check_top_k(spec, top_k)
+    named = spec.family.config_keys["top_k"]
+    keys = (named,) if isinstance(named, str) else named
+    present = [key for key in keys if key in config] or keys[:1]
+    return config | dict.fromkeys(present, top_k)
 
 
 def _read_latent(reader: _ConfigReader) -> LatentAttention | None:

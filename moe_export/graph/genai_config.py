@@ -23,6 +23,7 @@ def genai_config(
     config: dict[str, Any],
     generation: dict[str, Any],
     library: str | None = None,
+    provider: str | None = None,
 ) -> dict[str, Any]:
     """Content of `genai_config.json`.
 
@@ -31,10 +32,12 @@ def genai_config(
         config: Content of `config.json`.
         generation: Content of `generation_config.json`, which has precedence; empty if absent.
         library: File name of the operator library beside the model; None if there is none.
+        provider: Execution provider that runs the model, such as `cuda`; None for the CPU.
     """
     # The only key of free text; ONNX Runtime begins the lines of its log with it.
     code = "standard operators" if library is None else library
-    session: dict[str, Any] = {"log_id": f"experts in {code}", "provider_options": []}
+    options: list[dict[str, Any]] = [] if provider is None else [{provider: {}}]
+    session: dict[str, Any] = {"log_id": f"experts in {code}", "provider_options": options}
     if library is not None:
         session["custom_ops_library"] = library
     tokens = {

@@ -24,6 +24,8 @@ def check_derived_keys(recipe: Recipe) -> None:
         raise ValueError("plan.formats is taken from the quantize section; leave it out")
     if recipe.importance.shared_expert is not None:
         raise ValueError("importance.shared_expert follows plan.shared_expert; leave it out")
+    if recipe.importance.top_k is not None:
+        raise ValueError("importance.top_k follows plan.top_k; leave it out")
     if recipe.plan is not None and recipe.plan.layout is not None:
         raise ValueError("plan.layout is taken from the export section; leave it out")
     if recipe.plan is not None and recipe.plan.linear is not None:

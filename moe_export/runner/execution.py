@@ -135,8 +135,10 @@ def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
 
         check_web(spec)
     if recipe.plan is not None:
-        # Refuses a shared expert that the model has not.
-        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert))
+        # Refuses a shared expert that the model has not, and more experts per token than it has.
+        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert)).routed_to(
+            recipe.plan.top_k
+        )
     return spec
 
 

@@ -170,13 +170,15 @@ class StreamedModel(LayeredModel):
     Args:
         directory: Checkpoint of a known family, pruned and quantized or not.
         dtype: Dtype of the parameters in memory; stored values are converted.
+        top_k: Experts per token, in place of the config's; None to keep those.
 
     Raises:
+        RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
 
-    def __init__(self, directory: Path, dtype: torch.dtype) -> None:
-        self.checkpoint, self.spec = open_checkpoint(directory)
+    def __init__(self, directory: Path, dtype: torch.dtype, top_k: int | None = None) -> None:
+        self.checkpoint, self.spec = open_checkpoint(directory, top_k)
         super().__init__(empty_model(self.checkpoint, self.spec, dtype))
         self._dtype = dtype
 

@@ -243,12 +243,13 @@ def test_the_library_stands_beside_the_model_and_genai_finds_it_by_its_bare_name
     options = config["model"]["decoder"]["session_options"]
     assert options["custom_ops_library"] == LIBRARY_NAME
     assert options["log_id"] == f"experts in {LIBRARY_NAME}"
-    export_model(source, tmp_path / "bare", "float32")
+    assert options["provider_options"] == []
+    export_model(source, tmp_path / "bare", "float32", genai_provider="cuda")
     assert not (tmp_path / "bare" / LIBRARY_NAME).exists()
     config = json.loads((tmp_path / "bare" / "genai_config.json").read_text())
-    assert (
-        config["model"]["decoder"]["session_options"]["log_id"] == "experts in standard operators"
-    )
+    options = config["model"]["decoder"]["session_options"]
+    assert options["log_id"] == "experts in standard operators"
+    assert options["provider_options"] == [{"cuda": {}}]
 
 
 def test_genai_pads_with_the_end_token_where_the_model_has_no_other(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the page."""
     parser.add_argument("--run", type=Path, default=Path("runs/real_model"), help="run directory")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5, 0.25])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument(
         "--add", action="store_true", help="measure only what the page does not have yet"
     )
@@ -53,37 +54,46 @@ def make(arguments: argparse.Namespace) -> None:
         for task in recipe.validate_.tasks
     }
     dense = load_torch_model(model, torch.float32)
-    known = read_data("real_model") if arguments.add else None
-    content = known or _content(arguments, recipe) | {
+    if not arguments.add:
+        _write(_content(arguments, recipe, tasks, _plain(score_tasks(dense, tasks))))
+    for keep, way in product(arguments.keep, arguments.ways):
+        if any((row["keep"], row["way"]) == (keep, way) for row in read_data("real_model")["rows"]):
+            continue
+        changed = load_recipe(RECIPE, (f"plan.keep={keep}", *WAYS[way]))
+        carried_out(changed, arguments.run, "prune")
+        pruned = load_torch_model(arguments.run / "prune", torch.float32)
+        row = {"keep": keep, "way": way, "scores": _plain(score_tasks(pruned, tasks, dense))}
+        summary = CalibrationSummary.load(arguments.run / "calibrate")
+        # Read again, because another process may have added rows meanwhile.
+        content = read_data("real_model")
+        content["rows"].append(row)
+        content["calibration"] = {"sequences": summary.sequences, "tokens": summary.tokens}
+        content["rows"].sort(key=lambda row: (-row["keep"], list(WAYS).index(row["way"])))
+        _write(content)
+
+
+def _write(content: dict[str, Any]) -> None:
+    write_page("real_model", rounded(content), markdown(rounded(content)))
+
+
+def _content(
+    arguments: argparse.Namespace, recipe: Recipe, tasks: Mapping[str, ScoredTask], unpruned: Scores
+) -> dict[str, Any]:
+    """Content of the page before any model is pruned."""
+    assert recipe.plan is not None
+    return {
+        "items": arguments.items,
+        "score": recipe.plan.score,
+        "calibration": {"sequences": recipe.calibrate.sequences, "tokens": 0},
+        "refit": RefitSettings().model_dump(),
+        "distill_blocks": BlockSettings().model_dump(),
         "choices": {
             name: 1 + len(task.sequences[0].alternatives)
             for name, task in tasks.items()
             if task.has_answers
         },
-        "unpruned": _plain(score_tasks(dense, tasks)),
+        "unpruned": unpruned,
         "rows": [],
-    }
-    for keep, (way, keys) in product(arguments.keep, WAYS.items()):
-        if any((row["keep"], row["way"]) == (keep, way) for row in content["rows"]):
-            continue
-        carried_out(load_recipe(RECIPE, (f"plan.keep={keep}", *keys)), arguments.run, "prune")
-        pruned = load_torch_model(arguments.run / "prune", torch.float32)
-        scores = _plain(score_tasks(pruned, tasks, dense))
-        content["rows"].append({"keep": keep, "way": way, "scores": scores})
-        summary = CalibrationSummary.load(arguments.run / "calibrate")
-        content["calibration"] = {"sequences": summary.sequences, "tokens": summary.tokens}
-        content["rows"].sort(key=lambda row: (-row["keep"], list(WAYS).index(row["way"])))
-        write_page("real_model", rounded(content), markdown(rounded(content)))
-
-
-def _content(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
-    """Settings that the page states."""
-    assert recipe.plan is not None
-    return {
-        "items": arguments.items,
-        "score": recipe.plan.score,
-        "refit": RefitSettings().model_dump(),
-        "distill_blocks": BlockSettings().model_dump(),
     }
 
 
