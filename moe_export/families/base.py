@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.families.features import ExpertGroups, LatentAttention, Mixer, Routing
+from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer, Routing
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
@@ -54,6 +54,7 @@ class TensorRule:
         layers: Layers that have the tensor: all, those with experts, or those without.
         is_wide: True if the tensor is computed with in float32 whatever the model's dtype.
         mixer: Kind of mixer without which a layer lacks the tensor; None if every layer has it.
+        offset: Number added to the stored values where they are used.
     """
 
     role: str
@@ -64,6 +65,7 @@ class TensorRule:
     layers: Literal["all", "moe", "dense"] = "all"
     is_wide: bool = False
     mixer: Mixer | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class Family:
         fused: Names of transformers 5 for some of them.
         dense_layers: Config keys that decide which layers have a plain MLP and no experts.
         mixers: Kind of mixer by its word in the config's `layer_types`; empty if all layers have
-            the same kind of attention.
+            the same kind of attention. Without `layer_types`, every `full_attention_interval`-th
+            layer has the last of them and the others the first.
+        gates_attention: True if queries come with a gate of the attention's output.
         windows: Layers whose attention sees only the config's `sliding_window`: none of them, all,
             or those that `layer_types` calls sliding.
         norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
@@ -112,6 +116,8 @@ class Family:
         shared_gate: True if the shared expert has a weight of its own for each token.
         predicts_ahead: True if checkpoints may hold layers after the last one that predict tokens
             further ahead; they are dropped.
+        ahead_prefix: Beginning of the names of tensors that predict tokens further ahead; None if
+            they are in layers of their own. They are dropped.
         rope_types: Kinds of stretched frequencies that are supported.
         moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
@@ -132,6 +138,7 @@ class Family:
         Literal["decoder_sparse_step", "mlp_only_layers", "first_k", "mlp_layer_types"], ...
     ] = ()
     mixers: dict[str, Mixer] = field(default_factory=dict)
+    gates_attention: bool = False
     windows: Literal["none", "all", "layer_types"] = "none"
     norm: Literal["rms", "layer"] = "rms"
     qk_norm: Literal["head", "all"] | None = None
@@ -141,6 +148,7 @@ class Family:
     router_float32: bool = False
     shared_gate: bool = True
     predicts_ahead: bool = False
+    ahead_prefix: str | None = None
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
     genai_type: str = "decoder"
@@ -157,6 +165,7 @@ class TensorSpec:
     layer: int | None = None
     expert: int | None = None
     is_wide: bool = False
+    offset: float = 0.0
 
     @property
     def elements(self) -> int:
@@ -177,6 +186,7 @@ class ModelSpec:
         has_qk_norm: True if queries and keys are normalized.
         mixers: Kind of mixer of each layer.
         convolution_taps: Number of tokens that a short convolution sees; 0 without one.
+        delta_net: Sizes of gated delta nets; None without one.
         windows: Number of tokens, its own included, that a token attends to, one per layer; 0 for
             all of them.
         widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
@@ -204,6 +214,7 @@ class ModelSpec:
     has_qk_norm: bool
     mixers: tuple[Mixer, ...]
     convolution_taps: int
+    delta_net: DeltaNet | None
     windows: tuple[int, ...]
     vocab_size: int
     max_positions: int
@@ -283,6 +294,7 @@ class ModelSpec:
             "dense": self.dense_width,
             "head": self.head_dim,
             "q": self.num_heads * self.head_dim,
+            "gated_q": 2 * self.num_heads * self.head_dim,
             "kv": self.num_kv_heads * self.head_dim,
             "one": 1,
             "conv_in": 3 * self.hidden_size,
@@ -297,6 +309,17 @@ class ModelSpec:
                 "kv_expanded": self.num_heads * expanded,
                 "values": self.num_heads * self.latent.value_dim,
             }
+        if self.delta_net is not None:
+            delta = self.delta_net
+            sizes |= {
+                "delta_in": delta.channels + delta.value_heads * delta.value_dim,
+                "delta_gates": 2 * delta.value_heads,
+                "delta_channels": delta.channels,
+                "delta_taps": delta.taps,
+                "delta_heads": delta.value_heads,
+                "delta_value": delta.value_dim,
+                "delta_values": delta.value_heads * delta.value_dim,
+            }
         return sizes[symbol]
 
     @cached_property
@@ -307,7 +330,9 @@ class ModelSpec:
         for rule in rules:
             if "{layer}" not in rule.template:
                 shape = tuple(self.size(symbol) for symbol in rule.shape)
-                specs[rule.template] = TensorSpec(rule.role, shape, rule.tensor_class)
+                specs[rule.template] = TensorSpec(
+                    rule.role, shape, rule.tensor_class, offset=rule.offset
+                )
         for layer in range(self.num_layers):
             absent = "dense" if self.has_experts(layer) else "moe"
             specs |= {
@@ -332,7 +357,9 @@ class ModelSpec:
             name = rule.template.format(layer=layer, expert=expert)
             yield (
                 name,
-                TensorSpec(rule.role, shape, rule.tensor_class, layer, expert, rule.is_wide),
+                TensorSpec(
+                    rule.role, shape, rule.tensor_class, layer, expert, rule.is_wide, rule.offset
+                ),
             )
 
     def name(self, role: str, layer: int | None = None, expert: int | None = None) -> str:

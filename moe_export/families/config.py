@@ -15,7 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
-from moe_export.families.features import ExpertGroups, LatentAttention, Mixer
+from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.families.schema import (
     HEAD_DIM,
@@ -189,6 +189,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         has_qk_norm=_has_qk_norm(reader),
         mixers=_read_mixers(reader),
         convolution_taps=reader.number_or("convolution_taps", 0),
+        delta_net=_read_delta_net(reader),
         windows=_read_windows(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
@@ -418,9 +419,36 @@ def _read_mixers(reader: _ConfigReader) -> tuple[Mixer, ...]:
     """
     words = reader.family.mixers
     num_layers: int = reader.number("num_layers")
+    if words and "layer_types" not in reader.values and reader.knows("interval"):
+        first, last = words.values()
+        interval = reader.number("interval")
+        return tuple(first if (layer + 1) % interval else last for layer in range(num_layers))
     if words:
         return tuple(words[word] for word in _layer_types(reader, num_layers, *words))
     return ("latent_attention" if reader.knows("kv_latent") else "attention",) * num_layers
+
+
+def _read_delta_net(reader: _ConfigReader) -> DeltaNet | None:
+    """Sizes of gated delta nets.
+
+    Raises:
+        CheckpointError: The value heads cannot be divided among the key heads.
+    """
+    if not reader.knows("delta_taps"):
+        return None
+    keys, values = reader.number("delta_key_heads"), reader.number("delta_value_heads")
+    if values % keys:
+        raise CheckpointError(
+            f"config.json: linear_num_value_heads {values} cannot be divided among the {keys} of "
+            f"linear_num_key_heads of this {reader.family.model_type}"
+        )
+    return DeltaNet(
+        key_heads=keys,
+        value_heads=values,
+        key_dim=reader.number("delta_key_dim"),
+        value_dim=reader.number("delta_value_dim"),
+        taps=reader.number("delta_taps"),
+    )
 
 
 def _layer_types(reader: _ConfigReader, num_layers: int, *known: str) -> list[str]:

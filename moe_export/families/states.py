@@ -28,11 +28,13 @@ class State:
         past: Name of the graph's input.
         before: Sizes of the axes after the batch and before that of tokens; all, if it has none.
         after: Sizes of the axes after that of tokens; None if the size does not grow with tokens.
+        is_wide: True if it is float32 whatever the model's dtype.
     """
 
     past: str
     before: tuple[int, ...]
     after: tuple[int, ...] | None = None
+    is_wide: bool = False
 
     @property
     def present(self) -> str:
@@ -43,10 +45,10 @@ class State:
         """Sizes of the axes after the batch, for a number of tokens or the name of their axis."""
         return self.before if self.after is None else (*self.before, tokens, *self.after)
 
-    @property
-    def elements(self) -> int:
-        """Number of values of a sequence: of each token, or of all if the size is fixed."""
-        return prod(self.before) * prod(self.after or ())
+    def size_bytes(self, dtype: str) -> int:
+        """Bytes of a sequence in a model of a dtype: of each token, or of all if they are fixed."""
+        itemsize = np.dtype(np.float32 if self.is_wide else dtype).itemsize
+        return prod(self.before) * prod(self.after or ()) * itemsize
 
 
 def present_name(past: str) -> str:
@@ -68,6 +70,14 @@ def layer_states(spec: ModelSpec, layer: int) -> tuple[State, ...]:
         case "short_convolution":
             taps = spec.convolution_taps
             return (State(f"{prefix}.conv_state", (spec.hidden_size, taps - 1)),)
+        case "delta_net":
+            delta = spec.delta_net
+            assert delta is not None
+            memory = (delta.value_heads, delta.value_dim, delta.key_dim)
+            return (
+                State(f"{prefix}.conv_state", (delta.channels, delta.taps - 1)),
+                State(f"{prefix}.recurrent_state", memory, is_wide=True),
+            )
 
 
 def states(spec: ModelSpec) -> tuple[State, ...]:
@@ -77,11 +87,9 @@ def states(spec: ModelSpec) -> tuple[State, ...]:
 
 def token_bytes(spec: ModelSpec, dtype: str) -> int:
     """Bytes that one more token of a sequence adds to the states of all layers."""
-    growing = sum(state.elements for state in states(spec) if state.after is not None)
-    return growing * np.dtype(dtype).itemsize
+    return sum(state.size_bytes(dtype) for state in states(spec) if state.after is not None)
 
 
 def fixed_bytes(spec: ModelSpec, dtype: str) -> int:
     """Bytes of the states of one sequence that do not grow with its tokens."""
-    fixed = sum(state.elements for state in states(spec) if state.after is None)
-    return fixed * np.dtype(dtype).itemsize
+    return sum(state.size_bytes(dtype) for state in states(spec) if state.after is None)

@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from moe_export.graph.attention import AttentionInputs, attention, attention_inputs
 from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.delta_net import delta_net
 from moe_export.graph.latent_attention import latent_attention
-from moe_export.graph.padding import FrontOrder, front_order, new_tokens
+from moe_export.graph.padding import FrontOrder, front_order, new_tokens, real_places
 from moe_export.graph.short_convolution import short_convolution
 
 
@@ -21,10 +22,12 @@ class MixerInputs:
         attention: Inputs of attention.
         new_tokens: Number of real new tokens of each row, [batch, 1] int64; None if no layer has a
             state of fixed size.
+        is_real: True for the real tokens, [batch, sequence, 1]; None without a delta net.
     """
 
     attention: AttentionInputs
     new_tokens: ir.Value | None
+    is_real: ir.Value | None
 
 
 def mixer_inputs(
@@ -39,8 +42,12 @@ def mixer_inputs(
     """
     shared = attention_inputs(builder, mask)
     order = front_order(builder, ids, mask)
-    counted = new_tokens(builder, order) if builder.spec.has_fixed_states else None
-    return MixerInputs(shared, counted), order
+    if not builder.spec.has_fixed_states:
+        return MixerInputs(shared, None, None), order
+    counted = new_tokens(builder, order)
+    has_delta = "delta_net" in builder.spec.mixers
+    is_real = real_places(builder, order, counted) if has_delta else None
+    return MixerInputs(shared, counted, is_real), order
 
 
 def mixer(builder: GraphBuilder, x: ir.Value, shared: MixerInputs, layer: int) -> ir.Value:
@@ -63,3 +70,7 @@ def mixer(builder: GraphBuilder, x: ir.Value, shared: MixerInputs, layer: int) -
         case "short_convolution":
             assert shared.new_tokens is not None
             return short_convolution(builder, x, shared.new_tokens, layer)
+        case "delta_net":
+            assert shared.new_tokens is not None
+            assert shared.is_real is not None
+            return delta_net(builder, x, shared.new_tokens, shared.is_real, layer)

@@ -91,6 +91,21 @@ def new_tokens(builder: GraphBuilder, order: FrontOrder) -> ir.Value:
     return builder.op("Max", real_B1, single, name="padding.new_tokens")
 
 
+def real_places(builder: GraphBuilder, order: FrontOrder, tokens_B1: ir.Value) -> ir.Value:
+    """True for the real tokens once they are at the front, [B, S, 1].
+
+    Args:
+        builder: Graph that the nodes are added to.
+        order: Result of `front_order`.
+        tokens_B1: Result of `new_tokens`.
+    """
+    length = builder.op("Squeeze", order.length, name="padding.length_scalar")
+    first, step = (builder.constant(f"scalar_{n}", np.array(n, np.int64)) for n in (0, 1))
+    place_S = builder.op("Range", first, length, step, name="padding.front_places")
+    is_real = builder.op("Less", place_S, tokens_B1, name="padding.is_real_row")
+    return builder.op("Unsqueeze", is_real, builder.ints(2), name="padding.is_real_place")
+
+
 def to_front(builder: GraphBuilder, ids_BS: ir.Value, order: FrontOrder) -> ir.Value:
     """Moves the real tokens of each row to its front."""
     return builder.op(

@@ -370,4 +370,52 @@ LFM2_MOE = FamilyRow(
     oldest_transformers=5,
 )
 
+QWEN3_NEXT = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "partial_rotary_factor": 0.25,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        # 1e-6 would amplify the rounding of a memory that holds one token.
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 1e6,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "full_attention_interval": 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "linear_conv_kernel_dim": 4,
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_num_value_heads": 2,
+            "linear_conv_kernel_dim": 3,
+            "mlp_only_layers": [1],
+        },
+        {
+            "norm_topk_prob": False,
+            "tie_word_embeddings": True,
+            "head_dim": 32,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    refused=(
+        ({"linear_num_value_heads": 3}, "linear_num_value_heads"),
+        ({"layer_types": ["conv", "full_attention", "linear_attention"]}, "layer_types"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
+    ),
+)
+
 ROWS = tuple(row for row in tuple(globals().values()) if isinstance(row, FamilyRow))

@@ -18,11 +18,11 @@ from moe_export.ort.decoding import open_cache
 from moe_export.ort.predicted_memory import kv_cache_bytes
 from moe_export.ort.session import OrtModel
 from moe_export.serve.slots import Slots
-from moe_export.testing.families import LFM2_MOE, FamilyRow
+from moe_export.testing.families import LFM2_MOE, QWEN3_NEXT, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported
 
-ROWS = (LFM2_MOE,)
+ROWS = (LFM2_MOE, QWEN3_NEXT)
 
 PROMPTS = ([7, 9, 200, 11, 3, 5, 77, 18], [50], [60, 70])
 """Prompts longer and shorter than a convolution's taps."""
