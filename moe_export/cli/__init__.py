@@ -332,7 +332,14 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         nargs="+",
         metavar="RUN",
         help="a run directory or a folder with model.onnx; NAME=RUN names it in the table, "
-        "RUN@portable runs it without the native library",
+        "RUN@portable runs it without the native library; a file FILE.gguf is run by llama.cpp",
+    )
+    bench.add_argument(
+        "--llama-cpp",
+        type=Path,
+        metavar="DIR",
+        help="folder of llama.cpp's libraries, as in node_modules/@node-llama-cpp/linux-x64/bins/"
+        "linux-x64 after npm install @node-llama-cpp/linux-x64@3.22.1",
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
     several = "(default: %(default)s)"

@@ -27,7 +27,7 @@ class LibraryDescription:
 
     Attributes:
         path: file of the library.
-        kernel: kernels in use: `portable`, `avx2`, `avxvnni` or `avx512`.
+        kernel: kernels in use, such as `avx512` or `dotprod`.
         reason: reason for that choice.
         ort_api_version: oldest version of ONNX Runtime's C interface that the library works with.
     """

@@ -63,6 +63,17 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _genai_runs_where_the_model_is_measured(cls, content: Any) -> Any:
+        """Gives the export the provider cuda if the recipe measures on it."""
+        if not isinstance(content, dict) or not isinstance(content.get("validate"), dict):
+            return content
+        export = content.get("export") or {}
+        if "cuda" in (content["validate"].get("providers") or ()) and isinstance(export, dict):
+            content = content | {"export": {"genai_provider": "cuda"} | export}
+        return content
+
+    @model_validator(mode="before")
+    @classmethod
     def _ranking_is_measured(cls, content: Any) -> Any:
         """Lets the model decide the ranking, unless the recipe asks for one by another key."""
         if not isinstance(content, dict) or not isinstance(content.get("plan"), dict):

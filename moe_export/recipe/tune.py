@@ -52,7 +52,8 @@ class TuneSettings(Section):
         epochs: Passes over the documents; 1 unless `steps` is given.
         steps: Steps, in place of epochs.
         sequence_length: Tokens of a row. Whole documents are packed into rows; each is blind to the
-            others, and its positions begin at 0.
+            others, and its positions begin at 0. In a model with windows of attention or with
+            states every document has a row of its own.
         batch_tokens: Tokens of a step, padding included: whole rows, one at least.
         learning_rate: Largest learning rate.
         schedule: Course of the rate after the warm-up: `cosine` to zero, or `constant`.

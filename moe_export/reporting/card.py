@@ -10,6 +10,7 @@ import moe_export
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families.base import ModelSpec
+from moe_export.families.states import fixed_bytes, token_bytes
 from moe_export.op.spec import Dtype, Layout
 from moe_export.reporting import card_snippets as snippets
 from moe_export.reporting.card_source import Source
@@ -84,7 +85,7 @@ def export_card(facts: ExportFacts) -> str:
         "formats": formats_text(spec),
         "activations and KV cache": facts.dtype,
         "weights": f"{size(facts.data_bytes)}, {spec.parameters:,} parameters",
-        "KV cache": f"{size(cache_bytes(spec, facts.dtype))} per token",
+        "KV cache": _cache_text(spec, facts.dtype),
         "context": f"{spec.max_positions:,} tokens",
         "operator library": _library(facts),
     }
@@ -184,10 +185,11 @@ def formats_text(spec: ModelSpec) -> str:
     return f"{', '.join(words)}, in groups of {formats.group_size}"
 
 
-def cache_bytes(spec: ModelSpec, dtype: Dtype) -> int:
-    """Bytes of the keys and values of one token in all layers."""
-    width = 2 if dtype == "float16" else 4
-    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * width
+def _cache_text(spec: ModelSpec, dtype: Dtype) -> str:
+    """Size of the cache of a sequence, which may have a part that its tokens do not change."""
+    fixed = fixed_bytes(spec, dtype)
+    text = f"{size(token_bytes(spec, dtype))} per token"
+    return f"{text}, and {size(fixed)} per sequence" if fixed else text
 
 
 def _dimensions(spec: ModelSpec) -> int:

@@ -33,7 +33,7 @@ STAGES: dict[str, StageFacts] = {
     "ranking": StageFacts(1, ("tune", "calibrate", "importance")),
     "plan": StageFacts(5, ("tune", "importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
-    "prune": StageFacts(4, ("tune", "calibrate", "importance", "plan")),
+    "prune": StageFacts(5, ("tune", "calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(6, ("tune", "prune", "plan", "quantize")),
     "validate": StageFacts(8, ("tune", "calibrate", "prune", "quantize", "export")),

@@ -35,7 +35,7 @@ from moe_export.tuning.esft import chosen_experts
 from moe_export.tuning.forward import mean_loss
 from moe_export.tuning.methods import Chosen, Trained
 from moe_export.tuning.needs import require_memory
-from moe_export.tuning.packing import PackedBatch, batch_of, packings
+from moe_export.tuning.packing import PackedBatch, batch_of, packings, packs
 from moe_export.tuning.train import Training
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(job: Job[TuneSettings]) -> None:
     require_space(job.out, _bytes(checkpoint), "the tuned checkpoint")
     sets = drawn(settings, job.model)
     models = _models(job, before)
-    judged = [_held_out(each, settings) for each in sets]
+    judged = [_packed(each.held_out, spec, settings) for each in sets]
     was = [mean_loss(models.student, batches, models.teacher) for batches in judged]
     documents = [document for each in sets for document in each.training]
     experts = _experts(models.student, spec, documents, settings)
@@ -127,6 +127,7 @@ def _training(
         seed=settings.seed,
         epochs=epochs,
         steps=settings.steps,
+        alone=not packs(spec),
     )
     return Training(
         models.student,
@@ -140,17 +141,17 @@ def _training(
     )
 
 
-def _held_out(each: TuningSet, settings: TuneSettings) -> list[PackedBatch]:
-    """Batches of the documents that a source is judged by."""
-    return _packed(each.held_out, settings)
-
-
-def _packed(documents: list[TokenSequence], settings: TuneSettings) -> list[PackedBatch]:
+def _packed(
+    documents: list[TokenSequence], spec: ModelSpec, settings: TuneSettings
+) -> list[PackedBatch]:
+    """Batches with each document once."""
     lengths = [len(document.tokens) - 1 for document in documents]
     row = settings.sequence_length
     return [
         batch_of(packed, documents, row, settings.prompt_weight)
-        for packed in packings(lengths, settings.rows, row, seed=settings.seed, epochs=1)
+        for packed in packings(
+            lengths, settings.rows, row, seed=settings.seed, epochs=1, alone=not packs(spec)
+        )
     ]
 
 
@@ -160,7 +161,7 @@ def _experts(
     """Experts that `esft` trains; None for other methods."""
     if settings.method != "esft":
         return None
-    batches = _packed(documents, settings)
+    batches = _packed(documents, spec, settings)
     return chosen_experts(model, spec.num_layers, batches, settings.choice)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from moe_export.documents.tokens import TokenSequence
+from moe_export.families.base import ModelSpec
 
 POOL_DOCUMENTS = 256
 """Documents among which those that fit into a batch are looked for."""
@@ -25,6 +26,15 @@ NOBODY = -1
 
 Packing = list[list[int]]
 """Numbers of the documents of each row of a batch."""
+
+
+def packs(spec: ModelSpec) -> bool:
+    """True if a mask alone keeps the documents of a row apart.
+
+    It does not in layers that carry a state from token to token, and where a mask of ours would
+    take the place of a window of attention.
+    """
+    return not spec.has_fixed_states and not any(spec.windows)
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,14 @@ class PackedBatch:
         """True at positions of documents, bool [R, L]."""
         return self.document_RL != NOBODY
 
-    def attention_mask(self) -> Tensor:
-        """Additive mask, float32 [R, 1, L, L]: earlier positions of the same document."""
+    def attention_mask(self) -> Tensor | None:
+        """Additive mask, float32 [R, 1, L, L]: earlier positions of the same document.
+
+        None if every row holds one document, which needs no mask: no position sees a later one.
+        """
+        first_R1 = self.document_RL[:, :1]
+        if bool(((self.document_RL == first_R1) | ~self.is_real_RL).all()):
+            return None
         is_same_RLL = self.document_RL[:, :, None] == self.document_RL[:, None, :]
         # The least float32 keeps the softmax at padding free of NaN.
         least = torch.finfo(torch.float32).min
@@ -66,6 +82,7 @@ def packings(
     seed: int,
     epochs: int | None = None,
     steps: int | None = None,
+    alone: bool = False,
 ) -> list[Packing]:
     """Documents of each row of each step, in a new random order every epoch.
 
@@ -78,7 +95,10 @@ def packings(
         seed: Seed of the order.
         epochs: Passes over the documents; None if `steps` is given.
         steps: Number of batches.
+        alone: True if every document gets a row of its own.
     """
+    if alone:
+        lengths = [row_tokens] * len(lengths)
     batches = _batches(_order(len(lengths), seed, epochs), lengths, rows, row_tokens)
     return list(islice(batches, steps))
 

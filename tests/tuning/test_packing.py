@@ -37,11 +37,20 @@ def test_prompts_padding_and_the_first_token_have_their_weights() -> None:
     assert batch.weight_RL.tolist() == [[0.25, 1, 1, 1, 0, 0]]
     assert batch.position_RL.tolist() == [[0, 1, 2, 0, 0, 0]]
     assert batch.document_RL.tolist() == [[0, 0, 0, 1, NOBODY, NOBODY]]
-    mask_LL = batch.attention_mask()[0, 0] == 0
+    mask = batch.attention_mask()
+    assert mask is not None
+    mask_LL = mask[0, 0] == 0
     assert mask_LL[:4, :4].tolist() == [
         [True, False, False, False],
         [True, True, False, False],
         [True, True, True, False],
         [False, False, False, True],
     ]
-    assert torch.isfinite(batch.attention_mask()).all()
+    assert torch.isfinite(mask).all()
+    assert batch_of([[0], [1]], documents, 6, 0.25).attention_mask() is None
+
+
+def test_documents_that_may_not_be_packed_get_rows_of_their_own() -> None:
+    steps = packings(LENGTHS, 2, 10, seed=0, epochs=1, alone=True)
+    assert [len(packed) for packed in steps] == [2] * 5
+    assert all(len(row) == 1 for packed in steps for row in packed)

@@ -44,6 +44,7 @@ FAMILY = Family(
         *common.experts(_MOE + "experts.{expert}.", gate="w1", up="w3", down="w2"),
     ),
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.router.weight")),
+    windows="all",
     norm="layer",
     rope_types=("default", "longrope"),
     routing=Routing("sparsemixer"),
