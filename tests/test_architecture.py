@@ -22,6 +22,7 @@ TORCH_MODULES = (
         "tuning.forward",
         "tuning.packing",
         "tuning.esft",
+        "tuning.dense_mixer",
         "tuning.state",
         "tuning.train",
     ),

@@ -18,7 +18,7 @@ from moe_export.recipe.base import (
 )
 from moe_export.recipe.calibrate import Source
 
-TuneMethod = Literal["full", "frozen_router", "esft"]
+TuneMethod = Literal["full", "frozen_router", "esft", "dense_mixer"]
 
 
 class EsftSettings(Section):
@@ -43,7 +43,8 @@ class TuneSettings(Section):
     Attributes:
         method: Weights that are trained: `full` all of them, `frozen_router` all but the routers,
             `esft` the experts that the documents use most (https://arxiv.org/abs/2407.01906) and
-            nothing else.
+            nothing else, `dense_mixer` all of them with gradients of the routers from all experts,
+            for routers with a softmax over all.
         after: `prune` to train the pruned model, so that it recovers; unless given, the source is
             trained, and all other stages take the tuned model in its place.
         sources: Origins of the documents; `weight` is a source's share of them.

@@ -25,6 +25,7 @@ from moe_export.runner.tasks import require_tasks
 from moe_export.runner.watcher import Watcher
 from moe_export.system.machine import memory_bytes, physical_cores
 from moe_export.system.workers import ALONE, Workers, joined
+from moe_export.tuning.methods import check_method
 from moe_export.tuning.needs import require_memory
 
 
@@ -149,6 +150,8 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
         settings = state.step.settings
         if state.fresh and state.step.folder not in forced:
             continue
+        if isinstance(settings, TuneSettings):
+            check_method(spec, settings.method)
         if isinstance(settings, TuneSettings) and settings.after is None:
             require_memory(spec, settings, memory_bytes())
         if isinstance(settings, ValidateSettings):

@@ -33,7 +33,7 @@ from moe_export.torch_model import load_torch_model
 from moe_export.tuning.draw import TuningSet, drawn
 from moe_export.tuning.esft import chosen_experts
 from moe_export.tuning.forward import mean_loss
-from moe_export.tuning.methods import Chosen, Trained
+from moe_export.tuning.methods import Chosen, Trained, check_method
 from moe_export.tuning.needs import require_memory
 from moe_export.tuning.packing import PackedBatch, batch_of, packings, packs
 from moe_export.tuning.train import Training
@@ -56,6 +56,7 @@ def run(job: Job[TuneSettings]) -> None:
     """Writes the tuned checkpoint and its account.
 
     Raises:
+        RecipeError: the method does not suit the model's routers.
         CalibrationError: a source of documents is unusable.
         GateError: the tuned model is no better on held-out documents.
         ResourceError: the disk or the memory is too small.
@@ -63,6 +64,7 @@ def run(job: Job[TuneSettings]) -> None:
     settings = job.settings
     before = job.folders["prune"] if settings.after == "prune" else job.model
     checkpoint, spec = open_checkpoint(before, settings.top_k)
+    check_method(spec, settings.method)
     require_memory(spec, settings, memory_bytes())
     require_space(job.out, _bytes(checkpoint), "the tuned checkpoint")
     sets = drawn(settings, job.model)

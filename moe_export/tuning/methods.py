@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from moe_export.errors import RecipeError
 from moe_export.families.base import ModelSpec, TensorSpec
 
 Chosen = tuple[tuple[int, ...], ...]
@@ -13,6 +14,21 @@ Chosen = tuple[tuple[int, ...], ...]
 ROUTERS = ("router", "choice_bias")
 NEVER = ("choice_bias",)
 """Roles without a gradient: a bias decides the choice of experts alone."""
+
+
+def check_method(spec: ModelSpec, method: str) -> None:
+    """Checks that a model has the router that a method is for.
+
+    Raises:
+        RecipeError: Its router has no softmax over all experts.
+    """
+    if method == "dense_mixer" and (
+        spec.family.routing.score != "softmax" or spec.groups is not None
+    ):
+        raise RecipeError(
+            "tune.method dense_mixer gives routers gradients through a softmax over all experts, "
+            f"which this {spec.family.model_type} does not have; take method full or frozen_router"
+        )
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,12 @@ def needs_of(spec: ModelSpec, settings: TuneSettings) -> TuningNeeds:
     held += VALUE_BYTES * tokens * (_activations(spec) + 3 * spec.vocab_size)
     held += VALUE_BYTES * settings.rows * settings.sequence_length**2 * (1 + 2 * spec.num_heads)
     active = active_parameters(spec, uniform_shares(spec)) or 0.0
-    return TuningNeeds(spec.parameters, trained, held, (4 + 2 * models) * active * tokens)
+    flops = (4 + 2 * models) * active * tokens
+    if settings.method == "dense_mixer":  # all experts run forward for all tokens
+        held += VALUE_BYTES * tokens * spec.num_layers * spec.num_experts * spec.hidden_size
+        experts = sum(t.elements for t in spec.tensors.values() if t.expert is not None)
+        flops += 2.0 * experts * tokens
+    return TuningNeeds(spec.parameters, trained, held, flops)
 
 
 def require_memory(spec: ModelSpec, settings: TuneSettings, memory_bytes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CheckpointError
 from moe_export.recipe import TuneSettings
 from moe_export.torch_model.deterministic import deterministic
+from moe_export.tuning.dense_mixer import mixed_densely
 from moe_export.tuning.forward import loss_of
 from moe_export.tuning.needs import SAVES
 from moe_export.tuning.packing import PackedBatch, Packing, batch_of
@@ -74,7 +76,8 @@ class Training:
         )
         losses = load_state(self.folder, self.parameters, adam)
         every = max(1, len(self.steps) // SAVES)
-        with deterministic():
+        densely = self.settings.method == "dense_mixer"
+        with deterministic(), mixed_densely(self.model) if densely else nullcontext():
             for number in range(len(losses), len(self.steps)):
                 self.tell(number)
                 losses.append(self._step(number, adam))

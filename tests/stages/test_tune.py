@@ -13,7 +13,7 @@ from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.tuning import Tuning
 from moe_export.checkpoint import Checkpoint, read_config
 from moe_export.cli import main
-from moe_export.errors import GateError, ResourceError
+from moe_export.errors import GateError, RecipeError, ResourceError
 from moe_export.families import open_checkpoint, spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.recipe import Source, TuneSettings
@@ -21,6 +21,7 @@ from moe_export.recipe.load import parse_recipe
 from moe_export.runner.steps import steps_of
 from moe_export.stages import tune
 from moe_export.stages.job import Job
+from moe_export.testing.families import PHIMOE
 from moe_export.testing.synthetic_checkpoint import config_of
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.tuning.needs import needs_of, require_memory
@@ -118,6 +119,17 @@ def test_esft_trains_the_chosen_experts_and_nothing_else(model: Path, tmp_path: 
     before, after = Checkpoint(model), Checkpoint(tmp_path / "tune")
     for name in spec.tensors.keys() - expected:
         assert before.read(name).tobytes() == after.read(name).tobytes()
+
+
+def test_dense_mixer_trains_and_is_refused_without_a_softmax_over_all_experts(
+    model: Path, tmp_path: Path
+) -> None:
+    found = tuned(model, tmp_path / "tune", method="dense_mixer", steps=2)
+    _, spec = open_checkpoint(model)
+    assert {"router", "gate"} <= roles(spec, found.changed)
+    phimoe = tiny_checkpoint(tmp_path / "phimoe", base=PHIMOE.config)
+    with pytest.raises(RecipeError, match=r"dense_mixer gives routers gradients .* phimoe"):
+        tuned(phimoe, tmp_path / "refused", method="dense_mixer")
 
 
 def test_fewer_experts_are_distilled_towards_the_source_with_all(
