@@ -22,9 +22,7 @@ from moe_export.families.base import ModelSpec
 ROTARY = re.compile(r"(.+\.)?rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)")
 
 ROTARY_REASON = "rotary frequencies follow from config.json"
-AHEAD_REASON = (
-    "predicts tokens further ahead (num_nextn_predict_layers), which decoding does not use"
-)
+AHEAD_REASON = "predicts tokens further ahead (multi-token prediction), which decoding does not use"
 TIED_REASON = "equals the embedding, which the logits come from"
 
 CHUNK_VALUES = 1 << 22
@@ -56,7 +54,13 @@ def drop_ignored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def _ahead(checkpoint: Checkpoint, spec: ModelSpec) -> list[str]:
-    """Tensors of layers after the last one, as many as the config names for predicting ahead."""
+    """Tensors that predict tokens further ahead.
+
+    They have a prefix of their own, or are in the layers after the last one that the config names.
+    """
+    prefix = spec.family.ahead_prefix
+    if prefix is not None:
+        return [name for name in checkpoint.tensors if name.startswith(prefix)]
     layers = checkpoint.config.get("num_nextn_predict_layers")
     if not spec.family.predicts_ahead or type(layers) is not int:
         return []

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe.base import Section, parse_bytes
-from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings, Source, Task
+from moe_export.recipe.calibrate import (
+    CalibrateSettings,
+    ModelOverrides,
+    ModelSettings,
+    Source,
+    Task,
+)
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
 from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
@@ -50,6 +56,7 @@ __all__ = [
     "GateSettings",
     "ImportanceSettings",
     "Layout",
+    "ModelOverrides",
     "ModelSettings",
     "PlanSettings",
     "PruneSettings",

@@ -14,9 +14,9 @@ import numpy as np
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
+from moe_export.families.states import fixed_bytes, token_bytes
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype
-from moe_export.ort.predicted_memory import kv_cache_bytes
 from moe_export.quantization import Quantization, words_for
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import percent, size
@@ -58,11 +58,13 @@ class Sizes:
         whole: Size of the unpruned model in float16, to which the others are compared.
         models: One entry for each share kept and format.
         cache_bytes: Bytes of the KV cache for each token of context, in float16.
+        state_bytes: Bytes of the states of a sequence that do not grow with its tokens, in float16.
     """
 
     whole: ModelSize
     models: tuple[ModelSize, ...]
     cache_bytes: int
+    state_bytes: int
 
 
 def sizes_of(
@@ -88,7 +90,12 @@ def sizes_of(
         )
     spec = spec_of(config)
     models = tuple(_size_of(spec, keep, name) for keep in keeps for name in formats)
-    return Sizes(_size_of(spec, 1.0, "float16"), models, kv_cache_bytes(spec, "float16", 1))
+    return Sizes(
+        _size_of(spec, 1.0, "float16"),
+        models,
+        token_bytes(spec, "float16"),
+        fixed_bytes(spec, "float16"),
+    )
 
 
 def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
@@ -111,11 +118,13 @@ def size_table(sizes: Sizes) -> Table:
 def cache_sentence(sizes: Sizes) -> str:
     """Size of the KV cache in a sentence."""
     caches = ", ".join(
-        f"{sizes.cache_bytes * tokens / 2**30:.2f} GiB at {tokens:,} tokens" for tokens in CONTEXTS
+        f"{(sizes.cache_bytes * tokens + sizes.state_bytes) / 2**30:.2f} GiB at {tokens:,} tokens"
+        for tokens in CONTEXTS
     )
+    fixed = f" and {sizes.state_bytes:,} per sequence" if sizes.state_bytes else ""
     return (
-        f"The KV cache comes on top, in float16 {sizes.cache_bytes:,} bytes per token of context: "
-        f"{caches}. Pruning and quantizing do not change it."
+        f"The KV cache comes on top, in float16 {sizes.cache_bytes:,} bytes per token of context"
+        f"{fixed}: {caches}. Pruning and quantizing do not change it."
     )
 
 

@@ -25,7 +25,13 @@ from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.families.stored import stored_tensors
-from moe_export.fitting.limits import FIT_STATES, SMALL_MODEL_BYTES, STATES_AT_ONCE, SWEEPS
+from moe_export.fitting.limits import (
+    DIMENSIONS_AT_ONCE,
+    FIT_STATES,
+    SMALL_MODEL_BYTES,
+    STATES_AT_ONCE,
+    SWEEPS,
+)
 from moe_export.graph.predict import predicted_bytes
 from moe_export.op.spec import uses_panels
 from moe_export.ort.predicted_memory import library_roles, predicted_resident, widened_bytes
@@ -267,9 +273,10 @@ def _fitting(models: _Models) -> StageEstimate:
     """Addition of fitting blocks to the prune stage.
 
     Both models run forward through each unpruned layer, and the pruned one through the fitted
-    layer. A sweep of least squares computes the kept dimensions twice, and their second moments; a
-    step runs forward and back. In memory is a whole layer, and after that its kept weights with
-    `down` as it was; with steps of Adam, there are four copies more.
+    layer. A sweep of least squares computes the kept dimensions twice, and their second moments, of
+    all experts together if they are small; a step runs forward and back. In memory is a whole
+    layer, and after that its kept weights with `down` as it was; with steps of Adam, there are four
+    copies more.
     """
     settings, tokens = models.recipe.prune, models.fitting_tokens
     if not settings.refit:
@@ -278,7 +285,11 @@ def _fitting(models: _Models) -> StageEstimate:
     whole, small = _active_parameters(spec), _active_parameters(kept)
     rows = spec.num_layers * spec.top_k * _width(kept)
     experts = 3 * rows * spec.hidden_size
-    solving = SWEEPS * tokens * (4 * experts + 2 * rows * _width(kept))
+    at_once = spec.num_experts * _width(kept)
+    if at_once <= DIMENSIONS_AT_ONCE:
+        solving = tokens * (4 * experts + 2 * spec.num_layers * at_once**2)
+    else:
+        solving = SWEEPS * tokens * (4 * experts + 2 * rows * _width(kept))
     flops, copies = tokens * (4 * whole + 2 * small) + solving, 4 / 3
     if steps := settings.block_steps:
         flops += solving + 6 * experts * steps.steps * steps.tokens_per_step
@@ -507,7 +518,7 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     plan = recipe.plan
     if plan is None:
         return spec
-    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert))
+    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert)).routed_to(plan.top_k)
 
     def at(keep: float) -> ModelSpec:
         widths = [[round(width * keep) for width in layer] for layer in axis.widths]
@@ -519,12 +530,12 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
         found = predicted_bytes(
             model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
         )
-        return found.total_bytes, found.active_bytes(model, uniform_shares(spec))
+        return found.total_bytes, found.active_bytes(model, uniform_shares(model))
 
     if plan.keep is not None:
         return at(plan.keep)
-    least, most = sizes(at(0.0)), sizes(spec)
-    read = round(most[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
+    least, most = sizes(at(0.0)), sizes(axis.spec)
+    read = round(sizes(spec)[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
     shares = [
         (target - low) / max(high - low, 1)
         for target, low, high in zip((plan.target_bytes, read), least, most, strict=True)

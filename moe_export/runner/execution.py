@@ -14,6 +14,7 @@ from moe_export.evaluation.harness.run import require_harness
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.op.library import library_files
 from moe_export.ort.session import require_execution
 from moe_export.recipe import EvalSettings, Recipe, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
@@ -134,9 +135,14 @@ def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
         from moe_export.graph.web import check_web  # noqa: PLC0415 - loads the graph builder
 
         check_web(spec)
+    if recipe.export.library and recipe.export.platforms is not None:
+        wheels = recipe.export.wheels
+        library_files(recipe.export.platforms, None if wheels is None else Path(wheels))
     if recipe.plan is not None:
-        # Refuses a shared expert that the model has not.
-        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert))
+        # Refuses a shared expert that the model has not, and more experts per token than it has.
+        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert)).routed_to(
+            recipe.plan.top_k
+        )
     return spec
 
 

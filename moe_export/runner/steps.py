@@ -63,6 +63,10 @@ def steps_of(recipe: Recipe) -> list[Step]:
             settings["importance"] = recipe.importance.model_copy(update={"scores": scores})
     if recipe.plan.prunes_shared:
         settings["importance"] = settings["importance"].model_copy(update={"shared_expert": True})
+    if recipe.plan.top_k is not None:
+        settings["importance"] = settings["importance"].model_copy(
+            update={"top_k": recipe.plan.top_k}
+        )
     if recipe.export.layout != "portable":
         exported["layout"] = recipe.export.layout
     if recipe.export.linear != "auto":

@@ -31,7 +31,7 @@ STAGES: dict[str, StageFacts] = {
     "ranking": StageFacts(1, ("calibrate", "importance")),
     "plan": StageFacts(5, ("importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
-    "prune": StageFacts(4, ("calibrate", "importance", "plan")),
+    "prune": StageFacts(5, ("calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
     "export": StageFacts(6, ("prune", "plan", "quantize")),
     "validate": StageFacts(8, ("calibrate", "prune", "quantize", "export")),

@@ -303,7 +303,7 @@ def test_refitting_is_on_and_its_off_is_read_back(tmp_path: Path) -> None:
     path = recipe_with(tmp_path, MINIMAL)
     plain = load_recipe(path).prune
     assert plain.refit == RefitSettings(ridge=0.01, mix=0.5)
-    assert plain.block_steps == BlockSettings(steps=120)
+    assert plain.block_steps == BlockSettings(steps=240)
     off = load_recipe(path, ("prune.refit=false",))
     assert load_recipe(recipe_with(tmp_path, json.dumps(off.plain()))).prune == off.prune
     assert (off.prune.refit, off.prune.block_steps) == (False, None)
