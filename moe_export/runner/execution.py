@@ -16,7 +16,7 @@ from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.op.library import library_files
 from moe_export.ort.session import require_execution
-from moe_export.recipe import EvalSettings, Recipe, ValidateSettings, settings_of
+from moe_export.recipe import EvalSettings, Recipe, TuneSettings, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
 from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
@@ -24,8 +24,9 @@ from moe_export.runner.source_model import inspect, locate
 from moe_export.runner.steps import Step
 from moe_export.runner.tasks import require_tasks
 from moe_export.runner.watcher import Watcher
-from moe_export.system.machine import physical_cores
+from moe_export.system.machine import memory_bytes, physical_cores
 from moe_export.system.workers import ALONE, Workers, joined
+from moe_export.tuning.needs import require_memory
 
 
 def open_run(
@@ -152,6 +153,8 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
         settings = state.step.settings
         if state.fresh and state.step.folder not in forced:
             continue
+        if isinstance(settings, TuneSettings) and settings.after is None:
+            require_memory(spec, settings, memory_bytes())
         if isinstance(settings, ValidateSettings):
             require_execution(settings.providers, settings.operator)
         if isinstance(settings, EvalSettings):

@@ -80,7 +80,7 @@ def run(job: Job[ExportSettings]) -> None:
             wheels=None if job.settings.wheels is None else Path(job.settings.wheels),
             layout=job.settings.layout,
             linear=job.settings.linear,
-            source=job.model,
+            source=job.origin,
             web=bool(job.settings.web),
             genai_provider=job.settings.genai_provider,
         )

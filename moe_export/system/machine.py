@@ -27,10 +27,15 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
     }
+
+
+def memory_bytes() -> int:
+    """Memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def physical_cores() -> int:
