@@ -7,7 +7,6 @@ standard input, the fields of `Sizes`, by a line of JSON. The first line says wh
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -22,9 +21,9 @@ from moe_export.bench.models import Model
 from moe_export.errors import MoeExportError, RecipeError
 from moe_export.ort.decoding import open_cache
 from moe_export.ort.session import OrtModel
+from moe_export.system.host import smaps_bytes
 from moe_export.system.processes import end_with_parent, ended_by_signal
 
-_SMAPS = Path("/proc/self/smaps_rollup")
 _FIELDS = {"resident": "Rss", "proportional": "Pss", "anonymous": "Anonymous"}
 """Our names of memory to those of proc(5)."""
 
@@ -154,13 +153,9 @@ def _decode(model: OrtModel, sizes: Sizes) -> dict[str, float]:
 
 
 def _memory_bytes() -> dict[str, int]:
-    text = _SMAPS.read_text()
-    sizes = {}
-    for name, field in _FIELDS.items():
-        match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
-        assert match, f"the kernel reports no {field}"
-        sizes[name] = int(match[1]) * 1024
-    return sizes
+    """Memory by our names; none where the system does not tell."""
+    sizes = {name: smaps_bytes(field) for name, field in _FIELDS.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _reply(answer: dict[str, Any]) -> None:
