@@ -448,6 +448,7 @@ def _read_delta_net(reader: _ConfigReader) -> DeltaNet | None:
         key_dim=reader.number("delta_key_dim"),
         value_dim=reader.number("delta_value_dim"),
         taps=reader.number("delta_taps"),
+        is_grouped=any(rule.role == "delta_in" for rule in reader.family.tensors),
     )
 
 

@@ -57,6 +57,13 @@ def check_tune(recipe: Recipe) -> None:
 
 def check_execution(recipe: Recipe) -> None:
     """Stops an export that the chosen operator or provider cannot run."""
+    if recipe.export.platforms is not None and not recipe.export.library:
+        raise ValueError(
+            "export.platforms names libraries and export.library is false; set it to true, or "
+            "leave export.platforms out"
+        )
+    if recipe.export.platforms is not None and not recipe.export.platforms:
+        raise ValueError("export.platforms is empty; name a platform, or leave it out")
     if recipe.export.layout == "packed" and recipe.export.web:
         raise ValueError(
             "export.web is for JavaScript, which has no way to register the operator library that "

@@ -28,7 +28,7 @@ from moe_export.reporting.card import Pruning, tune_card, write_card
 from moe_export.reporting.card_source import source_of
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.machine import memory_bytes
+from moe_export.system.host import physical_bytes
 from moe_export.torch_model import load_torch_model
 from moe_export.tuning.draw import TuningSet, drawn
 from moe_export.tuning.esft import chosen_experts
@@ -65,7 +65,7 @@ def run(job: Job[TuneSettings]) -> None:
     before = job.folders["prune"] if settings.after == "prune" else job.model
     checkpoint, spec = open_checkpoint(before, settings.top_k)
     check_method(spec, settings.method)
-    require_memory(spec, settings, memory_bytes())
+    require_memory(spec, settings, physical_bytes())
     require_space(job.out, _bytes(checkpoint), "the tuned checkpoint")
     sets = drawn(settings, job.model)
     models = _models(job, before)

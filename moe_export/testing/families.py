@@ -418,4 +418,35 @@ QWEN3_NEXT = FamilyRow(
     ),
 )
 
+QWEN3_5_MOE_TEXT = FamilyRow(
+    config={
+        key: value
+        for key, value in QWEN3_NEXT.config.items()
+        if key not in ("decoder_sparse_step", "mlp_only_layers", "intermediate_size", "rope_theta")
+    }
+    | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "partial_rotary_factor": 0.25,
+            "mrope_interleaved": True,
+            "mrope_section": [3, 3, 2],
+        },
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_num_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    refused=(
+        ({"linear_num_value_heads": 3}, "linear_num_value_heads"),
+        ({"attention_bias": True}, "attention_bias"),
+    ),
+    oldest_transformers=5,
+)
+
 ROWS = tuple(row for row in tuple(globals().values()) if isinstance(row, FamilyRow))

@@ -57,19 +57,19 @@ def needs_of(spec: ModelSpec, settings: TuneSettings) -> TuningNeeds:
     return TuningNeeds(spec.parameters, trained, held, flops)
 
 
-def require_memory(spec: ModelSpec, settings: TuneSettings, memory_bytes: int) -> None:
+def require_memory(spec: ModelSpec, settings: TuneSettings, memory_bytes: int | None) -> None:
     """Checks that a machine can hold a tuning.
 
     Args:
         spec: Sizes of the model that is tuned.
         settings: Settings of the section.
-        memory_bytes: Memory of the machine.
+        memory_bytes: Memory of the machine; None if unknown, and nothing is checked.
 
     Raises:
         ResourceError: It has less than is needed.
     """
     needs = needs_of(spec, settings)
-    if needs.peak_bytes > memory_bytes:
+    if memory_bytes is not None and needs.peak_bytes > memory_bytes:
         weights = VALUE_BYTES * needs.parameters / 2**30
         optimizer = TRAINED_BYTES * needs.trained / 2**30
         raise ResourceError(
