@@ -20,7 +20,7 @@ TRAINED_BYTES = 12
 
 LAYER_ACTIVATIONS, EXPERT_ACTIVATIONS = 24, 8
 """Values that a layer keeps of a token for its backward pass: times the hidden size, and times the
-widths of its experts. Measured on the demo model."""
+widths of its experts. A count of the tensors, not measured."""
 
 
 @dataclass(frozen=True)
