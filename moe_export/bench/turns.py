@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from moe_export.bench.models import Model
-from moe_export.bench.process import ModelProcess, Sizes
+from moe_export.bench.process import ModelProcess
+from moe_export.bench.requests import Sizes
 from moe_export.op.library import describe
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import figures, ratio, seconds, size

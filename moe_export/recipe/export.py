@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from moe_export.op.platforms import PlatformName
 from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.recipe.base import Section
@@ -29,8 +31,9 @@ class ExportSettings(Section):
         wheels: Folder with wheels of moe-export-ops, from which the libraries of platforms other
             than this machine's are taken.
         web: `true` to write each model under the names of transformers.js too, in a folder `onnx`,
-            such as `onnx/model_q4.onnx`. The weights there are a hard link to those of the model
-            where the file system has such links, and a copy elsewhere.
+            such as `onnx/model_q4.onnx`, with a copy of the weights.
+        genai_provider: Execution provider that `genai_config.json` names: `cuda`, or none for the
+            CPU. Follows `validate.providers` if that has `cuda`.
     """
 
     dtype: Dtype = "float32"
@@ -42,6 +45,7 @@ class ExportSettings(Section):
     platforms: tuple[PlatformName, ...] | None = None
     wheels: str | None = None
     web: bool | None = None
+    genai_provider: Literal["cuda"] | None = None
 
 
 class ReportSettings(Section):

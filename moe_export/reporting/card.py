@@ -10,6 +10,7 @@ import moe_export
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families.base import ModelSpec
+from moe_export.families.states import fixed_bytes, token_bytes
 from moe_export.op.platforms import PlatformName, named, this_platform
 from moe_export.op.spec import Dtype, Layout
 from moe_export.reporting import card_snippets as snippets
@@ -88,7 +89,7 @@ def export_card(facts: ExportFacts) -> str:
         "formats": formats_text(spec),
         "activations and KV cache": facts.dtype,
         "weights": f"{size(facts.data_bytes)}, {spec.parameters:,} parameters",
-        "KV cache": f"{size(cache_bytes(spec, facts.dtype))} per token",
+        "KV cache": _cache_text(spec, facts.dtype),
         "context": f"{spec.max_positions:,} tokens",
         "operator library": _library(facts),
     }
@@ -135,6 +136,34 @@ def prune_card(
     )
 
 
+def tune_card(
+    source: Source, spec: ModelSpec, pruning: Pruning, licence_files: Sequence[str], method: str
+) -> str:
+    """Card of a tuned checkpoint, pruned before or not."""
+    rows = {
+        "made from": source.name,
+        "family": spec.family.model_type,
+        "trained": method,
+        "experts per token": str(spec.top_k),
+        "parameters": f"{spec.parameters:,}",
+    }
+    is_pruned = pruning.kept < pruning.whole
+    if is_pruned:
+        rows["expert dimensions kept"] = _kept(pruning)
+    tags = ["mixture-of-experts", *_pruned_tag(pruning)]
+    library = "moe-export" if is_pruned else "transformers"
+    return _page(
+        _front_matter(source, library, tags, licence_files),
+        f"# {source.name}, tuned",
+        f"Made by moe-export {moe_export.__version__}. `tuning.json` has the losses of training "
+        "and those on held-out documents.",
+        _table(rows),
+        "## Run it in this folder",
+        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_pruned else ""),
+        *_licence(source, licence_files),
+    )
+
+
 def write_card(directory: Path, card: str) -> None:
     """Writes the card of the model in a folder.
 
@@ -160,10 +189,11 @@ def formats_text(spec: ModelSpec) -> str:
     return f"{', '.join(words)}, in groups of {formats.group_size}"
 
 
-def cache_bytes(spec: ModelSpec, dtype: Dtype) -> int:
-    """Bytes of the keys and values of one token in all layers."""
-    width = 2 if dtype == "float16" else 4
-    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * width
+def _cache_text(spec: ModelSpec, dtype: Dtype) -> str:
+    """Size of the cache of a sequence, which may have a part that its tokens do not change."""
+    fixed = fixed_bytes(spec, dtype)
+    text = f"{size(token_bytes(spec, dtype))} per token"
+    return f"{text}, and {size(fixed)} per sequence" if fixed else text
 
 
 def _dimensions(spec: ModelSpec) -> int:

@@ -17,7 +17,7 @@ from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.op.library import library_files
 from moe_export.ort.session import require_execution
-from moe_export.recipe import EvalSettings, Recipe, ValidateSettings, settings_of
+from moe_export.recipe import EvalSettings, Recipe, TuneSettings, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
 from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
@@ -28,6 +28,7 @@ from moe_export.runner.watcher import Watcher
 from moe_export.system import host
 from moe_export.system.machine import physical_cores
 from moe_export.system.workers import ALONE, Workers, joined
+from moe_export.tuning.needs import require_memory
 
 
 def open_run(
@@ -147,8 +148,10 @@ def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
         wheels = recipe.export.wheels
         library_files(recipe.export.platforms, None if wheels is None else Path(wheels))
     if recipe.plan is not None:
-        # Refuses a shared expert that the model has not.
-        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert))
+        # Refuses a shared expert that the model has not, and more experts per token than it has.
+        Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert)).routed_to(
+            recipe.plan.top_k
+        )
     return spec
 
 
@@ -158,6 +161,8 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
         settings = state.step.settings
         if state.fresh and state.step.folder not in forced:
             continue
+        if isinstance(settings, TuneSettings) and settings.after is None:
+            require_memory(spec, settings, host.physical_bytes())
         if isinstance(settings, ValidateSettings):
             require_execution(settings.providers, settings.operator)
         if isinstance(settings, EvalSettings):

@@ -80,8 +80,9 @@ def run(job: Job[ExportSettings]) -> None:
             wheels=None if job.settings.wheels is None else Path(job.settings.wheels),
             layout=job.settings.layout,
             linear=job.settings.linear,
-            source=job.model,
+            source=job.origin,
             web=bool(job.settings.web),
+            genai_provider=job.settings.genai_provider,
         )
         planned = plan.bytes_of(variant, dtype)
         if planned is None or models[variant].data_bytes != planned.total_bytes:
@@ -106,6 +107,7 @@ def export_model(
     linear: LinearWord = "auto",
     source: Path | None = None,
     web: bool = False,
+    genai_provider: str | None = None,
 ) -> ExportedModel:
     """Writes one checkpoint as an ONNX model with its tokenizer, `genai_config.json` and card.
 
@@ -123,6 +125,7 @@ def export_model(
         source: folder of the checkpoint that the model was made from, whose name and licence the
             card states; `checkpoint_dir` if None.
         web: True if the model gets the names of transformers.js too.
+        genai_provider: execution provider that `genai_config.json` names; None for the CPU.
 
     Returns:
         Sizes and counts of the model.
@@ -144,7 +147,7 @@ def export_model(
     if web:
         check_web(spec)
     predicted = predicted_bytes(spec, dtype, layout, linear)
-    _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
+    _make_room(out_dir, predicted.total_bytes * (1 + web) + BESIDE_WEIGHTS_BYTES)
     origin = source_of(source or checkpoint_dir)
     pruning = Pruning.of(spec, unpruned_spec(checkpoint.config))
     model = build_decoder(spec, dtype, checkpoint, layout, linear)
@@ -164,7 +167,7 @@ def export_model(
         _write_library(content, out_dir / name)
     library_name = next(iter(libraries), None)
     generation = _generation(checkpoint_dir)
-    genai = genai_config(spec, checkpoint.config, generation, library_name)
+    genai = genai_config(spec, checkpoint.config, generation, library_name, genai_provider)
     write_json(out_dir / CONFIG_FILE, genai)
     data_bytes = (out_dir / DATA_FILE).stat().st_size
     end = genai["model"].get("eos_token_id", [])
@@ -221,11 +224,8 @@ def _write_web_names(model: ir.Model, out_dir: Path, name: str) -> None:
     weights = folder / f"{name}_data"
     try:
         folder.mkdir(exist_ok=True)
-        weights.unlink(missing_ok=True)
-        try:
-            weights.hardlink_to(out_dir / DATA_FILE)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(out_dir / DATA_FILE, weights)
+        # No link: onnx reads no weights through one.
+        shutil.copyfile(out_dir / DATA_FILE, weights)
     except OSError as error:
         raise disk_error(error, weights) from error
     save_graph(model, folder / name, weights.name)
