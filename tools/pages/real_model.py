@@ -28,6 +28,11 @@ WAYS = {
 }
 """Name of a way to fit weights, and the keys of the recipe that ask for it."""
 
+DEFAULT_WAY = "refitted, blocks distilled"
+
+GOALS = {0.75: (0.33, 0.72), 0.5: (0.62, 0.69), 0.25: (1.2, 0.57)}
+"""Share kept to the most KL in nats and the least share of right choices that were aimed at."""
+
 Scores = dict[str, dict[str, Any]]
 """Name of a task to its scores."""
 
@@ -133,6 +138,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_table(data, asked, "items", _choice_cell, "all items", _all_items),
         "",
+        *_against_goals(data, texts, asked),
     ]
     return "\n".join(lines)
 
@@ -140,6 +146,10 @@ def markdown(data: dict[str, Any]) -> str:
 TEXT = (
     "KL from the unpruned model and loss, means per token in nats, with standard errors over the "
     "windows of 128 tokens."
+)
+AGAINST = (
+    "Goals for the default, set beforehand from a prototype on other items of these kinds, where "
+    "the unpruned model chose 75 % right."
 )
 CHOICE = (
     "Share of items whose answer is likelier than every wrong choice, with the standard error of "
@@ -210,10 +220,46 @@ def _text_cell(score: Mapping[str, Any]) -> str:
     return f"KL {score['kl_nats']:.3f} ± {score['kl_nats_stderr']:.3f}, {loss}"
 
 
+def _against_goals(data: dict[str, Any], texts: list[str], asked: list[str]) -> list[str]:
+    """Section with the default's figures beside the goals; empty before they are measured."""
+    rows = [row for row in data["rows"] if row["way"] == DEFAULT_WAY and row["keep"] in GOALS]
+    if not rows:
+        return []
+    return [
+        "## Against the goals",
+        "",
+        AGAINST,
+        "",
+        "| kept | | mean KL | goal | | all items | goal | |",
+        "| ---: | --- | ---: | ---: | --- | ---: | ---: | --- |",
+        *(_goal_line(row, texts, asked) for row in rows),
+        "",
+    ]
+
+
+def _goal_line(row: Mapping[str, Any], texts: list[str], asked: list[str]) -> str:
+    """Figures of one share kept beside its goals."""
+    most_nats, least = GOALS[row["keep"]]
+    nats = _mean_nats(row["scores"], texts)
+    rate = _right_rate(row["scores"], asked)
+    return (
+        f"| {row['keep']:.0%} | {row['way']} | {nats:.3f} | ≤ {most_nats:g} "
+        f"| {_verdict(nats <= most_nats)} "
+        f"| {rate:.1%} | ≥ {least:.0%} | {_verdict(rate >= least)} |"
+    )
+
+
+def _verdict(is_met: bool) -> str:
+    return "met" if is_met else "missed"
+
+
 def _mean_kl(scores: Scores, names: list[str]) -> str:
-    if "kl_nats" not in scores[names[0]]:
-        return ""
-    return f"{sum(scores[name]['kl_nats'] for name in names) / len(names):.3f}"
+    return f"{_mean_nats(scores, names):.3f}" if "kl_nats" in scores[names[0]] else ""
+
+
+def _mean_nats(scores: Scores, names: list[str]) -> float:
+    nats: float = sum(scores[name]["kl_nats"] for name in names) / len(names)
+    return nats
 
 
 def _choice_cell(score: Mapping[str, Any]) -> str:
@@ -222,6 +268,11 @@ def _choice_cell(score: Mapping[str, Any]) -> str:
 
 
 def _all_items(scores: Scores, names: list[str]) -> str:
-    items = sum(scores[name]["items"] for name in names)
-    right = sum(scores[name]["items"] * scores[name]["choice_accuracy"] for name in names)
-    return f"{right / items:.1%}"
+    return f"{_right_rate(scores, names):.1%}"
+
+
+def _right_rate(scores: Scores, names: list[str]) -> float:
+    """Share of all items whose answer is likelier than every wrong choice."""
+    items: int = sum(scores[name]["items"] for name in names)
+    right: float = sum(scores[name]["items"] * scores[name]["choice_accuracy"] for name in names)
+    return right / items
