@@ -422,24 +422,24 @@ QWEN3_5_MOE_TEXT = FamilyRow(
     config={
         key: value
         for key, value in QWEN3_NEXT.config.items()
-        if key not in ("decoder_sparse_step", "mlp_only_layers", "intermediate_size", "rope_theta")
+        if key not in ("decoder_sparse_step", "mlp_only_layers", "intermediate_size")
     }
     | {
         "architectures": ["Qwen3_5MoeForCausalLM"],
         "model_type": "qwen3_5_moe_text",
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e6,
-            "partial_rotary_factor": 0.25,
-            "mrope_interleaved": True,
-            "mrope_section": [3, 3, 2],
-        },
     },
     variants=(
         {
             "layer_types": ["full_attention", "linear_attention", "linear_attention"],
             "linear_num_value_heads": 2,
             "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e5,
+                "partial_rotary_factor": 0.5,
+                "mrope_interleaved": True,
+                "mrope_section": [6, 5, 5],
+            },
         },
     ),
     refused=(
