@@ -46,6 +46,9 @@ GROUP_LIMITED = "group_limited_greedy"
 WINDOW = Number(0, 1 << 40)
 """Range of the length of an attention window; 0 stands for none."""
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of attention in a config's list of layer types."""
+
 HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
@@ -63,6 +66,7 @@ class _ConfigReader:
 
     def __init__(self, family: Family, config: dict[str, Any]) -> None:
         self.family = family
+        self.nulls = {key for key, value in config.items() if value is None}
         values = family.config_defaults | config
         rope = rope_facts(config)
         # transformers 5 writes these keys into rope_parameters, which have precedence.
@@ -294,8 +298,13 @@ def _has_qk_norm(reader: _ConfigReader) -> bool:
 
 def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
     count, by_best = reader.number_or("groups", 1), reader.family.routing.group_score == "best"
-    if not by_best and count == 1:
+    if not by_best and count == 1 and reader.number_or("top_groups", 1) == 1:
         return None
+    if by_best and "topk_method" in reader.nulls:
+        raise CheckpointError(
+            f"config.json: topk_method is null, expected 'greedy' or {GROUP_LIMITED!r} for "
+            f"{reader.family.model_type}"
+        )
     if by_best and reader.values.get("topk_method") != GROUP_LIMITED:
         if count != 1:
             raise CheckpointError(
@@ -349,10 +358,11 @@ def _read_shared_widths(
 
 
 def _check_window(reader: _ConfigReader) -> None:
-    """Checks that no attention window is shorter than the model's positions.
+    """Checks that every layer attends to all of the model's positions.
 
     Raises:
-        CheckpointError: The window is no number, or is shorter and in use.
+        CheckpointError: The window is no number, or is shorter and in use; or a layer has another
+            kind of attention.
     """
     window, positions = reader.values.get("sliding_window", 0), reader.number("max_positions")
     reader.require(WINDOW, window, "sliding_window")
@@ -360,6 +370,13 @@ def _check_window(reader: _ConfigReader) -> None:
         raise CheckpointError(
             f"config.json: sliding_window is {window}, less than the {positions} positions of the "
             f"model; attention within a window is not supported for {reader.family.model_type}"
+        )
+    types = reader.values.get("layer_types", [])
+    others = [each for each in types if each != FULL] if isinstance(types, list) else [types]
+    if others and not (window >= positions and set(map(str, others)) == {SLIDING}):
+        raise CheckpointError(
+            f"config.json: layer_types is {shown(types)}, expected a list of {FULL!r} for every "
+            f"layer of {reader.family.model_type}; other attention is not supported"
         )
 
 

@@ -26,7 +26,7 @@ class StageFacts:
 
 
 STAGES: dict[str, StageFacts] = {
-    "calibrate": StageFacts(3, ()),
+    "calibrate": StageFacts(4, ()),
     "importance": StageFacts(5, ("calibrate",), is_shared=True),
     "ranking": StageFacts(1, ("calibrate", "importance")),
     "plan": StageFacts(5, ("importance", "ranking")),

@@ -171,7 +171,11 @@ MIXTRAL = FamilyRow(
         {"num_experts_per_tok": 3, "sliding_window": 128, "tie_word_embeddings": True},
         {"num_key_value_heads": 4, "head_dim": 32},
     ),
-    refused=(({"sliding_window": 16}, "window"),),
+    refused=(
+        ({"sliding_window": 16}, "window"),
+        ({"layer_types": ["sliding_attention"] * 2}, "layer_types is"),
+        ({"layer_types": "full_attention"}, "expected a list of"),
+    ),
 )
 
 PHIMOE = FamilyRow(
@@ -233,6 +237,7 @@ DEEPSEEK_V2 = FamilyRow(
     refused=(
         ({"topk_method": "noaux_tc"}, "topk_method"),
         ({"n_group": 2}, "topk_method"),
+        ({"topk_method": None}, "topk_method is null"),
         ({"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 1}, "4 groups"),
         ({"qk_nope_head_dim": 8}, "multiple of 16"),
         ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
@@ -268,6 +273,9 @@ DEEPSEEK_V3 = FamilyRow(
         ({"scoring_func": "softmax"}, "scoring_func"),
         ({"rope_interleave": False}, "rope_interleave"),
         ({"n_group": 6, "topk_group": 2}, "best two"),
+        ({"n_group": 1, "topk_group": 4}, "4 of 1 groups"),
+        ({"n_group": 1, "topk_group": 0}, "topk_group is 0"),
+        ({"q_lora_rank": 0}, "q_lora_rank is 0"),
         ({"n_group": 4, "topk_group": 2}, "4 groups"),
         ({"moe_layer_freq": 2}, "moe_layer_freq"),
     ),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from moe_export.artifacts.ledger import Ledger
+from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.cli import main
 from moe_export.errors import CheckpointError
 from moe_export.families import ignored, open_checkpoint, spec_of
@@ -213,3 +214,13 @@ def test_what_transformers_does_not_accept_is_one_sentence(
     file = "generation_config" if "eos_token_id" in keys else "config"
     with pytest.raises(CheckpointError, match=rf"{file}\.json: transformers [\d.]+ does not acc"):
         load_torch_model(directory, torch.float32)
+
+
+def test_a_prefix_of_all_names_is_told(tmp_path: Path) -> None:
+    source = Checkpoint(tiny_checkpoint(tmp_path / "model"))
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    with CheckpointWriter(wrapped, source.config, num_shards=1) as writer:
+        writer.write_shard({f"module.{name}": source.read(name) for name in source.tensors})
+    with pytest.raises(CheckpointError, match=r"is missing, .*names begin with 'module\.'"):
+        open_checkpoint(wrapped)
