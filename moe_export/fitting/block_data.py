@@ -8,6 +8,10 @@ layer, the wanted output is
 so mix 0 asks for what the unpruned block makes of the same input, and mix 1 for what brings the
 residual stream of the pruned model to that of the unpruned one.
 
+The squared error of a token is divided by the mean square of O of the unpruned model, because the
+next norm divides by it too. In some models the first token of a sequence has a residual stream a
+hundred times as large as the others', which otherwise decides the whole fit.
+
 Legend: T real tokens of all batches, B sequences of a batch, L positions, D hidden.
 """
 
@@ -29,7 +33,7 @@ class BlockData:
     Attributes:
         x_TD: Inputs of the block, float32.
         wanted_TD: Wanted outputs, float32.
-        weight_T: Weight of each token, float32; the mean is about 1.
+        weight_T: Weight of each token's squared error, float32; the mean is about 1.
     """
 
     x_TD: Tensor

@@ -175,8 +175,9 @@ class LayerFits(Passes):
 
     def data(self, layer: int, whole: RaggedMoEBlock) -> BlockData:
         """Takes both streams through the unpruned layer, and stores the unpruned model's."""
-        x_TD = torch.empty(len(self.weight_T), self.model.spec.hidden_size)
-        wanted_TD = torch.empty_like(x_TD)
+        spec = self.model.spec
+        x_TD = torch.empty(len(self.weight_T), spec.hidden_size)
+        wanted_TD, square_T = torch.empty_like(x_TD), torch.empty(len(x_TD))
         start = 0
         for number, batch in self.batches.items():
             goal_BLD = self.run(layer, number, self.state(INPUT, layer, number))
@@ -187,8 +188,10 @@ class LayerFits(Passes):
             rows = slice(start, start + int(batch.real_T.sum()))
             x_TD[rows] = seen.x.flatten(0, -2)[batch.real_T]
             wanted_TD[rows] = wanted_BLD.flatten(0, -2)[batch.real_T]
+            square_T[rows] = goal_BLD.square().mean(-1).flatten()[batch.real_T]
             start = rows.stop
-        return BlockData(x_TD, wanted_TD, self.weight_T)
+        weight_T = self.weight_T / (square_T + spec.norm_epsilon)
+        return BlockData(x_TD, wanted_TD, weight_T / weight_T.mean())
 
     def _kind(self, layer: int) -> str:
         """Kind of the pruned model's states; both models have the same embeddings."""

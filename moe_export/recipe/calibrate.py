@@ -6,7 +6,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from moe_export.recipe.base import MOST, DocumentCount, Factor, Section, Seed
+from moe_export.recipe.base import MOST, Count, DocumentCount, Factor, Section, Seed
+
+
+class ModelOverrides(Section):
+    """Keys of the source's `config.json` that get other values; unset keys stay as published.
+
+    The model that is pruned, exported and compared with is the one with these values. Every
+    `config.json` of the run has the published ones in `moe_export_overrides`.
+
+    Attributes:
+        max_position_embeddings: Most positions of a sequence. Rotary tables of exports and the KV
+            cache of onnxruntime-genai have this length; Phi-3.5-MoE runs with its original 4096.
+        sliding_window: Tokens that attention sees in a family with windows; 0 for all.
+        num_experts_per_tok: Number of routed experts that a token is sent to.
+    """
+
+    max_position_embeddings: Count | None = None
+    sliding_window: Annotated[int, Field(ge=0, le=MOST)] | None = None
+    num_experts_per_tok: Count | None = None
+
+    @property
+    def keys(self) -> dict[str, int]:
+        """New values by config key."""
+        return self.model_dump(exclude_none=True)
 
 
 class ModelSettings(Section):
@@ -16,10 +39,12 @@ class ModelSettings(Section):
         source: `demo` (the embedded model), a directory, or a Hugging Face id (`owner/name`), which
             is taken from the local cache or, if the network allows, fetched.
         revision: Revision of a Hugging Face id.
+        overrides: Keys of its `config.json` that get other values.
     """
 
     source: str = Field(min_length=1)
     revision: str | None = None
+    overrides: ModelOverrides = ModelOverrides()
 
 
 class Source(Section):

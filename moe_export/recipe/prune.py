@@ -33,9 +33,9 @@ class BlockSettings(Section):
         tokens_per_step: Calibration tokens of a step, drawn by the weights of their sources.
     """
 
-    steps: Count = 120
-    learning_rate: Factor = 0.02
-    tokens_per_step: Count = 768
+    steps: Count = 240
+    learning_rate: Factor = 0.03
+    tokens_per_step: Count = 384
 
 
 class DistillSettings(Section):

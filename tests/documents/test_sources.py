@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from moe_export.documents.shares import shares
 from moe_export.documents.sources import draw, has_answers, outside_files, task_names
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
-from moe_export.stages.calibrate import shares
 from moe_export.testing.tiny import tiny_checkpoint
 
 

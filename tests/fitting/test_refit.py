@@ -16,7 +16,7 @@ from moe_export.fitting import refit
 from moe_export.fitting.block_data import BlockData
 from moe_export.fitting.compact import compact_block, hidden
 from moe_export.fitting.fit_block import FitRule
-from moe_export.fitting.fit_layers import PRUNED, begun
+from moe_export.fitting.fit_layers import PRUNED, LayerFits, begun
 from moe_export.fitting.fit_tokens import FitTokens
 from moe_export.passes.layers import INPUT
 from moe_export.torch_model import load_torch_model
@@ -47,10 +47,13 @@ def block(folders: dict[str, Path]) -> RaggedMoEBlock:
     return small
 
 
-def test_all_experts_together_are_the_weighted_least_squares_solution(
-    block: RaggedMoEBlock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [19, 18])
+def test_experts_at_once_or_in_many_sweeps_are_the_weighted_least_squares_solution(
+    block: RaggedMoEBlock, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(refit, "SWEEPS", 200)
+    # The experts keep 19 dimensions.
+    monkeypatch.setattr(refit, "DIMENSIONS_AT_ONCE", at_once)
+    monkeypatch.setattr(refit, "SWEEPS", 200 if at_once < 19 else 0)
     monkeypatch.setattr(refit, "TOKENS_AT_ONCE", 70)
     x_TD, wanted_TD = torch.randn(2, 300, 64, generator=torch.Generator().manual_seed(0))
     weight_T = torch.linspace(0.1, 2, 300)
@@ -155,21 +158,25 @@ def test_without_the_fit_nothing_changes(folders: dict[str, Path], tmp_path: Pat
     assert Ledger.load(out).refit == Refit(tensors=(), left=())
 
 
-def test_with_mix_1_the_wanted_outputs_lead_back_to_the_unpruned_model(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def begun_fit(folders: dict[str, Path], tmp_path: Path, weights: list[float]) -> LayerFits:
+    """Fit of three sequences, of which the last is held out; every expert keeps a dimension."""
     sequences = [np.arange(start, start + 20, dtype=np.int32) for start in (0, 50, 100)]
     spec = spec_of(Checkpoint(folders["model"]).config)
-    widths = ((1,) * 6,) * 3
     kept = {(layer, expert): np.arange(1) for layer in range(3) for expert in range(6)}
-    fit = begun(
+    return begun(
         folders["model"],
-        replace(spec, widths=widths),
+        replace(spec, widths=((1,) * 6,) * 3),
         kept,
-        FitTokens(sequences, np.ones(3)),
+        FitTokens(sequences, np.array(weights)),
         FitRule(ridge=0.01, mix=1.0),
         tmp_path,
     )
+
+
+def test_with_mix_1_the_wanted_outputs_lead_back_to_the_unpruned_model(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    fit = begun_fit(folders, tmp_path, [1.0, 1.0, 1.0])
     fit.layer(0)
     with fit.model.layer(1), torch.no_grad():
         whole = fit.model.block(1)
@@ -185,3 +192,18 @@ def test_with_mix_1_the_wanted_outputs_lead_back_to_the_unpruned_model(
             expected_BLD = fit.state(INPUT, 2, number)
             torch.testing.assert_close(actual_BLD, expected_BLD, rtol=1e-4, atol=1e-4)
             assert (fit.state(PRUNED, 1, number) - fit.state(INPUT, 1, number)).abs().max() > 0.1
+
+
+def test_errors_count_as_shares_of_the_unpruned_residual_stream(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    fit = begun_fit(folders, tmp_path, [1.0, 3.0, 2.0])
+    with fit.model.layer(0), torch.no_grad():
+        whole = fit.model.block(0)
+        assert whole is not None
+        weight_T = fit.data(0, whole).weight_T
+    streams = [fit.state(INPUT, 1, number).flatten(0, 1) for number in fit.batches]
+    share_T = torch.tensor([1.0, 3.0, 2.0]).repeat_interleave(20) / torch.cat(
+        streams
+    ).square().mean(1)
+    torch.testing.assert_close(weight_T, share_T / share_T.mean(), rtol=1e-3, atol=1e-6)

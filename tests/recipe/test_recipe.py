@@ -276,6 +276,16 @@ def test_a_text_that_is_no_size_is_refused(text: str) -> None:
         parse_bytes(text)
 
 
+def test_genai_runs_on_cuda_where_the_recipe_measures_on_cuda(tmp_path: Path) -> None:
+    on_cuda = MINIMAL + "export: {dtype: float16}\nvalidate: {providers: [cpu, cuda]}\n"
+    for text, provider in (
+        (MINIMAL, None),
+        (on_cuda, "cuda"),
+        (on_cuda.replace("float16", "float16, genai_provider: null"), None),
+    ):
+        assert load_recipe(recipe_with(tmp_path, text)).export.genai_provider == provider
+
+
 def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
     path = recipe_with(tmp_path, MINIMAL + "export: {pruned: false}\n")
     with pytest.raises(RecipeError, match="nothing is quantized, so there is nothing to export"):
@@ -313,7 +323,7 @@ def test_refitting_is_on_and_its_off_is_read_back(tmp_path: Path) -> None:
     path = recipe_with(tmp_path, MINIMAL)
     plain = load_recipe(path).prune
     assert plain.refit == RefitSettings(ridge=0.01, mix=0.5)
-    assert plain.block_steps == BlockSettings(steps=120)
+    assert plain.block_steps == BlockSettings(steps=240)
     off = load_recipe(path, ("prune.refit=false",))
     assert load_recipe(recipe_with(tmp_path, json.dumps(off.plain()))).prune == off.prune
     assert (off.prune.refit, off.prune.block_steps) == (False, None)
