@@ -23,6 +23,7 @@ from moe_export.formats import block_scaled
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
+from moe_export.system.published_files import other_weights, require_content
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -268,7 +269,7 @@ class Checkpoint:
         if not (self.directory / INDEX_FILE).exists():
             raise CheckpointError(
                 f"{self.directory}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; "
-                "give the directory of a safetensors checkpoint"
+                f"{other_weights(self.directory)}"
             )
         index = self._index()
         for shard in index.values():
@@ -476,7 +477,9 @@ def _read_json(path: Path) -> dict[str, Any]:
                 f"{path} has {path.stat().st_size} bytes, expected at most {LARGEST_JSON_BYTES}; "
                 "copy it again"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        require_content(path, text)
+        content = json.loads(text)
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON (it is nested too deep)") from error
     except (OSError, ValueError) as error:
@@ -512,7 +515,8 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
         _require_file(path, "copy the shard again")
     infos = {}
     try:
-        open_regular(path).close()  # safetensors calls an unreadable file missing
+        with open_regular(path) as file:  # safetensors calls an unreadable file missing
+            require_content(path, file.read(64).decode("latin-1"))
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)
