@@ -22,7 +22,9 @@ from moe_export.families.base import ModelSpec
 ROTARY = re.compile(r"(.+\.)?rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)")
 
 ROTARY_REASON = "rotary frequencies follow from config.json"
-AHEAD_REASON = "predicts tokens further ahead (multi-token prediction), which decoding does not use"
+AHEAD_REASON = (
+    "predicts tokens further ahead (num_nextn_predict_layers, mtp), which decoding does not use"
+)
 VISION_REASON = "belongs to the part of the model that sees; the language model alone is exported"
 TIED_REASON = "equals the embedding, which the logits come from"
 
