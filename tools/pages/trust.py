@@ -41,6 +41,12 @@ FUZZ = (
     "no sentence, or exit code 0 with a wrong result. `generate` and `status` do not hash what "
     "they read; `verify` does. Windows of texts and Parquet are judged by their ends alone."
 )
+OPEN = (
+    "Four other cases were bad, were mended with tests, and were tried again on the mended code: "
+    "a byte order mark in the name of a tensor, two numbers that JSON does not have, and "
+    "`topk_method: null`. The bad one that is left is `sizes` of a config with 256 layers: 8.3 s "
+    "of processor time, but more than 90 s of wall time, as other work took the machine."
+)
 NOT_TRIED = (
     "Two real machines, power cuts, disks of other file systems, and leaks within ONNX Runtime: "
     "the sanitizers look for them in the fuzzer of `tests/native`, which runs without ONNX Runtime."
@@ -98,7 +104,7 @@ def markdown(data: dict[str, Any]) -> str:
     facts = data["fuzz"]["machine"] | data["fuzz"]["versions"]
     facts["memory"] = size(facts["memory_bytes"])
     parts = ["# What was tried to break it", INTRODUCTION.format(**facts)]
-    parts += ["## Hostile inputs", FUZZ, table(_fuzz_table(data["fuzz"]))]
+    parts += ["## Hostile inputs", FUZZ, table(_fuzz_table(data["fuzz"])), OPEN]
     parts += ["## Events", table(_event_table(data))]
     if "tampering" in data:
         parts += ["## Tampering", _tampering(data["tampering"])]
