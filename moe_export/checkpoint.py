@@ -8,7 +8,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from moe_export.errors import CheckpointError
+from moe_export.formats import block_scaled
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
+from moe_export.system.published_files import other_weights, require_content
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -55,6 +57,9 @@ _FOREIGN = {
 LARGEST_JSON_BYTES = 1 << 26
 """Most bytes of a JSON file. The index of the largest published model has a tenth of that."""
 
+_OF_WHOLE = {"text_config", "vision_config", "architectures", "model_type"}
+"""Config keys of a model that also sees which say nothing about its language model."""
+
 _DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
 
@@ -76,12 +81,16 @@ class TensorInfo:
         dtype: Stored dtype.
         shape: Shape of the tensor, or of its part.
         part: Row range of a larger stored tensor; None if the tensor is stored by itself.
+        stored: Name in the shard if it is another one.
+        scales: Name and entry of the scales of FP8 blocks; None if the tensor is stored as it is.
     """
 
     shard: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     part: Part | None = None
+    stored: str | None = None
+    scales: tuple[str, TensorInfo] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -94,8 +103,9 @@ class Checkpoint:
 
     Attributes:
         directory: Folder of the checkpoint.
-        config: Content of `config.json`.
-        tensors: Entries by the names that the model knows.
+        config: Content of `config.json`, without the note of FP8 weights that are read as floats.
+        tensors: Entries by the names that the model knows. FP8 matrices with scales of blocks are
+            read as bfloat16, and their entries say so.
         dropped: Reasons by the name of each stored tensor that is left out.
 
     Raises:
@@ -110,6 +120,10 @@ class Checkpoint:
         self.tensors: dict[str, TensorInfo] = {}
         self.dropped: dict[str, str] = {}
         accepted = DTYPES | (CODE_DTYPES if QUANTIZATION_KEY in self.config else {})
+        self._block = block_scaled.block_of(self.config)
+        if self._block is not None:
+            accepted = accepted | {block_scaled.CODE_WORD: block_scaled.CODES}
+            self.config.pop(block_scaled.CONFIG_KEY)
         for shard in self._shards():
             for name, info in _read_header(directory / shard, accepted).items():
                 if name in self.tensors:
@@ -120,6 +134,8 @@ class Checkpoint:
                     )
                 self.tensors[name] = info
         self._check_index()
+        if self._block is not None:
+            self._fold_scales(self._block)
 
     def read(self, name: str) -> NDArray[Any]:
         """Reads one tensor from disk, in its stored dtype.
@@ -132,10 +148,14 @@ class Checkpoint:
         info = self.tensors[name]
         path = self.directory / info.shard
         tensor: NDArray[Any]
+        if info.scales is not None:
+            tensor = self._read_block_scaled(name, info, *info.scales)
+            self._check_finite(path, name, tensor)
+            return tensor
         try:
             with safe_open(path, "np") as shard:
                 if info.part is None:
-                    tensor = shard.get_tensor(name)
+                    tensor = shard.get_tensor(info.stored or name)
                 else:
                     stored, expert, start, stop = info.part
                     rows = slice(start, stop)
@@ -145,13 +165,53 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor {name} cannot be read ({error}); copy the shard again"
             ) from error
+        self._check_finite(path, name, tensor)
+        return tensor
+
+    def _check_finite(self, path: Path, name: str, tensor: NDArray[Any]) -> None:
         bad = _not_finite(tensor)
         if bad:
             raise CheckpointError(
                 f"{path}: tensor {name} holds {bad} values that are not "
                 "finite; get an undamaged copy of the checkpoint"
             )
-        return tensor
+
+    def _fold_scales(self, block: tuple[int, int]) -> None:
+        """Joins every FP8 matrix with its scales, which are no tensors of the model."""
+        for name, info in list(self.tensors.items()):
+            if info.dtype != block_scaled.CODES:
+                continue
+            scale_name = name + block_scaled.SCALE_SUFFIX
+            scales = self.tensors.pop(scale_name, None)
+            wanted = block_scaled.blocks(info.shape, block)
+            if len(info.shape) != 2 or scales is None or scales.shape != wanted:
+                found = "no such tensor" if scales is None else f"shape {list(scales.shape)}"
+                raise CheckpointError(
+                    f"{self.directory / info.shard}: FP8 tensor {name} of shape "
+                    f"{list(info.shape)} needs scales {scale_name} of shape {list(wanted)}, found "
+                    f"{found}; give the checkpoint as it was published, or in bfloat16"
+                )
+            self.dropped[scale_name] = block_scaled.REASON
+            self.tensors[name] = replace(
+                info, dtype=block_scaled.READ_AS, scales=(scale_name, scales)
+            )
+
+    def _read_block_scaled(
+        self, name: str, info: TensorInfo, scale_name: str, scales: TensorInfo
+    ) -> NDArray[Any]:
+        """Reads a matrix of FP8 codes, multiplied by the scales of its blocks."""
+        assert self._block is not None
+        stored = info.stored or name
+        codes_NK = _stored_bytes(self.directory / info.shard, stored).view(block_scaled.CODES)
+        path = self.directory / scales.shard
+        try:
+            with safe_open(path, "np") as shard:
+                scale_IJ = shard.get_tensor(scale_name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: tensor {scale_name} cannot be read ({error}); copy the shard again"
+            ) from error
+        return block_scaled.dequantized(codes_NK.reshape(info.shape), scale_IJ, self._block)
 
     def divide(self, stored: str, parts: Mapping[str, Part]) -> None:
         """Replaces a tensor by its parts, which are then read one by one.
@@ -162,9 +222,15 @@ class Checkpoint:
         """
         whole = self.tensors.pop(stored)
         for name, part in parts.items():
+            part = part._replace(stored=whole.stored or stored)
             first = 0 if part.expert is None else 1
             shape = (part.stop - part.start, *whole.shape[first + 1 :])
             self.tensors[name] = TensorInfo(whole.shard, whole.dtype, shape, part)
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a stored tensor the name that the model knows it by."""
+        info = self.tensors.pop(name)
+        self.tensors[new] = replace(info, stored=info.stored or name)
 
     def drop(self, name: str, reason: str) -> None:
         """Leaves a tensor out from now on.
@@ -203,7 +269,7 @@ class Checkpoint:
         if not (self.directory / INDEX_FILE).exists():
             raise CheckpointError(
                 f"{self.directory}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; "
-                "give the directory of a safetensors checkpoint"
+                f"{other_weights(self.directory)}"
             )
         index = self._index()
         for shard in index.values():
@@ -384,7 +450,7 @@ def read_config(place: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Content of a config that pruned and exported models can hold too."""
-    content = _read_json(path)
+    content = _text_config(_read_json(path))
     try:
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:  # infinities, NaN, and halves of surrogate pairs
@@ -392,6 +458,15 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} holds a value that JSON in UTF-8 cannot ({error}); correct it"
         ) from error
     return content
+
+
+def _text_config(content: dict[str, Any]) -> dict[str, Any]:
+    """Config of the language model within a model that also sees; any other config as it is."""
+    text = content.get("text_config")
+    if not isinstance(text, dict) or text.get("model_type") != f"{content.get('model_type')}_text":
+        return content
+    whole = {key: value for key, value in content.items() if key not in _OF_WHOLE}
+    return whole | text
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -402,7 +477,9 @@ def _read_json(path: Path) -> dict[str, Any]:
                 f"{path} has {path.stat().st_size} bytes, expected at most {LARGEST_JSON_BYTES}; "
                 "copy it again"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        require_content(path, text)
+        content = json.loads(text)
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON (it is nested too deep)") from error
     except (OSError, ValueError) as error:
@@ -438,7 +515,8 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
         _require_file(path, "copy the shard again")
     infos = {}
     try:
-        open_regular(path).close()  # safetensors calls an unreadable file missing
+        with open_regular(path) as file:  # safetensors calls an unreadable file missing
+            require_content(path, file.read(64).decode("latin-1"))
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)
@@ -457,6 +535,20 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
             f"{path}: the shard is truncated or damaged ({error}); copy it again"
         ) from error
     return infos
+
+
+def _stored_bytes(path: Path, name: str) -> NDArray[np.uint8]:
+    """Bytes of a tensor of a dtype that safetensors cannot give numpy."""
+    try:
+        with open_regular(path) as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            start, stop = json.loads(file.read(length))[name]["data_offsets"]
+            file.seek(8 + length + start)
+            return np.frombuffer(file.read(stop - start), np.uint8)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: tensor {name} cannot be read ({error}); copy the shard again"
+        ) from error
 
 
 def _foreign(path: Path, name: str, word: str, accepted: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import onnxruntime
 from optimum.onnxruntime import ORTModelForCausalLM as _ORTModelForCausalLM
 
+from moe_export.errors import DependencyError
 from moe_export.op.library import register
 
 
@@ -27,6 +28,11 @@ class ORTModelForCausalLM(_ORTModelForCausalLM):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        missing = [s for s in self.input_shapes if s.endswith("_state")]
+        if missing:
+            raise DependencyError(
+                f"Optimum has no cache for {missing[0]}; load the model by moe_export.load"
+            )
         _, heads, _, head_dim = self.input_shapes["past_key_values.0.key"]
         self.num_key_value_heads, self.embed_size_per_head = heads, head_dim
         # Optimum's names for DeepSeek-V3, whose values our exports pad to the length of keys.

@@ -28,9 +28,10 @@ same format."""
 
 DENSE_ROLES = frozenset(
     {"q", "k", "v", "o", "q_latent", "q_expand", "kv_latent", "kv_expand"}
+    | {"conv_in", "conv_out", "delta_in", "delta_qkv", "delta_z", "delta_out"}
     | {"dense_gate", "dense_up", "dense_down"}
 )
-"""Roles of the matrices of attention and of layers without experts."""
+"""Roles of the matrices of mixers, such as attention, and of layers without experts."""
 
 
 def words_for(use: Use) -> tuple[FormatWord, ...]:

@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The native library, compiled from the sources of this tree."""
+    """The native library, compiled from the sources of this tree.
+
+    MOE_EXPORT_TEST_LIBRARY names one that was compiled elsewhere, for processors in emulation.
+    """
+    given = os.environ.get("MOE_EXPORT_TEST_LIBRARY")
+    if given is not None:
+        return Path(given)
     compile_it = partial(build, LIBRARY, "moe_export_ops")
     return made_once(tmp_path_factory, "native", compile_it) / LIBRARY_NAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from moe_export.artifacts.base import JsonArtifact, Record
@@ -70,6 +71,8 @@ class Plan(JsonArtifact):
 
     Attributes:
         shared_expert: `prune` if the shared expert is pruned too; else None.
+        top_k: experts per token of the pruned model; None if they are the source's.
+        top_k_before: experts per token of the source; None likewise.
         score: name of the importance score that dimensions are ranked by.
         scope: set of dimensions that are ranked together: the model, a layer or an expert.
         unit: piece that is removed as a whole: a dimension or an expert.
@@ -87,6 +90,8 @@ class Plan(JsonArtifact):
     FILE = "plan.json"
 
     shared_expert: Literal["prune"] | None = None
+    top_k: int | None = None
+    top_k_before: int | None = None
     score: str
     scope: Literal["model", "layer", "expert"]
     unit: Literal["dimension", "expert"]
@@ -124,12 +129,13 @@ class Plan(JsonArtifact):
         return models.of(variant) if models else None
 
     def axis_of(self, spec: ModelSpec) -> Axis:
-        """Returns the experts of a model that the plan ranks."""
-        return Axis(spec, self.prunes_shared)
+        """Returns the experts of a model that the plan ranks, with the plan's experts per token."""
+        return Axis(spec, self.prunes_shared).routed_to(self.top_k)
 
     def unpruned(self, pruned: ModelSpec) -> ModelSpec:
         """Returns the spec of the model that the plan was made for, given that of the pruned."""
-        return self.axis_of(pruned).resized(self.axis_widths_before).spec
+        spec = self.axis_of(pruned).resized(self.axis_widths_before).spec
+        return spec if self.top_k_before is None else replace(spec, top_k=self.top_k_before)
 
 
 def _on_axis(routed: Sequence[int], shared: int | None) -> list[int]:

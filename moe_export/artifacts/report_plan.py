@@ -40,6 +40,8 @@ class ModelFacts(Record):
         layers: number of decoder layers.
         experts_per_layer: number of routed experts of a layer.
         experts_per_token: number of routed experts that a token is sent to.
+        experts_per_token_before: the same number in the unpruned model; None in files of older
+            versions.
         hidden_size: number of elements of the residual stream.
         vocabulary_tokens: size of the vocabulary.
         parameters: number of parameters.
@@ -51,6 +53,7 @@ class ModelFacts(Record):
     layers: int
     experts_per_layer: int
     experts_per_token: int
+    experts_per_token_before: int | None = None
     hidden_size: int
     vocabulary_tokens: int
     parameters: Parameters

@@ -59,6 +59,7 @@ class Point(Record):
         decode_ratio: ratio of that speed to the unpruned model's, measured in the same run; None if
             either was not measured.
         speed_setting: conditions of the speed; None if not measured.
+        top_k: experts per token; None if they are the unpruned model's.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Point(Record):
     decode_tokens_per_s: float | None
     decode_ratio: float | None
     speed_setting: SpeedSetting | None
+    top_k: int | None = None
 
 
 class KlVerdict(Record):

@@ -10,6 +10,9 @@ from pathlib import Path
 from moe_export.errors import ArtifactError, RecipeError
 from moe_export.variants import MODEL_FILE, exported
 
+GGUF = ".gguf"
+"""Suffix of a word that is a file of llama.cpp."""
+
 PORTABLE = "@portable"
 """Suffix of a word whose model runs as standard operators, without the native library."""
 
@@ -20,30 +23,38 @@ class Model:
 
     Attributes:
         name: Name in the table.
-        directory: Folder that holds `model.onnx`.
+        directory: Folder that holds `model.onnx`; for llama.cpp the GGUF file.
         operator: `native` or `portable`, as `validate.operator`.
+        llama_cpp: Folder of llama.cpp's libraries, which run the GGUF file.
     """
 
     name: str
     directory: Path
     operator: str = "native"
+    llama_cpp: Path | None = None
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the graph and of its weights."""
+        """Bytes of the graph and of its weights, or of the GGUF file."""
+        if self.llama_cpp is not None:
+            return self.directory.stat().st_size
         return sum(path.stat().st_size for path in self.directory.glob(f"{MODEL_FILE}*"))
 
 
-def models_of(words: Sequence[str]) -> list[Model]:
-    """Finds the models of the words `[NAME=]DIRECTORY[@portable]`.
+def models_of(words: Sequence[str], llama_cpp: Path | None = None) -> list[Model]:
+    """Finds the models of the words `[NAME=]DIRECTORY[@portable]` and `[NAME=]FILE.gguf`.
 
     A directory is a run, of which every exported model is taken, or a folder with `model.onnx`.
 
+    Args:
+        words: Words of the command line.
+        llama_cpp: Folder of llama.cpp's libraries.
+
     Raises:
-        ArtifactError: A directory holds no exported model.
-        RecipeError: Two models have the same name.
+        ArtifactError: A directory holds no exported model, or a file is missing.
+        RecipeError: Two models have the same name, or a GGUF file is given without llama.cpp.
     """
-    models = [model for word in words for model in _models_of(word)]
+    models = [model for word in words for model in _models_of(word, llama_cpp)]
     counts = Counter(model.name for model in models)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -54,7 +65,10 @@ def models_of(words: Sequence[str]) -> list[Model]:
     return models
 
 
-def _models_of(word: str) -> Iterator[Model]:
+def _models_of(word: str, llama_cpp: Path | None) -> Iterator[Model]:
+    if word.endswith(GGUF):
+        yield _gguf_model(word, llama_cpp)
+        return
     place = word.removesuffix(PORTABLE)
     operator = "portable" if place != word else "native"
     # A folder may have = in its name.
@@ -72,6 +86,18 @@ def _models_of(word: str) -> Iterator[Model]:
         )
     for variant, folder in variants.items():
         yield Model(f"{name or directory.name}/{variant}{suffix}", folder, operator)
+
+
+def _gguf_model(word: str, llama_cpp: Path | None) -> Model:
+    name, _, path = ("", "", word) if Path(word).is_file() else word.rpartition("=")
+    if not Path(path).is_file():
+        raise ArtifactError(f"{path} is no file, expected a GGUF file; give another path")
+    if llama_cpp is None:
+        raise RecipeError(
+            f"{path} needs llama.cpp; give --llama-cpp the folder of its libraries, such as "
+            "node_modules/@node-llama-cpp/linux-x64/bins/linux-x64"
+        )
+    return Model(name or Path(path).stem, Path(path), llama_cpp=llama_cpp)
 
 
 def _own_name(directory: Path) -> str:

@@ -38,6 +38,9 @@ from moe_export.variants import MODEL_FILE
 READ_BYTES = 256 << 20
 """Bytes of a plain read, more than processors have caches."""
 
+REST_S = 0.1
+"""Seconds between a step and a plain read."""
+
 LOOKUPS = ("Gather", "GatherBlockQuantized")
 """Operators that read a few rows of their weights."""
 
@@ -181,6 +184,8 @@ def timed(directory: Path, threads: int, context: int, steps: int) -> Nodes:
         cache.prompt(random.integers(0, vocabulary, (1, context)))
         rates = []
         for _ in range(steps):
+            # ONNX Runtime's threads look for work for a while, on the cores that the read needs.
+            time.sleep(REST_S)
             rates.append(_read_rate(threads))
             cache.token(random.integers(0, vocabulary, 1))
         events = json.loads(Path(model.session.end_profiling()).read_bytes())

@@ -332,7 +332,14 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         nargs="+",
         metavar="RUN",
         help="a run directory or a folder with model.onnx; NAME=RUN names it in the table, "
-        "RUN@portable runs it without the native library",
+        "RUN@portable runs it without the native library; a file FILE.gguf is run by llama.cpp",
+    )
+    bench.add_argument(
+        "--llama-cpp",
+        type=Path,
+        metavar="DIR",
+        help="folder of llama.cpp's libraries, as in node_modules/@node-llama-cpp/linux-x64/bins/"
+        "linux-x64 after npm install @node-llama-cpp/linux-x64@3.22.1",
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
     several = "(default: %(default)s)"
@@ -390,6 +397,14 @@ def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=["float16", "int8", "int4"],
         metavar="FORMAT",
         help="float32, float16 or formats of quantized experts (default: float16 int8 int4)",
+    )
+    sizes.add_argument(
+        "--top-k",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="experts per token, with active parameters (default: those of the model)",
     )
 
 

@@ -184,13 +184,15 @@ def bench(arguments: argparse.Namespace) -> None:
         new_tokens=arguments.new_tokens,
         repeats=arguments.repeats,
     )
-    chosen = models.models_of(arguments.runs)
+    chosen = models.models_of(arguments.runs, arguments.llama_cpp)
     result = turns.bench(chosen, settings)
     for table in (turns.speed_table(result), turns.memory_table(result)):
         print_table("", table.head, table.rows)
     if arguments.nodes:
         at = (arguments.threads[0], arguments.prompt_tokens[0], arguments.new_tokens)
-        found = {model.name: nodes.nodes_of(model, *at) for model in chosen}
+        found = {
+            model.name: nodes.nodes_of(model, *at) for model in chosen if model.llama_cpp is None
+        }
         for name, times in found.items():
             table = nodes.node_table(name, times)
             print_table("", table.head, table.rows)
@@ -208,7 +210,9 @@ def sizes(arguments: argparse.Namespace) -> None:
         sizes_of,
     )
 
-    computed = sizes_of(read_config(arguments.config), arguments.keep, arguments.formats)
+    computed = sizes_of(
+        read_config(arguments.config), arguments.keep, arguments.formats, arguments.top_k
+    )
     table = size_table(computed)
     print_table("", table.head, table.rows)
     say_line(cache_sentence(computed))

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from moe_export.errors import CheckpointError
+from moe_export.families.overrides import origin_of
 from moe_export.system.digests import open_regular
 from moe_export.system.disk import disk_error
 
@@ -77,7 +78,7 @@ def _check_place(path: Path, directory: Path) -> None:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} is a link to nothing; copy the file itself") from error
-    home = directory.resolve()
+    home = origin_of(directory).resolve()
     if not any(target.is_relative_to(root) for root in _roots(home)):
         raise CheckpointError(
             f"{path} is a link to {target}, outside the checkpoint, and would be copied into the "

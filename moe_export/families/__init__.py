@@ -10,10 +10,10 @@ from typing import Any
 from moe_export.checkpoint import Checkpoint, read_config
 from moe_export.families import known
 from moe_export.families.base import PRUNED_PREFIX, Family, ModelSpec
-from moe_export.families.config import read_spec
+from moe_export.families.config import read_spec, with_top_k
 from moe_export.families.foreign import require_floats, unsupported
 from moe_export.families.ignored import drop_ignored
-from moe_export.families.layouts import divide_fused
+from moe_export.families.layouts import divide_fused, name_text
 from moe_export.families.stored import check_tensors
 
 __all__ = ["FAMILIES", "check_tensors", "open_checkpoint", "spec_of"]
@@ -38,19 +38,28 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
     return read_spec(FAMILIES[name], config)
 
 
-def open_checkpoint(directory: Path) -> tuple[Checkpoint, ModelSpec]:
+def open_checkpoint(directory: Path, top_k: int | None = None) -> tuple[Checkpoint, ModelSpec]:
     """Opens a checkpoint of a known family and checks that it has exactly the expected tensors.
 
     Parts of fused tensors get the family's names. Tensors that every loader ignores are dropped and
     listed in `Checkpoint.dropped`.
 
+    Args:
+        directory: Folder of the checkpoint.
+        top_k: Experts per token, in place of the config's; None to keep those.
+
     Raises:
+        RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
     config = read_config(directory)
     spec = spec_of(config)  # the model's type is refused before its weights are read
     require_floats(config, directory)
     checkpoint = Checkpoint(directory)
+    if top_k is not None:
+        checkpoint.config = with_top_k(spec, checkpoint.config, top_k)
+        spec = spec_of(checkpoint.config)
+    name_text(checkpoint, spec)
     drop_ignored(checkpoint, spec)
     divide_fused(checkpoint, spec)
     check_tensors(checkpoint, spec)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from moe_export.errors import RecipeError
 from moe_export.experts import ExpertTable
 from moe_export.families.base import ModelSpec
+from moe_export.families.config import check_top_k
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ class Axis:
             shared = tuple(layer[count] if layer else None for layer in widths)
             spec = replace(spec, shared_widths=shared)
         return replace(self, spec=spec)
+
+    def routed_to(self, top_k: int | None) -> Axis:
+        """The axis of the same model with other experts per token; None to keep those.
+
+        Raises:
+            RecipeError: The model's routers choose fewer.
+        """
+        if top_k is None:
+            return self
+        check_top_k(self.spec, top_k)
+        return replace(self, spec=replace(self.spec, top_k=top_k))
 
     def emptied(self) -> Axis:
         """The axis of the model with every expert on it at width 0."""

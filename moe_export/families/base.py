@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.families.features import ExpertGroups, LatentAttention, Routing
+from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer, Routing
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
@@ -53,6 +53,8 @@ class TensorRule:
         when: Boolean attribute of `ModelSpec` without which the tensor is absent.
         layers: Layers that have the tensor: all, those with experts, or those without.
         is_wide: True if the tensor is computed with in float32 whatever the model's dtype.
+        mixer: Kind of mixer without which a layer lacks the tensor; None if every layer has it.
+        offset: Number added to the stored values where they are used.
     """
 
     role: str
@@ -62,6 +64,8 @@ class TensorRule:
     when: str | None = None
     layers: Literal["all", "moe", "dense"] = "all"
     is_wide: bool = False
+    mixer: Mixer | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ class Family:
         tensors: Every tensor that a checkpoint may hold.
         fused: Names of transformers 5 for some of them.
         dense_layers: Config keys that decide which layers have a plain MLP and no experts.
+        mixers: Kind of mixer by its word in the config's `layer_types`; empty if all layers have
+            the same kind of attention. Without `layer_types`, every `full_attention_interval`-th
+            layer has the last of them and the others the first.
+        gates_attention: True if queries come with a gate of the attention's output.
+        windows: Layers whose attention sees only the config's `sliding_window`: none of them, all,
+            or those that `layer_types` calls sliding.
         norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
         qk_norm: Norm of queries and keys: within each head, over all heads together, or none.
         qk_norm_flag: Config key that switches the norm of queries and keys on; None if it is always
@@ -106,6 +116,11 @@ class Family:
         shared_gate: True if the shared expert has a weight of its own for each token.
         predicts_ahead: True if checkpoints may hold layers after the last one that predict tokens
             further ahead; they are dropped.
+        ahead_prefix: Beginning of the names of tensors that predict tokens further ahead; None if
+            they are in layers of their own. They are dropped.
+        text_prefix: Beginning of the names of the language model's tensors in checkpoints of models
+            that also see, in place of `model.`; None if there are no such checkpoints.
+        vision_prefix: Beginning of the names of the other tensors there, which are dropped.
         rope_types: Kinds of stretched frequencies that are supported.
         moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
@@ -125,6 +140,9 @@ class Family:
     dense_layers: tuple[
         Literal["decoder_sparse_step", "mlp_only_layers", "first_k", "mlp_layer_types"], ...
     ] = ()
+    mixers: dict[str, Mixer] = field(default_factory=dict)
+    gates_attention: bool = False
+    windows: Literal["none", "all", "layer_types"] = "none"
     norm: Literal["rms", "layer"] = "rms"
     qk_norm: Literal["head", "all"] | None = None
     qk_norm_flag: str | None = None
@@ -133,6 +151,9 @@ class Family:
     router_float32: bool = False
     shared_gate: bool = True
     predicts_ahead: bool = False
+    ahead_prefix: str | None = None
+    text_prefix: str | None = None
+    vision_prefix: str | None = None
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
     genai_type: str = "decoder"
@@ -149,6 +170,7 @@ class TensorSpec:
     layer: int | None = None
     expert: int | None = None
     is_wide: bool = False
+    offset: float = 0.0
 
     @property
     def elements(self) -> int:
@@ -167,6 +189,11 @@ class ModelSpec:
         head_dim: Entries of a head's query and key.
         rotated: Fraction of a head's entries that are rotated in plain attention.
         has_qk_norm: True if queries and keys are normalized.
+        mixers: Kind of mixer of each layer.
+        convolution_taps: Number of tokens that a short convolution sees; 0 without one.
+        delta_net: Sizes of gated delta nets; None without one.
+        windows: Number of tokens, its own included, that a token attends to, one per layer; 0 for
+            all of them.
         widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
             All are equal until the model is pruned.
         shared_widths: Width of the always-on expert, one per layer; None without such an expert.
@@ -190,6 +217,10 @@ class ModelSpec:
     head_dim: int
     rotated: float
     has_qk_norm: bool
+    mixers: tuple[Mixer, ...]
+    convolution_taps: int
+    delta_net: DeltaNet | None
+    windows: tuple[int, ...]
     vocab_size: int
     max_positions: int
     num_experts: int
@@ -225,6 +256,11 @@ class ModelSpec:
     def has_shared_expert(self) -> bool:
         """True if every layer with experts has an always-on one, however narrow."""
         return any(width is not None for width in self.shared_widths)
+
+    @property
+    def has_fixed_states(self) -> bool:
+        """True if a layer has a state whose size does not grow with the tokens."""
+        return not {*self.mixers} <= {"attention", "latent_attention"}
 
     @property
     def has_lm_head(self) -> bool:
@@ -263,8 +299,11 @@ class ModelSpec:
             "dense": self.dense_width,
             "head": self.head_dim,
             "q": self.num_heads * self.head_dim,
+            "gated_q": 2 * self.num_heads * self.head_dim,
             "kv": self.num_kv_heads * self.head_dim,
             "one": 1,
+            "conv_in": 3 * self.hidden_size,
+            "taps": self.convolution_taps,
         }
         if self.latent is not None:
             expanded = self.latent.nope_dim + self.latent.value_dim
@@ -274,6 +313,17 @@ class ModelSpec:
                 "kv_latent_and_rope": self.latent.key_rank + self.latent.rope_dim,
                 "kv_expanded": self.num_heads * expanded,
                 "values": self.num_heads * self.latent.value_dim,
+            }
+        if self.delta_net is not None:
+            delta = self.delta_net
+            sizes |= {
+                "delta_in": delta.channels + delta.value_heads * delta.value_dim,
+                "delta_gates": 2 * delta.value_heads,
+                "delta_channels": delta.channels,
+                "delta_taps": delta.taps,
+                "delta_heads": delta.value_heads,
+                "delta_value": delta.value_dim,
+                "delta_values": delta.value_heads * delta.value_dim,
             }
         return sizes[symbol]
 
@@ -285,13 +335,17 @@ class ModelSpec:
         for rule in rules:
             if "{layer}" not in rule.template:
                 shape = tuple(self.size(symbol) for symbol in rule.shape)
-                specs[rule.template] = TensorSpec(rule.role, shape, rule.tensor_class)
+                specs[rule.template] = TensorSpec(
+                    rule.role, shape, rule.tensor_class, offset=rule.offset
+                )
         for layer in range(self.num_layers):
             absent = "dense" if self.has_experts(layer) else "moe"
             specs |= {
                 name: spec
                 for rule in rules
-                if "{layer}" in rule.template and rule.layers != absent
+                if "{layer}" in rule.template
+                and rule.layers != absent
+                and rule.mixer in (None, self.mixers[layer])
                 for name, spec in self._of_layer(rule, layer)
             }
         return specs
@@ -308,7 +362,9 @@ class ModelSpec:
             name = rule.template.format(layer=layer, expert=expert)
             yield (
                 name,
-                TensorSpec(rule.role, shape, rule.tensor_class, layer, expert, rule.is_wide),
+                TensorSpec(
+                    rule.role, shape, rule.tensor_class, layer, expert, rule.is_wide, rule.offset
+                ),
             )
 
     def name(self, role: str, layer: int | None = None, expert: int | None = None) -> str:

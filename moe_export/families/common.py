@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe_export.families.base import FusedRule, TensorRule
-from moe_export.families.features import Routing
+from moe_export.families.features import Mixer, Routing
 
 CONFIG_KEYS: dict[str, str | tuple[str, ...]] = {
     "hidden_size": "hidden_size",
@@ -39,6 +41,41 @@ DEEPSEEK_KEYS: dict[str, str | tuple[str, ...]] = {
 }
 """Config key of each size of experts and their choice, as DeepSeek names them."""
 
+QWEN_EXPERT_KEYS: dict[str, str | tuple[str, ...]] = {
+    "num_experts": "num_experts",
+    "width": "moe_intermediate_size",
+    "shared_width": "shared_expert_intermediate_size",
+    "dense_width": "intermediate_size",
+}
+"""Config key of each size of experts, as Qwen names them."""
+
+DELTA_KEYS: dict[str, str | tuple[str, ...]] = {
+    "rotated": "partial_rotary_factor",
+    "interval": "full_attention_interval",
+    "delta_key_heads": "linear_num_key_heads",
+    "delta_value_heads": "linear_num_value_heads",
+    "delta_key_dim": "linear_key_head_dim",
+    "delta_value_dim": "linear_value_head_dim",
+    "delta_taps": "linear_conv_kernel_dim",
+}
+"""Config key of each size of Qwen3-Next's mixers."""
+
+DELTA_DEFAULTS = {
+    "head_dim": 256,
+    "num_key_value_heads": 2,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-6,
+    "norm_topk_prob": True,
+    "partial_rotary_factor": 0.25,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+}
+"""Values that transformers assumes for absent keys of Qwen3-Next and Qwen3.5."""
+
 SIGMOID_ROUTING = Routing(
     "sigmoid", has_choice_bias=True, group_score="best_two", total_epsilon=1e-20
 )
@@ -57,6 +94,17 @@ INPUT_NORM = TensorRule("input_norm", LAYER + "input_layernorm.weight", ("hidden
 EXPERT_NORM = TensorRule(
     "expert_norm", LAYER + "post_attention_layernorm.weight", ("hidden",), "norms"
 )
+
+
+def from_one(*rules: TensorRule) -> tuple[TensorRule, ...]:
+    """Rules of norms that store the difference of their weights from 1."""
+    return tuple(replace(rule, offset=1.0) for rule in rules)
+
+
+def of_mixer(mixer: Mixer, *rules: TensorRule) -> tuple[TensorRule, ...]:
+    """Rules that hold in layers with one kind of mixer alone."""
+    return tuple(replace(rule, mixer=mixer) for rule in rules)
+
 
 QKV = (
     TensorRule("q", ATTENTION + "q_proj.weight", ("q", "hidden"), "attention"),
@@ -109,6 +157,30 @@ LATENT_ATTENTION = (
 )
 """Rules of DeepSeek's latent attention."""
 
+GATED_ATTENTION = (
+    TensorRule("q", ATTENTION + "q_proj.weight", ("gated_q", "hidden"), "attention"),
+    *QKV[1:],
+    OUT,
+    *from_one(
+        TensorRule("q_norm", ATTENTION + "q_norm.weight", ("head",), "norms"),
+        TensorRule("k_norm", ATTENTION + "k_norm.weight", ("head",), "norms"),
+    ),
+)
+"""Rules of Qwen3-Next's attention, whose queries come with a gate of the output."""
+
+_DELTA = LAYER + "linear_attn."
+
+DELTA_NET = (
+    TensorRule(
+        "delta_conv", _DELTA + "conv1d.weight", ("delta_channels", "one", "delta_taps"), "attention"
+    ),
+    TensorRule("delta_bias", _DELTA + "dt_bias", ("delta_heads",), "attention"),
+    TensorRule("delta_log_rate", _DELTA + "A_log", ("delta_heads",), "attention"),
+    TensorRule("delta_norm", _DELTA + "norm.weight", ("delta_value",), "norms"),
+    TensorRule("delta_out", _DELTA + "out_proj.weight", ("hidden", "delta_values"), "attention"),
+)
+"""Rules of a gated delta net, but for the product with its input."""
+
 OUT_BIAS = TensorRule("o_bias", ATTENTION + "o_proj.bias", ("hidden",), "attention", "o_bias")
 
 
@@ -152,16 +224,22 @@ def shared_expert(prefix: str) -> tuple[TensorRule, ...]:
     )
 
 
-def dense_mlp(prefix: str) -> tuple[TensorRule, ...]:
+def shared_router(name: str) -> TensorRule:
+    """Rule of the shared expert's own gate; its name contains {layer}."""
+    when = "has_shared_expert"
+    return TensorRule("shared_router", name, ("one", "hidden"), "shared_expert", when, "moe")
+
+
+def dense_mlp(
+    prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> tuple[TensorRule, ...]:
     """Rules of the MLP's three matrices in layers without experts; the prefix contains {layer}."""
     return tuple(
-        TensorRule(
-            f"dense_{role}", f"{prefix}{role}_proj.weight", shape, "dense_mlp", layers="dense"
-        )
-        for role, shape in (
-            ("gate", ("dense", "hidden")),
-            ("up", ("dense", "hidden")),
-            ("down", ("hidden", "dense")),
+        TensorRule(f"dense_{role}", f"{prefix}{name}.weight", shape, "dense_mlp", layers="dense")
+        for role, name, shape in (
+            ("gate", gate, ("dense", "hidden")),
+            ("up", up, ("dense", "hidden")),
+            ("down", down, ("hidden", "dense")),
         )
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moe_export.errors import CheckpointError
+from moe_export.errors import CheckpointError, RecipeError
 from moe_export.families.base import (
     PRUNED_PREFIX,
     SHARED_WIDTHS_KEY,
@@ -15,7 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
-from moe_export.families.features import ExpertGroups, LatentAttention
+from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.families.schema import (
     HEAD_DIM,
@@ -46,6 +46,9 @@ GROUP_LIMITED = "group_limited_greedy"
 WINDOW = Number(0, 1 << 40)
 """Range of the length of an attention window; 0 stands for none."""
 
+ATTENTION_TYPES = ("full_attention", "sliding_attention")
+"""Words of `layer_types` for attention to all tokens and for attention within a window."""
+
 HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
@@ -63,6 +66,7 @@ class _ConfigReader:
 
     def __init__(self, family: Family, config: dict[str, Any]) -> None:
         self.family = family
+        self.nulls = {key for key, value in config.items() if value is None}
         values = family.config_defaults | config
         rope = rope_facts(config)
         # transformers 5 writes these keys into rope_parameters, which have precedence.
@@ -168,7 +172,6 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     number = reader.number
     latent = _read_latent(reader)
     head_dim, num_kv_heads = _read_heads(reader, latent)
-    _check_window(reader)
     rotated = float(reader.number_or("rotated", 1.0))
     rotary_dim = int(head_dim * rotated) if latent is None else latent.rope_dim
     _check_heads(reader, head_dim, rotary_dim)
@@ -185,6 +188,10 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         head_dim=head_dim,
         rotated=rotated,
         has_qk_norm=_has_qk_norm(reader),
+        mixers=_read_mixers(reader),
+        convolution_taps=reader.number_or("convolution_taps", 0),
+        delta_net=_read_delta_net(reader),
+        windows=_read_windows(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
         num_experts=number("num_experts"),
@@ -221,6 +228,37 @@ def all_names(family: Family, config: dict[str, Any]) -> dict[str, Any]:
     reader = _ConfigReader(family, config)
     several = {name: keys for name, keys in family.config_keys.items() if isinstance(keys, tuple)}
     return {key: reader.number(name) for name, keys in several.items() for key in keys}
+
+
+def check_top_k(spec: ModelSpec, top_k: int) -> None:
+    """Checks that a model has a number of experts per token, or more.
+
+    Raises:
+        RecipeError: The model's routers choose fewer.
+    """
+    if not 1 <= top_k <= spec.top_k:
+        raise RecipeError(
+            f"plan.top_k is {top_k}, but the routers of this {spec.family.model_type} choose "
+            f"{spec.top_k} of {spec.num_experts} experts per token; give 1 to {spec.top_k}"
+        )
+
+
+def with_top_k(spec: ModelSpec, config: dict[str, Any], top_k: int) -> dict[str, Any]:
+    """Config of the same model with fewer experts per token.
+
+    Args:
+        spec: Sizes of the model.
+        config: Content of its `config.json`.
+        top_k: Experts per token, at most the model's.
+
+    Raises:
+        RecipeError: The model's routers choose fewer.
+    """
+    check_top_k(spec, top_k)
+    named = spec.family.config_keys["top_k"]
+    keys = (named,) if isinstance(named, str) else named
+    present = [key for key in keys if key in config] or keys[:1]
+    return config | dict.fromkeys(present, top_k)
 
 
 def _read_latent(reader: _ConfigReader) -> LatentAttention | None:
@@ -294,8 +332,13 @@ def _has_qk_norm(reader: _ConfigReader) -> bool:
 
 def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
     count, by_best = reader.number_or("groups", 1), reader.family.routing.group_score == "best"
-    if not by_best and count == 1:
+    if not by_best and count == 1 and reader.number_or("top_groups", 1) == 1:
         return None
+    if by_best and "topk_method" in reader.nulls:
+        raise CheckpointError(
+            f"config.json: topk_method is null, expected 'greedy' or {GROUP_LIMITED!r} for "
+            f"{reader.family.model_type}"
+        )
     if by_best and reader.values.get("topk_method") != GROUP_LIMITED:
         if count != 1:
             raise CheckpointError(
@@ -348,19 +391,101 @@ def _read_shared_widths(
     return tuple(pruned)
 
 
-def _check_window(reader: _ConfigReader) -> None:
-    """Checks that no attention window is shorter than the model's positions.
+def _read_windows(reader: _ConfigReader) -> tuple[int, ...]:
+    """Attention window of each layer in tokens; 0 where it is off, or as long as the context.
 
     Raises:
-        CheckpointError: The window is no number, or is shorter and in use.
+        CheckpointError: The window is no number, or is in use in a family without windows, also
+            by a list of layer types.
     """
-    window, positions = reader.values.get("sliding_window", 0), reader.number("max_positions")
+    window: int = reader.values.get("sliding_window", 0)
     reader.require(WINDOW, window, "sliding_window")
-    if window and window < positions and reader.values.get("use_sliding_window", True):
+    positions: int = reader.number("max_positions")
+    num_layers: int = reader.number("num_layers")
+    is_whole = window >= positions
+    if reader.family.windows == "none" and not reader.family.mixers:
+        _check_types(reader, ATTENTION_TYPES[: 1 + is_whole])
+    if not window or is_whole or not reader.values.get("use_sliding_window", True):
+        return (0,) * num_layers
+    match reader.family.windows:
+        case "all":
+            return (window,) * num_layers
+        case "layer_types":
+            types = _layer_types(reader, num_layers, *ATTENTION_TYPES)
+            return tuple(window * (kind == ATTENTION_TYPES[1]) for kind in types)
+        case "none":
+            raise CheckpointError(
+                f"config.json: sliding_window is {window}, less than the {positions} positions of "
+                "the model; attention within a window is not supported for "
+                f"{reader.family.model_type}"
+            )
+
+
+def _check_types(reader: _ConfigReader, known: tuple[str, ...]) -> None:
+    """Stops at layer types that this family does not have; transformers goes by them."""
+    types = reader.values.get("layer_types", [])
+    if not isinstance(types, list) or not set(map(str, types)) <= {*known}:
         raise CheckpointError(
-            f"config.json: sliding_window is {window}, less than the {positions} positions of the "
-            f"model; attention within a window is not supported for {reader.family.model_type}"
+            f"config.json: layer_types is {shown(types)}, expected a list of {known[0]!r} for "
+            f"every layer of {reader.family.model_type}; other attention is not supported"
         )
+
+
+def _read_mixers(reader: _ConfigReader) -> tuple[Mixer, ...]:
+    """Kind of mixer of each layer.
+
+    Raises:
+        CheckpointError: `layer_types` has other words, or not one for each layer.
+    """
+    words = reader.family.mixers
+    num_layers: int = reader.number("num_layers")
+    if words and "layer_types" not in reader.values and reader.knows("interval"):
+        first, last = words.values()
+        interval = reader.number("interval")
+        return tuple(first if (layer + 1) % interval else last for layer in range(num_layers))
+    if words:
+        return tuple(words[word] for word in _layer_types(reader, num_layers, *words))
+    return ("latent_attention" if reader.knows("kv_latent") else "attention",) * num_layers
+
+
+def _read_delta_net(reader: _ConfigReader) -> DeltaNet | None:
+    """Sizes of gated delta nets.
+
+    Raises:
+        CheckpointError: The value heads cannot be divided among the key heads.
+    """
+    if not reader.knows("delta_taps"):
+        return None
+    keys, values = reader.number("delta_key_heads"), reader.number("delta_value_heads")
+    if values % keys:
+        raise CheckpointError(
+            f"config.json: linear_num_value_heads {values} cannot be divided among the {keys} of "
+            f"linear_num_key_heads of this {reader.family.model_type}"
+        )
+    return DeltaNet(
+        key_heads=keys,
+        value_heads=values,
+        key_dim=reader.number("delta_key_dim"),
+        value_dim=reader.number("delta_value_dim"),
+        taps=reader.number("delta_taps"),
+        is_grouped=any(rule.role == "delta_in" for rule in reader.family.tensors),
+    )
+
+
+def _layer_types(reader: _ConfigReader, num_layers: int, *known: str) -> list[str]:
+    """The config's `layer_types`, one of the known words for each layer.
+
+    Raises:
+        CheckpointError: They are no such list.
+    """
+    types = reader.values.get("layer_types")
+    fits = isinstance(types, list) and set(map(str, types)) <= {*known}
+    if not isinstance(types, list) or not fits or len(types) != num_layers:
+        raise CheckpointError(
+            f"config.json: layer_types is {shown(types)}, expected {' or '.join(map(repr, known))} "
+            f"for each of {num_layers} layers of {reader.family.model_type}"
+        )
+    return types
 
 
 def _check_heads(reader: _ConfigReader, head_dim: int, rotary_dim: int) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Mixer = Literal["attention", "latent_attention", "short_convolution", "delta_net"]
+"""Kind of the block of a layer that moves information between tokens."""
+
 
 @dataclass(frozen=True)
 class LatentAttention:
@@ -23,6 +26,33 @@ class LatentAttention:
     rope_dim: int
     nope_dim: int
     value_dim: int
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """Sizes of a gated delta net.
+
+    Attributes:
+        key_heads: Number of heads of queries and keys.
+        value_heads: Number of heads of values, a multiple of it; each has a memory of its own.
+        key_dim: Number of entries of a head's key.
+        value_dim: Number of entries of a head's value.
+        taps: Number of tokens that the convolution before it sees.
+        is_grouped: True if one matrix gives queries, keys, values and gates, in groups of key heads
+            with their value heads; False if queries, keys and values lie side by side.
+    """
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+    is_grouped: bool
+
+    @property
+    def channels(self) -> int:
+        """Number of entries of all queries, keys and values."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
 
 @dataclass(frozen=True)

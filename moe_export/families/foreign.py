@@ -13,9 +13,8 @@ from typing import Any
 
 from moe_export.errors import CheckpointError
 from moe_export.families.schema import shown
-
-FOREIGN_KEY = "quantization_config"
-"""Config key of a checkpoint that other software quantized."""
+from moe_export.formats.block_scaled import CONFIG_KEY as FOREIGN_KEY
+from moe_export.formats.block_scaled import block_of
 
 REFUSED = {
     "gpt_oss": "its experts have biases and a gate that is cut off, its attention has sinks and a "
@@ -141,13 +140,13 @@ def _has_experts(model_type: str, config: dict[str, Any]) -> bool:
 
 
 def require_floats(config: dict[str, Any], directory: Path) -> None:
-    """Checks that no other software quantized the weights.
+    """Checks that no other software quantized the weights, but for FP8 with scales of blocks.
 
     Raises:
         CheckpointError: They are quantized; the message names the method and a way out.
     """
     entry = config.get(FOREIGN_KEY)
-    if entry is None:
+    if entry is None or block_of(config) is not None:
         return
     method = entry.get("quant_method") if isinstance(entry, dict) else None
     if not isinstance(method, str):

@@ -23,8 +23,9 @@ ROTARY = re.compile(r"(.+\.)?rotary_emb\.(original_)?(inv_freq|cos_cached|sin_ca
 
 ROTARY_REASON = "rotary frequencies follow from config.json"
 AHEAD_REASON = (
-    "predicts tokens further ahead (num_nextn_predict_layers), which decoding does not use"
+    "predicts tokens further ahead (num_nextn_predict_layers, mtp), which decoding does not use"
 )
+VISION_REASON = "belongs to the part of the model that sees; the language model alone is exported"
 TIED_REASON = "equals the embedding, which the logits come from"
 
 CHUNK_VALUES = 1 << 22
@@ -39,6 +40,9 @@ def drop_ignored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     """
     for name in [name for name in checkpoint.tensors if ROTARY.fullmatch(name)]:
         checkpoint.drop(name, ROTARY_REASON)
+    vision = spec.family.vision_prefix
+    for name in [name for name in checkpoint.tensors if vision and name.startswith(vision)]:
+        checkpoint.drop(name, VISION_REASON)
     for name in _ahead(checkpoint, spec):
         checkpoint.drop(name, AHEAD_REASON)
     head, embedding = spec.name("lm_head"), spec.name("embedding")
@@ -56,7 +60,13 @@ def drop_ignored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def _ahead(checkpoint: Checkpoint, spec: ModelSpec) -> list[str]:
-    """Tensors of layers after the last one, as many as the config names for predicting ahead."""
+    """Tensors that predict tokens further ahead.
+
+    They have a prefix of their own, or are in the layers after the last one that the config names.
+    """
+    prefix = spec.family.ahead_prefix
+    if prefix is not None:
+        return [name for name in checkpoint.tensors if name.startswith(prefix)]
     layers = checkpoint.config.get("num_nextn_predict_layers")
     if not spec.family.predicts_ahead or type(layers) is not int:
         return []

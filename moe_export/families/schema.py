@@ -62,7 +62,7 @@ NUMBERS: dict[str, Number] = {
     "first_k": Number(0, 1 << 10),
     "groups": Number(1, 1 << 14),
     "top_groups": Number(1, 1 << 14),
-    "q_latent": Number(0, 1 << 17),
+    "q_latent": Number(1, 1 << 17),
     "kv_latent": Number(1, 1 << 17),
     "rope_dim": HEAD_DIM,
     "nope_dim": HEAD_DIM,
@@ -72,6 +72,13 @@ NUMBERS: dict[str, Number] = {
     "routing_scale": _real(0, 1e6),
     "router_jitter": _real(0, 1e3),
     "rotated": _real(1e-3, 1),
+    "convolution_taps": Number(2, 64),
+    "interval": Number(1, 1 << 10),
+    "delta_key_heads": Number(1, 1 << 12),
+    "delta_value_heads": Number(1, 1 << 12),
+    "delta_key_dim": HEAD_DIM,
+    "delta_value_dim": HEAD_DIM,
+    "delta_taps": Number(2, 64),
     "clip_qkv": POSITIVE,
 }
 """Range of each number by our name of it; several times what published models have."""

@@ -34,8 +34,7 @@ def compact_block(whole: RaggedMoEBlock, pruned: ModelSpec, kept: Kept) -> Ragge
     """
     with torch.device("meta"):
         block = RaggedMoEBlock(pruned, whole.layer, returns_logits=whole.returns_logits)
-    for name, parameter in whole.router.named_parameters():  # the weight, and a bias of the choice
-        setattr(block.router, name, nn.Parameter(parameter.detach(), requires_grad=False))
+    block.take_router(whole)
     for number, (small, large) in enumerate(zip(block.all_experts, whole.all_experts, strict=True)):
         kept_P = kept.get((whole.layer, number))
         _fill_expert(small, large, None if kept_P is None else torch.from_numpy(kept_P))

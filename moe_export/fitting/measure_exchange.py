@@ -49,6 +49,7 @@ def measure_exchange(
     rounding: Sequence[NDArray[np.float64]],
     folder: Path,
     progress: Progress = silent,
+    top_k: int | None = None,
 ) -> Exchange:
     """Measures the divergence that rounding and dropping cause in a model.
 
@@ -61,12 +62,13 @@ def measure_exchange(
             layer.
         folder: Folder for states between layers, which may be removed afterwards.
         progress: Function that reports every layer.
+        top_k: Experts per token of the model; None for those of the checkpoint.
 
     Raises:
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
         ResourceError: The disk is full.
     """
-    model = StreamedModel(directory, torch.float32)
+    model = StreamedModel(directory, torch.float32, top_k)
     num_layers = model.spec.num_layers
     predicted = [
         float(np.nan_to_num(rounding_R, posinf=0.0).sum())

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from moe_export.families.states import layer_states
 from moe_export.graph.builder import ORT_DOMAIN, TOKENS_SHAPE, GraphBuilder
 from moe_export.graph.norm import rms_norm
 from moe_export.graph.rotary import RotaryTable
@@ -67,11 +69,20 @@ def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer
     name = f"{prefix}.qkv"
     qkv = builder.linear(x, "q", "k", "v", name=name, layer=layer, biased=spec.qkv_bias)
     inputs: list[ir.Value | None] = [qkv, None, None]  # the first holds query, key and value
-    if spec.has_qk_norm:
-        inputs = [*_normalized(builder, qkv, layer)]
+    gate = None
+    if spec.has_qk_norm or spec.family.gates_attention:
+        query, key, value = _parts(builder, qkv, layer)
+        if spec.family.gates_attention:
+            query, gate = _query_and_gate(builder, query, layer)
+        inputs = [query, key, value]
+        if spec.has_qk_norm:
+            inputs = [*_normalized(builder, query, key, layer), value]
     if spec.clip_qkv is not None:
         inputs = [v and _clipped(builder, v, spec.clip_qkv) for v in inputs]
     mixed = grouped_query_attention(builder, inputs, shared, layer)
+    if gate is not None:
+        share = builder.op("Sigmoid", gate, name=f"{prefix}.share")
+        mixed = builder.op("Mul", mixed, share, name=f"{prefix}.gated")
     return builder.linear(mixed, "o", name=f"{prefix}.out", layer=layer, biased=spec.o_bias)
 
 
@@ -91,10 +102,14 @@ def grouped_query_attention(
         Output of all heads, [batch, sequence, heads * head_dim].
     """
     spec = builder.spec
-    past_shape = ("batch_size", spec.num_kv_heads, "past_sequence_length", spec.head_dim)
+    window = spec.windows[layer]
+    within: dict[str, Any] = {"local_window_size": window} if window else {}
+    states = layer_states(spec, layer)
     past = [
-        builder.input(f"past_key_values.{layer}.{kind}", builder.float_type, past_shape)
-        for kind in ("key", "value")
+        builder.input(
+            state.past, builder.float_type, ("batch_size", *state.shape("past_sequence_length"))
+        )
+        for state in states
     ]
     mixed, *present = builder.ops(
         "GroupQueryAttention",
@@ -112,20 +127,43 @@ def grouped_query_attention(
         scale=spec.attention_scale,
         do_rotary=1,
         rotary_interleaved=int(spec.latent is not None),
+        **within,
     )
-    present_shape = ("batch_size", spec.num_kv_heads, "total_sequence_length", spec.head_dim)
-    for value, kind in zip(present, ("key", "value"), strict=True):
-        builder.output(value, f"present.{layer}.{kind}", present_shape)
+    for value, state in zip(present, states, strict=True):
+        shape = ("batch_size", *state.shape("total_sequence_length"))
+        builder.output(value, state.present, shape)
     return builder.describe(mixed, *TOKENS_SHAPE, spec.num_heads * spec.head_dim)
 
 
-def _normalized(builder: GraphBuilder, qkv: ir.Value, layer: int) -> list[ir.Value]:
-    """Splits `qkv` and normalizes queries and keys, per head or over all heads."""
+def _parts(builder: GraphBuilder, qkv: ir.Value, layer: int) -> Sequence[ir.Value]:
+    """Splits `qkv` into queries, with their gates if they have some, keys and values."""
+    queries = "gated_q" if builder.spec.family.gates_attention else "q"
+    sizes = builder.ints(*(builder.spec.size(symbol) for symbol in (queries, "kv", "kv")))
+    name = f"layers.{layer}.attention.q"
+    return builder.ops("Split", qkv, sizes, name=name, num_outputs=3, axis=-1)
+
+
+def _query_and_gate(builder: GraphBuilder, both: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
+    """Queries and gates [batch, sequence, heads * head_dim]; each head has both side by side."""
+    name, size = f"layers.{layer}.attention.q", builder.spec.head_dim
+    heads = builder.op("Reshape", both, builder.ints(0, 0, -1, 2 * size), name=f"{name}.both_heads")
+    parts = builder.ops(
+        "Split", heads, builder.ints(size, size), name=f"{name}.both", num_outputs=2, axis=-1
+    )
+    query, gate = (
+        builder.op("Reshape", part, builder.ints(0, 0, -1), name=f"{name}.{word}")
+        for part, word in zip(parts, ("query", "gate"), strict=True)
+    )
+    return query, gate
+
+
+def _normalized(
+    builder: GraphBuilder, query: ir.Value, key: ir.Value, layer: int
+) -> list[ir.Value]:
+    """Queries and keys, normalized per head or over all heads."""
     spec, prefix = builder.spec, f"layers.{layer}.attention"
-    sizes = builder.ints(*(spec.size(symbol) for symbol in ("q", "kv", "kv")))
-    *parts, values = builder.ops("Split", qkv, sizes, name=f"{prefix}.q", num_outputs=3, axis=-1)
     normalized = []
-    for part, role in zip(parts, ("q_norm", "k_norm"), strict=True):
+    for part, role in zip((query, key), ("q_norm", "k_norm"), strict=True):
         name = f"{prefix}.{role}"
         if spec.family.qk_norm == "head":
             heads = builder.ints(0, 0, -1, spec.head_dim)
@@ -135,7 +173,7 @@ def _normalized(builder: GraphBuilder, qkv: ir.Value, layer: int) -> list[ir.Val
         else:
             part = rms_norm(builder, part, role, name=name, layer=layer)
         normalized.append(part)
-    return [*normalized, values]
+    return normalized
 
 
 def _clipped(builder: GraphBuilder, x: ir.Value, magnitude: float) -> ir.Value:

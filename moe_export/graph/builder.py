@@ -64,7 +64,7 @@ ALL_TOKENS = "tokens"
 CHOSEN_AXES = {TOKENS_SHAPE[1]: "logits_length", ALL_TOKENS: "logits_tokens"}
 """Axes of all positions to those of the positions whose logits are computed."""
 
-AttributeValue = int | float | str
+AttributeValue = int | float | str | Sequence[int]
 
 
 class GraphBuilder:
@@ -111,10 +111,16 @@ class GraphBuilder:
         self.graph.inputs.append(value)
         return value
 
-    def output(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> None:
-        """Makes a value an output of the graph, in the model's dtype."""
+    def output(
+        self,
+        value: ir.Value,
+        name: str,
+        shape: Sequence[int | str],
+        dtype: ir.DataType | None = None,
+    ) -> None:
+        """Makes a value an output of the graph, in the model's dtype if None is given."""
         value.name, value.shape = name, ir.Shape(shape)
-        value.type = ir.TensorType(self.float_type)
+        value.type = ir.TensorType(dtype or self.float_type)
         self.graph.outputs.append(value)
 
     def op(
@@ -206,7 +212,13 @@ class GraphBuilder:
         specs = [self.spec.tensors[source] for source in names]
         shape = (sum(s.shape[0] for s in specs), *specs[0].shape[1:])
         tensor = CheckpointTensor(
-            name, dtype or self.dtype, shape, names, self._read, transpose=transpose
+            name,
+            dtype or self.dtype,
+            shape,
+            names,
+            self._read,
+            transpose=transpose,
+            offset=specs[0].offset,
         )
         return self._register(tensor, _meta(specs[0].tensor_class, layer))
 

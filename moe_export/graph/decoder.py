@@ -11,13 +11,12 @@ import moe_export
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
-from moe_export.graph.attention import attention, attention_inputs
 from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder, linear_overload
-from moe_export.graph.latent_attention import latent_attention
+from moe_export.graph.mixer import mixer, mixer_inputs
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
 from moe_export.graph.norm import add_and_norm, norm
-from moe_export.graph.padding import front_order, to_front, to_own_place
+from moe_export.graph.padding import to_front, to_own_place
 from moe_export.op.function import ragged_moe_function
 from moe_export.op.linear_function import linear_function
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype, Format, Layout, LinearWord
@@ -40,10 +39,10 @@ def build_decoder(
     """Builds the model as an ONNX graph; weights are read from the checkpoint when it is written.
 
     Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with padding
-    on any side, and per layer `past_key_values.{i}.key` and `.value` [batch, kv_heads,
-    past, head_dim]. Outputs: `logits` [batch, sequence, vocab] and per layer `present.{i}.key` and
-    `.value`, all in `dtype`. Batch, sequence and past are open; ONNX Runtime's attention takes more
-    than one new token after a past only for a batch of one.
+    on any side, and the states of each layer (`families.states`), such as `past_key_values.{i}.key`
+    and `.value` [batch, kv_heads, past, head_dim]. Outputs: `logits` [batch, sequence, vocab] and
+    the new states, such as `present.{i}.key`, all in `dtype`. Batch, sequence and past are open;
+    ONNX Runtime's attention takes more than one new token after a past only for a batch of one.
 
     The optional input `logits_from` [1] int64 is the first position of `sequence` that logits are
     computed of, counted from the end if negative. It is 0 unless fed; with -1 `logits` is
@@ -61,9 +60,7 @@ def build_decoder(
     mask = builder.input(
         "attention_mask", ir.DataType.INT64, ("batch_size", "total_sequence_length")
     )
-    shared = attention_inputs(builder, mask)
-    order = front_order(builder, input_ids, mask)
-    attend = attention if spec.latent is None else latent_attention
+    shared, order = mixer_inputs(builder, input_ids, mask)
     block = builder.lookup(to_front(builder, input_ids, order), name="embedding")
     residual: ir.Value | None = None
     for layer in range(spec.num_layers):
@@ -74,9 +71,9 @@ def build_decoder(
             normed, residual = add_and_norm(
                 builder, block, residual, "input_norm", name=name, layer=layer
             )
-        block = attend(builder, normed, shared, layer)
+        block = mixer(builder, normed, shared, layer)
         if layer == spec.num_layers - 1:
-            # Behind the last attention, positions no longer depend on each other.
+            # Behind the last mixer, positions no longer depend on each other.
             block, residual = (to_own_place(builder, x, order) for x in (block, residual))
             builder.rename_axes(CHOSEN_AXES)
         name = f"layers.{layer}.expert_norm"

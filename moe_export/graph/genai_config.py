@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moe_export.families.base import ModelSpec
+from moe_export.families.states import PAST_PREFIX, PRESENT_PREFIX, states
 from moe_export.variants import MODEL_FILE
 
 CONFIG_FILE = "genai_config.json"
@@ -22,6 +23,7 @@ def genai_config(
     config: dict[str, Any],
     generation: dict[str, Any],
     library: str | None = None,
+    provider: str | None = None,
 ) -> dict[str, Any]:
     """Content of `genai_config.json`.
 
@@ -30,10 +32,12 @@ def genai_config(
         config: Content of `config.json`.
         generation: Content of `generation_config.json`, which has precedence; empty if absent.
         library: File name of the operator library beside the model; None if there is none.
+        provider: Execution provider that runs the model, such as `cuda`; None for the CPU.
     """
     # The only key of free text; ONNX Runtime begins the lines of its log with it.
     code = "standard operators" if library is None else library
-    session: dict[str, Any] = {"log_id": f"experts in {code}", "provider_options": []}
+    options: list[dict[str, Any]] = [] if provider is None else [{provider: {}}]
+    session: dict[str, Any] = {"log_id": f"experts in {code}", "provider_options": options}
     if library is not None:
         session["custom_ops_library"] = library
     tokens = {
@@ -57,16 +61,19 @@ def genai_config(
                 "num_attention_heads": spec.num_heads,
                 "num_key_value_heads": spec.num_kv_heads,
                 "num_hidden_layers": spec.num_layers,
+                **_layer_types(spec),
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
+                    **_state_names(spec, "past", PAST_PREFIX),
                 },
                 "outputs": {
                     "logits": "logits",
                     "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
+                    **_state_names(spec, "present", PRESENT_PREFIX),
                 },
             },
         },
@@ -78,3 +85,15 @@ def genai_config(
             "past_present_share_buffer": True,
         },
     }
+
+
+def _layer_types(spec: ModelSpec) -> dict[str, list[str]]:
+    """Word of each layer's mixer, which onnxruntime-genai needs if there are several kinds."""
+    words = {mixer: word for word, mixer in spec.family.mixers.items()}
+    return {"layer_types": [words[mixer] for mixer in spec.mixers]} if words else {}
+
+
+def _state_names(spec: ModelSpec, when: str, prefix: str) -> dict[str, str]:
+    """Names of the states of fixed size, by the key of onnxruntime-genai for their kind."""
+    kinds = dict.fromkeys(s.past.rpartition(".")[2] for s in states(spec) if s.after is None)
+    return {f"{when}_{kind.removesuffix('_state')}_names": f"{prefix}%d.{kind}" for kind in kinds}

@@ -31,11 +31,15 @@ class FrontOrder:
     """Places of the new tokens once the real ones are at the front of their rows.
 
     Attributes:
+        length: Number of new tokens of a row, padding included, [1] int64.
+        real_BS: 1 for a real token and 0 for padding, int64.
         place_BS: Place of each token within its row, int64.
         shown_BL: Places, among the tokens of the whole batch, of the hidden states that the last L
             positions show, int64.
     """
 
+    length: ir.Value
+    real_BS: ir.Value
     place_BS: ir.Value
     shown_BL: ir.Value
 
@@ -70,9 +74,36 @@ def front_order(builder: GraphBuilder, ids_BS: ir.Value, mask_BT: ir.Value) -> F
     shown_BS = builder.op("Where", is_reached, latest, place_BS, name="padding.shown")
     row_place = builder.op("Add", shown_BS, first, name="padding.row_place")
     start = builder.initializer(ir.Tensor(np.array([0], np.int64), name=LOGITS_FROM))
-    return FrontOrder(
-        place_BS, builder.op("Slice", row_place, start, end, axis, name="padding.chosen")
+    shown_BL = builder.op("Slice", row_place, start, end, axis, name="padding.chosen")
+    return FrontOrder(length, real_BS, place_BS, shown_BL)
+
+
+def new_tokens(builder: GraphBuilder, order: FrontOrder) -> ir.Value:
+    """Number of real new tokens of each row, [B, 1] int64.
+
+    A single new token is always real. The mask of a static cache says so at another place than the
+    last, which belongs to room for later tokens.
+    """
+    real_B1 = builder.op(
+        "ReduceSum", order.real_BS, builder.ints(1), name="padding.real_tokens", keepdims=1
     )
+    single = builder.op("Sub", builder.ints(2), order.length, name="padding.single")
+    return builder.op("Max", real_B1, single, name="padding.new_tokens")
+
+
+def real_places(builder: GraphBuilder, order: FrontOrder, tokens_B1: ir.Value) -> ir.Value:
+    """True for the real tokens once they are at the front, [B, S, 1].
+
+    Args:
+        builder: Graph that the nodes are added to.
+        order: Result of `front_order`.
+        tokens_B1: Result of `new_tokens`.
+    """
+    length = builder.op("Squeeze", order.length, name="padding.length_scalar")
+    first, step = (builder.constant(f"scalar_{n}", np.array(n, np.int64)) for n in (0, 1))
+    place_S = builder.op("Range", first, length, step, name="padding.front_places")
+    is_real = builder.op("Less", place_S, tokens_B1, name="padding.is_real_row")
+    return builder.op("Unsqueeze", is_real, builder.ints(2), name="padding.is_real_place")
 
 
 def to_front(builder: GraphBuilder, ids_BS: ir.Value, order: FrontOrder) -> ir.Value:

@@ -137,33 +137,50 @@ def _chosen_groups(
 def _sparse_mixer(
     builder: GraphBuilder, logits: ir.Value, prefix: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Sparse mixer: two largest logits, each with a softmax over the logits close to it."""
+    """Sparse mixer: the one or two largest logits, each with a softmax over the logits near it."""
+    top_k = builder.spec.top_k
     best, indices = builder.ops(
-        "TopK", logits, builder.ints(2), name=f"{prefix}.top_k", num_outputs=2, axis=-1
+        "TopK", logits, builder.ints(top_k), name=f"{prefix}.top_k", num_outputs=2, axis=-1
     )
+    if top_k == 1:
+        magnitude = builder.op("Abs", logits, name=f"{prefix}.magnitude")
+        return _near(builder, logits, magnitude, best, logits, f"{prefix}.choice_0"), indices
     halves = builder.ints(1, 1)
     bests = builder.ops("Split", best, halves, name=f"{prefix}.best", num_outputs=2, axis=-1)
     first = builder.ops("Split", indices, halves, name=f"{prefix}.chosen", num_outputs=2, axis=-1)
     never = _float(builder, "never", -np.inf)
-    limit = _float(builder, "router_reach", 2 * builder.spec.router_jitter)
     nothing = builder.op("Add", bests[0], never, name=f"{prefix}.nothing")
     others = builder.op(
         "ScatterElements", logits, first[0], nothing, name=f"{prefix}.others", axis=-1
     )
     magnitude = builder.op("Abs", logits, name=f"{prefix}.magnitude")
-    weights = []
-    for choice, (value, rivals) in enumerate(zip(bests, (logits, others), strict=True)):
-        name = f"{prefix}.choice_{choice}"
-        below = builder.op("Sub", value, logits, name=f"{name}.below")
-        unit = builder.op("Max", magnitude, value, name=f"{name}.unit")
-        distance = builder.op("Div", below, unit, name=f"{name}.distance")
-        far = builder.op("Greater", distance, limit, name=f"{name}.far")
-        exponent = builder.op("Sub", rivals, value, name=f"{name}.exponent")
-        exponent = builder.op("Where", far, never, exponent, name=f"{name}.near")
-        share = builder.op("Exp", exponent, name=f"{name}.share")
-        total = builder.op("ReduceSum", share, builder.ints(-1), name=f"{name}.total", keepdims=1)
-        weights.append(builder.op("Reciprocal", total, name=name))
+    weights = [
+        _near(builder, logits, magnitude, value, rivals, f"{prefix}.choice_{choice}")
+        for choice, (value, rivals) in enumerate(zip(bests, (logits, others), strict=True))
+    ]
     return builder.op("Concat", *weights, name=f"{prefix}.both", axis=-1), indices
+
+
+def _near(
+    builder: GraphBuilder,
+    logits: ir.Value,
+    magnitude: ir.Value,
+    value: ir.Value,
+    rivals: ir.Value,
+    name: str,
+) -> ir.Value:
+    """Softmax at a chosen logit [T, 1] over those of its rivals [T, E] that are near it."""
+    never = _float(builder, "never", -np.inf)
+    limit = _float(builder, "router_reach", 2 * builder.spec.router_jitter)
+    below = builder.op("Sub", value, logits, name=f"{name}.below")
+    unit = builder.op("Max", magnitude, value, name=f"{name}.unit")
+    distance = builder.op("Div", below, unit, name=f"{name}.distance")
+    far = builder.op("Greater", distance, limit, name=f"{name}.far")
+    exponent = builder.op("Sub", rivals, value, name=f"{name}.exponent")
+    exponent = builder.op("Where", far, never, exponent, name=f"{name}.near")
+    share = builder.op("Exp", exponent, name=f"{name}.share")
+    total = builder.op("ReduceSum", share, builder.ints(-1), name=f"{name}.total", keepdims=1)
+    return builder.op("Reciprocal", total, name=name)
 
 
 def _wide_logits(builder: GraphBuilder, tokens: ir.Value, layer: int) -> ir.Value:

@@ -62,6 +62,7 @@ class CheckpointTensor(ChunkedTensor):
         sources: Names of the tensors in the checkpoint.
         read: Function that reads one of them.
         transpose: True if the two axes are swapped.
+        offset: Number added to every value, in float32.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class CheckpointTensor(ChunkedTensor):
         read: Read,
         *,
         transpose: bool,
+        offset: float = 0.0,
     ) -> None:
+        self._offset = np.float32(offset)
         self._cast_to = np.dtype(dtype)
         super().__init__(
             name, ir.DataType.from_numpy(self._cast_to), shape[::-1] if transpose else shape
@@ -95,6 +98,8 @@ class CheckpointTensor(ChunkedTensor):
         rows_at_once = max(1, CHUNK_BYTES // max(1, row_bytes))
         for start in range(0, values.shape[0], rows_at_once):
             chunk = values[start : start + rows_at_once]
+            if self._offset:
+                chunk = chunk.astype(np.float32) + self._offset
             with np.errstate(over="ignore"):
                 cast = chunk.astype(self._cast_to, order="C")
             # Every stored dtype fits into float32.

@@ -7,18 +7,28 @@ function of standard operators that the model carries.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_export.errors import DependencyError
 from moe_export.op.c_interface import MESSAGE_BYTES, load
+from moe_export.op.platforms import (
+    PACKAGE,
+    PlatformName,
+    library_in_wheels,
+    library_name,
+    named,
+    this_platform,
+)
 
 if TYPE_CHECKING:
     from onnxruntime import SessionOptions
 
-LIBRARY_NAME = "libmoe_export_ops.so"
+LIBRARY_NAME = library_name()
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class LibraryDescription:
 
     Attributes:
         path: file of the library.
-        kernel: kernels in use: `portable`, `avx2`, `avxvnni` or `avx512`.
+        kernel: kernels in use, such as `avx512` or `dotprod`.
         reason: reason for that choice.
         ort_api_version: oldest version of ONNX Runtime's C interface that the library works with.
     """
@@ -41,8 +51,11 @@ class LibraryDescription:
 def library_path() -> Path:
     """File of the native library, for `SessionOptions.register_custom_ops_library`.
 
+    It is that of this package or, if the package was installed without it, that of the package
+    moe-export-ops.
+
     Raises:
-        DependencyError: if the package was installed without it.
+        DependencyError: if neither is installed.
     """
     beside = Path(__file__).with_name(LIBRARY_NAME)
     if beside.is_file():
@@ -56,10 +69,42 @@ def library_path() -> Path:
         installed = Path(str(distribution.locate_file(f"moe_export/op/{LIBRARY_NAME}")))
         if installed.is_file():
             return installed
+    alone = find_spec(PACKAGE)
+    if alone is not None and alone.origin is not None:
+        installed = Path(alone.origin).with_name(LIBRARY_NAME)
+        if installed.is_file():
+            return installed
     raise DependencyError(
         f"the native library {LIBRARY_NAME} is not installed beside {Path(__file__).parent}: "
-        "install moe-export by `pip install .` with a C++ compiler at hand, which builds it"
+        "install a wheel of moe-export-ops for this system, or moe-export by `pip install .` with "
+        "a C++ compiler at hand, which builds it"
     )
+
+
+def library_files(
+    platforms: Sequence[PlatformName] | None = None, wheels: Path | None = None
+) -> dict[str, bytes]:
+    """Contents of the libraries beside an exported model, by the names that they get there.
+
+    Args:
+        platforms: platforms, each with a library under a name of its own; if None, the library of
+            this machine under its bare name.
+        wheels: folder of wheels of moe-export-ops, for platforms other than this machine's.
+
+    Raises:
+        DependencyError: a library is missing.
+    """
+    if platforms is None:
+        return {LIBRARY_NAME: library_path().read_bytes()}
+    here = this_platform()
+    # The library of this machine comes first: onnxruntime-genai's config can name only one.
+    ordered = sorted(map(named, platforms), key=lambda platform: platform != here)
+    return {
+        platform.exported: library_path().read_bytes()
+        if platform == here
+        else library_in_wheels(platform, wheels)
+        for platform in ordered
+    }
 
 
 def register(options: SessionOptions, path: Path | None = None) -> None:

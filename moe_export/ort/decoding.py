@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.families.states import present_name
 from moe_export.ort.session import NUMPY_TYPES, OrtModel
 from moe_export.ort.speculation import Speculation, taken
 
@@ -75,7 +76,7 @@ class GrowingCache:
 
 
 class StaticCache:
-    """KV cache with one buffer per key and value, updated in place by each step.
+    """KV cache with one buffer per state, such as keys or values, updated in place by each step.
 
     On the CPU the buffers get longer by `GROWTH_TOKENS` when they are full. On a GPU they have
     their full length from the beginning: shapes and addresses of a step are the same for every
@@ -109,6 +110,7 @@ class StaticCache:
         """See `KVCache`."""
         self._lengths_B = _lengths(ids_BS, lengths_B)
         self._make_room(ids_BS.shape[1])
+        self._clear_states()
         ids = self._on_device(ids_BS)
         mask = self._on_device(_mask(self._lengths_B, ids_BS.shape[1]))
         binding = self._bound(ids, mask)
@@ -140,12 +142,19 @@ class StaticCache:
             self.room = self._capacity
         # Memory of zeros is taken when it is written, so one old buffer at a time is there twice.
         for name, longer in self._model.zeros(len(self._lengths_B), self.room).items():
+            if held and name in self._model.fixed_states:
+                continue
             if held:
                 longer[:, :, :held] = self._values[name].numpy()
             self._values[name] = self._on_device(longer)
         self._mask = self._on_device(_mask(self._lengths_B, self.room))
         self._step = self._bound(self._ids, self._mask)
         self._step.bind_ortvalue_output(self._model.outputs[0], self._logits)
+
+    def _clear_states(self) -> None:
+        """Sets the states of fixed size to zero; past keys and values are masked instead."""
+        for name in self._model.fixed_states:
+            self._values[name].update_inplace(np.zeros_like(self._values[name].numpy()))
 
     def extend(self, ids_S: Sequence[int]) -> NDArray[np.float32]:
         """Runs several more tokens of the only row; returns their logits [S, V] float32."""
@@ -160,7 +169,8 @@ class StaticCache:
         return logits.astype(np.float32, copy=False)
 
     def drop(self, tokens: int) -> None:
-        """Forgets the last tokens of every row."""
+        """Forgets the last tokens of every row, which no state of fixed size may have seen."""
+        assert not tokens or not self._model.fixed_states
         self._lengths_B = self._lengths_B - tokens
 
     def _on_device(self, array: NDArray[Any]) -> Any:
@@ -175,7 +185,7 @@ class StaticCache:
         binding.bind_ortvalue_input("attention_mask", mask)
         for name, value in self._values.items():
             binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), value)
+            binding.bind_ortvalue_output(present_name(name), value)
         return binding
 
 

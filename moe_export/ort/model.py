@@ -115,6 +115,11 @@ class Model:
                 "speculation needs the provider cpu and the cache static, not "
                 f"{' and '.join(held)}; leave it out"
             )
+        if speculate and self._model.fixed_states:
+            raise RecipeError(
+                "speculation has to take back tokens, and this model has layers whose state cannot "
+                "go back; leave it out"
+            )
         drafts = Speculation(ids) if speculate else None
         tokens = generate(self._model, ids, new_tokens, self.tokenizer.eos_ids, drafts)
         return self.tokenizer.continuation(ids, tokens)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from moe_export.families.base import ModelSpec
+from moe_export.families.states import fixed_bytes, token_bytes
 from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
 from moe_export.op.spec import Dtype
@@ -86,12 +85,11 @@ def _widening(spec: ModelSpec, role: str) -> int:
 
 
 def kv_cache_bytes(spec: ModelSpec, dtype: Dtype, context_tokens: int) -> int:
-    """Bytes of the keys and values of one sequence.
+    """Bytes of the cache of one sequence: keys, values, and states of fixed size.
 
     Args:
         spec: Sizes of the model; pruning does not change the result.
         dtype: Dtype of the exported model.
         context_tokens: Length of the sequence in tokens.
     """
-    per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
-    return per_token * context_tokens * np.dtype(dtype).itemsize
+    return token_bytes(spec, dtype) * context_tokens + fixed_bytes(spec, dtype)

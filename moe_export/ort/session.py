@@ -5,8 +5,9 @@ Legend: B batch, S new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import ArtifactError, DependencyError, RecipeError
+from moe_export.families.states import PAST_PREFIX, present_name
 from moe_export.op.library import library_path, register
 from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.system.memory import trim
@@ -27,6 +29,9 @@ CAPTURED = "captured"
 
 NO_GRAPH = -1
 """Graph number in ONNX Runtime for a run without a CUDA graph."""
+
+PAST_AXIS = "past_sequence_length"
+"""Name of the axis of past tokens in the graph's inputs; a state of fixed size has none."""
 
 NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -121,6 +126,9 @@ class OrtModel:
             `captured`, ONNX Runtime captures steps into CUDA graphs.
         profile: Prefix of the file that ONNX Runtime's profiler writes; None for no profile.
 
+    Attributes:
+        fixed_states: Names of the inputs whose size does not grow with the tokens.
+
     Raises:
         RecipeError: The cache is `captured` without CUDA or without the native operator.
         DependencyError: ONNX Runtime, the provider, or the native library for it is absent; or the
@@ -178,7 +186,8 @@ class OrtModel:
         self.outputs = [output.name for output in self.session.get_outputs()]
         optional = self.session.get_overridable_initializers()
         self._has_logits_from = any(value.name == LOGITS_FROM for value in optional)
-        self._past = [i for i in self.session.get_inputs() if i.name.startswith("past_key_values.")]
+        self._past = [i for i in self.session.get_inputs() if i.name.startswith(PAST_PREFIX)]
+        self.fixed_states = frozenset(i.name for i in self._past if PAST_AXIS not in i.shape)
 
     def logits(self, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
         """Logits at every position of every sequence; the run pads sequences on the right.
@@ -234,11 +243,9 @@ class OrtModel:
             binding.bind_output(name, self.provider)
         self.run(binding, shrink=shrink)
         values = binding.get_outputs()
-        present = {
-            name.replace("present.", "past_key_values."): value
-            for name, value in zip(self.outputs[1:], values[1:], strict=True)
-        }
-        return values[0].numpy().astype(np.float32, copy=False), present
+        present = dict(zip(self.outputs[1:], values[1:], strict=True))
+        past = {value.name: present[present_name(value.name)] for value in self._past}
+        return values[0].numpy().astype(np.float32, copy=False), past
 
     def ask_for_last(self, binding: Any) -> None:
         """Asks for logits of each row's last real token alone, [B, 1, V].
@@ -280,7 +287,7 @@ class OrtModel:
             ) from error
 
     def empty_cache(self, batch_size: int) -> dict[str, Any]:
-        """KV cache without tokens, by name of the input."""
+        """Cache without tokens, by name of the input."""
         import onnxruntime  # noqa: PLC0415 - an extra
 
         return {
@@ -289,21 +296,25 @@ class OrtModel:
         }
 
     def zeros(self, batch_size: int, tokens: int) -> dict[str, NDArray[Any]]:
-        """Keys and values of zeros, for `tokens` tokens of each sequence, by name of the input."""
+        """Cache of zeros for `tokens` tokens of each sequence, by name of the input.
+
+        It holds keys and values, and the states of fixed size in layers without attention.
+        """
         return {
-            value.name: np.zeros(
-                (batch_size, value.shape[1], tokens, value.shape[3]), NUMPY_TYPES[value.type]
-            )
+            value.name: np.zeros(_shape(value.shape, batch_size, tokens), NUMPY_TYPES[value.type])
             for value in self._past
         }
 
     def cache_bytes(self, batch_size: int, tokens: int) -> int:
-        """Bytes of the keys and values of `tokens` tokens of each sequence."""
+        """Bytes of a cache for `tokens` tokens of each sequence."""
         return sum(
-            batch_size
-            * value.shape[1]
-            * tokens
-            * value.shape[3]
+            prod(_shape(value.shape, batch_size, tokens))
             * np.dtype(NUMPY_TYPES[value.type]).itemsize
             for value in self._past
         )
+
+
+def _shape(axes: Sequence[int | str], batch_size: int, tokens: int) -> tuple[int, ...]:
+    """Shape of a state, whose axes are the batch, sizes, and in some the past tokens."""
+    sizes = {"batch_size": batch_size, PAST_AXIS: tokens}
+    return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in axes)

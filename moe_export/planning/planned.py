@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import PlanError
+from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.graph import PredictedBytes, predicted_bytes
 from moe_export.op.spec import Dtype
 from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
 from moe_export.planning.blocks import WidthRule
-from moe_export.planning.shares import Shares, token_shares
+from moe_export.planning.shares import token_shares
 from moe_export.planning.widths import solve_widths
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import Formats, PlanSettings
@@ -154,7 +155,7 @@ def _solve(
     shares = token_shares(tokens_per_expert, axis.spec.top_k)
     budget = Budget(
         stored_bytes=settings.target_bytes,
-        read_bytes=_read_bytes(axis.spec, shares, settings),
+        read_bytes=_read_bytes(spec_of(checkpoint.config), tokens_per_expert, settings),
         dtype=settings.dtype,
         layout=settings.layout or "portable",
         linear=settings.linear or "auto",
@@ -163,11 +164,17 @@ def _solve(
     return allocate(axis, costs, formats.quantization("float"), budget, WidthRule.of(settings))
 
 
-def _read_bytes(spec: ModelSpec, shares: Shares, settings: PlanSettings) -> int | None:
-    """Limit of the bytes that a token reads; None if the recipe sets none."""
+def _read_bytes(
+    spec: ModelSpec, tokens_per_expert: Sequence[NDArray[np.int64]], settings: PlanSettings
+) -> int | None:
+    """Limit of the bytes that a token reads; None if the recipe sets none.
+
+    `plan.speedup` is over the model of the checkpoint, with its own experts per token.
+    """
     if settings.speedup is None:
         return settings.target_active_bytes
     assert settings.dtype is not None
     unpruned = replace(spec, quantization=formats_of(settings))
     sizes = planned_bytes(unpruned, settings.dtype, settings)
+    shares = token_shares(tokens_per_expert, spec.top_k)
     return int(sizes.active_bytes(unpruned, shares) / settings.speedup)

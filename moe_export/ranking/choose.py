@@ -95,14 +95,15 @@ def choose_ranking(
     all_S = np.arange(len(held_out.sequences.prompt_S))
     first_S = held_out.first(settings.first)
     finalists = min(settings.finalists, len(candidates))
+    top_k = settings.plan.top_k if settings.plan is not None else None
     steps = Steps(progress, 2 + len(candidates) + finalists)
     with deterministic():
-        first = Round(directory, held_out.sequences, first_S, folder / "first", steps)
+        first = Round(directory, held_out.sequences, first_S, folder / "first", steps, top_k)
         early = [first.measured(each) for each in candidates]
         early_nats = [mean_kl(each, held_out) for each in early]
         # The sort is stable, so that of equal candidates the earlier one goes on.
         order = sorted(range(len(candidates)), key=lambda number: early_nats[number])[:finalists]
-        last = Round(directory, held_out.sequences, all_S, folder / "last", steps)
+        last = Round(directory, held_out.sequences, all_S, folder / "last", steps, top_k)
         found = {
             number: last.measured(
                 candidates[number], _refit(directory, calibration, settings, folder)
@@ -140,6 +141,7 @@ def _refit(
     prune, tokens = settings.prune, settings.fitting_tokens
     if prune is None or not refits(prune):
         return None
+    top_k = settings.plan.top_k if settings.plan is not None else None
     return lambda candidate: refitted_layers(
-        directory, candidate.kept, calibration, prune, tokens, folder
+        directory, candidate.kept, calibration, prune, tokens, folder, top_k
     )

@@ -9,7 +9,7 @@ Legend: S sequences, K sources, T scored tokens of a batch, P kept dimensions, D
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +40,14 @@ class HeldOutPasses:
         held_out: The sequences.
         places_S: Numbers of the sequences that are used, int64.
         tell: Function called before each layer.
+        top_k: Experts per token of the forms; None for those of the checkpoint.
     """
 
     directory: Path
     held_out: Calibration
     places_S: NDArray[np.int64]
     tell: Callable[[str], None]
+    top_k: int | None = None
     teacher_TD: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +56,7 @@ class HeldOutPasses:
         self.batches = batches_of([sequences[s] for s in self.places_S], BATCH_TOKENS)
         self._scored_T = [self._scored(batch) for batch in self.batches]
         self._embedded = list(self.model.begin(batch.tokens_BL for batch in self.batches))
-        states = self._through({}, None)
+        states = self._through({}, None, self.model.spec.top_k)
         with self.model.head() as (norm, _), torch.no_grad():
             self.teacher_TD = [
                 norm(state_BLD).flatten(0, 1)[scored_T]
@@ -72,7 +74,7 @@ class HeldOutPasses:
             kept: Dimensions that are not masked; experts that are not named stay whole.
             fits: Refitted columns of each layer in order; None without refitting.
         """
-        states = self._through(kept, fits)
+        states = self._through(kept, fits, self.top_k or self.model.spec.top_k)
         with self.model.head() as (norm, _), torch.no_grad():
             hidden_TD = [
                 norm(state_BLD).flatten(0, 1)[scored_T]
@@ -80,7 +82,7 @@ class HeldOutPasses:
             ]
         return self._divergence(hidden_TD)
 
-    def _through(self, kept: Kept, fits: Iterator[Columns] | None) -> list[Tensor]:
+    def _through(self, kept: Kept, fits: Iterator[Columns] | None, top_k: int) -> list[Tensor]:
         """States [B, L, D] of every batch after the last layer."""
         states = [each.hidden_BLD for each in self._embedded]
         for layer in range(len(self.model.layers)):
@@ -89,6 +91,7 @@ class HeldOutPasses:
             with self.model.layer(layer), torch.no_grad():
                 block = self.model.block(layer)
                 if block is not None:
+                    block.spec = replace(block.spec, top_k=top_k)
                     self._change(block, kept, down)
                 states = [
                     self.model.run(layer, state_BLD, each.calls[layer])

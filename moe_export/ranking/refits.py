@@ -46,6 +46,7 @@ def refitted_layers(
     settings: PruneSettings,
     tokens: int,
     folder: Path,
+    top_k: int | None = None,
 ) -> Iterator[Columns]:
     """Yields the refitted columns of each layer, in order.
 
@@ -56,6 +57,7 @@ def refitted_layers(
         settings: Settings of the fit.
         tokens: Most tokens of these sequences.
         folder: Folder for the hidden states meanwhile; made if it is absent.
+        top_k: Experts per token of the pruned model; None for those of the checkpoint.
     """
     part = calibration.thinned(min(tokens, settings.calibration_tokens))
     weight_K = SourceWeights.of(part).token_weight_K
@@ -65,7 +67,7 @@ def refitted_layers(
     with tempfile.TemporaryDirectory(dir=folder) as states:
         for layer in fit_layers(
             directory,
-            _pruned(directory, kept),
+            _pruned(directory, kept, top_k),
             kept,
             FitTokens(part.sequences(), weight_K[part.source_S]),
             FitRule(**refit.model_dump()),
@@ -74,7 +76,7 @@ def refitted_layers(
             yield layer.tensors
 
 
-def _pruned(directory: Path, kept: Kept) -> ModelSpec:
+def _pruned(directory: Path, kept: Kept, top_k: int | None) -> ModelSpec:
     """Sizes of the model with only the kept dimensions."""
     spec = spec_of(Checkpoint(directory).config)
     axis = Axis(spec, any(expert == spec.num_experts for _, expert in kept))
@@ -82,4 +84,4 @@ def _pruned(directory: Path, kept: Kept) -> ModelSpec:
         [len(kept[layer, expert]) for expert in range(len(table.widths))]
         for layer, table in enumerate(axis.tables)
     ]
-    return axis.resized(widths).spec
+    return axis.routed_to(top_k).resized(widths).spec

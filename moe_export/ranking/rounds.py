@@ -51,6 +51,7 @@ class Round:
         places_S: Numbers of those that are used, int64.
         folder: Folder of finished measurements, which are not made again.
         steps: Progress of all rounds.
+        top_k: Experts per token of the candidates; None for those of the checkpoint.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Round:
         places_S: NDArray[np.int64],
         folder: Path,
         steps: Steps,
+        top_k: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._steps = folder, steps
         steps.begin("unpruned")
-        self._passes = HeldOutPasses(directory, sequences, places_S, steps.tell)
+        self._passes = HeldOutPasses(directory, sequences, places_S, steps.tell, top_k)
 
     def unpruned(self) -> Divergence:
         """Losses of the unpruned model."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe.base import Section, parse_bytes
-from moe_export.recipe.calibrate import CalibrateSettings, ModelSettings, Source, Task
+from moe_export.recipe.calibrate import (
+    CalibrateSettings,
+    ModelOverrides,
+    ModelSettings,
+    Source,
+    Task,
+)
 from moe_export.recipe.comparisons import BakeoffSettings, SweepSettings
 from moe_export.recipe.evaluate import EvalSettings
 from moe_export.recipe.export import ExportSettings, ReportSettings
@@ -27,6 +33,7 @@ from moe_export.recipe.prune import (
 from moe_export.recipe.quantize import Formats, QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
+from moe_export.recipe.tune import EsftSettings, TuneSettings
 from moe_export.recipe.validate import (
     GateSettings,
     SpeedSettings,
@@ -44,12 +51,14 @@ __all__ = [
     "CalibrateSettings",
     "DistillSettings",
     "Dtype",
+    "EsftSettings",
     "EvalSettings",
     "ExportSettings",
     "Formats",
     "GateSettings",
     "ImportanceSettings",
     "Layout",
+    "ModelOverrides",
     "ModelSettings",
     "PlanSettings",
     "PruneSettings",
@@ -64,6 +73,7 @@ __all__ = [
     "SpeedSettings",
     "SweepSettings",
     "Task",
+    "TuneSettings",
     "ValidateSettings",
     "default_cache",
     "parse_bytes",

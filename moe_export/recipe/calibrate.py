@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from moe_export.recipe.base import MOST, DocumentCount, Factor, Section, Seed
+from moe_export.recipe.base import MOST, Count, DocumentCount, Factor, Section, Seed
+
+
+class ModelOverrides(Section):
+    """Keys of the source's `config.json` that get other values; unset keys stay as published.
+
+    The model that is pruned, exported and compared with is the one with these values. Every
+    `config.json` of the run has the published ones in `moe_export_overrides`.
+
+    Attributes:
+        max_position_embeddings: Most positions of a sequence. Rotary tables of exports and the KV
+            cache of onnxruntime-genai have this length; Phi-3.5-MoE runs with its original 4096.
+        sliding_window: Tokens that attention sees in a family with windows; 0 for all.
+        num_experts_per_tok: Number of routed experts that a token is sent to.
+    """
+
+    max_position_embeddings: Count | None = None
+    sliding_window: Annotated[int, Field(ge=0, le=MOST)] | None = None
+    num_experts_per_tok: Count | None = None
+
+    @property
+    def keys(self) -> dict[str, int]:
+        """New values by config key."""
+        return self.model_dump(exclude_none=True)
 
 
 class ModelSettings(Section):
@@ -16,10 +39,12 @@ class ModelSettings(Section):
         source: `demo` (the embedded model), a directory, or a Hugging Face id (`owner/name`), which
             is taken from the local cache or, if the network allows, fetched.
         revision: Revision of a Hugging Face id.
+        overrides: Keys of its `config.json` that get other values.
     """
 
     source: str = Field(min_length=1)
     revision: str | None = None
+    overrides: ModelOverrides = ModelOverrides()
 
 
 class Source(Section):
@@ -46,7 +71,7 @@ class Source(Section):
             than half of the answers.
         chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
             a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
-            `conversations`, with its `tools` and `system` if it has them.
+            `conversations`, with its `tools` or `functions` and `system` if it has them.
         weight: Share of this source, relative to the others, among the sequences and in every
             score but those that are a mean over sequences. If no source gives a weight, all
             contribute as many sequences, and weigh by their tokens in scores. If some do, 1 is
@@ -67,6 +92,15 @@ class Source(Section):
     eos: Literal["required", "optional"] | None = None
     chat_template: bool = False
     weight: Factor | None = None
+
+    @field_validator("text", "jsonl")
+    @classmethod
+    def _local(cls, path: str | None) -> str | None:
+        if path is not None and "://" in path:
+            raise ValueError(f"{path!r} is an address; fetch the file, and give its path")
+        if path is not None and path.startswith("~"):
+            raise ValueError(f"{path!r} begins with ~, which is not expanded; write the whole path")
+        return path
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:

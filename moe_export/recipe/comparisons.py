@@ -48,15 +48,17 @@ class BakeoffSettings(Section):
 class SweepSettings(Section):
     """Models that `moe-export sweep` compares; all else is taken from the plan section.
 
-    Every `keep` is combined with every format of the experts. At every budget, each format is
-    filled up to it, and the plan chooses (`quantize.experts: auto`).
+    Every `keep` is combined with every format of the experts, and with every `top_k`. At every
+    budget, each format is filled up to it, and the plan chooses (`quantize.experts: auto`).
 
     Attributes:
         keeps: Shares of all expert dimensions that are kept.
         formats: Formats of the experts.
+        top_k: Experts per token, beside the plan's own; none unless given.
         budgets: Shares of the bytes of the unpruned model exported.
     """
 
     keeps: tuple[Share, ...] = (1.0, 0.75, 0.5, 0.25)
     formats: Annotated[tuple[ExpertChoice, ...], Field(min_length=1)] = ("float", "int8", "int4")
+    top_k: tuple[Count, ...] = ()
     budgets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.4, 0.3, 0.2)

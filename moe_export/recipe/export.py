@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from moe_export.op.platforms import PlatformName
 from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.recipe.base import Section
 
@@ -22,9 +25,15 @@ class ExportSettings(Section):
             one.
         library: `true` to copy the native operator library beside each model, where runtimes find
             it by its bare name.
+        platforms: Platforms whose libraries are copied beside each model, each under a name of its
+            own, such as `libmoe_export_ops-linux_aarch64.so`; without the key, the library of this
+            machine under its bare name. Needs `library: true`.
+        wheels: Folder with wheels of moe-export-ops, from which the libraries of platforms other
+            than this machine's are taken.
         web: `true` to write each model under the names of transformers.js too, in a folder `onnx`,
-            such as `onnx/model_q4.onnx`. The weights there are a hard link to those of the model
-            where the file system has such links, and a copy elsewhere.
+            such as `onnx/model_q4.onnx`, with a copy of the weights.
+        genai_provider: Execution provider that `genai_config.json` names: `cuda`, or none for the
+            CPU. Follows `validate.providers` if that has `cuda`.
     """
 
     dtype: Dtype = "float32"
@@ -33,7 +42,10 @@ class ExportSettings(Section):
     baseline: bool = True
     pruned: bool = True
     library: bool = True
+    platforms: tuple[PlatformName, ...] | None = None
+    wheels: str | None = None
     web: bool | None = None
+    genai_provider: Literal["cuda"] | None = None
 
 
 class ReportSettings(Section):

@@ -47,6 +47,7 @@ class ImportanceSettings(Section):
         dtype: Dtype in which the model runs.
         shared_expert: `true` to score the dimensions of the shared expert too; follows
             `plan.shared_expert` and may not be given.
+        top_k: Experts per token; follows `plan.top_k` and may not be given.
     """
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = ("fisher_margin",)
@@ -54,3 +55,4 @@ class ImportanceSettings(Section):
     calibration_tokens: Count | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     shared_expert: bool | None = None
+    top_k: Count | None = None

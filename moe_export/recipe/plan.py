@@ -43,6 +43,9 @@ class PlanSettings(Section):
         shared_expert: `keep` leaves the expert that every token takes whole; `prune` scores, ranks
             and budgets its dimensions together with those of the routed experts. Every token reads
             it. `auto` prunes it if the model has one, and is the default beside `speedup`.
+        top_k: Experts per token of the pruned model, at most the source's; the source's unless
+            given. Scores are computed with it, and weights are normalized over it where the family
+            normalizes them.
     """
 
     keep: Share | None = None
@@ -60,6 +63,7 @@ class PlanSettings(Section):
     multiple_of: Count = 1
     unknown: Literal["keep", "prune"] = "keep"
     shared_expert: Literal["keep", "prune", "auto"] = "keep"
+    top_k: Count | None = None
 
     @model_validator(mode="before")
     @classmethod

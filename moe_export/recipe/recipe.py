@@ -21,6 +21,7 @@ from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import PruneSettings
 from moe_export.recipe.quantize import QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
+from moe_export.recipe.tune import TuneSettings
 from moe_export.recipe.validate import ValidateSettings
 
 
@@ -28,12 +29,14 @@ class Recipe(Section):
     """A whole recipe: with `plan` a run of the main job, with `bakeoff` a comparison of rankings.
 
     Attributes:
+        tune: Training of the model on documents; without it the source is taken as it is.
         validate: Measurements of the exported models.
         eval: Tasks of lm-eval; without it none is run.
         sweep: Models that the command `sweep` compares; other commands ignore it.
     """
 
     model: ModelSettings
+    tune: TuneSettings | None = None
     calibrate: CalibrateSettings
     importance: ImportanceSettings = ImportanceSettings()
     ranking: RankingSettings = RankingSettings()
@@ -56,6 +59,17 @@ class Recipe(Section):
             dtype = export.get("dtype") if isinstance(export, dict) else None
             default = ExportSettings.model_fields["dtype"].default
             content = content | {"plan": {"dtype": dtype or default} | content["plan"]}
+        return content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _genai_runs_where_the_model_is_measured(cls, content: Any) -> Any:
+        """Gives the export the provider cuda if the recipe measures on it."""
+        if not isinstance(content, dict) or not isinstance(content.get("validate"), dict):
+            return content
+        export = content.get("export") or {}
+        if "cuda" in (content["validate"].get("providers") or ()) and isinstance(export, dict):
+            content = content | {"export": {"genai_provider": "cuda"} | export}
         return content
 
     @model_validator(mode="before")

@@ -23,6 +23,7 @@ from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
+from moe_export.families.states import token_bytes
 from moe_export.formats import GRIDS
 from moe_export.op.spec import uses_panels
 from moe_export.ort.execution import PORTABLE_PATH
@@ -66,7 +67,7 @@ def memory_facts(
         kv_cache=KvCacheFacts(
             context_tokens=spec.max_positions,
             cache_bytes=kv_cache_bytes(spec, export.dtype, spec.max_positions),
-            bytes_per_token=kv_cache_bytes(spec, export.dtype, 1),
+            bytes_per_token=token_bytes(spec, export.dtype),
         ),
         checkpoint=CheckpointFacts(
             predicted_tensor_bytes=plan.checkpoint_tensor_bytes,

@@ -49,18 +49,19 @@ def model_facts(prune: Path, plan: Plan, importance: Importance) -> ModelFacts:
     """
     after = spec_of(read_config(prune))
     before = plan.unpruned(after)
-    shares = token_shares(importance.tokens_per_expert, after.top_k)
+    tokens = importance.tokens_per_expert
     return ModelFacts(
         family=after.family.model_type,
         layers=after.num_layers,
         experts_per_layer=after.num_experts,
         experts_per_token=after.top_k,
+        experts_per_token_before=before.top_k,
         hidden_size=after.hidden_size,
         vocabulary_tokens=after.vocab_size,
         parameters=Parameters(before=before.parameters, after=after.parameters),
         active_parameters_per_token=ActiveParameters(
-            before=active_parameters(before, shares),
-            after=active_parameters(after, shares),
+            before=active_parameters(before, token_shares(tokens, before.top_k)),
+            after=active_parameters(after, token_shares(tokens, after.top_k)),
         ),
     )
 

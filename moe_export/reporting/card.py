@@ -10,6 +10,8 @@ import moe_export
 from moe_export.artifacts.formats import TensorFormats
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families.base import ModelSpec
+from moe_export.families.states import fixed_bytes, token_bytes
+from moe_export.op.platforms import PlatformName, named, this_platform
 from moe_export.op.spec import Dtype, Layout
 from moe_export.reporting import card_snippets as snippets
 from moe_export.reporting.card_source import Source
@@ -54,6 +56,8 @@ class ExportFacts:
         dtype: Dtype of activations, cache and of weights that are not quantized.
         layout: Layout of the experts' weights.
         library: File name of the operator library beside the model; None if there is none.
+        platforms: Platforms with a library of their own beside the model, one of them
+            `library`; empty if the library is that of the exporting machine.
         data_bytes: Size of the weights' file.
         start: Beginning of a text.
         ends: Ids of the tokens that end a text.
@@ -72,6 +76,7 @@ class ExportFacts:
     ends: Sequence[int]
     licence_files: Sequence[str]
     web: bool = False
+    platforms: Sequence[PlatformName] = ()
 
 
 def export_card(facts: ExportFacts) -> str:
@@ -84,7 +89,7 @@ def export_card(facts: ExportFacts) -> str:
         "formats": formats_text(spec),
         "activations and KV cache": facts.dtype,
         "weights": f"{size(facts.data_bytes)}, {spec.parameters:,} parameters",
-        "KV cache": f"{size(cache_bytes(spec, facts.dtype))} per token",
+        "KV cache": _cache_text(spec, facts.dtype),
         "context": f"{spec.max_positions:,} tokens",
         "operator library": _library(facts),
     }
@@ -131,6 +136,34 @@ def prune_card(
     )
 
 
+def tune_card(
+    source: Source, spec: ModelSpec, pruning: Pruning, licence_files: Sequence[str], method: str
+) -> str:
+    """Card of a tuned checkpoint, pruned before or not."""
+    rows = {
+        "made from": source.name,
+        "family": spec.family.model_type,
+        "trained": method,
+        "experts per token": str(spec.top_k),
+        "parameters": f"{spec.parameters:,}",
+    }
+    is_pruned = pruning.kept < pruning.whole
+    if is_pruned:
+        rows["expert dimensions kept"] = _kept(pruning)
+    tags = ["mixture-of-experts", *_pruned_tag(pruning)]
+    library = "moe-export" if is_pruned else "transformers"
+    return _page(
+        _front_matter(source, library, tags, licence_files),
+        f"# {source.name}, tuned",
+        f"Made by moe-export {moe_export.__version__}. `tuning.json` has the losses of training "
+        "and those on held-out documents.",
+        _table(rows),
+        "## Run it in this folder",
+        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_pruned else ""),
+        *_licence(source, licence_files),
+    )
+
+
 def write_card(directory: Path, card: str) -> None:
     """Writes the card of the model in a folder.
 
@@ -156,10 +189,11 @@ def formats_text(spec: ModelSpec) -> str:
     return f"{', '.join(words)}, in groups of {formats.group_size}"
 
 
-def cache_bytes(spec: ModelSpec, dtype: Dtype) -> int:
-    """Bytes of the keys and values of one token in all layers."""
-    width = 2 if dtype == "float16" else 4
-    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * width
+def _cache_text(spec: ModelSpec, dtype: Dtype) -> str:
+    """Size of the cache of a sequence, which may have a part that its tokens do not change."""
+    fixed = fixed_bytes(spec, dtype)
+    text = f"{size(token_bytes(spec, dtype))} per token"
+    return f"{text}, and {size(fixed)} per sequence" if fixed else text
 
 
 def _dimensions(spec: ModelSpec) -> int:
@@ -177,10 +211,34 @@ def _pruned_tag(pruning: Pruning) -> list[str]:
 def _library(facts: ExportFacts) -> str:
     if facts.layout == "packed":
         place = f"`{facts.library}`" if facts.library else "not in this folder"
-        return f"needed, {place}; Linux x86-64 only"
+        return f"needed, {place}; {_systems(facts)} only"
     if facts.library is None:
         return "not in this folder; ONNX Runtime runs the model without it"
-    return f"`{facts.library}` (Linux x86-64) is faster; any ONNX Runtime runs the model without it"
+    systems = _systems(facts)
+    if facts.platforms:
+        return f"one each for {systems}; any ONNX Runtime runs the model without it"
+    return f"`{facts.library}` ({systems}) is faster; any ONNX Runtime runs the model without it"
+
+
+def _systems(facts: ExportFacts) -> str:
+    """Platforms of the libraries beside the model."""
+    if facts.platforms:
+        return ", ".join(facts.platforms)
+    here = this_platform()
+    return "this system" if here is None else here.name
+
+
+def _registration(facts: ExportFacts, comment: str) -> str:
+    """Lines that register the library beside the model."""
+    if not facts.platforms:
+        return f'options.register_custom_ops_library("./{facts.library}"){comment}\n'
+    names = {named(name).words: named(name).exported for name in facts.platforms}
+    files = "".join(f'    "{words}": "{name}",\n' for words, name in names.items())
+    return (
+        f"libraries = {{\n{files}}}\n"
+        'library = libraries[f"{platform.system()}-{platform.machine()}"]\n'
+        f'options.register_custom_ops_library(f"./{{library}}"){comment}\n'
+    )
 
 
 def _export_code(facts: ExportFacts) -> list[str]:
@@ -191,11 +249,12 @@ def _export_code(facts: ExportFacts) -> list[str]:
     library = ""
     if facts.library is not None:
         comment = "" if facts.layout == "packed" else snippets.FASTER
-        library = f'options.register_custom_ops_library("./{facts.library}"){comment}\n'
+        library = _registration(facts, comment)
     parts += [
         "With ONNX Runtime 1.22 or newer:",
         snippets.filled(
             snippets.ONNX_RUNTIME,
+            imports="import platform\n\n" if facts.platforms else "",
             library=library,
             dtype=facts.dtype,
             ends=ends,
@@ -206,6 +265,11 @@ def _export_code(facts: ExportFacts) -> list[str]:
             snippets.GENAI, special=snippets.SPECIAL if facts.start.has_bos else "", ends=ends
         ),
     ]
+    if facts.platforms:
+        parts.append(
+            f"`genai_config.json` names `{facts.library}`; on another system, give the key "
+            "`custom_ops_library` there the name of that system's library."
+        )
     if facts.start.has_bos:
         parts.append(
             "A text begins with BOS, which onnxruntime-genai adds only with that option. Leave the "

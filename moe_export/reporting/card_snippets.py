@@ -15,7 +15,7 @@ print(model.generate("$prompt", $new_tokens))
 """)
 
 ONNX_RUNTIME = Template("""\
-import numpy as np
+${imports}import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 

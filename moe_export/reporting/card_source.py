@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_export.demo import checkpoint_dir
+from moe_export.families.overrides import origin_of
 
 HEAD_CHARACTERS = 1 << 16
 """Length of a README's beginning that is searched for front matter."""
@@ -33,6 +34,7 @@ class Source:
 
 def source_of(checkpoint: Path) -> Source:
     """Reads name and licence of a source checkpoint from its folder and its README."""
+    checkpoint = origin_of(checkpoint)
     hub_id = _hub_id(checkpoint)
     is_demo = checkpoint == checkpoint_dir()
     name = "moe-export-demo" if is_demo else re.sub(r"[^\w.\- ]", "_", checkpoint.name)

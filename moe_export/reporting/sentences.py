@@ -29,9 +29,13 @@ def summary(report: Report) -> str:
     layers = f"{model.layers} layers"
     if len(plan.layers) < model.layers:
         layers += f", {len(plan.layers)} of them"
+    before = model.experts_per_token_before
+    source = (
+        "" if before in (None, model.experts_per_token) else f" ({before} in the unpruned model)"
+    )
     return (
         f"{model.family}, {layers} × {model.experts_per_layer} experts, "
-        f"{model.experts_per_token} per token. {parameters(model.parameters.before)} "
+        f"{model.experts_per_token} per token{source}. {parameters(model.parameters.before)} "
         f"parameters before, {parameters(model.parameters.after)} after. Ranked by "
         f"{plan.score} {SCOPES.get(plan.scope, plan.scope)}, by {plan.unit}; "
         f"exported in {report.memory.dtype}.{_formats(report)}"

@@ -89,6 +89,7 @@ def repeats_sentence(points: Sequence[Point]) -> str:
 
 def _table(sweep: Sweep, points: Sequence[Point]) -> Table:
     before, timed = sweep.baseline.weights_bytes, sweep.speed_setting is not None
+    routed = any(point.top_k is not None for point in sweep.points)
     on_front = {point.name for point in front(sweep.points)}
     rows, strong = [], set()
     for number, point in enumerate(points):
@@ -101,6 +102,7 @@ def _table(sweep: Sweep, points: Sequence[Point]) -> Table:
             [
                 name if point.experts != "auto" else f"the plan's: {name}",
                 percent(point.kept),
+                *(("" if point.top_k is None else str(point.top_k),) if routed else ()),
                 size(point.weights_bytes),
                 percent(point.weights_bytes / before),
                 size(point.active_bytes_per_token),
@@ -111,7 +113,8 @@ def _table(sweep: Sweep, points: Sequence[Point]) -> Table:
             ]
         )
     head = [
-        "experts", "kept", "weights", "of unpruned", "read per token", "exact match",
+        "experts", "kept", *(("top-k",) if routed else ()), "weights", "of unpruned",
+        "read per token", "exact match",
         "text loss, nats", "KL, nats", *(("decode tok/s", "ratio") if timed else ()),
     ]  # fmt: skip
     return Table(head, rows, strong=frozenset(strong))

@@ -158,7 +158,8 @@ def explanation() -> str:
 
 def words(point: Point) -> str:
     """Describes a point."""
-    return f"{percent(point.kept)} kept, {point.experts}"
+    routed = "" if point.top_k is None else f", {point.top_k} experts per token"
+    return f"{percent(point.kept)} kept, {point.experts}{routed}"
 
 
 def formats(point: Point) -> str:

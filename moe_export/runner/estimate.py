@@ -66,6 +66,7 @@ from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
+from moe_export.tuning.needs import SAVES, VALUE_BYTES, needs_of
 
 FITTING_PASSES = 3
 """Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
@@ -196,6 +197,26 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
     return replace(STAGE_ESTIMATES[step.stage](models), stage=step.folder)
 
 
+def _tune(models: _Models) -> StageEstimate:
+    """Steps of training, and the held-out documents twice; documents fill their rows."""
+    settings = models.recipe.tune
+    assert settings is not None
+    spec = models.spec if settings.after is None else models.kept
+    needs = needs_of(spec, settings)
+    batch_tokens = settings.rows * settings.sequence_length
+    drawn = settings.documents * settings.sequence_length
+    steps = settings.steps or math.ceil((settings.epochs or 1) * drawn / batch_tokens)
+    state_bytes = 3 * VALUE_BYTES * needs.trained
+    flops = needs.flops * (steps + settings.held_out * drawn / batch_tokens)
+    return StageEstimate(
+        "tune",
+        STORED_BYTES * spec.parameters,
+        TORCH_BYTES + needs.peak_bytes,
+        10 + flops / FLOPS_PER_S["float32"] + SAVES * state_bytes / COPIED_PER_S,
+        2 * state_bytes,
+    )
+
+
 def _calibrate(models: _Models) -> StageEstimate:
     """Draws sequences; of large files only pieces are encoded."""
     recipe, settings = models.recipe, models.recipe.calibrate
@@ -319,7 +340,7 @@ def _export(models: _Models) -> StageEstimate:
     libraries = LIBRARY_BYTES * len(models.exported) if models.recipe.export.library else 0
     return StageEstimate(
         "export",
-        models.export_bytes + libraries,
+        models.export_bytes * (2 if models.recipe.export.web else 1) + libraries,
         2 * PYTHON_BYTES + 2 * models.largest_bytes,
         2 + models.export_bytes / EXPORTED_PER_S,
     )
@@ -407,6 +428,7 @@ def _bakeoff(models: _Models) -> StageEstimate:
 
 
 STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
+    "tune": _tune,
     "calibrate": _calibrate,
     "ranking": _ranking,
     "plan": _plan,
@@ -518,7 +540,7 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     plan = recipe.plan
     if plan is None:
         return spec
-    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert))
+    axis = Axis(spec, plan.prunes_shared_of(spec.has_shared_expert)).routed_to(plan.top_k)
 
     def at(keep: float) -> ModelSpec:
         widths = [[round(width * keep) for width in layer] for layer in axis.widths]
@@ -530,12 +552,12 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
         found = predicted_bytes(
             model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
         )
-        return found.total_bytes, found.active_bytes(model, uniform_shares(spec))
+        return found.total_bytes, found.active_bytes(model, uniform_shares(model))
 
     if plan.keep is not None:
         return at(plan.keep)
-    least, most = sizes(at(0.0)), sizes(spec)
-    read = round(most[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
+    least, most = sizes(at(0.0)), sizes(axis.spec)
+    read = round(sizes(spec)[1] / plan.speedup) if plan.speedup else plan.target_active_bytes
     shares = [
         (target - low) / max(high - low, 1)
         for target, low, high in zip((plan.target_bytes, read), least, most, strict=True)

@@ -16,7 +16,9 @@ from moe_export.recipe import (
     BakeoffSettings,
     CalibrateSettings,
     EvalSettings,
+    ExportSettings,
     Source,
+    TuneSettings,
     ValidateSettings,
 )
 from moe_export.runner.steps import Step
@@ -54,12 +56,13 @@ def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
         lines = (f"{digest} {path.name}\n" for path, digest in zip(files, found, strict=True))
         common["tokenizer"] = hashlib.sha256("".join(lines).encode()).hexdigest()
     return {
-        step.folder: common | outside_files(_sources(step)) | _task_files(step) for step in steps
+        step.folder: common | outside_files(_sources(step)) | _task_files(step) | _wheel_files(step)
+        for step in steps
     }
 
 
 def _sources(step: Step) -> Iterable[Source]:
-    if isinstance(step.settings, CalibrateSettings):
+    if isinstance(step.settings, CalibrateSettings | TuneSettings):
         return step.settings.sources
     if isinstance(step.settings, ValidateSettings | BakeoffSettings):
         return step.settings.tasks
@@ -74,3 +77,11 @@ def _task_files(step: Step) -> dict[str, str]:
     folder = Path(settings.include_path)
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path): file_sha256(path) for path in found if "__pycache__" not in path.parts}
+
+
+def _wheel_files(step: Step) -> dict[str, str]:
+    """SHA-256 by path of the wheels from which libraries of other platforms are taken."""
+    settings = step.settings
+    if not isinstance(settings, ExportSettings) or settings.wheels is None:
+        return {}
+    return {str(path): file_sha256(path) for path in sorted(Path(settings.wheels).glob("*.whl"))}

@@ -12,6 +12,7 @@ from moe_export.demo import checkpoint_dir
 from moe_export.errors import CheckpointError, DependencyError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
+from moe_export.families.overrides import OVERRIDES_KEY, with_overrides
 from moe_export.recipe import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -23,15 +24,27 @@ FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 def locate(settings: ModelSettings) -> Path:
     """Finds the directory of the source model; downloads a hub id that is not in the local cache.
 
+    With `model.overrides` it is a view of that directory, see `families.overrides`.
+
     Raises:
         CheckpointError: the source is neither `demo`, nor a directory, nor a hub id.
         DependencyError: a hub id is not in the local cache and cannot be downloaded.
+        ResourceError: the view cannot be written.
     """
+    return with_overrides(_published(settings), settings.overrides.keys)
+
+
+def _published(settings: ModelSettings) -> Path:
     if settings.source == "demo":
         return checkpoint_dir()
     directory = Path(settings.source).expanduser()
     if directory.is_dir():
         return directory.resolve()
+    if directory.is_file():
+        raise CheckpointError(
+            f"model.source {settings.source!r} is a file, expected the directory of a checkpoint; "
+            "give the directory that it is in"
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.source):
         raise CheckpointError(
             f"model.source {settings.source!r} is no directory here; give 'demo', the directory of "
@@ -53,6 +66,9 @@ def inspect(model: Path) -> ModelSpec:
         CheckpointError: a file or tensor is missing, damaged, unknown or superfluous.
     """
     checkpoint, spec = open_checkpoint(model)
+    for key, published in checkpoint.config.get(OVERRIDES_KEY, {}).items():
+        value = checkpoint.config[key]
+        logger.warning("%s: %s is %s, published %s", model, key, value, published)
     for reason, count in Counter(checkpoint.dropped.values()).items():
         first = next(name for name, why in checkpoint.dropped.items() if why == reason)
         more = f" (and {count - 1} more)" if count > 1 else ""

@@ -23,12 +23,14 @@ class Point:
         keep: share of expert dimensions to keep, 0 to 1; None if a budget decides.
         target_bytes: budget for the exported weights in bytes; None if `keep` decides.
         experts: format of the experts, or `auto`.
+        top_k: experts per token; None for those of the plan section.
     """
 
     name: str
     keep: float | None
     target_bytes: int | None
     experts: str
+    top_k: int | None = None
 
 
 def points_of(recipe: Recipe, baseline_bytes: int) -> list[Point]:
@@ -40,7 +42,8 @@ def points_of(recipe: Recipe, baseline_bytes: int) -> list[Point]:
     """
     sweep = recipe.sweep
     points = [
-        Point(f"keep-{keep * 100:g}-{name}", keep, None, name)
+        Point(f"keep-{keep * 100:g}{_routed(top_k)}-{name}", keep, None, name, top_k)
+        for top_k in (None, *sweep.top_k)
         for keep in sweep.keeps
         for name in sweep.formats
     ]
@@ -73,18 +76,23 @@ def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
     for point in points:
         inside = f"{POINTS}/{point.name}/"
         for step in between(steps_of(_recipe_of(recipe, point)), None, LAST)[0]:
-            shared = step.stage in ("calibrate", "importance")
-            folder = step.folder if shared else inside + step.folder
-            where = {
-                name: of if of in ("calibrate", "importance") else inside + of
-                for name, of in step.reads.items()
-            }
+            scores = f"importance{_routed(point.top_k)}"
+            shared = {"calibrate": "calibrate", "importance": scores}
+            if recipe.tune is not None and recipe.tune.after is None:
+                shared["tune"] = f"tune{_routed(point.top_k)}"
+            folder = shared.get(step.folder, inside + step.folder)
+            where = {name: shared.get(of, inside + of) for name, of in step.reads.items()}
             if step.stage == "importance" and folder in steps:
                 step = _with_all_scores(steps[folder], step)
             steps[folder] = Step(step.stage, folder, step.settings, where)
         for stage in ("plan", "export", LAST):
             reads[f"{point.name}/{stage}"] = f"{inside}{stage}"
     return [*steps.values(), Step("sweep", "sweep", recipe.sweep, reads)]
+
+
+def _routed(top_k: int | None) -> str:
+    """Part of a name that tells the experts per token; empty for the plan's own."""
+    return "" if top_k is None else f"-top-{top_k}"
 
 
 def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
@@ -96,6 +104,7 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
             "target_bytes": point.target_bytes,
             "target_active_bytes": None,
             "speedup": None,
+            "top_k": point.top_k or recipe.plan.top_k,
         }
     )
     quantize = recipe.quantize or QuantizeSettings()

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.errors import RecipeError
+from moe_export.families.states import present_name
 from moe_export.ort.decoding import last_logits
 from moe_export.ort.session import OrtModel
 
@@ -41,9 +43,8 @@ class Buffer:
         """Binds neighbouring rows as both input and output."""
         shape = (rows, *self.row_shape)
         address = self.value.data_ptr() + first * self.row_bytes
-        present = self.name.replace("past_key_values.", "present.")
         binding.bind_input(self.name, provider, 0, self.dtype, shape, address)
-        binding.bind_output(present, provider, 0, self.dtype, shape, address)
+        binding.bind_output(present_name(self.name), provider, 0, self.dtype, shape, address)
 
 
 class Slots:
@@ -56,9 +57,17 @@ class Slots:
 
     Attributes:
         filled: Number of tokens in the cache, int64, one per row.
+
+    Raises:
+        RecipeError: The model has states of fixed size, which rows that take no part would change.
     """
 
     def __init__(self, model: OrtModel, rows: int, capacity: int) -> None:
+        if model.fixed_states:
+            raise RecipeError(
+                f"the server cannot run a model with a state such as {min(model.fixed_states)}, "
+                "which has no place for each token; use moe-export generate or the Python interface"
+            )
         self._model, self._capacity = model, capacity
         self._buffers = [
             self._buffer(name, zeros) for name, zeros in model.zeros(rows, capacity).items()

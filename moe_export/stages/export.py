@@ -5,10 +5,9 @@ Each model stands alone, with its tokenizer and `genai_config.json`.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.weight_bytes import WeightBytes
 from moe_export.checkpoint import write_json
 from moe_export.documents.exported_tokenizer import state_special_tokens
+from moe_export.documents.generation_file import generation_settings
 from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
@@ -37,7 +37,8 @@ from moe_export.graph.external_data import save_graph
 from moe_export.graph.metadata import model_metadata
 from moe_export.graph.web import CONFIG_KEY, check_web, web_config, web_dtype, web_file
 from moe_export.graph.web import FOLDER as WEB_FOLDER
-from moe_export.op.library import library_path
+from moe_export.op.library import library_files
+from moe_export.op.platforms import PlatformName
 from moe_export.op.spec import Dtype, Layout, LinearWord
 from moe_export.recipe import ExportSettings
 from moe_export.reporting.card import ExportFacts, Pruning, export_card, write_card
@@ -75,10 +76,13 @@ def run(job: Job[ExportSettings]) -> None:
             dtype,
             partial(job.progress, what=variant),
             library=job.settings.library,
+            platforms=job.settings.platforms,
+            wheels=None if job.settings.wheels is None else Path(job.settings.wheels),
             layout=job.settings.layout,
             linear=job.settings.linear,
-            source=job.model,
+            source=job.origin,
             web=bool(job.settings.web),
+            genai_provider=job.settings.genai_provider,
         )
         planned = plan.bytes_of(variant, dtype)
         if planned is None or models[variant].data_bytes != planned.total_bytes:
@@ -97,10 +101,13 @@ def export_model(
     progress: Callable[[int, int], None] | None = None,
     *,
     library: bool = False,
+    platforms: Sequence[PlatformName] | None = None,
+    wheels: Path | None = None,
     layout: Layout = "portable",
     linear: LinearWord = "auto",
     source: Path | None = None,
     web: bool = False,
+    genai_provider: str | None = None,
 ) -> ExportedModel:
     """Writes one checkpoint as an ONNX model with its tokenizer, `genai_config.json` and card.
 
@@ -110,11 +117,15 @@ def export_model(
         dtype: dtype of everything that is not quantized.
         progress: function that is called with the weights written and all weights, in tensors.
         library: True if the native operator library is copied beside the model.
+        platforms: platforms whose libraries are copied, each under a name of its own; the library
+            of this machine under its bare name if None.
+        wheels: folder of wheels of moe-export-ops, for platforms other than this machine's.
         layout: layout of the experts' weights.
         linear: nodes of the matrices outside the experts.
         source: folder of the checkpoint that the model was made from, whose name and licence the
             card states; `checkpoint_dir` if None.
         web: True if the model gets the names of transformers.js too.
+        genai_provider: execution provider that `genai_config.json` names; None for the CPU.
 
     Returns:
         Sizes and counts of the model.
@@ -122,10 +133,11 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint is incomplete, unknown or has no tokenizer.json.
         ResourceError: the disk is too small.
-        DependencyError: the library is to be copied or to pack weights, and is not installed.
+        DependencyError: the library is to be copied or to pack weights, and is not installed, or
+            that of another platform is not in `wheels`.
         RecipeError: `web` is asked for, and transformers.js has no class for the family.
     """
-    kernels = library_path() if library else None
+    libraries = library_files(platforms, wheels) if library else {}
     checkpoint, spec = open_checkpoint(checkpoint_dir)
     if not (checkpoint_dir / "tokenizer.json").exists():
         raise CheckpointError(
@@ -135,7 +147,7 @@ def export_model(
     if web:
         check_web(spec)
     predicted = predicted_bytes(spec, dtype, layout, linear)
-    _make_room(out_dir, predicted.total_bytes + BESIDE_WEIGHTS_BYTES)
+    _make_room(out_dir, predicted.total_bytes * (1 + web) + BESIDE_WEIGHTS_BYTES)
     origin = source_of(source or checkpoint_dir)
     pruning = Pruning.of(spec, unpruned_spec(checkpoint.config))
     model = build_decoder(spec, dtype, checkpoint, layout, linear)
@@ -151,11 +163,11 @@ def export_model(
         config |= {CONFIG_KEY: web_config(word, dtype)}
         _write_web_names(model, out_dir, web_file(word))
     write_json(out_dir / "config.json", config)
-    if kernels is not None:
-        _copy_library(kernels, out_dir)
-    library_name = kernels.name if kernels is not None else None
-    generation = _generation(checkpoint_dir)
-    genai = genai_config(spec, checkpoint.config, generation, library_name)
+    for name, content in libraries.items():
+        _write_library(content, out_dir / name)
+    library_name = next(iter(libraries), None)
+    generation = generation_settings(checkpoint_dir)
+    genai = genai_config(spec, checkpoint.config, generation, library_name, genai_provider)
     write_json(out_dir / CONFIG_FILE, genai)
     data_bytes = (out_dir / DATA_FILE).stat().st_size
     end = genai["model"].get("eos_token_id", [])
@@ -167,6 +179,7 @@ def export_model(
             dtype=dtype,
             layout=layout,
             library=library_name,
+            platforms=tuple(platforms or ()) if library else (),
             data_bytes=data_bytes,
             start=start,
             ends=end if isinstance(end, list) else [end],
@@ -211,21 +224,18 @@ def _write_web_names(model: ir.Model, out_dir: Path, name: str) -> None:
     weights = folder / f"{name}_data"
     try:
         folder.mkdir(exist_ok=True)
-        weights.unlink(missing_ok=True)
-        try:
-            weights.hardlink_to(out_dir / DATA_FILE)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(out_dir / DATA_FILE, weights)
+        # No link: onnx reads no weights through one.
+        shutil.copyfile(out_dir / DATA_FILE, weights)
     except OSError as error:
         raise disk_error(error, weights) from error
     save_graph(model, folder / name, weights.name)
 
 
-def _copy_library(source: Path, out_dir: Path) -> None:
+def _write_library(content: bytes, path: Path) -> None:
     try:
-        shutil.copyfile(source, out_dir / source.name)
+        path.write_bytes(content)
     except OSError as error:
-        raise disk_error(error, out_dir / source.name) from error
+        raise disk_error(error, path) from error
 
 
 def _make_room(out_dir: Path, needed_bytes: int) -> None:
@@ -234,18 +244,3 @@ def _make_room(out_dir: Path, needed_bytes: int) -> None:
     except OSError as error:
         raise disk_error(error, out_dir) from error
     require_space(out_dir, needed_bytes, "the export")
-
-
-def _generation(checkpoint_dir: Path) -> dict[str, Any]:
-    path = checkpoint_dir / "generation_config.json"
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}); copy the checkpoint again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content

@@ -41,7 +41,7 @@ def run(job: Job[ImportanceSettings]) -> None:
     calibration = Calibration.load(job.folders["calibrate"])
     if settings.calibration_tokens is not None:
         calibration = calibration.thinned(settings.calibration_tokens)
-    model = StreamedModel(job.model, getattr(torch, settings.dtype))
+    model = StreamedModel(job.model, getattr(torch, settings.dtype), settings.top_k)
     importance = collect_importance(
         model,
         Axis(model.spec, settings.shared_expert is True and model.spec.has_shared_expert),
@@ -64,6 +64,7 @@ def run(job: Job[ImportanceSettings]) -> None:
                 importance.scores[rounding],
                 job.partial / "exchange",
                 job.progress,
+                settings.top_k,
             )
             exchange.save(job.out)
 

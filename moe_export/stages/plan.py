@@ -23,7 +23,7 @@ from moe_export.families import open_checkpoint
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.planning.planned import plan_widths, planned_bytes, rank_unknown, unreached
-from moe_export.planning.shares import Shares, token_shares
+from moe_export.planning.shares import token_shares
 from moe_export.recipe import AUTO, ROUNDING_OF, Dtype, PlanSettings
 from moe_export.stages.job import Job
 
@@ -54,7 +54,7 @@ def run(job: Job[PlanSettings]) -> None:
             f"plan.score {settings.score} was not computed; it is one of "
             f"{', '.join(importance.scores)}, or add it to importance.scores"
         )
-    axis = Axis(spec, settings.prunes_shared_of(spec.has_shared_expert))
+    axis = Axis(spec, settings.prunes_shared_of(spec.has_shared_expert)).routed_to(settings.top_k)
     scores, tokens_per_expert = importance.scores[settings.score], importance.tokens_per_expert
     unknown = unreached(tokens_per_expert)
     _check_rows(scores, axis)
@@ -62,19 +62,21 @@ def run(job: Job[PlanSettings]) -> None:
     rounding = _rounding(importance.scores, job.folders["importance"], settings)
     planned = plan_widths(checkpoint, axis, ranked, tokens_per_expert, settings, rounding)
     _warn_of_unreached(unknown, settings)
-    quantization, shares = planned.quantization, token_shares(tokens_per_expert, spec.top_k)
+    quantization = planned.quantization
     pruned = axis.resized(planned.widths)
     after = pruned.spec
     models = {"before": spec, "after": after}
     if settings.formats is not None:
         models["quantized"] = replace(after, quantization=quantization)
         models["before_quantized"] = replace(spec, quantization=quantization)
-    export_bytes = _export_bytes(models, shares, settings)
+    export_bytes = _export_bytes(models, tokens_per_expert, settings)
     layers = _layers(axis, pruned, scores, unknown, export_bytes)
     rows_before = sum(layer.rows_before for layer in layers)
     rows_after = sum(layer.rows_after for layer in layers)
     Plan(
         shared_expert="prune" if axis.has_shared else None,
+        top_k=settings.top_k,
+        top_k_before=None if settings.top_k is None else spec.top_k,
         score=settings.score,
         scope=settings.scope,
         unit=settings.unit,
@@ -137,18 +139,21 @@ def _rounding(
 
 
 def _export_bytes(
-    models: dict[str, ModelSpec], shares: Shares, settings: PlanSettings
+    models: dict[str, ModelSpec],
+    tokens_per_expert: Sequence[NDArray[np.int64]],
+    settings: PlanSettings,
 ) -> dict[Dtype, PlannedModels]:
     """Bytes of the exported models, by dtype.
 
     Args:
         models: the models by the field of `PlannedModels` that they are for.
-        shares: share of all tokens that each expert gets, one [E] per layer.
+        tokens_per_expert: number of calibration tokens, [E] per layer.
         settings: settings that say how weights are laid out.
     """
 
     def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
         predicted = planned_bytes(model, dtype, settings)
+        shares = token_shares(tokens_per_expert, model.top_k)
         return PlannedBytes(
             total_bytes=predicted.total_bytes,
             by_class=predicted.by_class,

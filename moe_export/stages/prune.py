@@ -30,7 +30,7 @@ from moe_export.artifacts.plan import Plan
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, overwrite
 from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
-from moe_export.errors import ArtifactError
+from moe_export.errors import ArtifactError, RecipeError
 from moe_export.experts import kept_rows
 from moe_export.families import check_tensors, open_checkpoint, spec_of
 from moe_export.families.axis import Axis
@@ -41,6 +41,7 @@ from moe_export.families.base import (
     ModelSpec,
     TensorSpec,
 )
+from moe_export.families.config import with_top_k
 from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.reporting.card import Pruning, prune_card, write_card
 from moe_export.reporting.card_source import source_of
@@ -79,6 +80,8 @@ def run(job: Job[PruneSettings]) -> None:
     plan = Plan.load(job.folders["plan"])
     importance = Importance.load(job.folders["importance"]).scores[plan.score]
     axis, widths = plan.axis_of(spec), plan.axis_widths_after
+    routed = with_top_k(spec, source.config, axis.spec.top_k)
+    _check_padded(job.settings, plan, spec)
     pruned = axis.resized(widths)
     kept: Kept = {
         (layer, expert): rows
@@ -88,20 +91,34 @@ def run(job: Job[PruneSettings]) -> None:
         )
     }
     _check_space(job.out, plan.checkpoint_tensor_bytes, source, job.settings.save_padded)
-    config = pruned_config(source.config, pruned)
+    config = pruned_config(routed, pruned)
     fits = _fits(job, pruned.spec, kept)
     refit = _write(job.out, source, config, spec, kept, fits, job.progress)
     copy_tokenizer_files(job.model, job.out)
-    _write_card(job.model, job.out, pruned.spec, Pruning.of(pruned.spec, spec), padded=False)
+    _write_card(job.origin, job.out, pruned.spec, Pruning.of(pruned.spec, spec), padded=False)
     rule = job.settings.distill_router
     distill = _distill(job, rule) if rule is not None else None
     _ledger(job.out, spec, pruned.spec, plan, refit, distill, source.dropped).save(job.out)
     if job.settings.save_padded:
         padded = job.out / PADDED_FOLDER
         padded.mkdir()
-        _write_padded(padded, Checkpoint(job.out), source.config, spec, job.progress)
+        _write_padded(padded, Checkpoint(job.out), routed, spec, job.progress)
         copy_tokenizer_files(job.model, padded)
-        _write_card(job.model, padded, spec, Pruning.of(pruned.spec, spec), padded=True)
+        _write_card(job.origin, padded, spec, Pruning.of(pruned.spec, spec), padded=True)
+
+
+def _check_padded(settings: PruneSettings, plan: Plan, spec: ModelSpec) -> None:
+    """Checks that stock loaders can route tokens of the padded twin as the plan does.
+
+    Raises:
+        RecipeError: the family's code in transformers has a fixed number of experts per token.
+    """
+    is_fixed = spec.family.routing.score == "sparsemixer"
+    if settings.save_padded and is_fixed and plan.top_k not in (None, plan.top_k_before):
+        raise RecipeError(
+            f"prune.save_padded is for stock loaders, whose router of {spec.family.model_type} "
+            f"always takes two experts, and plan.top_k is {plan.top_k}; leave one of them out"
+        )
 
 
 def _write_card(

@@ -20,9 +20,10 @@ def run(job: Job[RankingSettings]) -> None:
     settings = job.settings
     assert settings.plan is not None
     _, spec = open_checkpoint(job.model)
+    axis = Axis(spec, settings.plan.prunes_shared_of(spec.has_shared_expert))
     chosen_ranking(
         job.model,
-        Axis(spec, settings.plan.prunes_shared_of(spec.has_shared_expert)),
+        axis.routed_to(settings.plan.top_k),
         Importance.load(job.folders["importance"]),
         job.folders["calibrate"],
         settings,

@@ -134,6 +134,7 @@ def _point(results: _Results) -> Point:
         decode_tokens_per_s=rate,
         decode_ratio=rate / reference if rate and reference else None,
         speed_setting=headline_setting(results.measurements.speed),
+        top_k=results.plan.top_k,
     )
 
 

@@ -101,15 +101,17 @@ class Digests:
 
 
 def memory_file() -> Path:
-    """Path of the file that keeps digests of checkpoints for this user.
+    """Path of the file that keeps digests of checkpoints for this user."""
+    return cache_folder() / "digests.json"
 
-    It is in the folder `MOE_EXPORT_CACHE`, or else in `moe-export` of the XDG cache folder.
-    """
+
+def cache_folder() -> Path:
+    """Folder `MOE_EXPORT_CACHE`, or else `moe-export` in the XDG cache folder."""
     named = os.environ.get("MOE_EXPORT_CACHE")
     if named:
-        return Path(named) / "digests.json"
+        return Path(named)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(home) / "moe-export" / "digests.json"
+    return Path(home) / "moe-export"
 
 
 def _facts(path: Path) -> Facts:

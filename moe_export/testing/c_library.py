@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from moe_export.op import c_interface
 from moe_export.op.c_interface import ONNX_TYPES, RefusedError
 
-__all__ = ["CLayer", "CLinear", "OpenedLayer", "OpenedLinear", "RefusedError"]
+__all__ = ["CLayer", "CLinear", "OpenedLayer", "OpenedLinear", "RefusedError", "available_kernels"]
+
+
+def available_kernels(library: Path) -> tuple[str, ...]:
+    """Names of the library's kernels that run on this processor, from fast to plain."""
+    message = ctypes.create_string_buffer(c_interface.MESSAGE_BYTES)
+    ctypes.CDLL(str(library)).moe_export_kernels(
+        message, ctypes.c_size_t(c_interface.MESSAGE_BYTES)
+    )
+    return tuple(message.value.decode().split(", "))
 
 
 class Call(ctypes.Structure):

@@ -96,6 +96,8 @@ QWEN2_MOE = FamilyRow(
     ),
     refused=(
         ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types is"),
+        ({"layer_types": 3}, "layer_types is 3, expected a list"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"mlp_only_layers": [0, 1, 2]}, "no layer"),
         ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
@@ -123,11 +125,15 @@ QWEN3_MOE = FamilyRow(
     variants=(
         {"norm_topk_prob": False, "num_key_value_heads": 4, "tie_word_embeddings": True},
         {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 16},
-        {"mlp_only_layers": [0], "num_experts_per_tok": 1},
+        {
+            "mlp_only_layers": [0],
+            "num_experts_per_tok": 1,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+        },
         {"decoder_sparse_step": 2, "rope_scaling": YARN},
     ),
     refused=(
-        ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
         ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
         ({"num_local_experts": EXPERTS + 1}, "the same size"),
     ),
@@ -169,9 +175,9 @@ MIXTRAL = FamilyRow(
     },
     variants=(
         {"num_experts_per_tok": 3, "sliding_window": 128, "tie_word_embeddings": True},
-        {"num_key_value_heads": 4, "head_dim": 32},
+        {"num_key_value_heads": 4, "head_dim": 32, "sliding_window": 5},
     ),
-    refused=(({"sliding_window": 16}, "window"),),
+    refused=(({"sliding_window": -1}, "window"),),
 )
 
 PHIMOE = FamilyRow(
@@ -190,12 +196,11 @@ PHIMOE = FamilyRow(
     },
     variants=(
         {"attention_bias": False, "lm_head_bias": False, "router_jitter_noise": 0.01},
-        {"tie_word_embeddings": True, "router_jitter_noise": 1.5},
+        {"tie_word_embeddings": True, "router_jitter_noise": 1.5, "sliding_window": 7},
         {"rope_scaling": LONGROPE},
     ),
     refused=(
         ({"num_experts_per_tok": 3}, "num_experts_per_tok"),
-        ({"sliding_window": 16}, "window"),
         ({"rope_scaling": YARN}, "rope_type 'yarn'"),
         ({"rope_scaling": LONGROPE, "max_position_embeddings": 256}, "max_position_embeddings"),
         ({"rope_scaling": LONGROPE | {"short_factor": [1.0] * 7}}, "short_factor"),
@@ -233,6 +238,7 @@ DEEPSEEK_V2 = FamilyRow(
     refused=(
         ({"topk_method": "noaux_tc"}, "topk_method"),
         ({"n_group": 2}, "topk_method"),
+        ({"topk_method": None}, "topk_method is null"),
         ({"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 1}, "4 groups"),
         ({"qk_nope_head_dim": 8}, "multiple of 16"),
         ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
@@ -268,6 +274,9 @@ DEEPSEEK_V3 = FamilyRow(
         ({"scoring_func": "softmax"}, "scoring_func"),
         ({"rope_interleave": False}, "rope_interleave"),
         ({"n_group": 6, "topk_group": 2}, "best two"),
+        ({"n_group": 1, "topk_group": 4}, "4 of 1 groups"),
+        ({"n_group": 1, "topk_group": 0}, "topk_group is 0"),
+        ({"q_lora_rank": 0}, "q_lora_rank is 0"),
         ({"n_group": 4, "topk_group": 2}, "4 groups"),
         ({"moe_layer_freq": 2}, "moe_layer_freq"),
     ),
@@ -325,6 +334,125 @@ GLM4_MOE = FamilyRow(
         ({"scoring_func": "softmax"}, "scoring_func"),
     ),
     dense_layers=(0,),
+)
+
+LFM2_MOE = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Lfm2MoeForCausalLM"],
+        "model_type": "lfm2_moe",
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "num_dense_layers": 1,
+        "layer_types": ["conv", "full_attention", "conv"],
+        "conv_L_cache": 3,
+        "conv_bias": False,
+        "use_expert_bias": True,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+        "norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": True,
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "conv", "conv"],
+            "conv_L_cache": 5,
+            "routed_scaling_factor": 1.7,
+        },
+        {"num_dense_layers": 2, "norm_topk_prob": False, "num_key_value_heads": 4},
+    ),
+    refused=(
+        ({"layer_types": ["conv", "full_attention"]}, "layer_types"),
+        ({"layer_types": ["conv", "full_attention", "sliding_attention"]}, "layer_types"),
+        ({"conv_bias": True}, "conv_bias"),
+        ({"use_expert_bias": False}, "use_expert_bias"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ({"conv_L_cache": 1}, "conv_L_cache"),
+    ),
+    dense_layers=(0,),
+    oldest_transformers=5,
+)
+
+QWEN3_NEXT = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "partial_rotary_factor": 0.25,
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        # 1e-6 would amplify the rounding of a memory that holds one token.
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 1e6,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "full_attention_interval": 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "linear_conv_kernel_dim": 4,
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_num_value_heads": 2,
+            "linear_conv_kernel_dim": 3,
+            "mlp_only_layers": [1],
+        },
+        {
+            "norm_topk_prob": False,
+            "tie_word_embeddings": True,
+            "head_dim": 32,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    refused=(
+        ({"linear_num_value_heads": 3}, "linear_num_value_heads"),
+        ({"layer_types": ["conv", "full_attention", "linear_attention"]}, "layer_types"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
+    ),
+)
+
+QWEN3_5_MOE_TEXT = FamilyRow(
+    config={
+        key: value
+        for key, value in QWEN3_NEXT.config.items()
+        if key not in ("decoder_sparse_step", "mlp_only_layers", "intermediate_size")
+    }
+    | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_num_value_heads": 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e5,
+                "partial_rotary_factor": 0.5,
+                "mrope_interleaved": True,
+                "mrope_section": [6, 5, 5],
+            },
+        },
+    ),
+    refused=(
+        ({"linear_num_value_heads": 3}, "linear_num_value_heads"),
+        ({"attention_bias": True}, "attention_bias"),
+    ),
+    oldest_transformers=5,
 )
 
 ROWS = tuple(row for row in tuple(globals().values()) if isinstance(row, FamilyRow))

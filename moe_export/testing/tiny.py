@@ -78,13 +78,15 @@ def tiny_checkpoint(
         # Large enough that routing, rotary embedding and biases all show in the logits.
         match len(spec.shape), spec.tensor_class:
             case 1, "norms":
-                values = 1 + 0.1 * noise
+                values = 1 - spec.offset + 0.1 * noise
             case 1, _:
                 values = 0.2 * noise
             case _, "embeddings":
                 values = 0.5 * noise
+            case 3, _:  # taps of a convolution, whose input may be a product
+                values = noise * 0.4 / np.sqrt(spec.shape[-1])
             case _:
-                values = noise * 1.3 / np.sqrt(spec.shape[1])
+                values = noise * 1.3 / np.sqrt(spec.shape[-1])
         tensors[name] = values.astype(np.dtype(dtype))
     with CheckpointWriter(directory, config, num_shards=2) as writer:
         names = list(tensors)

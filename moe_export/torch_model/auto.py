@@ -36,8 +36,9 @@ def model_class(model_type: str) -> type[Any]:
         base.__init__(self, config)
         logits = family.moe_returns_logits and transformers.__version__.startswith("4.")
         for layer, decoder_layer in enumerate(self.base_model.layers):
-            # transformers 4 does not scale DeepSeek's attention scores by YaRN's factor.
-            decoder_layer.self_attn.scaling = spec.attention_scale
+            if spec.latent is not None:
+                # transformers 4 does not scale DeepSeek's attention scores by YaRN's factor.
+                decoder_layer.self_attn.scaling = spec.attention_scale
             if spec.has_experts(layer):
                 block = RaggedMoEBlock(spec, layer, returns_logits=logits)
                 _replace(decoder_layer, family.moe_module, block)

@@ -81,16 +81,14 @@ class RaggedMoEBlock(Recordable):
         self.returns_logits = returns_logits
 
         def matrix(role: str, expert: int | None = None) -> Matrix:
-            name = spec.name(role, layer, expert)
-            weight = Matrix(spec.tensors[name].shape)
-            _attach(self, name.split(f".{spec.family.moe_module}.", 1)[1], weight)
+            weight = Matrix(spec.tensors[spec.name(role, layer, expert)].shape)
+            _attach(self, self._own_name(role, expert), weight)
             return weight
 
         # Named tuples are not modules: each matrix is registered once, under its checkpoint name.
         self._router = (matrix("router"),)
         if spec.family.routing.has_choice_bias:
-            bias_E = nn.Parameter(torch.zeros(spec.num_experts), requires_grad=False)
-            self.router.register_parameter(self._choice_bias_name, bias_E)
+            self._set_choice_bias(torch.zeros(spec.num_experts))
         self.routed = tuple(
             SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
             for expert in range(spec.num_experts)
@@ -145,12 +143,30 @@ class RaggedMoEBlock(Recordable):
         """Bias [E] of the choice of experts, float32; None in families without one."""
         if not self.spec.family.routing.has_choice_bias:
             return None
-        bias_E: Tensor = getattr(self.router, self._choice_bias_name)
+        bias_E: Tensor = self.get_parameter(self._choice_bias_name)
         return bias_E
+
+    def take_router(self, other: RaggedMoEBlock) -> None:
+        """Shares the router of another block, and its bias of the choice of experts if any."""
+        weight_ED = other.router.weight.detach()
+        self.router.weight = nn.Parameter(weight_ED, requires_grad=False)
+        if other.choice_bias is not None:
+            self._set_choice_bias(other.choice_bias.detach())
+
+    def _set_choice_bias(self, bias_E: Tensor) -> None:
+        path, _, last = self._choice_bias_name.rpartition(".")
+        parameter = nn.Parameter(bias_E, requires_grad=False)
+        self.get_submodule(path).register_parameter(last, parameter)
 
     @property
     def _choice_bias_name(self) -> str:
-        return self.spec.name("choice_bias", self.layer).rpartition(".")[2]
+        """Name of the bias within the block."""
+        return self._own_name("choice_bias")
+
+    def _own_name(self, role: str, expert: int | None = None) -> str:
+        """Name of a tensor within the block, which its name in the checkpoint ends with."""
+        name = self.spec.name(role, self.layer, expert)
+        return name.split(f".{self.spec.family.moe_module}.", 1)[1]
 
     def router_logits(self, x_TD: Tensor) -> Tensor:
         """Logit of every expert for every token, [T, E]."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from moe_export.families import open_checkpoint
+from moe_export.families import open_checkpoint, spec_of
 from moe_export.families.stored import read_values
 from moe_export.system.memory import trim
 from moe_export.torch_model.block import RaggedMoEBlock
@@ -97,10 +97,10 @@ class LayeredModel:
             return embedded[0][None]
 
         base = self.model.base_model
-        norm = base.norm
+        norm_name, norm = self._final_norm
         with self._loaded(self._outside_names("embedding")), torch.no_grad():
             try:
-                base.norm = nn.Identity()
+                setattr(base, norm_name, nn.Identity())
                 for layer in self.layers:
                     layer.forward = remember
                 for ids_BL in batches:
@@ -108,7 +108,7 @@ class LayeredModel:
                     base(input_ids=ids_BL.to(self.device), use_cache=False)
                     yield EmbeddedBatch(embedded[0], tuple(calls))
             finally:
-                base.norm = norm
+                setattr(base, norm_name, norm)
                 for layer in self.layers:
                     del layer.forward
 
@@ -122,7 +122,7 @@ class LayeredModel:
     def head(self) -> Iterator[tuple[nn.Module, nn.Linear]]:
         """Loads the final norm and the lm_head for the duration of a `with` block."""
         with self._loaded(self._outside_names("final_norm", "lm_head")):
-            yield self.model.base_model.norm, self.model.get_output_embeddings()
+            yield self._final_norm[1], self.model.get_output_embeddings()
 
     def run(self, number: int, hidden_BLD: Tensor, call: LayerCall) -> Tensor:
         """Output [B, L, D] of a layer that is in memory."""
@@ -147,6 +147,12 @@ class LayeredModel:
                 ]
             yield states
 
+    @property
+    def _final_norm(self) -> tuple[str, nn.Module]:
+        """Norm after the last layer, and its name in the base model."""
+        name = spec_of(self.config.to_dict()).name("final_norm").split(".")[-2]
+        return name, getattr(self.model.base_model, name)
+
     @contextmanager
     def _loaded(self, _names: dict[str, str]) -> Iterator[None]:
         yield
@@ -164,13 +170,15 @@ class StreamedModel(LayeredModel):
     Args:
         directory: Checkpoint of a known family, pruned and quantized or not.
         dtype: Dtype of the parameters in memory; stored values are converted.
+        top_k: Experts per token, in place of the config's; None to keep those.
 
     Raises:
+        RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
 
-    def __init__(self, directory: Path, dtype: torch.dtype) -> None:
-        self.checkpoint, self.spec = open_checkpoint(directory)
+    def __init__(self, directory: Path, dtype: torch.dtype, top_k: int | None = None) -> None:
+        self.checkpoint, self.spec = open_checkpoint(directory, top_k)
         super().__init__(empty_model(self.checkpoint, self.spec, dtype))
         self._dtype = dtype
 

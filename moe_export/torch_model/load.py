@@ -30,7 +30,9 @@ LONGEST_REASON = 300
 """Most characters of an error of transformers within a sentence."""
 
 
-def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+def load_torch_model(
+    directory: Path, dtype: torch.dtype, top_k: int | None = None
+) -> PreTrainedModel:
     """Loads the model of a checkpoint, pruned or not, on the CPU in evaluation mode.
 
     Its class is the family's class of transformers with a `RaggedMoEBlock` for each MoE block. In
@@ -39,11 +41,13 @@ def load_torch_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     Args:
         directory: Checkpoint of a known family.
         dtype: Dtype of the parameters in memory; stored values are converted.
+        top_k: Experts per token, in place of the config's; None to keep those.
 
     Raises:
+        RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
-    checkpoint, spec = open_checkpoint(directory)
+    checkpoint, spec = open_checkpoint(directory, top_k)
     model = empty_model(checkpoint, spec, dtype)
     tensors = {
         name: to_torch(read_values(checkpoint, spec, name)).to(dtype_of(tensor, dtype))

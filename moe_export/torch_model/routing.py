@@ -24,7 +24,7 @@ def route(
     """
     routing = spec.family.routing
     if routing.score == "sparsemixer":
-        weight_TK, expert_TK = sparse_mixer(logits_TE, spec.router_jitter)
+        weight_TK, expert_TK = sparse_mixer(logits_TE, spec.router_jitter, spec.top_k)
     elif routing.score == "sigmoid":
         weight_TK, expert_TK = sigmoid_top_k(logits_TE, spec.top_k, spec.groups, bias_E)
     else:
@@ -95,22 +95,23 @@ def _chosen_groups(best_TG: Tensor, groups: ExpertGroups, experts: int) -> Tenso
     return mask_TG.repeat_interleave(experts // groups.count, dim=-1)
 
 
-def sparse_mixer(logits_TE: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+def sparse_mixer(logits_TE: Tensor, jitter: float, top_k: int = 2) -> tuple[Tensor, Tensor]:
     """Weights and numbers of the two largest logits; each weight counts only logits close to it.
 
     With s the logits, e1 the largest and e2 the next:
         weight[i] = exp(s[ei]) / sum of exp(s[e]) over e with (s[ei] - s[e]) / max(|s[e]|, s[ei])
             <= 2 * jitter, for e2 without e1
+    With `top_k` 1, only the first is taken.
     Source: Phi-3.5-MoE, SparseMixer-v2 (https://arxiv.org/abs/2409.12136), in evaluation.
     """
-    top_T2, expert_T2 = torch.topk(logits_TE, 2, dim=-1)
+    top_TK, expert_TK = torch.topk(logits_TE, top_k, dim=-1)
     rivals_TE = logits_TE
     weights = []
-    for choice in range(2):
-        best_T1 = top_T2[:, choice, None]
+    for choice in range(top_k):
+        best_T1 = top_TK[:, choice, None]
         distance_TE = (best_T1 - logits_TE) / torch.maximum(logits_TE.abs(), best_T1)
         near_TE = rivals_TE.masked_fill(distance_TE > 2 * jitter, -torch.inf)
-        chosen_T1 = expert_T2[:, choice, None]
+        chosen_T1 = expert_TK[:, choice, None]
         weights.append(torch.softmax(near_TE, dim=-1).gather(-1, chosen_T1))
         rivals_TE = rivals_TE.scatter(-1, chosen_T1, -torch.inf)
-    return torch.cat(weights, dim=-1), expert_T2
+    return torch.cat(weights, dim=-1), expert_TK

@@ -13,7 +13,7 @@ from moe_export.bench.models import Model, models_of
 from moe_export.bench.nodes import nodes_of
 from moe_export.bench.turns import PHASES
 from moe_export.cli import main
-from moe_export.errors import ArtifactError, RecipeError
+from moe_export.errors import ArtifactError, DependencyError, RecipeError
 from moe_export.stages.export import export_model
 from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.helpers.decoding import exported
@@ -53,6 +53,26 @@ def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
 def test_two_models_of_one_name_are_refused(run: Path) -> None:
     with pytest.raises(RecipeError, match=r"2 models .*, of which 2 are called run/pruned; give"):
         models_of([str(run / "export" / "pruned")] * 2)
+
+
+def test_a_gguf_file_needs_llama_cpp_and_is_named_after_itself(tmp_path: Path) -> None:
+    file = tmp_path / "q4.gguf"
+    with pytest.raises(ArtifactError, match=rf"^{file} is no file, expected a GGUF file"):
+        models_of([f"{file}"], tmp_path)
+    file.write_bytes(b"GGUF")
+    with pytest.raises(RecipeError, match=rf"^{file} needs llama.cpp; give --llama-cpp"):
+        models_of([f"{file}"])
+    own, named = models_of([f"{file}", f"peer={file}"], tmp_path)
+    assert (own.name, named.name, own.llama_cpp, own.file_bytes) == ("q4", "peer", tmp_path, 4)
+
+
+def test_a_folder_without_llama_cpp_is_refused_by_the_process_that_needs_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q4.gguf").write_bytes(b"GGUF")
+    words = [str(tmp_path / "q4.gguf"), "--llama-cpp", str(tmp_path), "--threads", "1"]
+    assert main(["bench", *words]) == DependencyError.exit_code
+    assert f"q4: {tmp_path} has no libllama and libggml" in capfd.readouterr().err
 
 
 def test_models_are_timed_side_by_side_on_the_terminal_and_as_json(

@@ -11,12 +11,12 @@ import pytest
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
-from moe_export.testing.families import DEEPSEEK_V2, MIXTRAL, FamilyRow
+from moe_export.testing.families import DEEPSEEK_V2, LFM2_MOE, MIXTRAL, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.small_runs import write_recipe
 
 
-@pytest.mark.parametrize("row", [DEEPSEEK_V2, MIXTRAL], ids=lambda row: row.model_type)
+@pytest.mark.parametrize("row", [DEEPSEEK_V2, LFM2_MOE, MIXTRAL], ids=lambda row: row.model_type)
 def test_the_main_job_runs_and_its_report_names_layers_with_experts(
     row: FamilyRow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,8 @@ class Decoder:
         for value in self.session.get_inputs():
             if value.name.startswith("past_key_values."):
                 dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[value.type]
-                shape = (len(ids), value.shape[1], 0, value.shape[3])
+                axes = {"batch_size": len(ids), "past_sequence_length": 0}
+                shape = tuple(axes.get(axis, axis) for axis in value.shape)
                 self._cache[value.name] = np.zeros(shape, dtype=dtype)
         return self.go_on(ids, mask)
 

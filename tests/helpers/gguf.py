@@ -9,50 +9,26 @@ from typing import Any
 import numpy as np
 from tokenizers import pre_tokenizers
 
-Stored = tuple[tuple[int, ...], int, bytes]
+from tools.gguf import writer
+
+Content = tuple[tuple[int, ...], int, bytes]
 """Shape in numpy's order, number of the type, and bytes of a tensor."""
 
-ALIGNMENT = 32
+
+def write_gguf(path: Path, facts: dict[str, Any], tensors: dict[str, Content]) -> None:
+    writer.write_gguf(path, facts, {name: stored(content) for name, content in tensors.items()})
 
 
-def string(text: str) -> bytes:
-    content = text.encode()
-    return struct.pack("<Q", len(content)) + content
+def stored(content: Content) -> writer.Stored:
+    shape, kind, data = content
+    return writer.Stored(shape, kind, len(data), lambda: data)
 
 
-def value(content: Any) -> bytes:
-    """A metadata value after its type."""
-    if isinstance(content, str):
-        return struct.pack("<I", 8) + string(content)
-    if isinstance(content, list):
-        items = [value(item) for item in content]
-        return (
-            struct.pack("<I", 9)
-            + items[0][:4]
-            + struct.pack("<Q", len(items))
-            + b"".join(item[4:] for item in items)
-        )
-    kind, code = (6, "f") if isinstance(content, float) else (4, "I")
-    return struct.pack(f"<I{code}", kind, content)
-
-
-def write_gguf(path: Path, facts: dict[str, Any], tensors: dict[str, Stored]) -> None:
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(facts))
-    head += b"".join(string(key) + value(content) for key, content in facts.items())
-    body = b""
-    for name, (shape, kind, content) in tensors.items():
-        body += b"\0" * (-len(body) % ALIGNMENT)
-        head += string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        head += struct.pack("<IQ", kind, len(body))
-        body += content
-    path.write_bytes(head + b"\0" * (-len(head) % ALIGNMENT) + body)
-
-
-def float32(values: np.ndarray) -> Stored:
+def float32(values: np.ndarray) -> Content:
     return values.shape, 0, values.astype("<f4").tobytes()
 
 
-def random_q4_1(shape: tuple[int, ...], rng: np.random.Generator) -> Stored:
+def random_q4_1(shape: tuple[int, ...], rng: np.random.Generator) -> Content:
     """A tensor of random codes with a spread of about 0.1 around zero."""
     blocks = int(np.prod(shape)) // 32
     scale_N = rng.uniform(0.01, 0.03, blocks).astype("<f2")
@@ -62,7 +38,7 @@ def random_q4_1(shape: tuple[int, ...], rng: np.random.Generator) -> Stored:
     return shape, 3, content
 
 
-def random_q8_0(shape: tuple[int, ...], rng: np.random.Generator) -> Stored:
+def random_q8_0(shape: tuple[int, ...], rng: np.random.Generator) -> Content:
     blocks = int(np.prod(shape)) // 32
     return shape, 8, b"".join(struct.pack("<e", 0.004) + rng.bytes(32) for _ in range(blocks))
 

@@ -15,22 +15,12 @@ from numpy.typing import NDArray
 from moe_export.formats import FORMATS, GRIDS, known_to
 from moe_export.op import spec
 from moe_export.op.function import OPSET
-from moe_export.op.library import register
+from moe_export.op.library import library_path, register
 from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.reference import Expert, Weight
-from moe_export.testing.c_library import CLayer
+from moe_export.testing.c_library import CLayer, available_kernels
 from moe_export.testing.cases import Inputs, Kind, kinds_of
 from moe_export.testing.executors import feeds, one_node_model
-
-
-def _kernels_of_this_processor() -> tuple[str, ...]:
-    flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
-    avx2 = {"avx2", "fma", "f16c"}
-    avx512 = avx2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
-    avxvnni = avx2 | {"avx_vnni"}
-    needs = {"portable": set(), "avx2": avx2, "avxvnni": avxvnni, "avx512": avx512}
-    return tuple(name for name, needed in needs.items() if needed <= flags)
-
 
 NATIVE_FORMATS = known_to("native")
 """Formats that the library's kernels run."""
@@ -40,7 +30,9 @@ NATIVE_QUANTIZED = tuple(name for name in NATIVE_FORMATS if name in GRIDS)
 
 NATIVE_KINDS = kinds_of(NATIVE_FORMATS)
 
-KERNELS = _kernels_of_this_processor()
+KERNELS = available_kernels(library_path())[::-1]
+"""Kernels that run on this processor, from plain to fast; the installed library says which."""
+
 FASTEST = KERNELS[-1]
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cmake import TESTS, build
-from tests.native.executors import KERNELS
+from tests.native.executors import FASTEST, KERNELS
+from tools.trust import sanitizers
 
 CASES = 1000
 
@@ -37,6 +38,15 @@ def test_random_nodes_are_run_or_refused_under_the_sanitizers(fuzzer: Path, kern
     # for the run to mean much.
     assert int(counts[1]) > 2 * CASES
     assert int(counts[2]) > CASES // 5
+
+
+def test_within_onnx_runtime_the_sanitizers_find_a_fault_and_none_in_nodes(fuzzer: Path) -> None:
+    library = sanitizers.sanitized_library(fuzzer.parent)
+    sanitizers.assert_finds_a_fault(library)
+    for words in (("table", 0, 40), ("hostile", 0, 60)):
+        counts, said = sanitizers.in_process(library, FASTEST, *words)
+        assert said == ""
+        assert counts["run"] > 10
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are those of x86_64")

@@ -20,6 +20,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.demo import checkpoint_dir
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families import spec_of
+from moe_export.op.platforms import this_platform
 from moe_export.recipe import QuantizeSettings
 from moe_export.reporting.card import (
     UNMEASURED,
@@ -37,6 +38,7 @@ from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
 from tests.helpers.report_artifacts import REPORT
+from tests.helpers.wheels import ops_wheel
 
 WIDTHS = ((128, 64, 96, 32) * 4,) * 4
 GENAI = importlib.util.find_spec("onnxruntime_genai") is not None
@@ -105,7 +107,19 @@ def test_the_code_of_a_float16_export_without_the_library_runs(
 
 def test_the_code_of_a_packed_quantized_export_runs(pruned: Path, tmp_path: Path) -> None:
     source = quantized(pruned, tmp_path / "quantized")
-    export_model(source, tmp_path / "out", "float32", library=True, layout="packed")
+    ops_wheel(tmp_path, "win_amd64", {"moe_export_ops/moe_export_ops.dll": b"for Windows"})
+    here = this_platform()
+    assert here is not None
+    export_model(
+        source,
+        tmp_path / "out",
+        "float32",
+        library=True,
+        platforms=("win_amd64", here.name),
+        wheels=tmp_path,
+        layout="packed",
+    )
+    assert (tmp_path / "out" / "moe_export_ops-win_amd64.dll").read_bytes() == b"for Windows"
     assert "without it" not in snippets(tmp_path / "out")[1]
     check_snippets(tmp_path / "out")
     assert "experts int4, dense int8" in (tmp_path / "out" / "README.md").read_text()

@@ -15,6 +15,11 @@ from tools.apps.measure import measured, message, outcome
 from tools.apps.questions import Questions
 from tools.pages.apps import markdown
 
+MEASURED_ON = {
+    "machine": {"cpu": "cpu", "cores": 2, "system": "Linux 6 x86_64"},
+    "versions": {"python": "3.11"},
+}
+
 
 def app_with(answers: list[str]) -> App:
     return App("app", "1.0", ("app==1.0",), lambda app, cache, questions: answers)
@@ -40,6 +45,22 @@ def test_answers_are_counted_against_our_own_decoding(questions: Questions, tmp_
     assert outcome(app_with(wrong), tmp_path, questions) == "84 of 86 equal"
     few = outcome(app_with(expected[:80]), tmp_path, questions)
     assert few == "80 answers to 86 prompts"
+
+
+def test_an_application_that_only_shows_a_model_opens_it_or_says_why_not(
+    questions: Questions, tmp_path: Path
+) -> None:
+    shown = App("app", "1.0", (), lambda app, cache, questions: ["96"], opens=True)
+    assert outcome(shown, tmp_path, questions) == "opens"
+    refused = App("app", "1.0", (), failing, opens=True)
+    results = ["opens", outcome(refused, tmp_path, questions)]
+    rows = [
+        {"app": "app", "version": "1.0", "export": kind.name, "result": result}
+        for kind, result in zip(KINDS, results, strict=False)
+    ]
+    page = markdown({"rows": rows} | MEASURED_ON)
+    assert "| app | 1.0 | opens | a | not run |" in page
+    assert "- a: `Fail: model.onnx failed: no / here`" in page
 
 
 def test_texts_are_compared_with_texts(questions: Questions) -> None:
@@ -90,11 +111,6 @@ def test_the_page_gives_each_message_a_letter_once() -> None:
         {"app": "a", "version": "1", "export": "packed", "result": "no such operator"},
         {"app": "a", "version": "2", "export": "packed", "result": "no such operator"},
     ]
-    data = {
-        "rows": rows,
-        "machine": {"cpu": "cpu", "cores": 2, "system": "Linux 6 x86_64"},
-        "versions": {"python": "3.11"},
-    }
-    page = markdown(data)
+    page = markdown({"rows": rows} | MEASURED_ON)
     assert "| a | 1 | 86 | not run | not run | a | not run |" in page
     assert page.count("`no such operator`") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class App:
         answers: Function that returns what it prints to the questions, one line per prompt.
         native: True if it runs the operator library where that is beside the model.
         prints_texts: True if answers are texts and not token ids.
+        opens: True if it only shows a model, and answers nothing.
     """
 
     name: str
@@ -51,6 +53,7 @@ class App:
     answers: Callable[[App, Path, Questions], list[str]]
     native: bool = True
     prints_texts: bool = False
+    opens: bool = False
 
     @property
     def folder(self) -> str:
@@ -132,14 +135,19 @@ def _transformers_js(app: App, cache: Path, questions: Questions) -> list[str]:
 
 
 def _in_chromium(app: App, cache: Path, questions: Questions, page: str) -> list[str]:
+    packages = node_environment(cache / app.folder, app.packages)
+    with web_server(site(packages, questions.folder)) as url:
+        command = [*_chromium(cache, "chromium.mjs"), f"{url}/web/{page}"]
+        return _output(command, questions.ids).splitlines()
+
+
+def _chromium(cache: Path, script: str) -> list[str]:
+    """Command that gives Chromium to a script of ours."""
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
         raise AppError("Chromium is not installed here")
-    packages = node_environment(cache / app.folder, app.packages)
     driver = node_environment(cache / "npm_puppeteer-core", ("puppeteer-core@25",))
-    with web_server(site(packages, questions.folder)) as url:
-        command = ["node", str(driver / "chromium.mjs"), chromium, f"{url}/web/{page}"]
-        return _output(command, questions.ids).splitlines()
+    return ["node", str(driver / script), chromium]
 
 
 def _web(app: App, cache: Path, questions: Questions) -> list[str]:
@@ -148,6 +156,24 @@ def _web(app: App, cache: Path, questions: Questions) -> list[str]:
 
 def _web_transformers(app: App, cache: Path, questions: Questions) -> list[str]:
     return _in_chromium(app, cache, questions, "transformers_js.html")
+
+
+def _netron(app: App, cache: Path, questions: Questions) -> list[str]:
+    python = python_environment(cache / app.folder, app.packages)
+    command = [str(python), str(DRIVERS / "netron_open.py"), str(questions.folder)]
+    return _output([*command, *_chromium(cache, "netron.mjs")], "").splitlines()
+
+
+def _olive(app: App, cache: Path, questions: Questions) -> list[str]:
+    """Answers of ONNX Runtime with the model that a pass of Olive writes."""
+    python = python_environment(cache / app.folder, app.packages)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "model"
+        command = [str(python), str(DRIVERS / "olive_pass.py"), str(questions.folder), str(out)]
+        _output(command, "")
+        command = [str(python), str(DRIVERS / "onnx_runtime.py"), str(out)]
+        command += [str(EXAMPLES / "load_in_onnxruntime.py"), *LIMITS]
+        return _output(command, questions.ids).splitlines()
 
 
 def _runtime(name: str, version: str, numpy: str = "numpy") -> App:
@@ -165,6 +191,8 @@ OPTIMUM = (
     *("optimum==2.1.0", "optimum-onnx==0.1.0", "transformers==4.57.6", "onnxruntime==1.32.0"),
     *("torch==2.13.0", "onnx-ir>=1.1,<2", "pydantic", "pyyaml", "ml-dtypes", "numpy"),
 )
+
+OLIVE = ("olive-ai==0.13.0", "onnxruntime==1.32.0", "requests", "numpy", "tokenizers")
 
 APPS = (
     _runtime("ONNX Runtime", "1.32.0"),
@@ -197,6 +225,8 @@ APPS = (
     _js("transformers.js in Node", "4.0.0", _transformers_js),
     _js("transformers.js in Node", "3.8.1", _transformers_js),
     _js("transformers.js in Chromium", "4.3.2", _web_transformers),
+    App("Olive, peephole pass", "0.13.0", OLIVE, _olive),
+    App("Netron", "9.3.3", ("netron==9.3.3",), _netron, opens=True),
 )
 """Applications in the order of the table: the newest version first, then the oldest that works. One
 older version of transformers.js shows why it does not."""

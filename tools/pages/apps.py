@@ -12,7 +12,7 @@ from moe_export.reporting.tables import Table
 from moe_export.system.machine import machine, versions
 from tools.apps.applications import APPS
 from tools.apps.exports import KINDS
-from tools.apps.measure import measured
+from tools.apps.measure import OPENS, measured
 from tools.pages.page import write_page
 
 INTRODUCTION = (
@@ -35,7 +35,9 @@ EXPORTS = (
 TEXT = (
     "ONNX Runtime, C and C++ are given token ids. onnxruntime-genai, Optimum, onnxruntime-node and "
     "transformers.js in Node are given texts, which their own tokenizers must turn into the same "
-    "ids. C++ and Optimum answer in batches padded on the left. Pages in Chromium are given ids."
+    "ids. C++ and Optimum answer in batches padded on the left. Pages in Chromium are given ids. "
+    "Olive writes the model anew, and ONNX Runtime answers with what it wrote. Netron draws the "
+    "graph."
 )
 
 
@@ -65,7 +67,7 @@ def markdown(data: dict[str, Any]) -> str:
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         cells.setdefault((row["app"], row["version"]), {})[row["export"]] = row["result"]
-    notes = list(dict.fromkeys(r["result"] for r in rows if not _is_count(r["result"])))
+    notes = list(dict.fromkeys(r["result"] for r in rows if _is_message(r["result"])))
     body = [
         [app, version, *(_cell(found.get(kind), notes) for kind in kinds)]
         for (app, version), found in cells.items()
@@ -88,14 +90,14 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _is_count(result: str) -> bool:
-    return result.endswith("equal")
+def _is_message(result: str) -> bool:
+    return result != OPENS and not result.endswith("equal")
 
 
 def _cell(result: str | None, notes: list[str]) -> str:
     if result is None:
         return "not run"
-    return result.split()[0] if _is_count(result) else chr(ord("a") + notes.index(result))
+    return chr(ord("a") + notes.index(result)) if _is_message(result) else result.split()[0]
 
 
 def _list(notes: Iterable[str]) -> str:

@@ -24,7 +24,8 @@ import onnx
 import onnxruntime
 
 from moe_export.bench.models import Model
-from moe_export.bench.process import ModelProcess, Sizes
+from moe_export.bench.process import ModelProcess
+from moe_export.bench.requests import Sizes
 from moe_export.families import spec_of
 from moe_export.graph.packed_tensor import packed_layout
 from moe_export.op.library import describe, register

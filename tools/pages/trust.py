@@ -34,20 +34,22 @@ INTRODUCTION = (
 FUZZ = (
     "Each case is one changed file or command line, and the commands that read it run in a process "
     "of their own. *Refused*: one printable sentence and the exit code of its kind. *Done*: exit "
-    "code 0, and another reader agrees: transformers on the logits of a changed config, "
-    "safetensors on tensors, `tokenizers` on tokens, Python's `json` on documents, the recipe on "
+    "code 0, and another reader agrees: transformers on the logits of a changed config "
+    "and on tokens, safetensors on tensors, Python's `json` on documents, the recipe on "
     "what `show` prints; a changed run directory is made again to the same bytes, or `verify` "
     "notices it. *Bad*: a traceback, a crash, more than 10 s of processor time, more than 2 GiB, "
     "no sentence, or exit code 0 with a wrong result. `generate` and `status` do not hash what "
     "they read; `verify` does. Windows of texts and Parquet are judged by their ends alone."
 )
 OPEN = (
-    "The one bad case of config.json is `topk_method: null` of deepseek_v2. moe-export reads null "
-    "as absent; the model of transformers fails on it, so that nothing could be compared."
+    "Four other cases were bad, were mended with tests, and were tried again on the mended code: "
+    "a byte order mark in the name of a tensor, two numbers that JSON does not have, and "
+    "`topk_method: null`. The bad one that is left is `sizes` of a config with 256 layers: 8.3 s "
+    "of processor time, but more than 90 s of wall time, as other work took the machine."
 )
 NOT_TRIED = (
-    "Two real machines, power cuts, the library under sanitizers within ONNX Runtime (its fuzzer "
-    "runs under them without ONNX Runtime, in `tests/native`), and disks of other file systems."
+    "Two real machines, power cuts, disks of other file systems, and leaks within ONNX Runtime: "
+    "the sanitizers look for them in the fuzzer of `tests/native`, which runs without ONNX Runtime."
 )
 SAME_BYTES = "every run ends with the bytes of an undisturbed one"
 FULL = "stopped with exit code 4 and a sentence, all resumed to the same bytes"
@@ -106,6 +108,8 @@ def markdown(data: dict[str, Any]) -> str:
     parts += ["## Events", table(_event_table(data))]
     if "tampering" in data:
         parts += ["## Tampering", _tampering(data["tampering"])]
+    if "sanitizers" in data:
+        parts += ["## The library under sanitizers", _sanitizers(data["sanitizers"])]
     if "costs" in data:
         parts += ["## Cost of hashing and syncing", *_costs(data["costs"])]
     parts += ["## Not tried", NOT_TRIED]
@@ -161,6 +165,18 @@ def _tampering(found: dict[str, Any]) -> str:
         "change a file, its entry in the mark of the stage, and the record of the mark in "
         "`run.json` alike, one for each stage; only `verify --against` a manifest that is kept "
         f"elsewhere sees these, as it sees all others. Missed by both: {len(found['missed'])}."
+    )
+
+
+def _sanitizers(found: dict[str, Any]) -> str:
+    ran, refused = found["hostile"]["run"], found["hostile"]["refused"]
+    return (
+        "The library, compiled with AddressSanitizer and UBSan and loaded in ONNX Runtime, with "
+        f"each kernel of the processor ({', '.join(found['kernels'])}): {found['table']:,} nodes "
+        "of the operator's table gave the values of the reference, and of "
+        f"{ran + refused:,} hostile nodes (attributes, weights, inputs and packed bytes) "
+        f"{ran:,} ran and {refused:,} were refused. Faults found: {found['bad']}. Before, an array "
+        "shorter than its shape shows that the sanitizers see a fault."
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,13 +72,18 @@ def _float32(bytes_NB: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(bytes_NB).view("<f4").astype(np.float32)
 
 
+def _bfloat16(bytes_NB: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(bytes_NB).view(ml_dtypes.bfloat16).astype(np.float32)
+
+
 TYPES: dict[int, TensorType] = {
     0: TensorType(1, 4, _float32),
     1: TensorType(1, 2, _half),
     3: TensorType(BLOCK, 4 + BLOCK // 2, _q4_1),
     8: TensorType(BLOCK, 2 + BLOCK, _q8_0),
+    30: TensorType(1, 2, _bfloat16),
 }
-"""F32, F16, Q4_1 and Q8_0 by their number in files."""
+"""F32, F16, Q4_1, Q8_0 and BF16 by their number in files."""
 
 
 @dataclass(frozen=True)

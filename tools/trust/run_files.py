@@ -8,6 +8,9 @@ from pathlib import Path
 MEASURED = ("measurements.json", "report.json", "report.md", "report.html", "run.json")
 """Files that hold times, memory or versions, and so differ between runs."""
 
+CARDS = "cards"
+"""Folder of files that hold times and memory, too."""
+
 
 def same_files(one: Path, other: Path) -> bool:
     """True if two folders hold the same files with the same bytes."""
@@ -35,14 +38,19 @@ def _artifacts(run: Path) -> dict[str, bytes]:
     found = {}
     for name, content in _contents(run).items():
         base = name.rsplit("/", 1)[-1]
-        if base in MEASURED or base == ".lock":
+        if _is_measured(name) or base == ".lock":
             continue
         found[name] = _without_costs(content) if base == "stage.json" else content
     return found
 
 
+def _is_measured(name: str) -> bool:
+    *folders, base = name.split("/")
+    return base in MEASURED or CARDS in folders
+
+
 def _without_costs(mark: bytes) -> bytes:
     content = json.loads(mark)
     content.pop("measured")
-    content["files"] = {n: f for n, f in content["files"].items() if n not in MEASURED}
+    content["files"] = {n: f for n, f in content["files"].items() if not _is_measured(n)}
     return json.dumps(content).encode()

@@ -25,6 +25,7 @@ FAMILY = Family(
         *common.experts(_MOE + "experts.{expert}.", gate="w1", up="w3", down="w2"),
     ),
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.gate.weight")),
+    windows="all",
     normalize_top_k=True,
     moe_returns_logits=True,
     genai_type="mistral",

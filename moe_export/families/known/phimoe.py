@@ -1,4 +1,4 @@
-"""Phi-MoE: Phi-3.5-MoE, up to the 4,096 positions before its longrope."""
+"""Phi-MoE: Phi-mini-MoE, Phi-tiny-MoE, Phi-3.5-MoE (to the 4,096 positions before longrope)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAMILY = Family(
         "router_jitter_noise": 0.01,
     },
     # transformers always chooses two experts.
-    refused={"num_experts_per_tok": (2,)},
+    refused={"num_experts_per_tok": (1, 2)},
     moe_module="block_sparse_moe",
     tensors=(
         *common.WHOLE_MODEL,
@@ -44,6 +44,7 @@ FAMILY = Family(
         *common.experts(_MOE + "experts.{expert}.", gate="w1", up="w3", down="w2"),
     ),
     fused=(*common.FUSED_EXPERTS, FusedRule(("router",), common.LAYER + "mlp.router.weight")),
+    windows="all",
     norm="layer",
     rope_types=("default", "longrope"),
     routing=Routing("sparsemixer"),

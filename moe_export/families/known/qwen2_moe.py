@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from moe_export.families import common
-from moe_export.families.base import Family, TensorRule
+from moe_export.families.base import Family
 
 _MLP = common.LAYER + "mlp."
 
 FAMILY = Family(
     model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
-    config_keys=common.CONFIG_KEYS
-    | {
-        "num_experts": "num_experts",
-        "width": "moe_intermediate_size",
-        "shared_width": "shared_expert_intermediate_size",
-        "dense_width": "intermediate_size",
-    },
+    config_keys=common.CONFIG_KEYS | common.QWEN_EXPERT_KEYS,
     config_defaults={
         "num_key_value_heads": 16,
         "qkv_bias": True,
@@ -36,14 +30,7 @@ FAMILY = Family(
         common.router(_MLP + "gate.weight"),
         *common.experts(_MLP + "experts.{expert}."),
         *common.shared_expert(_MLP + "shared_expert."),
-        TensorRule(
-            "shared_router",
-            _MLP + "shared_expert_gate.weight",
-            ("one", "hidden"),
-            "shared_expert",
-            "has_shared_expert",
-            "moe",
-        ),
+        common.shared_router(_MLP + "shared_expert_gate.weight"),
         *common.dense_mlp(_MLP),
     ),
     fused=common.FUSED_EXPERTS,

@@ -22,8 +22,9 @@ FAMILY = Family(
         "rope_theta": 10000.0,
         "rms_norm_eps": 1e-6,
         "use_sliding_window": False,
+        "sliding_window": 4096,
     },
-    refused={"use_sliding_window": (False,)},
+    refused={},
     moe_module="mlp",
     tensors=(
         *common.WHOLE_MODEL,
@@ -41,6 +42,7 @@ FAMILY = Family(
     ),
     fused=common.FUSED_EXPERTS,
     dense_layers=("decoder_sparse_step", "mlp_only_layers"),
+    windows="all",
     qk_norm="head",
     genai_type="qwen3",
     in_transformers_js=True,

@@ -4,7 +4,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(_WIN32)
+#define MOE_EXPORT_API extern "C" __declspec(dllexport)
+#else
 #define MOE_EXPORT_API extern "C" __attribute__((visibility("default")))
+#endif
 
 extern "C" {
 

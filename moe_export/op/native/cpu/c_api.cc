@@ -90,6 +90,11 @@ void moe_export_destroy(MoeLayer* layer) { delete layer; }
 
 uint64_t moe_export_layer_bytes(const MoeLayer* layer) { return layer->layer->bytes(); }
 
+void moe_export_kernels(char* message, size_t message_bytes) {
+  moe_export::write_message(moe_export::available_kernels(moe_export::processor()), message,
+                            message_bytes);
+}
+
 int moe_export_describe(char* message, size_t message_bytes) {
   const moe_export::Choice& choice = moe_export::process_choice();
   if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);

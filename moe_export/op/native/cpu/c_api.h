@@ -28,7 +28,8 @@ struct MoeRounding {
 }  // extern "C"
 
 // Copies the weights into the layout of the kernels; the tensors are not needed afterwards.
-// `kernel` is "portable", "avx2", "avxvnni" or "avx512"; null takes the kernel of the process.
+// `kernel` is "portable", "avx2", "avxvnni", "avx512", "neon", "dotprod" or "i8mm"; null takes the
+// kernel of the process.
 MOE_EXPORT_API int moe_export_create(const struct MoeWeights* weights, const char* kernel,
                                      struct MoeLayer** layer, char* message, size_t message_bytes);
 
@@ -82,6 +83,9 @@ MOE_EXPORT_API int moe_export_quantize(const struct MoeRounding* job);
 // squared values (`norm`); each has room for all columns. Returns 0, or 3 as above.
 MOE_EXPORT_API int moe_export_squared_error(const struct MoeRounding* job, double* lost,
                                             double* norm);
+
+// Writes the names of the kernels that run here, from fast to plain: "avx512, avx2, portable".
+MOE_EXPORT_API void moe_export_kernels(char* message, size_t message_bytes);
 
 // Writes the kernel of the process and the reason: "avx512: the fastest that this processor has".
 MOE_EXPORT_API int moe_export_describe(char* message, size_t message_bytes);

@@ -1,6 +1,7 @@
 #include "cpu/dispatch.h"
 
 #include <cstdlib>
+#include <vector>
 
 namespace moe_export {
 namespace {
@@ -11,28 +12,44 @@ const char* reason_for(const Kernels* fastest) {
          "likely faster without the library, as standard operators";
 }
 
-}  // namespace
-
-Choice choose(const std::string& name, const Processor& has) {
+// The kernels that run on a processor, from fast to plain.
+std::vector<const Kernels*> kernels_for(const Processor& has) {
   struct Candidate {
     const Kernels* kernels;
     bool available;
   };
-  // From fast to plain.
   const Candidate candidates[] = {{avx512_kernels(), has.has_avx512},
                                   {avxvnni_kernels(), has.has_avxvnni},
                                   {avx2_kernels(), has.has_avx2},
+                                  {i8mm_kernels(), has.has_i8mm},
+                                  {dotprod_kernels(), has.has_dotprod},
+                                  {neon_kernels(), has.has_neon},
                                   {portable_kernels(), true}};
-  std::string available;
+  std::vector<const Kernels*> found;
   for (const Candidate& candidate : candidates) {
-    if (candidate.kernels == nullptr || !candidate.available) continue;
-    if (name.empty()) return {candidate.kernels, reason_for(candidate.kernels)};
-    if (name == candidate.kernels->name) return {candidate.kernels, "asked for by name"};
-    available += (available.empty() ? "" : ", ") + std::string(candidate.kernels->name);
+    if (candidate.kernels != nullptr && candidate.available) found.push_back(candidate.kernels);
+  }
+  return found;
+}
+
+}  // namespace
+
+std::string available_kernels(const Processor& has) {
+  std::string names;
+  for (const Kernels* kernels : kernels_for(has)) {
+    names += (names.empty() ? "" : ", ") + std::string(kernels->name);
+  }
+  return names;
+}
+
+Choice choose(const std::string& name, const Processor& has) {
+  for (const Kernels* kernels : kernels_for(has)) {
+    if (name.empty()) return {kernels, reason_for(kernels)};
+    if (name == kernels->name) return {kernels, "asked for by name"};
   }
   return {nullptr, "there is no kernel '" + name +
-                       "' for this processor, set MOE_EXPORT_KERNEL to " + "one of " + available +
-                       ", or not at all"};
+                       "' for this processor, set MOE_EXPORT_KERNEL to one of " +
+                       available_kernels(has) + ", or not at all"};
 }
 
 // Never destroyed: the library may be unloaded while threads still use it.

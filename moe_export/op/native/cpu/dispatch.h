@@ -16,6 +16,9 @@ struct Choice {
 // Chooses the kernels with this name; an empty name takes the fastest that the processor has.
 Choice choose(const std::string& name, const Processor& has);
 
+// Names of the kernels that run on a processor, from fast to plain: "avx512, avx2, portable".
+std::string available_kernels(const Processor& has);
+
 // The choice of the process, made once by the environment variable MOE_EXPORT_KERNEL.
 const Choice& process_choice();
 

@@ -4,6 +4,9 @@
 //   kernels_2_avx2.cc       AVX2, FMA and F16C: rows take turns with a chunk of a panel in cache
 //   kernels_2_avxvnni.cc    the same with AVX-VNNI's dot products
 //   kernels_3_avx512.cc     AVX-512 with VNNI: up to twelve rows by 16 columns in registers
+//   kernels_4_neon.cc       Arm: products of codes are summed in 16 bits
+//   kernels_5_dotprod.cc    the same with dot products of 4 codes
+//   kernels_6_i8mm.cc       the same with products of 2 rows by 2 columns
 //
 // To time one, here AVX2 with one token a step:
 //
@@ -57,5 +60,8 @@ const Kernels* portable_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
+const Kernels* neon_kernels();
+const Kernels* dotprod_kernels();
+const Kernels* i8mm_kernels();
 
 }  // namespace moe_export

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 namespace moe_export {
@@ -11,7 +10,7 @@ namespace moe_export {
 constexpr int64_t kCacheLine = 64;
 
 struct Free {
-  void operator()(void* memory) const { std::free(memory); }
+  void operator()(void* memory) const;
 };
 using Memory = std::unique_ptr<uint8_t, Free>;
 

@@ -4,6 +4,12 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(_WIN32)
+#include <windows.h>
 #endif
 
 namespace moe_export {
@@ -55,6 +61,51 @@ Processor processor() {
                      extended.has(kEcx, kAvx512vnni);
   // A processor without this part of the leaf answers with zeros.
   found.has_avxvnni = found.has_avx2 && leaf(7, 1).has(kEax, kAvxvnni);
+  return found;
+}
+
+#elif defined(__aarch64__)
+
+namespace {
+
+#if defined(__linux__)
+
+// Linux: Documentation/arch/arm64/elf_hwcaps.rst. Older headers lack the names.
+bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
+bool has_i8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }
+
+#elif defined(__APPLE__)
+
+bool has_feature(const char* name) {
+  int value = 0;
+  size_t bytes = sizeof value;
+  return sysctlbyname(name, &value, &bytes, nullptr, 0) == 0 && value != 0;
+}
+
+bool has_dotprod() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+
+#elif defined(_WIN32)
+
+// PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE. A Windows that
+// does not know a number answers no.
+bool has_dotprod() { return IsProcessorFeaturePresent(43); }
+bool has_i8mm() { return IsProcessorFeaturePresent(66); }
+
+#else
+
+bool has_dotprod() { return false; }
+bool has_i8mm() { return false; }
+
+#endif
+
+}  // namespace
+
+Processor processor() {
+  Processor found;
+  found.has_neon = true;
+  found.has_dotprod = has_dotprod();
+  found.has_i8mm = found.has_dotprod && has_i8mm();
   return found;
 }
 

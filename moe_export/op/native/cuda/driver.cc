@@ -1,6 +1,8 @@
 #include "cuda/driver.h"
 
+#if defined(__linux__)
 #include <dlfcn.h>
+#endif
 
 namespace moe_export::cuda {
 namespace {
@@ -12,9 +14,20 @@ struct Opened {
   std::string error;
 };
 
+#if defined(__linux__)
+void* open_library() { return dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL); }
+void* symbol(void* library, const char* name) { return dlsym(library, name); }
+constexpr const char* kAbsent =
+    "the NVIDIA driver is not installed here; install it, or run on the CPU";
+#else
+void* open_library() { return nullptr; }
+void* symbol(void*, const char*) { return nullptr; }
+constexpr const char* kAbsent = "the CUDA kernels are for Linux; run on the CPU";
+#endif
+
 template <typename F>
 void find(void* library, const char* name, F** function, std::string* missing) {
-  *function = reinterpret_cast<F*>(dlsym(library, name));
+  *function = reinterpret_cast<F*>(symbol(library, name));
   if (*function == nullptr && missing->empty()) *missing = name;
 }
 
@@ -23,7 +36,7 @@ std::string version_text(int version) {
 }
 
 void* library() {
-  static void* const handle = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  static void* const handle = open_library();
   return handle;
 }
 
@@ -31,9 +44,7 @@ Opened open() {
   Opened opened;
   void* handle = library();
   if (handle == nullptr) {
-    opened.error = std::string(kLibrary) +
-                   " cannot be opened: the NVIDIA driver is not installed here; install it, or "
-                   "run on the CPU";
+    opened.error = std::string(kLibrary) + " cannot be opened: " + kAbsent;
     return opened;
   }
   Driver& d = opened.driver;

@@ -1,5 +1,8 @@
 #include "cuda/packages.h"
 
+// The packages are for Linux.
+#if defined(__linux__)
+
 // MOE_EXPORT_CUBINS is the folder of the packages, set by CMakeLists.txt.
 #define MOE_EXPORT_PACKAGE(number)                                                                 \
   __asm__(                                                                                         \
@@ -33,3 +36,9 @@ const Package kPackages[kNumPackages] = {
 };
 
 }  // namespace moe_export::cuda
+
+#else
+
+const moe_export::cuda::Package moe_export::cuda::kPackages[kNumPackages] = {};
+
+#endif

@@ -1,0 +1,95 @@
+"""Tensors that the layers of a model carry from one step of decoding to the next.
+
+Attention keeps keys and values of every token. Other mixers keep a state of fixed size. Graph,
+runtimes, tests and predictions take names and shapes from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from moe_export.families.base import ModelSpec
+
+PAST_PREFIX = "past_key_values."
+"""Beginning of the names of all inputs that carry a state, as in every runtime."""
+
+PRESENT_PREFIX = "present."
+"""Beginning of the names of the outputs with the state after the step."""
+
+
+@dataclass(frozen=True)
+class State:
+    """One tensor of a layer.
+
+    Attributes:
+        past: Name of the graph's input.
+        before: Sizes of the axes after the batch and before that of tokens; all, if it has none.
+        after: Sizes of the axes after that of tokens; None if the size does not grow with tokens.
+        is_wide: True if it is float32 whatever the model's dtype.
+    """
+
+    past: str
+    before: tuple[int, ...]
+    after: tuple[int, ...] | None = None
+    is_wide: bool = False
+
+    @property
+    def present(self) -> str:
+        """Name of the graph's output."""
+        return present_name(self.past)
+
+    def shape(self, tokens: int | str) -> tuple[int | str, ...]:
+        """Sizes of the axes after the batch, for a number of tokens or the name of their axis."""
+        return self.before if self.after is None else (*self.before, tokens, *self.after)
+
+    def size_bytes(self, dtype: str) -> int:
+        """Bytes of a sequence in a model of a dtype: of each token, or of all if they are fixed."""
+        itemsize = np.dtype(np.float32 if self.is_wide else dtype).itemsize
+        return prod(self.before) * prod(self.after or ()) * itemsize
+
+
+def present_name(past: str) -> str:
+    """Name of the output that belongs to an input with a state.
+
+    >>> present_name("past_key_values.3.key")
+    'present.3.key'
+    """
+    return past.replace(PAST_PREFIX, PRESENT_PREFIX)
+
+
+def layer_states(spec: ModelSpec, layer: int) -> tuple[State, ...]:
+    """States of a layer, in the order of the inputs and outputs of the graph."""
+    prefix = f"{PAST_PREFIX}{layer}"
+    match spec.mixers[layer]:
+        case "attention" | "latent_attention":
+            heads, entries = (spec.num_kv_heads,), (spec.head_dim,)
+            return tuple(State(f"{prefix}.{kind}", heads, entries) for kind in ("key", "value"))
+        case "short_convolution":
+            taps = spec.convolution_taps
+            return (State(f"{prefix}.conv_state", (spec.hidden_size, taps - 1)),)
+        case "delta_net":
+            delta = spec.delta_net
+            assert delta is not None
+            memory = (delta.value_heads, delta.value_dim, delta.key_dim)
+            return (
+                State(f"{prefix}.conv_state", (delta.channels, delta.taps - 1)),
+                State(f"{prefix}.recurrent_state", memory, is_wide=True),
+            )
+
+
+def states(spec: ModelSpec) -> tuple[State, ...]:
+    """States of all layers."""
+    return tuple(state for layer in range(spec.num_layers) for state in layer_states(spec, layer))
+
+
+def token_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Bytes that one more token of a sequence adds to the states of all layers."""
+    return sum(state.size_bytes(dtype) for state in states(spec) if state.after is not None)
+
+
+def fixed_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Bytes of the states of one sequence that do not grow with its tokens."""
+    return sum(state.size_bytes(dtype) for state in states(spec) if state.after is None)

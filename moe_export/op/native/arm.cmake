@@ -1,0 +1,20 @@
+# Sets the flags of the Arm kernels in a folder of sources, as the compiler spells them: GCC and
+# clang take -march, zig takes -mcpu. GCC before 10 does not know i8mm; then the file has no kernels.
+include(CheckCXXCompilerFlag)
+
+function(arm_flags folder)
+  foreach(kernel 5_dotprod 6_i8mm)
+    set(features dotprod)
+    if(kernel STREQUAL "6_i8mm")
+      set(features dotprod+i8mm)
+    endif()
+    foreach(flag -march=armv8.2-a+${features} -mcpu=generic+v8_2a+${features})
+      string(MAKE_C_IDENTIFIER "MOE_EXPORT_HAS${flag}" known)
+      check_cxx_compiler_flag(${flag} ${known})
+      if(${known})
+        set_source_files_properties(${folder}/kernels_${kernel}.cc PROPERTIES COMPILE_OPTIONS ${flag})
+        break()
+      endif()
+    endforeach()
+  endforeach()
+endfunction()

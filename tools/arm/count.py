@@ -1,0 +1,55 @@
+"""Instructions that a product executes per byte of weights, counted in emulation."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from tools.arm.programs import Found
+
+FORMATS = ("int4", "uint4", "int8", "uint8", "nf4", "float16", "bfloat16", "float32")
+KERNELS = ("portable", "neon", "dotprod", "i8mm")
+ROWS = (1, 6, 8)
+_BLOCKS = 4
+
+
+def _one_at_a_time(emulator: str) -> str:
+    """Option with which qemu translates one instruction at a time; 8.1 renamed it."""
+    text = subprocess.run([emulator, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"version (\d+)\.(\d+)", text.stdout)
+    is_new = found is not None and (int(found[1]), int(found[2])) >= (8, 1)
+    return "-one-insn-per-tb" if is_new else "-singlestep"
+
+
+def _executed(found: Found, program: Path, words: list[str]) -> tuple[int, int]:
+    """Instructions that a run executes, and the bytes of the panel that it prints."""
+    # With one instruction a block and no jumps between blocks, each instruction logs a line.
+    options = ["-cpu", "max", _one_at_a_time(found.emulator), "-d", "exec,nochain"]
+    command = [found.emulator, *options, str(program), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = sum(1 for _ in process.stderr)
+        size = int(process.stdout.read())
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return lines, size
+
+
+def per_byte(found: Found, program: Path, kernel: str, format_name: str, rows: int) -> float:
+    """Instructions per byte of weights and row of activations."""
+    words = [kernel, format_name, str(rows), str(_BLOCKS)]
+    once, size = _executed(found, program, [*words, "1"])
+    twice, _ = _executed(found, program, [*words, "2"])
+    return (twice - once) / size / rows
+
+
+def table(found: Found, program: Path, formats: tuple[str, ...]) -> str:
+    """A table in Markdown: kernels across, formats and rows down."""
+    lines = [f"| format | rows | {' | '.join(KERNELS)} |", "|---" * (2 + len(KERNELS)) + "|"]
+    for name in formats:
+        for rows in ROWS:
+            numbers = (per_byte(found, program, kernel, name, rows) for kernel in KERNELS)
+            lines.append(f"| {name} | {rows} | {' | '.join(f'{n:.2f}' for n in numbers)} |")
+    return "\n".join(lines)

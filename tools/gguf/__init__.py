@@ -1,0 +1,1 @@
+"""GGUF files of our checkpoints, for llama.cpp as a peer."""
