@@ -23,6 +23,7 @@ from moe_export.formats import block_scaled
 from moe_export.quantization import QUANTIZATION_KEY
 from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
+from moe_export.system.published_files import other_weights, require_content
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -56,6 +57,9 @@ _FOREIGN = {
 LARGEST_JSON_BYTES = 1 << 26
 """Most bytes of a JSON file. The index of the largest published model has a tenth of that."""
 
+_OF_WHOLE = {"text_config", "vision_config", "architectures", "model_type"}
+"""Config keys of a model that also sees which say nothing about its language model."""
+
 _DTYPE_WORDS = {dtype: word for word, dtype in (DTYPES | CODE_DTYPES).items()}
 
 
@@ -77,6 +81,7 @@ class TensorInfo:
         dtype: Stored dtype.
         shape: Shape of the tensor, or of its part.
         part: Row range of a larger stored tensor; None if the tensor is stored by itself.
+        stored: Name in the shard if it is another one.
         scales: Name and entry of the scales of FP8 blocks; None if the tensor is stored as it is.
     """
 
@@ -84,6 +89,7 @@ class TensorInfo:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     part: Part | None = None
+    stored: str | None = None
     scales: tuple[str, TensorInfo] | None = None
 
     @property
@@ -149,7 +155,7 @@ class Checkpoint:
         try:
             with safe_open(path, "np") as shard:
                 if info.part is None:
-                    tensor = shard.get_tensor(name)
+                    tensor = shard.get_tensor(info.stored or name)
                 else:
                     stored, expert, start, stop = info.part
                     rows = slice(start, stop)
@@ -195,7 +201,8 @@ class Checkpoint:
     ) -> NDArray[Any]:
         """Reads a matrix of FP8 codes, multiplied by the scales of its blocks."""
         assert self._block is not None
-        codes_NK = _stored_bytes(self.directory / info.shard, name).view(block_scaled.CODES)
+        stored = info.stored or name
+        codes_NK = _stored_bytes(self.directory / info.shard, stored).view(block_scaled.CODES)
         path = self.directory / scales.shard
         try:
             with safe_open(path, "np") as shard:
@@ -215,9 +222,15 @@ class Checkpoint:
         """
         whole = self.tensors.pop(stored)
         for name, part in parts.items():
+            part = part._replace(stored=whole.stored or stored)
             first = 0 if part.expert is None else 1
             shape = (part.stop - part.start, *whole.shape[first + 1 :])
             self.tensors[name] = TensorInfo(whole.shard, whole.dtype, shape, part)
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a stored tensor the name that the model knows it by."""
+        info = self.tensors.pop(name)
+        self.tensors[new] = replace(info, stored=info.stored or name)
 
     def drop(self, name: str, reason: str) -> None:
         """Leaves a tensor out from now on.
@@ -256,7 +269,7 @@ class Checkpoint:
         if not (self.directory / INDEX_FILE).exists():
             raise CheckpointError(
                 f"{self.directory}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; "
-                "give the directory of a safetensors checkpoint"
+                f"{other_weights(self.directory)}"
             )
         index = self._index()
         for shard in index.values():
@@ -437,7 +450,7 @@ def read_config(place: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Content of a config that pruned and exported models can hold too."""
-    content = _read_json(path)
+    content = _text_config(_read_json(path))
     try:
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:  # infinities, NaN, and halves of surrogate pairs
@@ -445,6 +458,15 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} holds a value that JSON in UTF-8 cannot ({error}); correct it"
         ) from error
     return content
+
+
+def _text_config(content: dict[str, Any]) -> dict[str, Any]:
+    """Config of the language model within a model that also sees; any other config as it is."""
+    text = content.get("text_config")
+    if not isinstance(text, dict) or text.get("model_type") != f"{content.get('model_type')}_text":
+        return content
+    whole = {key: value for key, value in content.items() if key not in _OF_WHOLE}
+    return whole | text
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -455,7 +477,9 @@ def _read_json(path: Path) -> dict[str, Any]:
                 f"{path} has {path.stat().st_size} bytes, expected at most {LARGEST_JSON_BYTES}; "
                 "copy it again"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        require_content(path, text)
+        content = json.loads(text)
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON (it is nested too deep)") from error
     except (OSError, ValueError) as error:
@@ -491,7 +515,8 @@ def _read_header(path: Path, accepted: dict[str, np.dtype[Any]]) -> dict[str, Te
         _require_file(path, "copy the shard again")
     infos = {}
     try:
-        open_regular(path).close()  # safetensors calls an unreadable file missing
+        with open_regular(path) as file:  # safetensors calls an unreadable file missing
+            require_content(path, file.read(64).decode("latin-1"))
         with safe_open(path, "np") as shard:
             for name in shard.keys():  # noqa: SIM118 - not a dict
                 view = shard.get_slice(name)

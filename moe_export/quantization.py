@@ -28,7 +28,7 @@ same format."""
 
 DENSE_ROLES = frozenset(
     {"q", "k", "v", "o", "q_latent", "q_expand", "kv_latent", "kv_expand"}
-    | {"conv_in", "conv_out", "delta_in", "delta_out"}
+    | {"conv_in", "conv_out", "delta_in", "delta_qkv", "delta_z", "delta_out"}
     | {"dense_gate", "dense_up", "dense_down"}
 )
 """Roles of the matrices of mixers, such as attention, and of layers without experts."""

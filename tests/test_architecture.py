@@ -17,6 +17,15 @@ TORCH_MODULES = (
     *("torch_model", "passes", "fitting", "scoring"),
     *("evaluation.expected", "evaluation.masking", "evaluation.harness.models"),
     *("op.triton.driver", "stages.importance", "stages.ranking", "stages.bakeoff"),
+    *(
+        "stages.tune",
+        "tuning.forward",
+        "tuning.packing",
+        "tuning.esft",
+        "tuning.dense_mixer",
+        "tuning.state",
+        "tuning.train",
+    ),
     *("ranking.passes", "ranking.refits", "ranking.rounds", "ranking.choose"),
     *("testing", "gpu_check", "optimum"),
 )

@@ -72,6 +72,34 @@ def test_a_shard_is_a_file_name(tmp_path: Path, shard: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("adapter_model.safetensors", "is an adapter; merge it"),
+        ("model-00001-of-00002.safetensors", "is a part of the weights; copy their index too"),
+        ("consolidated.00.pth", "has the names of another format"),
+        ("model.fp16.safetensors", "has another name"),
+        ("pytorch_model.bin", "is a pickle, which could run code; convert it"),
+        ("model-q4.gguf", "is of llama.cpp; take the checkpoint"),
+        ("model.onnx", "is an exported model; take the checkpoint"),
+        ("notes.txt", "give the directory of a safetensors checkpoint"),
+    ],
+)
+def test_weights_of_another_kind_come_with_advice(tmp_path: Path, name: str, advice: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=f"neither .*{advice}"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path) / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(CheckpointError, match=f"{name} is a pointer of Git LFS.*git lfs pull"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[" * 100_000, "nested too deep"),

@@ -7,22 +7,20 @@ of `Sizes`, and is answered by times.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import MoeExportError, RecipeError
+from moe_export.system.host import smaps_bytes
 
 Ids = NDArray[np.int64]
 
-_SMAPS = Path("/proc/self/smaps_rollup")
 _FIELDS = {"resident": "Rss", "proportional": "Pss", "anonymous": "Anonymous"}
 """Our names of memory to those of proc(5)."""
 
@@ -104,13 +102,9 @@ def _times(decode: Callable[[Sizes], dict[str, float]], sizes: Sizes) -> dict[st
 
 
 def _memory_bytes() -> dict[str, int]:
-    text = _SMAPS.read_text()
-    sizes = {}
-    for name, field in _FIELDS.items():
-        match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
-        assert match, f"the kernel reports no {field}"
-        sizes[name] = int(match[1]) * 1024
-    return sizes
+    """Memory by our names; none where the system does not tell."""
+    sizes = {name: smaps_bytes(field) for name, field in _FIELDS.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _reply(answer: dict[str, Any]) -> None:

@@ -104,9 +104,10 @@ def memory_table(result: Mapping[str, Any]) -> Table:
             name,
             size(facts["file_bytes"]),
             seconds(facts["load_s"]),
-            size(facts["resident"]),
-            size(facts["proportional"]),
-            ratio(facts["resident_over_file"]),
+            # Systems other than Linux do not tell of memory.
+            size(facts["resident"]) if "resident" in facts else "–",
+            size(facts["proportional"]) if "proportional" in facts else "–",
+            ratio(facts["resident_over_file"]) if "resident_over_file" in facts else "–",
         ]
         for name, facts in result["loaded"].items()
     ]
@@ -131,8 +132,10 @@ def _processes(models: Sequence[Model], threads: int) -> Iterator[dict[str, Mode
 
 def _loaded(model: Model, process: ModelProcess) -> dict[str, float]:
     file_bytes = model.file_bytes
-    ratio_of_file = process.loaded["resident"] / file_bytes
-    return process.loaded | {"file_bytes": file_bytes, "resident_over_file": ratio_of_file}
+    facts = process.loaded | {"file_bytes": file_bytes}
+    if "resident" in facts:
+        facts["resident_over_file"] = facts["resident"] / file_bytes
+    return facts
 
 
 def _take_turns(

@@ -399,6 +399,14 @@ def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="FORMAT",
         help="float32, float16 or formats of quantized experts (default: float16 int8 int4)",
     )
+    sizes.add_argument(
+        "--top-k",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="experts per token, with active parameters (default: those of the model)",
+    )
 
 
 def _with_recipe(

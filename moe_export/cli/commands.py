@@ -210,7 +210,9 @@ def sizes(arguments: argparse.Namespace) -> None:
         sizes_of,
     )
 
-    computed = sizes_of(read_config(arguments.config), arguments.keep, arguments.formats)
+    computed = sizes_of(
+        read_config(arguments.config), arguments.keep, arguments.formats, arguments.top_k
+    )
     table = size_table(computed)
     print_table("", table.head, table.rows)
     say_line(cache_sentence(computed))

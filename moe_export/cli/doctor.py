@@ -14,7 +14,8 @@ def diagnose() -> Iterator[tuple[str, str]]:
     """Yields the findings, each a name and one line."""
     facts = machine()
     yield "processor", f"{facts['cpu']}, {facts['cores']} usable cores"
-    yield "memory", f"{facts['memory_bytes'] / 2**30:.1f} GiB"
+    total = facts["memory_bytes"]
+    yield "memory", "unknown" if total is None else f"{total / 2**30:.1f} GiB"
     yield "GPU", facts["gpu"] or "none (the NVIDIA driver reports none)"
     yield from versions().items()
     try:

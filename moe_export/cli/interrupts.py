@@ -22,9 +22,11 @@ def watch() -> None:
     """Handles the signals in this process from now on; SIGHUP stays ignored under `nohup`."""
     global _was_asked  # noqa: PLW0603 - signals are the process's
     _was_asked = False
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _ask)
+    signal.signal(signal.SIGINT, _ask)
+    signal.signal(signal.SIGTERM, _ask)
+    hang_up = getattr(signal, "SIGHUP", None)  # absent on Windows
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+        signal.signal(hang_up, _ask)
 
 
 def silence_dropped() -> None:

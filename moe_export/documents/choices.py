@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from moe_export.demo.tasks import Document
+from moe_export.documents.files import shortened
 from moe_export.documents.tokens import TokenSequence
+from moe_export.documents.values import as_text
 from moe_export.errors import CalibrationError
 
 
@@ -22,12 +24,17 @@ def wrong_choices(choices: Any, answer: str, field: str) -> tuple[str, ...]:
     Raises:
         CalibrationError: The field holds something else, or not the answer.
     """
-    if not isinstance(choices, list) or len(set(map(str, choices))) < 2:
-        raise CalibrationError(f"{field} is {choices!r}, expected a list of at least two texts")
-    texts = tuple(dict.fromkeys(map(str, choices)))
+    found = [as_text(choice) for choice in choices] if isinstance(choices, list) else []
+    texts = tuple(dict.fromkeys(text for text in found if text is not None))
+    if len(texts) < 2 or None in found:
+        raise CalibrationError(
+            f"{field} is {shortened(choices)}, expected a list of at least two texts; correct or "
+            "remove the row"
+        )
     if answer not in texts:
         raise CalibrationError(
-            f"{field} lacks the answer {answer!r}; write the right choice as answer_field has it"
+            f"{field} lacks the answer {shortened(answer)}; write the right choice as answer_field "
+            "has it"
         )
     return tuple(text for text in texts if text != answer)
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from moe_export.checkpoint import write_json
 from moe_export.documents.special_tokens import TOKENIZER_CONFIG_FILE, added_around, special_tokens
 from moe_export.documents.tokens import load_tokenizer
+from moe_export.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,12 @@ def state_special_tokens(directory: Path) -> TextStart:
         _warn_of_others(path, config, tokenizer, special.last, "eos_token")
         stated = {"add_bos_token": bool(special.first), "add_eos_token": bool(special.last)}
         missing = {key: value for key, value in stated.items() if config.get(key) is None}
-        write_json(path, config | missing)
+        try:
+            write_json(path, config | missing)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} holds a number that JSON does not have ({error}); correct it"
+            ) from error
     return TextStart(bool(special.first), special.first[0] if special.first != first else None)
 
 

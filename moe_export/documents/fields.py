@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +10,17 @@ from moe_export.demo.tasks import Document
 from moe_export.documents.choices import wrong_choices
 from moe_export.documents.files import shortened
 from moe_export.documents.rows import Row
+from moe_export.documents.values import as_text, kind
 from moe_export.errors import CalibrationError
 from moe_export.recipe import Source
 
 CONVERSATION_FIELDS = ("messages", "conversations")
-"""Fields that may hold a conversation, the first that a row has."""
+"""Fields that may hold a conversation: the first one with content."""
 
 MOST_NAMES = 12
 """Names of fields in a message."""
 
-TOOLS_FIELD, SYSTEM_FIELD = "tools", "system"
+TOOLS_FIELD, FUNCTIONS_FIELD, SYSTEM_FIELD = "tools", "functions", "system"
 
 ROLES = {
     "human": "user",
@@ -36,6 +36,9 @@ ROLES = {
     "observation": "tool",
 }
 """Roles of chat templates for the speakers of ShareGPT's `from`."""
+
+OTHER_NAMES = ("human", "gpt", "chatgpt", "user", "assistant", "system", "tool")
+"""Speakers that are no role of a template if `role` names them so, or in capitals."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def fields_of(source: Source) -> tuple[str, ...]:
         choices = () if source.choices_field is None else (source.choices_field,)
         return source.prompt_field, source.answer_field, *choices
     if source.chat_template:
-        return *CONVERSATION_FIELDS, TOOLS_FIELD, SYSTEM_FIELD
+        return *CONVERSATION_FIELDS, TOOLS_FIELD, FUNCTIONS_FIELD, SYSTEM_FIELD
     return (source.text_field,)
 
 
@@ -78,7 +81,7 @@ def row_content(row: Row, source: Source) -> Document | Conversation:
         CalibrationError: A field is absent, or holds something else.
     """
     if source.prompt_field is not None and source.answer_field is not None:
-        prompt, answer = text_of(row, source.prompt_field), text_of(row, source.answer_field)
+        prompt, answer = (_part(row, name) for name in (source.prompt_field, source.answer_field))
         wrong = _wrong_choices(row, source, answer)
         if source.chat_template:
             message = {"role": "user", "content": prompt}
@@ -113,16 +116,24 @@ def text_of(row: Row, name: str) -> str:
             "text_field, or in prompt_field and answer_field; chat_template: true reads messages"
         )
     value = row.fields[name]
-    if _is_number(value):
-        return json.dumps(value)
-    if isinstance(value, str):
-        return require_characters(value, f"{row.place}: field {name!r}")
+    text = as_text(value)
+    if text is not None:
+        return require_characters(text, f"{row.place}: field {name!r}")
     advice = "remove such rows or name another field"
     if _is_conversation(value):
         advice = "set chat_template: true for conversations in messages or conversations"
-    raise CalibrationError(
-        f"{row.place}: field {name!r} is {_kind(value)}, expected text; {advice}"
-    )
+    raise CalibrationError(f"{row.place}: field {name!r} is {kind(value)}, expected text; {advice}")
+
+
+def _part(row: Row, name: str) -> str:
+    """Prompt or answer of a row, which may not be empty: one without the other is no item."""
+    text = text_of(row, name)
+    if not text.strip():
+        raise CalibrationError(
+            f"{row.place}: field {name!r} is empty, expected a prompt and an answer; remove such "
+            "rows or name another field"
+        )
+    return text
 
 
 def require_characters(text: str, place: str) -> str:
@@ -142,7 +153,8 @@ def require_characters(text: str, place: str) -> str:
 
 
 def _conversation(row: Row) -> Conversation:
-    name = next((name for name in CONVERSATION_FIELDS if name in row.fields), None)
+    present = [name for name in CONVERSATION_FIELDS if name in row.fields]
+    name = next((name for name in present if row.fields[name]), present[0] if present else None)
     if name is None:
         raise CalibrationError(
             f"{row.place} has no field 'messages' or 'conversations', which chat_template: true "
@@ -152,9 +164,9 @@ def _conversation(row: Row) -> Conversation:
     place = f"{row.place}: field {name!r}"
     value = _parsed(row.fields[name], place)
     if not isinstance(value, list) or not value:
-        kind = "an empty list" if value == [] else _kind(value)
+        found = "an empty list" if value == [] else kind(value)
         raise CalibrationError(
-            f"{place} is {kind}, expected a list of messages; remove such rows or name another "
+            f"{place} is {found}, expected a list of messages; remove such rows or name another "
             "field"
         )
     messages = [
@@ -167,37 +179,52 @@ def _conversation(row: Row) -> Conversation:
 
 
 def _tools(row: Row) -> list[Any]:
-    place = f"{row.place}: field {TOOLS_FIELD!r}"
-    value = row.fields.get(TOOLS_FIELD)
+    """Tools of a row; `functions`, an older form, are tools without their frame."""
+    tools = _objects(row, TOOLS_FIELD)
+    functions = [] if tools else _objects(row, FUNCTIONS_FIELD)
+    return tools + [{"type": "function", "function": each} for each in functions]
+
+
+def _objects(row: Row, name: str) -> list[Any]:
+    place = f"{row.place}: field {name!r}"
+    value = row.fields.get(name)
     value = _parsed(value, place) if value not in (None, "") else []
     if isinstance(value, dict):
         value = [value]
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+    if not isinstance(value, list):
         raise CalibrationError(
-            f"{place} is {_kind(value)}, expected a list of objects; correct or remove it"
+            f"{place} is {kind(value)}, expected a list of objects; correct or remove it"
         )
+    for number, each in enumerate(value, 1):
+        if not isinstance(each, dict):
+            raise CalibrationError(
+                f"{place}: entry {number} is {kind(each)}, expected an object that describes a "
+                "tool; correct or remove it"
+            )
     return value
 
 
 def _message(value: Any, place: str) -> dict[str, Any]:
     """A message with `role` and `content`, also from ShareGPT's `from` and `value`."""
     if not isinstance(value, dict):
-        raise CalibrationError(f"{place} is {_kind(value)}, expected an object; remove the row")
+        raise CalibrationError(f"{place} is {kind(value)}, expected an object; remove the row")
     message = dict(value)
     if "role" not in message and "from" in message:
         speaker = message.pop("from")
-        message["role"] = ROLES.get(speaker) if isinstance(speaker, str) else None
+        message["role"] = ROLES.get(speaker.casefold()) if isinstance(speaker, str) else None
         if message["role"] is None:
             raise CalibrationError(
                 f"{place} is from {shortened(speaker)}, expected one of {', '.join(ROLES)}; rename "
                 "the speaker or remove the row"
             )
-        if "content" not in message and "value" in message:
-            message["content"] = message.pop("value")
+    if "content" not in message and "value" in message:
+        message["content"] = message.pop("value")
     if not isinstance(message.get("role"), str):
         raise CalibrationError(
             f"{place} has no role; expected 'role' and 'content', or 'from' and 'value'"
         )
+    if message["role"].casefold() in OTHER_NAMES:
+        message["role"] = ROLES[message["role"].casefold()]
     message["content"] = _content(message, place)
     return message
 
@@ -209,9 +236,14 @@ def _content(message: dict[str, Any], place: str) -> str | None:
         return None
     if isinstance(content, list) and content and all(map(_is_text_part, content)):
         content = "".join(part["text"] for part in content)
+    if "content" not in message:
+        raise CalibrationError(
+            f"{place} has no content; it has {_keys(message)}: expected 'role' and 'content', or "
+            "'from' and 'value'"
+        )
     if not isinstance(content, str):
         raise CalibrationError(
-            f"{place}: its content is {_kind(content)}, expected text; remove the row"
+            f"{place}: its content is {kind(content)}, expected text; remove the row"
         )
     return require_characters(content, place)
 
@@ -235,26 +267,15 @@ def _parsed(value: Any, place: str) -> Any:
         ) from error
 
 
-def _is_number(value: Any) -> bool:
-    """True for what JSON calls a number, of any size; infinities and NaN are none."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return is_whole or (isinstance(value, float) and math.isfinite(value))
-
-
 def _is_conversation(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _names(row: Row) -> str:
-    names = [shortened(name) for name in row.fields]
+    return _keys(row.fields)
+
+
+def _keys(fields: dict[str, Any]) -> str:
+    names = [shortened(name) for name in fields]
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return (", ".join(names[:MOST_NAMES]) or "no fields") + more
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    names = {str: "text", list: "a list", dict: "an object", int: "a number", float: "a number"}
-    return names.get(type(value), f"of type {type(value).__name__}")

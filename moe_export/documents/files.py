@@ -34,12 +34,19 @@ class _Foreign:
 
 _BY_PANDAS = 'to_json("rows.jsonl", orient="records", lines=True)'
 _FOREIGN = (
+    _Foreign(b"\xff\xfe\0\0", "text in UTF-32", "convert it with `iconv -f UTF-32 -t UTF-8`"),
+    _Foreign(b"\0\0\xfe\xff", "text in UTF-32", "convert it with `iconv -f UTF-32 -t UTF-8`"),
     _Foreign(b"\xff\xfe", "text in UTF-16", "convert it with `iconv -f UTF-16 -t UTF-8`"),
     _Foreign(b"\xfe\xff", "text in UTF-16", "convert it with `iconv -f UTF-16 -t UTF-8`"),
+    # A file that is gzip or Parquet is read; within gzip it is not.
+    _Foreign(b"\x1f\x8b", "compressed twice by gzip", "unpack it with `gunzip`"),
+    _Foreign(b"PAR1", "Parquet compressed by gzip", "unpack it with `gunzip`"),
+    _Foreign(b"PARE", "an encrypted Parquet file", "write it without encryption"),
     _Foreign(b"PK\x03\x04", "a zip archive", "unpack it with `unzip`"),
     _Foreign(b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it with `zstd -d`"),
     _Foreign(b"BZh", "compressed by bzip2", "unpack it with `bunzip2`"),
     _Foreign(b"\xfd7zXZ\x00", "compressed by xz", "unpack it with `unxz`"),
+    _Foreign(b"\x04\x22\x4d\x18", "compressed by lz4", "unpack it with `unlz4`"),
     _Foreign(b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it with `7z x`"),
     _Foreign(b"ARROW1", "an Arrow file", "write Parquet with `pyarrow.parquet.write_table`"),
     _Foreign(b"SQLite format 3", "an SQLite database", f"write its rows with pandas' {_BY_PANDAS}"),
@@ -49,6 +56,8 @@ _FOREIGN = (
     _Foreign(b"\x93NUMPY", "an array of numpy", "write its texts as JSON, one object a line"),
     _Foreign(b"\x80\x04", "a pickle, which could run code", "write its rows as JSON lines"),
     _Foreign(b"\x80\x05", "a pickle, which could run code", "write its rows as JSON lines"),
+    _Foreign(b"\x80\x02", "a pickle, which could run code", "write its rows as JSON lines"),
+    _Foreign(b"{\\rtf", "text in RTF", "save it as plain text"),
     _Foreign(b"%PDF-", "a PDF", "extract its text with `pdftotext`"),
     _Foreign(
         b"version https://git-lfs",
@@ -67,7 +76,10 @@ def require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CalibrationError(f"{path}: no such file; give the path of a text file") from error
+        advice = "give the path of a text file"
+        if any(character in str(path) for character in "*?["):
+            advice = "patterns are not expanded, so give each file as a source of its own"
+        raise CalibrationError(f"{path}: no such file; {advice}") from error
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     if stat.S_ISDIR(mode):
@@ -109,6 +121,27 @@ def refuse_foreign(path: Path, head: bytes) -> None:
             raise CalibrationError(f"{path} is {kind.name}; {kind.way_out}")
     if head[257:262] == b"ustar":
         raise CalibrationError(f"{path} is a tar archive; unpack it with `tar -xf`")
+    require_text(path, head)
+
+
+def require_text(path: Path, content: bytes) -> None:
+    """Stops at zero bytes, which text in UTF-8 does not have.
+
+    Raises:
+        CalibrationError: There are some; the message guesses the encoding.
+    """
+    if b"\0" not in content:
+        return
+    even, odd = (content[start:200:2].count(0) for start in (0, 1))
+    if max(even, odd) < 4 * min(even, odd) + len(content[:200]) // 4:
+        raise CalibrationError(
+            f"{path} is no text, as it holds zero bytes; give text in UTF-8, or rows as jsonl:"
+        )
+    order = "UTF-16LE" if odd > even else "UTF-16BE"
+    raise CalibrationError(
+        f"{path} is text in UTF-16 without a byte order mark; convert it with `iconv -f {order} "
+        "-t UTF-8`"
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from moe_export.documents.files import kind_of, not_utf8, refuse_foreign, unreadable
 from moe_export.documents.parquet import parquet_rows
+from moe_export.documents.values import kind
 from moe_export.errors import CalibrationError
 
 MAX_ROW_BYTES = 16 << 20
@@ -61,12 +62,12 @@ def file_rows(path: Path, fields: Collection[str]) -> Iterator[Row]:
         CalibrationError: The file cannot be read, or is of another kind.
         DependencyError: The file is Parquet, and pyarrow is absent.
     """
-    kind = kind_of(path)
-    if kind == "parquet":
+    form = kind_of(path)
+    if form == "parquet":
         for number, row in enumerate(parquet_rows(path, fields), 1):
             yield Row(str(path), number, row)
         return
-    opener: Callable[[Path], IO[bytes]] = gzip.open if kind == "gzip" else _open  # type: ignore[assignment]
+    opener: Callable[[Path], IO[bytes]] = gzip.open if form == "gzip" else _open  # type: ignore[assignment]
     try:
         with opener(path) as file:
             for number, fields_of_row in _json_rows(path, file):
@@ -92,7 +93,7 @@ def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any
     read = _array_items if is_array else _lines
     for number, row in read(path, file):
         if not isinstance(row, dict):
-            raise CalibrationError(f"{path}:{number}: expected a JSON object")
+            raise CalibrationError(f"{path}:{number}: the row is {kind(row)}; {WANTED}")
         yield number, row
 
 
@@ -104,7 +105,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
         if len(line) > MAX_ROW_BYTES:
             raise _too_long(path, number)
         try:
-            text = line.decode()
+            text = line.decode().removeprefix("\ufeff")  # of files that were put together
         except UnicodeDecodeError as error:
             raise not_utf8(path, f"line {number}", error) from error
         if not text.strip():
@@ -163,8 +164,10 @@ class _ArrayReader:
     def item(self) -> tuple[int, Any]:
         """Number and value of the next item."""
         self.number += 1
-        if self.next_character() != "{":
-            return self.number, None  # refused as no object, whatever it is
+        if self.next_character() == "]":
+            raise self.error("a comma after its last item")
+        if self.next_character() == "[":
+            return self.number, []  # refused as no object, without reading it
         while True:
             try:
                 value, self._at = self._json.raw_decode(self._text, self._at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from moe_export.documents.files import shortened
+from moe_export.documents.json_files import json_object
 from moe_export.errors import CheckpointError
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -82,7 +82,7 @@ def special_tokens(
     Raises:
         CheckpointError: `tokenizer_config.json` is damaged.
     """
-    config = _json_object(directory / TOKENIZER_CONFIG_FILE)
+    config = json_object(directory / TOKENIZER_CONFIG_FILE)
     name = name_of_bos(config)
     bos = tokenizer.token_to_id(name) if name is not None else None
     if not first and config.get("add_bos_token") is True and bos is not None:
@@ -116,7 +116,7 @@ def end_ids(directory: Path) -> list[int]:
         CheckpointError: A file is damaged, or an id is not a whole number.
     """
     for name in ("generation_config.json", "config.json"):
-        eos = _json_object(directory / name).get("eos_token_id")
+        eos = json_object(directory / name).get("eos_token_id")
         if eos is None:
             continue
         ids = eos if isinstance(eos, list) else [eos]
@@ -127,18 +127,3 @@ def end_ids(directory: Path) -> list[int]:
             )
         return ids
     return []
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    """Content of a JSON file; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a JSON object ({error}); copy it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} cannot be read as a JSON object; copy it again")
-    return content

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from moe_export.demo.tasks import Document
+from moe_export.documents.declared_tokens import add_declared
 from moe_export.documents.special_tokens import (
     Bos,
     added_around,
@@ -19,6 +20,7 @@ from moe_export.documents.special_tokens import (
     who_adds_bos,
 )
 from moe_export.errors import CheckpointError
+from moe_export.system.published_files import require_content
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -51,20 +53,27 @@ class TokenSequence:
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Reads a tokenizer, without the truncation and padding that its file may ask for.
+    """Reads a tokenizer with the added tokens that files beside it declare.
 
-    Fine-tuning scripts save these two in `tokenizer.json`. transformers ignores them as well.
+    Truncation, padding and dropout, which fine-tuning scripts save in `tokenizer.json`, are off:
+    they would cut texts, add to them, or split a word in another way each time.
 
     Raises:
-        CheckpointError: `tokenizer.json` is missing or damaged.
+        CheckpointError: `tokenizer.json` is missing, or it or a file beside it is damaged.
     """
     path = directory / TOKENIZER_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy it beside the weights")
     with _told(path, "is damaged", "copy it again"):
+        with path.open(errors="replace") as file:
+            require_content(path, file.read(64))
         tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    with _told(path, "does not take the added tokens of the files beside it", "correct these"):
+        add_declared(tokenizer, directory)
     return tokenizer
 
 
@@ -74,7 +83,8 @@ def _told(path: Path, what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        is_panic = type(error).__name__ == "PanicException"
+        if isinstance(error, CheckpointError) or not (is_panic or isinstance(error, Exception)):
             raise
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} {what} ({reason}); {advice}") from error

@@ -8,15 +8,23 @@ start, and windows are drawn from all that it makes.
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from moe_export.documents.files import kind_of, not_utf8, refuse_foreign, unreadable
+from moe_export.documents.files import (
+    kind_of,
+    not_utf8,
+    refuse_foreign,
+    require_text,
+    unreadable,
+)
 from moe_export.documents.reservoir import sampled
-from moe_export.documents.rows import BOM
+from moe_export.documents.rows import BOM, MAX_ROW_BYTES
 from moe_export.documents.special_tokens import who_adds_bos
 from moe_export.documents.tokens import TextTokenizer, TokenSequence
 from moe_export.errors import CalibrationError
@@ -32,6 +40,8 @@ PIECE_BYTES = 1 << 16
 
 BEFORE_CHARACTERS = 16
 """Characters before a piece that are encoded with it, so that it does not begin like a text."""
+
+ARRAY_OF_ROWS = re.compile(rb"\s*\[\s*\{")
 
 
 def windows(
@@ -58,13 +68,32 @@ def windows(
         )
     try:
         with path.open("rb") as file:
-            refuse_foreign(path, file.read(512))
+            _require_plain(path, file)
             found = _from_parts(path, file, tokenizer, count, length, seed)
             if found is None:
                 found = _from_all(path, file, tokenizer, count, length, seed)
     except OSError as error:
         raise unreadable(path, error) from error
+    if not any(tokenizer.decode(each.tokens[each.prompt_tokens :]).strip() for each in found):
+        raise CalibrationError(f"{path}: its text is white space alone; give a file with words")
     return found
+
+
+def _require_plain(path: Path, file: IO[bytes]) -> None:
+    """Stops at content that is no plain text, also at rows of JSON, which are not to be learned."""
+    head = file.read(512)
+    refuse_foreign(path, head)
+    file.seek(0)
+    line = file.readline(MAX_ROW_BYTES).removeprefix(BOM)
+    try:
+        has_rows = line.startswith(b"{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        has_rows = False
+    if has_rows or ARRAY_OF_ROWS.match(head.removeprefix(BOM)):
+        raise CalibrationError(
+            f"{path} holds rows of JSON, expected plain text; give it as jsonl:, with the name of "
+            "its field in text_field"
+        )
 
 
 def _from_parts(
@@ -113,6 +142,7 @@ def _text_at(path: Path, file: IO[bytes], start: int, count: int) -> str:
     line = block.find(b"\n", 0, count // 4) + 1 if start > 0 else 0
     block = block.removeprefix(BOM) if start == 0 else block[line:]
     # Without a line to begin at, the block may begin within a character, as it may end within one.
+    require_text(path, block)
     inside = next((at for at, byte in enumerate(block[:4]) if byte & 0xC0 != 0x80), 0)
     try:
         return _unix_lines(codecs.getincrementaldecoder("utf-8")().decode(block[inside:]))
@@ -158,6 +188,7 @@ def _pieces(path: Path, file: IO[bytes]) -> Iterator[str]:
             raise not_utf8(path, f"its block {number} of {PIECE_BYTES} bytes", error) from error
         if not block:
             break
+        require_text(path, block)
         cut = max(text.rfind("\n") + 1, 0) or max(text.rfind(" "), 0) or len(text)
         yield _unix_lines(text[:cut])
         rest = text[cut:]

@@ -13,7 +13,7 @@ from moe_export.families.base import PRUNED_PREFIX, Family, ModelSpec
 from moe_export.families.config import read_spec, with_top_k
 from moe_export.families.foreign import require_floats, unsupported
 from moe_export.families.ignored import drop_ignored
-from moe_export.families.layouts import divide_fused
+from moe_export.families.layouts import divide_fused, name_text
 from moe_export.families.stored import check_tensors
 
 __all__ = ["FAMILIES", "check_tensors", "open_checkpoint", "spec_of"]
@@ -59,6 +59,7 @@ def open_checkpoint(directory: Path, top_k: int | None = None) -> tuple[Checkpoi
     if top_k is not None:
         checkpoint.config = with_top_k(spec, checkpoint.config, top_k)
         spec = spec_of(checkpoint.config)
+    name_text(checkpoint, spec)
     drop_ignored(checkpoint, spec)
     divide_fused(checkpoint, spec)
     check_tensors(checkpoint, spec)

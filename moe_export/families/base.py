@@ -118,6 +118,9 @@ class Family:
             further ahead; they are dropped.
         ahead_prefix: Beginning of the names of tensors that predict tokens further ahead; None if
             they are in layers of their own. They are dropped.
+        text_prefix: Beginning of the names of the language model's tensors in checkpoints of models
+            that also see, in place of `model.`; None if there are no such checkpoints.
+        vision_prefix: Beginning of the names of the other tensors there, which are dropped.
         rope_types: Kinds of stretched frequencies that are supported.
         moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
@@ -149,6 +152,8 @@ class Family:
     shared_gate: bool = True
     predicts_ahead: bool = False
     ahead_prefix: str | None = None
+    text_prefix: str | None = None
+    vision_prefix: str | None = None
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
     moe_returns_logits: bool = False
     genai_type: str = "decoder"

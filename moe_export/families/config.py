@@ -66,6 +66,7 @@ class _ConfigReader:
 
     def __init__(self, family: Family, config: dict[str, Any]) -> None:
         self.family = family
+        self.nulls = {key for key, value in config.items() if value is None}
         values = family.config_defaults | config
         rope = rope_facts(config)
         # transformers 5 writes these keys into rope_parameters, which have precedence.
@@ -331,8 +332,13 @@ def _has_qk_norm(reader: _ConfigReader) -> bool:
 
 def _read_groups(reader: _ConfigReader) -> ExpertGroups | None:
     count, by_best = reader.number_or("groups", 1), reader.family.routing.group_score == "best"
-    if not by_best and count == 1:
+    if not by_best and count == 1 and reader.number_or("top_groups", 1) == 1:
         return None
+    if by_best and "topk_method" in reader.nulls:
+        raise CheckpointError(
+            f"config.json: topk_method is null, expected 'greedy' or {GROUP_LIMITED!r} for "
+            f"{reader.family.model_type}"
+        )
     if by_best and reader.values.get("topk_method") != GROUP_LIMITED:
         if count != 1:
             raise CheckpointError(
@@ -389,13 +395,17 @@ def _read_windows(reader: _ConfigReader) -> tuple[int, ...]:
     """Attention window of each layer in tokens; 0 where it is off, or as long as the context.
 
     Raises:
-        CheckpointError: The window is no number, or is in use in a family without windows.
+        CheckpointError: The window is no number, or is in use in a family without windows, also
+            by a list of layer types.
     """
     window: int = reader.values.get("sliding_window", 0)
     reader.require(WINDOW, window, "sliding_window")
     positions: int = reader.number("max_positions")
     num_layers: int = reader.number("num_layers")
-    if not window or window >= positions or not reader.values.get("use_sliding_window", True):
+    is_whole = window >= positions
+    if reader.family.windows == "none" and not reader.family.mixers:
+        _check_types(reader, ATTENTION_TYPES[: 1 + is_whole])
+    if not window or is_whole or not reader.values.get("use_sliding_window", True):
         return (0,) * num_layers
     match reader.family.windows:
         case "all":
@@ -409,6 +419,16 @@ def _read_windows(reader: _ConfigReader) -> tuple[int, ...]:
                 "the model; attention within a window is not supported for "
                 f"{reader.family.model_type}"
             )
+
+
+def _check_types(reader: _ConfigReader, known: tuple[str, ...]) -> None:
+    """Stops at layer types that this family does not have; transformers goes by them."""
+    types = reader.values.get("layer_types", [])
+    if not isinstance(types, list) or not set(map(str, types)) <= {*known}:
+        raise CheckpointError(
+            f"config.json: layer_types is {shown(types)}, expected a list of {known[0]!r} for "
+            f"every layer of {reader.family.model_type}; other attention is not supported"
+        )
 
 
 def _read_mixers(reader: _ConfigReader) -> tuple[Mixer, ...]:
@@ -448,6 +468,7 @@ def _read_delta_net(reader: _ConfigReader) -> DeltaNet | None:
         key_dim=reader.number("delta_key_dim"),
         value_dim=reader.number("delta_value_dim"),
         taps=reader.number("delta_taps"),
+        is_grouped=any(rule.role == "delta_in" for rule in reader.family.tensors),
     )
 
 

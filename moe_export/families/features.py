@@ -38,6 +38,8 @@ class DeltaNet:
         key_dim: Number of entries of a head's key.
         value_dim: Number of entries of a head's value.
         taps: Number of tokens that the convolution before it sees.
+        is_grouped: True if one matrix gives queries, keys, values and gates, in groups of key heads
+            with their value heads; False if queries, keys and values lie side by side.
     """
 
     key_heads: int
@@ -45,6 +47,7 @@ class DeltaNet:
     key_dim: int
     value_dim: int
     taps: int
+    is_grouped: bool
 
     @property
     def channels(self) -> int:

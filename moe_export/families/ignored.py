@@ -22,7 +22,10 @@ from moe_export.families.base import ModelSpec
 ROTARY = re.compile(r"(.+\.)?rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)")
 
 ROTARY_REASON = "rotary frequencies follow from config.json"
-AHEAD_REASON = "predicts tokens further ahead (multi-token prediction), which decoding does not use"
+AHEAD_REASON = (
+    "predicts tokens further ahead (num_nextn_predict_layers, mtp), which decoding does not use"
+)
+VISION_REASON = "belongs to the part of the model that sees; the language model alone is exported"
 TIED_REASON = "equals the embedding, which the logits come from"
 
 CHUNK_VALUES = 1 << 22
@@ -37,6 +40,9 @@ def drop_ignored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     """
     for name in [name for name in checkpoint.tensors if ROTARY.fullmatch(name)]:
         checkpoint.drop(name, ROTARY_REASON)
+    vision = spec.family.vision_prefix
+    for name in [name for name in checkpoint.tensors if vision and name.startswith(vision)]:
+        checkpoint.drop(name, VISION_REASON)
     for name in _ahead(checkpoint, spec):
         checkpoint.drop(name, AHEAD_REASON)
     head, embedding = spec.name("lm_head"), spec.name("embedding")

@@ -12,6 +12,15 @@ from moe_export.errors import CheckpointError
 from moe_export.families.base import FusedRule, ModelSpec
 
 
+def name_text(checkpoint: Checkpoint, spec: ModelSpec) -> None:
+    """Gives tensors of a language model within a larger model the names that they have alone."""
+    prefix = spec.family.text_prefix
+    if prefix is None:
+        return
+    for name in [name for name in checkpoint.tensors if name.startswith(prefix)]:
+        checkpoint.rename(name, "model." + name.removeprefix(prefix))
+
+
 def divide_fused(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     """Replaces each fused tensor by its parts, with the names of the family.
 

@@ -23,7 +23,8 @@ _YARN = {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "msca
 _LONGROPE = {"short_factor", "short_mscale", "long_factor", "long_mscale"}
 
 KEYS: dict[str, set[str]] = {
-    "default": _ALWAYS,
+    # In a text all axes of multimodal rotation (mrope) have the same positions.
+    "default": _ALWAYS | {"mrope_section", "mrope_interleaved"},
     "yarn": _STRETCHED | _YARN | {"truncate"},
     "longrope": _STRETCHED | _LONGROPE,
 }

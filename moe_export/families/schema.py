@@ -62,7 +62,7 @@ NUMBERS: dict[str, Number] = {
     "first_k": Number(0, 1 << 10),
     "groups": Number(1, 1 << 14),
     "top_groups": Number(1, 1 << 14),
-    "q_latent": Number(0, 1 << 17),
+    "q_latent": Number(1, 1 << 17),
     "kv_latent": Number(1, 1 << 17),
     "rope_dim": HEAD_DIM,
     "nope_dim": HEAD_DIM,

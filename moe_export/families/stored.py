@@ -74,6 +74,15 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     return stored
 
 
+def _advice(checkpoint: Checkpoint, missing: str) -> str:
+    """Advice about a missing tensor, which may be there under a longer name."""
+    longer = next((name for name in checkpoint.tensors if name.endswith(f".{missing}")), None)
+    if longer is None:
+        return "get a complete copy of the checkpoint"
+    prefix = longer.removesuffix(missing)
+    return f"names begin with {prefix!r}: save the model itself, not what wraps it"
+
+
 def check_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     """Checks that a checkpoint has exactly the tensors that its config specifies.
 
@@ -88,7 +97,7 @@ def check_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> None:
         if entry is None:
             raise CheckpointError(
                 f"{where}: tensor {name} is missing, {spec.family.model_type} needs it; "
-                "get a complete copy of the checkpoint"
+                f"{_advice(checkpoint, name)}"
             )
         if entry.shape != expected.shape:
             raise CheckpointError(

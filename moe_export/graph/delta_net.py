@@ -84,11 +84,16 @@ def delta_net(
 def _projected(
     builder: GraphBuilder, x: ir.Value, sizes: DeltaNet, layer: int
 ) -> tuple[ir.Value, ir.Value]:
-    """Queries, keys and values side by side [B, S, channels], and the gate [B, S, H, V].
-
-    The rows of the weights are in groups of one key head with the value heads that share it.
-    """
+    """Queries, keys and values side by side [B, S, channels], and the gate [B, S, H, V]."""
     prefix = f"layers.{layer}.delta_net"
+    if not sizes.is_grouped:
+        product = builder.linear(x, "delta_qkv", "delta_z", name=f"{prefix}.in", layer=layer)
+        halves = builder.ints(sizes.channels, sizes.value_heads * sizes.value_dim)
+        mixed, gate = builder.ops(
+            "Split", product, halves, name=f"{prefix}.qkv", num_outputs=2, axis=-1
+        )
+        shape = builder.ints(0, 0, -1, sizes.value_dim)
+        return mixed, builder.op("Reshape", gate, shape, name=f"{prefix}.z")
     product = builder.linear(x, "delta_in", name=f"{prefix}.in", layer=layer)
     values = sizes.value_heads // sizes.key_heads * sizes.value_dim
     groups = builder.ints(0, 0, sizes.key_heads, -1)
@@ -154,10 +159,15 @@ def _rate_and_decay(
 ) -> tuple[ir.Value, ir.Value]:
     """Logits of the rate and of the decay, [B, S, H] each; those of padding are `NEVER`."""
     prefix = f"layers.{layer}.delta_net"
-    product = builder.linear(x, "delta_gates", name=f"{prefix}.gates", layer=layer)
-    groups = builder.ints(0, 0, sizes.key_heads, -1)
-    product = builder.op("Reshape", product, groups, name=f"{prefix}.gates_groups")
-    shared = sizes.value_heads // sizes.key_heads
+    shared = sizes.value_heads
+    if sizes.is_grouped:
+        product = builder.linear(x, "delta_gates", name=f"{prefix}.gates", layer=layer)
+        groups = builder.ints(0, 0, sizes.key_heads, -1)
+        product = builder.op("Reshape", product, groups, name=f"{prefix}.gates_groups")
+        shared //= sizes.key_heads
+    else:
+        roles = ("delta_rate", "delta_decay")
+        product = builder.linear(x, *roles, name=f"{prefix}.gates", layer=layer)
     parts = builder.ops(
         "Split",
         product,

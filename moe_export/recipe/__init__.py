@@ -33,6 +33,7 @@ from moe_export.recipe.prune import (
 from moe_export.recipe.quantize import Formats, QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
+from moe_export.recipe.tune import EsftSettings, TuneSettings
 from moe_export.recipe.validate import (
     GateSettings,
     SpeedSettings,
@@ -50,6 +51,7 @@ __all__ = [
     "CalibrateSettings",
     "DistillSettings",
     "Dtype",
+    "EsftSettings",
     "EvalSettings",
     "ExportSettings",
     "Formats",
@@ -71,6 +73,7 @@ __all__ = [
     "SpeedSettings",
     "SweepSettings",
     "Task",
+    "TuneSettings",
     "ValidateSettings",
     "default_cache",
     "parse_bytes",

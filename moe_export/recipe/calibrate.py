@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from moe_export.recipe.base import MOST, Count, DocumentCount, Factor, Section, Seed
 
@@ -71,7 +71,7 @@ class Source(Section):
             than half of the answers.
         chat_template: `true` to render documents with the tokenizer's chat template: the prompt as
             a message of the user, or, without `prompt_field`, the row's `messages` or ShareGPT
-            `conversations`, with its `tools` and `system` if it has them.
+            `conversations`, with its `tools` or `functions` and `system` if it has them.
         weight: Share of this source, relative to the others, among the sequences and in every
             score but those that are a mean over sequences. If no source gives a weight, all
             contribute as many sequences, and weigh by their tokens in scores. If some do, 1 is
@@ -92,6 +92,15 @@ class Source(Section):
     eos: Literal["required", "optional"] | None = None
     chat_template: bool = False
     weight: Factor | None = None
+
+    @field_validator("text", "jsonl")
+    @classmethod
+    def _local(cls, path: str | None) -> str | None:
+        if path is not None and "://" in path:
+            raise ValueError(f"{path!r} is an address; fetch the file, and give its path")
+        if path is not None and path.startswith("~"):
+            raise ValueError(f"{path!r} begins with ~, which is not expanded; write the whole path")
+        return path
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:

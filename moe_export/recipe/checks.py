@@ -39,6 +39,22 @@ def check_derived_keys(recipe: Recipe) -> None:
         raise ValueError("bakeoff.ranking and bakeoff.prune follow these sections; leave them out")
 
 
+def check_tune(recipe: Recipe) -> None:
+    """Stops a tuning that other sections leave no place for, or that gives keys of others."""
+    tune = recipe.tune
+    if tune is None:
+        return
+    if recipe.bakeoff is not None:
+        raise ValueError("a bakeoff trains nothing; leave the tune section out")
+    if tune.top_k is not None:
+        raise ValueError("tune.top_k follows plan.top_k; leave it out")
+    if tune.after == "prune" and recipe.prune.save_padded:
+        raise ValueError(
+            "prune.save_padded writes the padded twin before tune.after: prune trains the model; "
+            "leave one of them out"
+        )
+
+
 def check_execution(recipe: Recipe) -> None:
     """Stops an export that the chosen operator or provider cannot run."""
     if recipe.export.platforms is not None and not recipe.export.library:
@@ -200,6 +216,7 @@ def _executors(recipe: Recipe, *, rounds: bool) -> Iterator[Executor]:
 CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_kind,
     check_derived_keys,
+    check_tune,
     check_execution,
     check_auto,
     check_output,

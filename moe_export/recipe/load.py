@@ -52,7 +52,10 @@ def _validated(
     try:
         return Recipe.model_validate(_tuples(content))
     except ValidationError as error:
-        raise RecipeError(_sentence(name, node, error.errors()[0])) from error
+        found = error.errors()
+        # A misspelt key is the cause where another one is missing.
+        misspelt = (each for each in found if each["type"] == "extra_forbidden")
+        raise RecipeError(_sentence(name, node, next(misspelt, found[0]))) from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -1,11 +1,13 @@
 """YAML of recipes: safe, without what a recipe never needs, and within limits.
 
 A key may be given once. An alias counts as often as it is used, so that a few lines cannot stand
-for billions of values. Dates are text.
+for billions of values. Dates are text; 1e-4 is a number, as in YAML 1.2; numbers that YAML 1.1
+reads in base 8 or 60, 010 and 1:30, are refused.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ MOST_DIGITS = 60
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 DATE = "tag:yaml.org,2002:timestamp"
+FLOAT = "tag:yaml.org,2002:float"
+EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z")
+"""Numbers with an exponent and no point, which PyYAML takes for text."""
+
+OTHER_BASE = re.compile(r"[-+]?0[0-9_]+\Z|.*:")
 
 
 def read_file(path: Path) -> tuple[Any, yaml.Node | None]:
@@ -40,6 +47,11 @@ def read_file(path: Path) -> tuple[Any, yaml.Node | None]:
         text = raw.decode()
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: the recipe is not UTF-8 (byte 0x{error.object[error.start]:02x} at "
+            f"{error.start}); save it as UTF-8"
+        ) from error
     except (OSError, ValueError) as error:  # ValueError also for a path with a null character
         raise RecipeError(f"{path}: the recipe cannot be read ({error})") from error
     if len(raw) > MOST_BYTES:
@@ -140,6 +152,12 @@ class _Loader(yaml.SafeLoader):
         if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
             problem = f"a number has {len(node.value)} characters, at most {MOST_DIGITS} are read"
             raise ConstructorError(None, None, problem, node.start_mark)
+        if node.tag in NUMBERS and OTHER_BASE.match(node.value):
+            problem = (
+                f"{_shown(node)} is read in base 8 or 60; write a decimal number without a zero in "
+                "front, or text in quotes"
+            )
+            raise ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
@@ -156,3 +174,4 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != DATE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(FLOAT, EXPONENT, list("-+0123456789"))

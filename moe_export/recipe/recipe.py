@@ -21,6 +21,7 @@ from moe_export.recipe.plan import PlanSettings
 from moe_export.recipe.prune import PruneSettings
 from moe_export.recipe.quantize import QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
+from moe_export.recipe.tune import TuneSettings
 from moe_export.recipe.validate import ValidateSettings
 
 
@@ -28,12 +29,14 @@ class Recipe(Section):
     """A whole recipe: with `plan` a run of the main job, with `bakeoff` a comparison of rankings.
 
     Attributes:
+        tune: Training of the model on documents; without it the source is taken as it is.
         validate: Measurements of the exported models.
         eval: Tasks of lm-eval; without it none is run.
         sweep: Models that the command `sweep` compares; other commands ignore it.
     """
 
     model: ModelSettings
+    tune: TuneSettings | None = None
     calibrate: CalibrateSettings
     importance: ImportanceSettings = ImportanceSettings()
     ranking: RankingSettings = RankingSettings()

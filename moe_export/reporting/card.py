@@ -136,6 +136,34 @@ def prune_card(
     )
 
 
+def tune_card(
+    source: Source, spec: ModelSpec, pruning: Pruning, licence_files: Sequence[str], method: str
+) -> str:
+    """Card of a tuned checkpoint, pruned before or not."""
+    rows = {
+        "made from": source.name,
+        "family": spec.family.model_type,
+        "trained": method,
+        "experts per token": str(spec.top_k),
+        "parameters": f"{spec.parameters:,}",
+    }
+    is_pruned = pruning.kept < pruning.whole
+    if is_pruned:
+        rows["expert dimensions kept"] = _kept(pruning)
+    tags = ["mixture-of-experts", *_pruned_tag(pruning)]
+    library = "moe-export" if is_pruned else "transformers"
+    return _page(
+        _front_matter(source, library, tags, licence_files),
+        f"# {source.name}, tuned",
+        f"Made by moe-export {moe_export.__version__}. `tuning.json` has the losses of training "
+        "and those on held-out documents.",
+        _table(rows),
+        "## Run it in this folder",
+        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_pruned else ""),
+        *_licence(source, licence_files),
+    )
+
+
 def write_card(directory: Path, card: str) -> None:
     """Writes the card of the model in a folder.
 

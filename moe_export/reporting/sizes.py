@@ -14,9 +14,11 @@ import numpy as np
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
+from moe_export.families.config import check_top_k
 from moe_export.families.states import fixed_bytes, token_bytes
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype
+from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import Quantization, words_for
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import percent, size
@@ -41,6 +43,9 @@ class ModelSize:
         parameters: Number of parameters.
         file_bytes: Bytes of `model.onnx.data`.
         active_bytes: Bytes of weights that a token reads, every expert chosen equally often.
+        active_parameters: Parameters that a token is multiplied with; not its row of the
+            embeddings.
+        top_k: Experts per token.
     """
 
     keep: float
@@ -48,6 +53,8 @@ class ModelSize:
     parameters: int
     file_bytes: int
     active_bytes: int
+    active_parameters: int
+    top_k: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def sizes_of(
     config: dict[str, Any],
     keeps: Sequence[float] = KEEPS,
     formats: Sequence[str] = SIZE_FORMATS,
+    top_ks: Sequence[int] = (),
 ) -> Sizes:
     """Computes the sizes of the model of a config.
 
@@ -78,10 +86,11 @@ def sizes_of(
         config: Content of a checkpoint's `config.json`.
         keeps: Shares of every expert's width to keep, each above 0 and at most 1.
         formats: Formats of the experts.
+        top_ks: Experts per token; those of the config if none are given.
 
     Raises:
         CheckpointError: The config is of an unsupported family, or lacks a key.
-        RecipeError: A format is unknown.
+        RecipeError: A format is unknown, or the model has fewer experts per token.
     """
     unknown = [name for name in formats if name not in KNOWN_FORMATS]
     if unknown:
@@ -89,13 +98,21 @@ def sizes_of(
             f"--formats: {unknown[0]!r} is unknown; choose among {', '.join(KNOWN_FORMATS)}"
         )
     spec = spec_of(config)
-    models = tuple(_size_of(spec, keep, name) for keep in keeps for name in formats)
+    routed = [replace(spec, top_k=_checked(spec, top_k)) for top_k in top_ks or (spec.top_k,)]
+    models = tuple(
+        _size_of(model, keep, name) for model in routed for keep in keeps for name in formats
+    )
     return Sizes(
         _size_of(spec, 1.0, "float16"),
         models,
         token_bytes(spec, "float16"),
         fixed_bytes(spec, "float16"),
     )
+
+
+def _checked(spec: ModelSpec, top_k: int) -> int:
+    check_top_k(spec, top_k)
+    return top_k
 
 
 def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
@@ -110,9 +127,17 @@ def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
 
 
 def size_table(sizes: Sizes) -> Table:
-    """Sizes as text, one row for each model."""
+    """Sizes as text, one row for each model.
+
+    Models with fewer experts per token than the config's get columns for active parameters.
+    """
     head = ["removed", "parameters", "saved", "format", "bytes", "GiB", "of float16 whole"]
-    return Table([*head, "per token"], [_cells(model, sizes.whole) for model in sizes.models])
+    cells = [_cells(model, sizes.whole) for model in sizes.models]
+    if all(model.top_k == sizes.whole.top_k for model in sizes.models):
+        return Table([*head, "per token"], cells)
+    active = [_active_cells(model, sizes.whole) for model in sizes.models]
+    more = ["top-k", "active parameters", "fewer"]
+    return Table([*head, "per token", *more], [a + b for a, b in zip(cells, active, strict=True)])
 
 
 def cache_sentence(sizes: Sizes) -> str:
@@ -134,7 +159,23 @@ def _size_of(spec: ModelSpec, keep: float, name: str) -> ModelSize:
     size_bytes = predicted_bytes(model, dtype)
     equally_E = np.full(spec.num_experts, spec.top_k / spec.num_experts)
     active_bytes = size_bytes.active_bytes(model, [equally_E] * spec.num_layers)
-    return ModelSize(keep, name, model.parameters, size_bytes.total_bytes, active_bytes)
+    return ModelSize(
+        keep,
+        name,
+        model.parameters,
+        size_bytes.total_bytes,
+        active_bytes,
+        _active_parameters(model),
+        spec.top_k,
+    )
+
+
+def _active_parameters(spec: ModelSpec) -> int:
+    active = active_parameters(spec, uniform_shares(spec))
+    assert active is not None
+    # The table of a tied lm_head is multiplied with; a row of embeddings is only looked up.
+    looked_up = 0 if spec.tied_embeddings else spec.vocab_size * spec.hidden_size
+    return round(active) - looked_up
 
 
 def _quantization(name: str) -> Quantization:
@@ -155,4 +196,12 @@ def _cells(model: ModelSize, whole: ModelSize) -> list[str]:
         f"{model.file_bytes / 2**30:.2f}",
         f"{model.file_bytes / whole.file_bytes:.1%}",
         size(model.active_bytes),
+    ]
+
+
+def _active_cells(model: ModelSize, whole: ModelSize) -> list[str]:
+    return [
+        str(model.top_k),
+        f"{model.active_parameters / 1e9:.3f} B",
+        f"{1 - model.active_parameters / whole.active_parameters:.1%}",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from moe_export.errors import ArtifactError
 from moe_export.system.digests import file_sha256
 from moe_export.system.disk import disk_error
 from moe_export.system.files import sync
+from moe_export.system.host import lock
 
 LOCK = ".lock"
 PARTIAL = ".partial"
@@ -58,12 +58,12 @@ def locked(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / LOCK).open("w")
+        file = (directory / LOCK).open("w")
     except OSError as error:
         raise disk_error(error, directory) from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError as error:
             raise ArtifactError(
                 f"{directory} is in use by another moe-export; wait for it to end, or "

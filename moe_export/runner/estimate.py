@@ -66,6 +66,7 @@ from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
+from moe_export.tuning.needs import SAVES, VALUE_BYTES, needs_of
 
 FITTING_PASSES = 3
 """Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
@@ -194,6 +195,26 @@ def _predicted(step: Step, models: _Models) -> StageEstimate:
         tokens = min(models.tokens, settings.calibration_tokens or models.tokens)
         return importance_estimate(step.folder, settings, models.spec, tokens)
     return replace(STAGE_ESTIMATES[step.stage](models), stage=step.folder)
+
+
+def _tune(models: _Models) -> StageEstimate:
+    """Steps of training, and the held-out documents twice; documents fill their rows."""
+    settings = models.recipe.tune
+    assert settings is not None
+    spec = models.spec if settings.after is None else models.kept
+    needs = needs_of(spec, settings)
+    batch_tokens = settings.rows * settings.sequence_length
+    drawn = settings.documents * settings.sequence_length
+    steps = settings.steps or math.ceil((settings.epochs or 1) * drawn / batch_tokens)
+    state_bytes = 3 * VALUE_BYTES * needs.trained
+    flops = needs.flops * (steps + settings.held_out * drawn / batch_tokens)
+    return StageEstimate(
+        "tune",
+        STORED_BYTES * spec.parameters,
+        TORCH_BYTES + needs.peak_bytes,
+        10 + flops / FLOPS_PER_S["float32"] + SAVES * state_bytes / COPIED_PER_S,
+        2 * state_bytes,
+    )
 
 
 def _calibrate(models: _Models) -> StageEstimate:
@@ -407,6 +428,7 @@ def _bakeoff(models: _Models) -> StageEstimate:
 
 
 STAGE_ESTIMATES: dict[str, Callable[[_Models], StageEstimate]] = {
+    "tune": _tune,
     "calibrate": _calibrate,
     "ranking": _ranking,
     "plan": _plan,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import read_config
+from moe_export.errors import DependencyError
 from moe_export.evaluation.harness.run import require_harness
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
 from moe_export.op.library import library_files
 from moe_export.ort.session import require_execution
-from moe_export.recipe import EvalSettings, Recipe, ValidateSettings, settings_of
+from moe_export.recipe import EvalSettings, Recipe, TuneSettings, ValidateSettings, settings_of
 from moe_export.runner.fingerprints import fingerprints
 from moe_export.runner.layer_log import LayerLog
 from moe_export.runner.run import Run, serve
@@ -24,8 +25,11 @@ from moe_export.runner.source_model import inspect, locate
 from moe_export.runner.steps import Step
 from moe_export.runner.tasks import require_tasks
 from moe_export.runner.watcher import Watcher
+from moe_export.system import host
 from moe_export.system.machine import physical_cores
 from moe_export.system.workers import ALONE, Workers, joined
+from moe_export.tuning.methods import check_method
+from moe_export.tuning.needs import require_memory
 
 
 def open_run(
@@ -45,9 +49,15 @@ def open_run(
         threads: number of torch's threads; that of this process if None.
 
     Raises:
+        DependencyError: the system is not Linux.
         CheckpointError: the model is not there, incomplete or damaged.
         CalibrationError: a source file cannot be read.
     """
+    if host.SYSTEM != "linux":
+        raise DependencyError(
+            f"a run reads memory and processors as Linux tells them, and this is {host.SYSTEM}; "
+            "run the recipe on Linux and copy the exported folder here"
+        )
     model = locate(recipe.model)
     inspect(model)
     outside = fingerprints(steps, model)
@@ -152,6 +162,10 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
         settings = state.step.settings
         if state.fresh and state.step.folder not in forced:
             continue
+        if isinstance(settings, TuneSettings):
+            check_method(spec, settings.method)
+        if isinstance(settings, TuneSettings) and settings.after is None:
+            require_memory(spec, settings, host.physical_bytes())
         if isinstance(settings, ValidateSettings):
             require_execution(settings.providers, settings.operator)
         if isinstance(settings, EvalSettings):

@@ -18,6 +18,7 @@ from moe_export.recipe import (
     EvalSettings,
     ExportSettings,
     Source,
+    TuneSettings,
     ValidateSettings,
 )
 from moe_export.runner.steps import Step
@@ -61,7 +62,7 @@ def fingerprints(steps: list[Step], model: Path) -> dict[str, dict[str, str]]:
 
 
 def _sources(step: Step) -> Iterable[Source]:
-    if isinstance(step.settings, CalibrateSettings):
+    if isinstance(step.settings, CalibrateSettings | TuneSettings):
         return step.settings.sources
     if isinstance(step.settings, ValidateSettings | BakeoffSettings):
         return step.settings.tasks

@@ -106,6 +106,7 @@ _CHOICES: dict[tuple[str, str], Callable[[Step, Marks], tuple[str, ...]]] = {
     ("eval", "prune"): _top,
     ("report", "calibrate"): _json,
     ("report", "prune"): _json_and_cards,
+    ("report", "tune"): _json,
     ("report", "quantize"): _json,
     ("report", "export"): _json_and_cards,
     ("sweep", "export"): _json,

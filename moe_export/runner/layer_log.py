@@ -89,6 +89,7 @@ _LINES: dict[str, Callable[[Path], Iterator[str]]] = {
     "importance": _importance,
     "plan": _plan,
     "prune": _checkpoint,
+    "tune": _checkpoint,
     "quantize": _checkpoint,
     "export": _export,
 }

@@ -33,7 +33,7 @@ from moe_export.runner.directory import RunRecord, check_directory, locked
 from moe_export.runner.elapsed import Elapsed
 from moe_export.runner.exhaustion import out_of_memory
 from moe_export.runner.inputs import check_inputs
-from moe_export.runner.steps import Step, depends_on_threads
+from moe_export.runner.steps import Step, depends_on_threads, is_tuned
 from moe_export.stages import STAGES
 from moe_export.stages.job import Job
 from moe_export.system.digests import Digests
@@ -159,7 +159,8 @@ class Run:
         out = self.directory / step.folder
         job = Job(
             settings=step.settings,
-            model=self.model,
+            model=self.directory / step.reads["tune"] if is_tuned(step) else self.model,
+            source=self.model,
             folders={name: self.directory / folder for name, folder in step.reads.items()},
             out=out,
             progress=progress,
@@ -265,6 +266,7 @@ def serve(workers: Workers, settings_of: Callable[[str, str], Section]) -> None:
         job = Job(
             settings=settings_of(message["stage"], message["settings"]),
             model=Path(message["model"]),
+            source=Path(message["source"]),
             folders={name: Path(folder) for name, folder in message["folders"].items()},
             out=Path(message["out"]),
             workers=workers,
@@ -296,6 +298,7 @@ def _as_message(step: Step, job: Job[Section]) -> dict[str, Any]:
         "stage": step.stage,
         "settings": job.settings.model_dump_json(),
         "model": str(job.model.resolve()),
+        "source": str(job.origin.resolve()),
         "folders": {name: str(folder.resolve()) for name, folder in job.folders.items()},
         "out": str(job.out.resolve()),
     }

@@ -40,6 +40,11 @@ def _published(settings: ModelSettings) -> Path:
     directory = Path(settings.source).expanduser()
     if directory.is_dir():
         return directory.resolve()
+    if directory.is_file():
+        raise CheckpointError(
+            f"model.source {settings.source!r} is a file, expected the directory of a checkpoint; "
+            "give the directory that it is in"
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.source):
         raise CheckpointError(
             f"model.source {settings.source!r} is no directory here; give 'demo', the directory of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moe_export.errors import RecipeError
@@ -14,13 +14,18 @@ from moe_export.recipe import (
     EvalSettings,
     Formats,
     ImportanceSettings,
+    PlanSettings,
     PruneSettings,
     QuantizeSettings,
     RankingSettings,
     Recipe,
     Section,
+    TuneSettings,
 )
 from moe_export.stages import MAIN_JOB, STAGES
+
+TUNE = "tune"
+"""Stage that trains the model, and its folder."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,45 @@ def steps_of(recipe: Recipe) -> list[Step]:
         settings["validate"] = recipe.validate_.model_copy(update={"gates": gates})
     if "ranking" in settings:
         settings |= _chosen(recipe, settings)
-    return [
+    steps = [
         Step(
             stage, stage, section, {name: name for name in STAGES[stage].reads if name in settings}
         )
         for stage, section in settings.items()
     ]
+    return steps if recipe.tune is None else _tuned(steps, recipe.tune, recipe.plan)
+
+
+def _tuned(steps: list[Step], tune: TuneSettings, plan: PlanSettings) -> list[Step]:
+    """The steps with that of tuning in its place.
+
+    After pruning, the stages that read the pruned checkpoint are given the tuned one under its
+    name; the report reads both.
+    """
+    first, *others = steps
+    if tune.after is None:
+        top_k = {"top_k": plan.top_k}
+        return [replace(first, settings=tune.model_copy(update=top_k)), *others]
+    place = 1 + [step.stage for step in others].index("prune")
+    before = [_without_tuned(step) for step in others[:place]]
+    after = [
+        step
+        if step.stage == "report"
+        else _without_tuned(
+            replace(step, reads={n: TUNE if n == "prune" else of for n, of in step.reads.items()})
+        )
+        for step in others[place:]
+    ]
+    return [*before, replace(first, reads={"prune": "prune"}), *after]
+
+
+def _without_tuned(step: Step) -> Step:
+    return replace(step, reads={name: of for name, of in step.reads.items() if name != TUNE})
+
+
+def is_tuned(step: Step) -> bool:
+    """True if a step works on the tuned model in place of the source."""
+    return TUNE in step.reads and step.stage != "report"
 
 
 def _eval_settings(recipe: Recipe, section: EvalSettings) -> EvalSettings:
@@ -122,6 +160,8 @@ def depends_on_threads(step: Step) -> bool:
     settings = step.settings
     if isinstance(settings, PruneSettings):
         return settings.fits
+    if isinstance(settings, TuneSettings):
+        return True
     if isinstance(settings, QuantizeSettings):
         return settings.method == "gptq"
     return isinstance(

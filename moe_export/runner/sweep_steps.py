@@ -78,6 +78,8 @@ def sweep_steps(recipe: Recipe, points: list[Point]) -> list[Step]:
         for step in between(steps_of(_recipe_of(recipe, point)), None, LAST)[0]:
             scores = f"importance{_routed(point.top_k)}"
             shared = {"calibrate": "calibrate", "importance": scores}
+            if recipe.tune is not None and recipe.tune.after is None:
+                shared["tune"] = f"tune{_routed(point.top_k)}"
             folder = shared.get(step.folder, inside + step.folder)
             where = {name: shared.get(of, inside + of) for name, of in step.reads.items()}
             if step.stage == "importance" and folder in steps:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moe_export.errors import ArtifactError, RecipeError, ResourceError
 from moe_export.ort.session import OrtModel
+from moe_export.system.host import available_bytes
 
 DEFAULT_CONTEXT = 4096
 """Tokens of prompt and answer unless asked for otherwise; a longer context takes a larger cache."""
@@ -85,7 +86,7 @@ def check_cache(model: OrtModel, limits: Limits) -> int:
 
 def _free_bytes() -> int:
     """Memory that is free or can be freed at once, as counted by the kernel."""
-    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise ResourceError("/proc/meminfo has no MemAvailable; give --cache-mib")
+    found = available_bytes()
+    if found is None:
+        raise ResourceError("this system does not tell how much memory is free; give --cache-mib")
+    return found

@@ -77,7 +77,10 @@ class Server(uvicorn.Server):
         """Handles signals in the event loop, and does not raise them again at the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            try:
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+            except NotImplementedError:  # Windows's event loop
+                signal.signal(number, self.handle_exit)
         yield
 
 

@@ -26,20 +26,22 @@ class StageFacts:
 
 
 STAGES: dict[str, StageFacts] = {
-    "calibrate": StageFacts(3, ()),
-    "importance": StageFacts(5, ("calibrate",), is_shared=True),
-    "ranking": StageFacts(1, ("calibrate", "importance")),
-    "plan": StageFacts(5, ("importance", "ranking")),
+    # Where the recipe tunes the model first, stages that read `tune` take it for the source.
+    "tune": StageFacts(1, ()),
+    "calibrate": StageFacts(4, ("tune",)),
+    "importance": StageFacts(5, ("tune", "calibrate"), is_shared=True),
+    "ranking": StageFacts(1, ("tune", "calibrate", "importance")),
+    "plan": StageFacts(5, ("tune", "importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
-    "prune": StageFacts(5, ("calibrate", "importance", "plan")),
+    "prune": StageFacts(5, ("tune", "calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(6, ("prune", "plan", "quantize")),
-    "validate": StageFacts(8, ("calibrate", "prune", "quantize", "export")),
-    "eval": StageFacts(1, ("prune", "export")),
+    "export": StageFacts(6, ("tune", "prune", "plan", "quantize")),
+    "validate": StageFacts(8, ("tune", "calibrate", "prune", "quantize", "export")),
+    "eval": StageFacts(1, ("tune", "prune", "export")),
     "report": StageFacts(
         5,
         (
-            *("calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
+            *("tune", "calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
             *("validate", "eval"),
         ),
     ),
@@ -48,6 +50,7 @@ STAGES: dict[str, StageFacts] = {
 }
 
 MAIN_JOB = (
+    "tune",
     "calibrate",
     "importance",
     "ranking",

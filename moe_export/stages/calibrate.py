@@ -13,6 +13,7 @@ from moe_export.artifacts.calibration import (
     CalibrationSummary,
     HeldOut,
 )
+from moe_export.documents.shares import shares
 from moe_export.documents.sources import Drawn, draw
 from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
@@ -131,13 +132,3 @@ def _together(
         source_S=np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts]),
         weight_K=np.array(weights, np.float64),
     )
-
-
-def shares(weights: list[float], total: int) -> list[int]:
-    """Divides a total by weight with the largest-remainder method; ties go to the earlier."""
-    exact = [total * weight / sum(weights) for weight in weights]
-    counts = [int(share) for share in exact]
-    by_remainder = sorted(range(len(weights)), key=lambda i: (counts[i] - exact[i], i))
-    for place in by_remainder[: total - sum(counts)]:
-        counts[place] += 1
-    return counts

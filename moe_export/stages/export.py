@@ -5,7 +5,6 @@ Each model stands alone, with its tokenizer and `genai_config.json`.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.weight_bytes import WeightBytes
 from moe_export.checkpoint import write_json
 from moe_export.documents.exported_tokenizer import state_special_tokens
+from moe_export.documents.generation_file import generation_settings
 from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
@@ -80,7 +80,7 @@ def run(job: Job[ExportSettings]) -> None:
             wheels=None if job.settings.wheels is None else Path(job.settings.wheels),
             layout=job.settings.layout,
             linear=job.settings.linear,
-            source=job.model,
+            source=job.origin,
             web=bool(job.settings.web),
             genai_provider=job.settings.genai_provider,
         )
@@ -166,7 +166,7 @@ def export_model(
     for name, content in libraries.items():
         _write_library(content, out_dir / name)
     library_name = next(iter(libraries), None)
-    generation = _generation(checkpoint_dir)
+    generation = generation_settings(checkpoint_dir)
     genai = genai_config(spec, checkpoint.config, generation, library_name, genai_provider)
     write_json(out_dir / CONFIG_FILE, genai)
     data_bytes = (out_dir / DATA_FILE).stat().st_size
@@ -244,18 +244,3 @@ def _make_room(out_dir: Path, needed_bytes: int) -> None:
     except OSError as error:
         raise disk_error(error, out_dir) from error
     require_space(out_dir, needed_bytes, "the export")
-
-
-def _generation(checkpoint_dir: Path) -> dict[str, Any]:
-    path = checkpoint_dir / "generation_config.json"
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}); copy the checkpoint again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content

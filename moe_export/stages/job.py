@@ -19,11 +19,12 @@ class Job(Generic[SettingsT]):
 
     Attributes:
         settings: Recipe's section of the stage.
-        model: Directory of the source checkpoint.
+        model: Directory of the checkpoint to work on: the source, or the tuned one.
         folders: Folders of the stages that it reads, by name.
         out: Folder of this stage, empty at the beginning.
         progress: Function that receives progress reports.
         workers: Group of the processes that carry the stage out together.
+        source: Directory of the source checkpoint, which cards name; `model` if None.
     """
 
     settings: SettingsT
@@ -32,6 +33,12 @@ class Job(Generic[SettingsT]):
     out: Path
     progress: Progress = silent
     workers: Workers = ALONE
+    source: Path | None = None
+
+    @property
+    def origin(self) -> Path:
+        """Directory of the source checkpoint."""
+        return self.source or self.model
 
     @property
     def partial(self) -> Path:

@@ -95,7 +95,7 @@ def run(job: Job[PruneSettings]) -> None:
     fits = _fits(job, pruned.spec, kept)
     refit = _write(job.out, source, config, spec, kept, fits, job.progress)
     copy_tokenizer_files(job.model, job.out)
-    _write_card(job.model, job.out, pruned.spec, Pruning.of(pruned.spec, spec), padded=False)
+    _write_card(job.origin, job.out, pruned.spec, Pruning.of(pruned.spec, spec), padded=False)
     rule = job.settings.distill_router
     distill = _distill(job, rule) if rule is not None else None
     _ledger(job.out, spec, pruned.spec, plan, refit, distill, source.dropped).save(job.out)
@@ -104,7 +104,7 @@ def run(job: Job[PruneSettings]) -> None:
         padded.mkdir()
         _write_padded(padded, Checkpoint(job.out), routed, spec, job.progress)
         copy_tokenizer_files(job.model, padded)
-        _write_card(job.model, padded, spec, Pruning.of(pruned.spec, spec), padded=True)
+        _write_card(job.origin, padded, spec, Pruning.of(pruned.spec, spec), padded=True)
 
 
 def _check_padded(settings: PruneSettings, plan: Plan, spec: ModelSpec) -> None:

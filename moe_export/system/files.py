@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from moe_export.system import host
 
 
 def sync(path: Path) -> None:
@@ -15,7 +16,9 @@ def sync(path: Path) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if host.SYSTEM == "win32" and path.is_dir():
+        return  # Windows opens no folders; it writes names through by itself
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(number)
     finally:
@@ -55,10 +58,4 @@ def allow_by_umask(path: Path) -> None:
     Raises:
         OSError: the rights cannot be changed.
     """
-    path.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    # os.umask can only be read by changing it, for all threads of the process.
-    match = re.search(r"^Umask:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(match[1], 8) if match else 0o077
+    path.chmod(0o666 & ~host.umask())

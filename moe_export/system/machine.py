@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from moe_export.system.host import PROC, physical_bytes, usable_cores
 
 PACKAGES = (
     "moe-export",
@@ -26,8 +27,8 @@ def machine() -> dict[str, Any]:
     """Processor, usable cores, memory, operating system and GPU (by the NVIDIA driver)."""
     return {
         "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cores": len(usable_cores()),
+        "memory_bytes": physical_bytes(),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
     }
@@ -36,7 +37,7 @@ def machine() -> dict[str, Any]:
 def physical_cores() -> int:
     """Number of cores that this process may use, each counted once whatever its threads."""
     cores = set()
-    for number in os.sched_getaffinity(0):
+    for number in usable_cores():
         topology = Path(f"/sys/devices/system/cpu/cpu{number}/topology")
         try:
             names = ("physical_package_id", "core_id")
@@ -59,7 +60,7 @@ def versions() -> dict[str, str]:
 
 def _processor() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        text = (PROC / "cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or "unknown"
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -67,7 +68,7 @@ def _processor() -> str:
 
 
 def _gpu() -> str | None:
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+    for path in sorted((PROC / "driver" / "nvidia" / "gpus").glob("*/information")):
         match = re.search(r"^Model:\s*(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         if match:
             return match[1].strip()

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import re
-import resource
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
-
+from moe_export.system.host import PROC, peak_bytes, process_bytes, trim_heap
 
 _WORDS = (
     "MemoryError",  # Python
@@ -43,9 +37,7 @@ def release() -> None:
 
 def trim() -> None:
     """Returns freed memory to the system, which glibc would otherwise keep; collects no garbage."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:  # other C libraries return memory by themselves
-        malloc_trim(0)
+    trim_heap()
 
 
 class PeakMemory:
@@ -60,9 +52,9 @@ class PeakMemory:
     def __enter__(self) -> Self:
         release()
         try:
-            _CLEAR.write_text("5")  # resets VmHWM, see proc(5)
+            (PROC / "self" / "clear_refs").write_text("5")  # resets VmHWM, see proc(5)
         except OSError:
-            self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            self.peak_bytes = peak_bytes()
         return self
 
     def __exit__(
@@ -75,6 +67,6 @@ class PeakMemory:
 
 
 def _field(name: str) -> int:
-    match = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    assert match, f"the kernel reports no {name}"
-    return int(match[1]) * 1024
+    # Other systems tell no more than the peak since the process began.
+    found = process_bytes(name)
+    return peak_bytes() if found is None else found

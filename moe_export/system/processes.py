@@ -7,6 +7,7 @@ import os
 import signal
 
 from moe_export.errors import MoeExportError, ResourceError
+from moe_export.system import host
 
 _PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that a process gets when its parent ends."""
@@ -16,7 +17,12 @@ CRASHES = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP")
 
 
 def end_with_parent() -> None:
-    """Makes the system end this process when its parent ends, however that happens."""
+    """Makes the system end this process when its parent ends, however that happens.
+
+    Linux alone can; elsewhere the process ends when its input does.
+    """
+    if host.SYSTEM != "linux":
+        return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call

@@ -13,6 +13,9 @@ _REORDERING = frozenset("\u061c\u200e\u200f") | {
 }
 """Characters that change the order in which others are shown."""
 
+_MARK = "\ufeff"
+"""Byte order mark, which is not seen and belongs to no text."""
+
 
 def printable(text: str, keep: str = "") -> str:
     r"""Writes characters that act on a terminal, or break a line, as Python's escapes.
@@ -23,6 +26,8 @@ def printable(text: str, keep: str = "") -> str:
 
     >>> printable("a\x1b[31m\nb"), printable("a\nb\r", keep="\n")
     ('a\\x1b[31m\\nb', 'a\nb\\r')
+    >>> printable("a\ufeffb")
+    'a\\ufeffb'
     """
     if text.isprintable() and text.isascii():
         return text
@@ -33,8 +38,9 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def is_unsafe(character: str) -> bool:
-    """True if a character acts on a terminal, breaks a line or cannot be encoded."""
-    return unicodedata.category(character) in _UNSAFE or character in _REORDERING
+    """True if a character acts on a terminal, breaks a line, or is not seen or encoded."""
+    is_acting = character in _REORDERING or character == _MARK
+    return is_acting or unicodedata.category(character) in _UNSAFE
 
 
 def _escape(character: str) -> str:

@@ -96,6 +96,8 @@ QWEN2_MOE = FamilyRow(
     ),
     refused=(
         ({"use_sliding_window": True, "sliding_window": 16}, "use_sliding_window"),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types is"),
+        ({"layer_types": 3}, "layer_types is 3, expected a list"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"mlp_only_layers": [0, 1, 2]}, "no layer"),
         ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
@@ -236,6 +238,7 @@ DEEPSEEK_V2 = FamilyRow(
     refused=(
         ({"topk_method": "noaux_tc"}, "topk_method"),
         ({"n_group": 2}, "topk_method"),
+        ({"topk_method": None}, "topk_method is null"),
         ({"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 1}, "4 groups"),
         ({"qk_nope_head_dim": 8}, "multiple of 16"),
         ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
@@ -271,6 +274,9 @@ DEEPSEEK_V3 = FamilyRow(
         ({"scoring_func": "softmax"}, "scoring_func"),
         ({"rope_interleave": False}, "rope_interleave"),
         ({"n_group": 6, "topk_group": 2}, "best two"),
+        ({"n_group": 1, "topk_group": 4}, "4 of 1 groups"),
+        ({"n_group": 1, "topk_group": 0}, "topk_group is 0"),
+        ({"q_lora_rank": 0}, "q_lora_rank is 0"),
         ({"n_group": 4, "topk_group": 2}, "4 groups"),
         ({"moe_layer_freq": 2}, "moe_layer_freq"),
     ),
@@ -416,6 +422,37 @@ QWEN3_NEXT = FamilyRow(
         ({"attention_bias": True}, "attention_bias"),
         ({"rope_scaling": LINEAR}, "rope_type 'linear'"),
     ),
+)
+
+QWEN3_5_MOE_TEXT = FamilyRow(
+    config={
+        key: value
+        for key, value in QWEN3_NEXT.config.items()
+        if key not in ("decoder_sparse_step", "mlp_only_layers", "intermediate_size")
+    }
+    | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+    },
+    variants=(
+        {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_num_value_heads": 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e5,
+                "partial_rotary_factor": 0.5,
+                "mrope_interleaved": True,
+                "mrope_section": [6, 5, 5],
+            },
+        },
+    ),
+    refused=(
+        ({"linear_num_value_heads": 3}, "linear_num_value_heads"),
+        ({"attention_bias": True}, "attention_bias"),
+    ),
+    oldest_transformers=5,
 )
 
 ROWS = tuple(row for row in tuple(globals().values()) if isinstance(row, FamilyRow))

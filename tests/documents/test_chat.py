@@ -44,6 +44,18 @@ def test_tools_and_the_generation_prompt_reach_the_template(model: Path, tmp_pat
         assert chat.render(Conversation(HELLO.messages, answer="yes"), "row 1") == "hello>"
 
 
+def test_date_and_chance_are_the_same_in_every_run(model: Path) -> None:
+    with_template(
+        model,
+        "{{ strftime_now('%d %b %Y') }}"
+        "{% for i in range(9) %}{{ range(9) | list | random }}{% endfor %}",
+    )
+    with ChatTemplate(model) as chat:
+        first, second = (chat.render(HELLO, "row 1") for _ in range(2))
+    assert first == second
+    assert first.startswith("26 Jul 2024")
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

@@ -52,6 +52,11 @@ def test_the_tokens_around_a_text_are_stated(
     assert not caplog.records
 
 
+def test_a_number_that_json_does_not_have_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a number that JSON does not have"):
+        stated(tmp_path, "<s> $A", bos_token=float("inf"))
+
+
 def test_truncation_and_padding_of_the_file_hide_nothing(tmp_path: Path) -> None:
     stated(tmp_path, "<s> $A")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -43,6 +43,15 @@ def content(fields: dict[str, Any], **source: Any) -> Any:
             TURNS[:1],
             [],
         ),
+        ({"messages": None, "conversations": TURNS}, TURNS, []),
+        ({"messages": [{"role": "Human", "content": "hi"}]}, TURNS[:1], []),
+        ({"conversations": [{"from": "Human", "value": "hi"}]}, TURNS[:1], []),
+        ({"conversations": [{"role": "user", "value": "hi"}]}, TURNS[:1], []),
+        (
+            {"messages": TURNS, "functions": [{"name": "clock"}]},
+            TURNS,
+            [{"type": "function", "function": {"name": "clock"}}],
+        ),
     ],
 )
 def test_conversations_are_read_in_their_published_forms(
@@ -63,7 +72,8 @@ def test_conversations_are_read_in_their_published_forms(
         ({"messages": ["hello"]}, "message 1 is text, expected an object"),
         ({"messages": [*TURNS, {"content": "a"}]}, "message 3 has no role"),
         ({"messages": [{"role": 1, "content": "a"}]}, "message 1 has no role"),
-        ({"messages": [{"role": "user"}]}, "message 1: its content is null"),
+        ({"messages": [{"role": "user"}]}, "message 1 has no content; it has 'role'"),
+        ({"messages": [{"role": "user", "content": None}]}, "message 1: its content is null"),
         ({"messages": [{"role": "user", "content": 1}]}, "message 1: its content is a number"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -73,7 +83,8 @@ def test_conversations_are_read_in_their_published_forms(
         ({"conversations": [{"from": "alien", "value": "a"}]}, "message 1 is from 'alien'"),
         ({"messages": TURNS, "tools": "clock"}, "field 'tools' is text that is not JSON"),
         ({"messages": TURNS, "tools": 5}, "field 'tools' is a number"),
-        ({"messages": TURNS, "tools": ["clock"]}, "field 'tools' is a list"),
+        ({"messages": TURNS, "tools": ["clock"]}, "field 'tools': entry 1 is text"),
+        ({"messages": TURNS, "functions": ["clock"]}, "field 'functions': entry 1 is text"),
         ({"text": "a"}, "no field 'messages' or 'conversations'.*it has 'text'"),
     ],
 )
@@ -128,3 +139,19 @@ def test_every_row_is_checked_whether_drawn_or_not(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(CalibrationError, match="row 201: field 'text' is null"):
         draw(Source(jsonl=str(path)), checkpoint_dir(), 1, 16, 0, "train")
+
+
+@pytest.mark.parametrize(("prompt", "answer", "name"), [("", "a", "q"), ("q", " \n", "a")])
+def test_a_prompt_or_an_answer_that_is_empty_is_no_item(
+    prompt: str, answer: str, name: str
+) -> None:
+    with pytest.raises(CalibrationError, match=f"row 3: field '{name}' is empty"):
+        content({"q": prompt, "a": answer}, prompt_field="q", answer_field="a")
+
+
+@pytest.mark.parametrize("choices", [["a", None], ["a", {"b": 1}], {"a": 1}, "z" * 5000])
+def test_choices_that_are_no_texts_are_refused(choices: Any) -> None:
+    fields = {"q": "x", "a": "a", "c": choices}
+    with pytest.raises(CalibrationError, match=r"field 'c' is .*expected a list of") as error:
+        content(fields, prompt_field="q", answer_field="a", choices_field="c")
+    assert len(str(error.value)) < 300

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from moe_export.documents.shares import shares
 from moe_export.documents.sources import draw, has_answers, outside_files, task_names
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.errors import CalibrationError, DependencyError
 from moe_export.recipe import Source, Task
-from moe_export.stages.calibrate import shares
 from moe_export.testing.tiny import tiny_checkpoint
 
 
@@ -65,7 +65,7 @@ def test_long_documents_are_cut_and_counted(model: Path, tmp_path: Path) -> None
         ("", {}, "1 documents are asked for, it holds 0"),
         ('{"body": "a"}', {}, "row 1 has no field 'text'; it has 'body'"),
         ("{", {}, r"rows\.jsonl:1: not a line of JSON"),
-        ("[1]", {}, r"rows\.jsonl:1: expected a JSON object"),
+        ("[1]", {}, r"rows\.jsonl:1: the row is a number"),
         ('{"text": "a"}', {}, "document 1 has 1 tokens, at least 2"),
     ],
 )

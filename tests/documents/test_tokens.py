@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from moe_export.demo import checkpoint_dir
 from moe_export.demo.tasks import KINDS, Document, training_documents
@@ -42,6 +43,49 @@ def test_truncation_and_padding_of_the_file_are_off_and_the_file_stays(tmp_path:
     assert tokenizer.encode(document) == plain
     assert tokenizer.encode_prompt(document.prompt) == plain.tokens[:10]
     assert (model / "tokenizer.json").read_bytes() == before
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path)
+    (model / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is a pointer of Git LFS"):
+        TextTokenizer(model)
+
+
+def test_dropout_of_the_file_is_off(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path)
+    vocabulary = {"a": 0, "b": 1, "ab": 2}
+    dropping = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")], dropout=0.9))
+    dropping.save(str(model / "tokenizer.json"))
+    assert TextTokenizer(model).encode_text("ab" * 50) == [2] * 50
+
+
+FLAGS = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"259": {"content": "<x>"} | FLAGS}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<x>"]}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"x_token": "<x>"}}),
+        ("tokenizer_config.json", {"eos_token": "<x>"}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["<x>"]}),
+        ("added_tokens.json", {"<x>": 259}),
+    ],
+)
+def test_tokens_that_other_files_declare_are_one_token_as_in_transformers(
+    tmp_path: Path, name: str, content: dict[str, Any]
+) -> None:
+    model = tiny_checkpoint(tmp_path)
+    path = model / name
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | content))
+    text = "one <x> two<x>"
+    theirs = PreTrainedTokenizerFast.from_pretrained(model)
+    ids = TextTokenizer(model).encode_text(text)
+    assert ids == theirs(text, add_special_tokens=False).input_ids
+    assert ids.count(259) == 2
 
 
 def test_prompt_and_answer_are_the_tokens_of_the_text_as_a_whole(tmp_path: Path) -> None:

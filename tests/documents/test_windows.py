@@ -94,6 +94,11 @@ def test_byte_order_mark_and_line_ends_of_windows_are_read(model: Path, tmp_path
         ("text".encode("utf-16"), "is text in UTF-16"),
         (b"abc \xff" * 9, "cannot be read as UTF-8 text .byte 0xff"),
         (b"abc \xff" * 99_999, "cannot be read as UTF-8 text .byte 0xff"),
+        ("some text".encode("utf-16-le") * 99, "UTF-16 without a byte order mark"),
+        (b"some text " * 99 + b"\0", "is no text, as it holds zero bytes"),
+        (b'{"text": "some text"}\n' * 9, "holds rows of JSON.*give it as jsonl:"),
+        (b'[\n {"text": "some text"}]', "holds rows of JSON.*give it as jsonl:"),
+        (b" \n\t" * 99, "its text is white space alone"),
         (b"%PDF-1.7", "is a PDF; extract its text with `pdftotext`"),
     ],
 )

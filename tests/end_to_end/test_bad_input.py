@@ -128,6 +128,7 @@ def test_a_spoilt_checkpoint(
     ("sections", "code", "words"),
     [
         ({"model": {"source": "no/such/place"}}, 6, "is no directory here"),
+        ({"model": {"source": "README.md"}}, 6, "is a file, expected the directory"),
         ({"plan": {"keep": 0.1, "min_width": 20}}, 8, "min_width 20"),
         ({"plan": {"target_bytes": 1000}}, 8, "lie outside the experts that are pruned"),
         ({"plan": {"keep": 0.0}}, 2, "recipe.yaml:"),

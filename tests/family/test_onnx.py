@@ -155,7 +155,8 @@ def test_every_dense_matrix_can_be_quantized(
     for tensor in spec.tensors.values():
         large = len(tensor.shape) == 2 and tensor.tensor_class not in ("embeddings", "router")
         # Matrices with few rows that decide much stay floats.
-        if large and tensor.role not in ("shared_router", "delta_gates"):
+        few_rows = ("shared_router", "delta_gates", "delta_rate", "delta_decay")
+        if large and tensor.role not in few_rows:
             in_format = experts if tensor.role in EXPERT_ROLES else dense
             assert spec.quantization.format_of(tensor.role) == in_format, tensor.role
     directory = exported(out, tmp_path / "onnx")

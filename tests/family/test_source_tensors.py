@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from moe_export.artifacts.ledger import Ledger
+from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.cli import main
 from moe_export.errors import CheckpointError
 from moe_export.families import ignored, open_checkpoint, spec_of
@@ -197,7 +198,7 @@ def test_a_pad_token_outside_the_vocabulary_loads_in_torch(tmp_path: Path, pad: 
     assert torch.isfinite(model(ids).logits).all()
 
 
-@pytest.mark.parametrize("keys", [{"layer_types": 3}, {"eos_token_id": 5}])
+@pytest.mark.parametrize("keys", [{"rms_norm_eps": 0}, {"eos_token_id": 5}])
 def test_what_transformers_does_not_accept_is_one_sentence(
     tmp_path: Path, keys: dict[str, Any]
 ) -> None:
@@ -205,11 +206,21 @@ def test_what_transformers_does_not_accept_is_one_sentence(
 
     from moe_export.torch_model import load_torch_model
 
-    if "layer_types" in keys:
-        pytest.importorskip("transformers", minversion="5.0")  # 4 does not read the key
+    if "rms_norm_eps" in keys:
+        pytest.importorskip("transformers", minversion="5.0")  # 4 takes a whole number
     directory = tiny_checkpoint(tmp_path / "m", **keys)
     if "eos_token_id" in keys:
         (directory / "generation_config.json").write_text("[]")
     file = "generation_config" if "eos_token_id" in keys else "config"
     with pytest.raises(CheckpointError, match=rf"{file}\.json: transformers [\d.]+ does not acc"):
         load_torch_model(directory, torch.float32)
+
+
+def test_a_prefix_of_all_names_is_told(tmp_path: Path) -> None:
+    source = Checkpoint(tiny_checkpoint(tmp_path / "model"))
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    with CheckpointWriter(wrapped, source.config, num_shards=1) as writer:
+        writer.write_shard({f"module.{name}": source.read(name) for name in source.tensors})
+    with pytest.raises(CheckpointError, match=r"is missing, .*names begin with 'module\.'"):
+        open_checkpoint(wrapped)

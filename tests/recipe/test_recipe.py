@@ -36,6 +36,12 @@ def recipe_with(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_with(tmp_path, MINIMAL.replace("0.5", "5e-1")), ("plan.keep=4E-1",))
+    assert recipe.plan is not None
+    assert recipe.plan.keep == 0.4
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(path: Path) -> None:
     assert load_recipe(path).plain()["model"]["source"]
@@ -163,6 +169,20 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL.replace("    - {demo: sums}", "    - {demo: sums, text: a.txt}"),
             "recipe.yaml:4: calibrate.sources.0: give exactly one of demo, text, jsonl, hub",
+        ),
+        (MINIMAL.replace("keep: 0.5", "keep: 010"), "recipe.yaml:5: '010' is read in base 8 or 60"),
+        (MINIMAL.replace("keep: 0.5", "keep: 1:30"), "recipe.yaml:5: '1:30' is read in base 8"),
+        (
+            MINIMAL.replace("model:", "modle:"),
+            "recipe.yaml:1: unknown key 'modle'; the nearest known key is 'model'",
+        ),
+        (
+            MINIMAL.replace("demo: sums", "jsonl: https://a.org/b.jsonl"),
+            "recipe.yaml:4: calibrate.sources.0.jsonl: 'https://a.org/b.jsonl' is an address",
+        ),
+        (
+            MINIMAL.replace("demo: sums", "text: ~/a.txt"),
+            "recipe.yaml:4: calibrate.sources.0.text: '~/a.txt' begins with ~, which is not",
         ),
         (
             MINIMAL + "export: {layout: packed}\nvalidate: {operator: portable}\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,39 @@ def test_a_share_that_is_none_is_refused(share: str) -> None:
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"'int5' is unknown; choose among float32, .*, nf4$"):
         sizes_of(QWEN15_MOE, formats=("int8", "int5"))
+
+
+@pytest.mark.parametrize(
+    ("config", "fewer"),
+    [
+        (QWEN15_MOE, 0.175),
+        (
+            {
+                "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048,
+                "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16,
+                "num_key_value_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+                "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            },
+            0.3415,
+        ),
+        (
+            {
+                "model_type": "phimoe", "vocab_size": 32064, "hidden_size": 4096,
+                "intermediate_size": 6400, "num_hidden_layers": 32, "num_attention_heads": 32,
+                "num_key_value_heads": 8, "num_local_experts": 16, "num_experts_per_tok": 2,
+                "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+                "attention_bias": True, "lm_head_bias": True,
+            },
+            0.387,
+        ),
+    ],
+    ids=["qwen1.5", "olmoe", "phi"],
+)  # fmt: skip
+def test_half_of_the_experts_per_token_saves_active_parameters_and_no_bytes_of_the_file(
+    config: dict[str, Any], fewer: float
+) -> None:
+    whole = spec_of(config).top_k
+    (model,) = sizes_of(config, (1.0,), ("float16",), (whole // 2,)).models
+    full = sizes_of(config, (1.0,), ("float16",)).models[0]
+    assert 1 - model.active_parameters / full.active_parameters == pytest.approx(fewer, abs=5e-4)
+    assert model.file_bytes == full.file_bytes

@@ -34,16 +34,18 @@ INTRODUCTION = (
 FUZZ = (
     "Each case is one changed file or command line, and the commands that read it run in a process "
     "of their own. *Refused*: one printable sentence and the exit code of its kind. *Done*: exit "
-    "code 0, and another reader agrees: transformers on the logits of a changed config, "
-    "safetensors on tensors, `tokenizers` on tokens, Python's `json` on documents, the recipe on "
+    "code 0, and another reader agrees: transformers on the logits of a changed config "
+    "and on tokens, safetensors on tensors, Python's `json` on documents, the recipe on "
     "what `show` prints; a changed run directory is made again to the same bytes, or `verify` "
     "notices it. *Bad*: a traceback, a crash, more than 10 s of processor time, more than 2 GiB, "
     "no sentence, or exit code 0 with a wrong result. `generate` and `status` do not hash what "
     "they read; `verify` does. Windows of texts and Parquet are judged by their ends alone."
 )
 OPEN = (
-    "The one bad case of config.json is `topk_method: null` of deepseek_v2. moe-export reads null "
-    "as absent; the model of transformers fails on it, so that nothing could be compared."
+    "Four other cases were bad, were mended with tests, and were tried again on the mended code: "
+    "a byte order mark in the name of a tensor, two numbers that JSON does not have, and "
+    "`topk_method: null`. The bad one that is left is `sizes` of a config with 256 layers: 8.3 s "
+    "of processor time, but more than 90 s of wall time, as other work took the machine."
 )
 NOT_TRIED = (
     "Two real machines, power cuts, disks of other file systems, and leaks within ONNX Runtime: "

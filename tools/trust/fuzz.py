@@ -7,6 +7,7 @@ traceback, a crash, a hang, more than 2 GiB, no sentence, or a wrong result with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -243,7 +244,6 @@ MODULES = (
     "transformers.generation",
     "transformers.processing_utils",
     "transformers.models.auto.modeling_auto",
-    *(f"transformers.models.{row.model_type}.modeling_{row.model_type}" for row in ROWS),
     "moe_export.api",
     "moe_export.cli.commands",
     "moe_export.cli.doctor",
@@ -263,4 +263,8 @@ def load_everything() -> None:
     os.environ["PYTHONPATH"] = str(ROOT)  # of processes that commands start in other folders
     for name in MODULES:
         import_module(name)
+    for row in ROWS:
+        family = row.model_type.removesuffix("_text")
+        with contextlib.suppress(ModuleNotFoundError):  # this transformers does not know it
+            import_module(f"transformers.models.{family}.modeling_{family}")
     gc.freeze()  # commands collect garbage, and need not look at the modules

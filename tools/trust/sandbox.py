@@ -121,7 +121,10 @@ def _limit() -> None:
 
 
 def _wait(process: int, wall_s: float) -> None:
-    number = os.pidfd_open(process)
+    try:
+        number = os.pidfd_open(process)
+    except ProcessLookupError:  # it has ended, and waits for `wait4`
+        return
     try:
         poll = select.poll()
         poll.register(number, select.POLLIN)

@@ -1,4 +1,4 @@
-"""Phi-MoE: Phi-3.5-MoE, up to the 4,096 positions before its longrope."""
+"""Phi-MoE: Phi-mini-MoE, Phi-tiny-MoE, Phi-3.5-MoE (to the 4,096 positions before longrope)."""
 
 from __future__ import annotations
 

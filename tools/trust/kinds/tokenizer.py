@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -19,7 +20,7 @@ FILES = ("tokenizer.json", "tokenizer.json", "tokenizer_config.json", "generatio
 
 
 class TokenizerFiles(Kind):
-    """Accepted files give the tokens of `tokenizers` itself, without truncation and padding."""
+    """Accepted files give the tokens of transformers, or of `tokenizers` if it refuses them."""
 
     NAME = "tokenizer"
     WHAT = "values and bytes of tokenizer.json, tokenizer_config.json, generation_config.json"
@@ -59,7 +60,18 @@ def sequences(run: Path) -> list[list[int]]:
 
 
 def plain_tokens(model: Path, texts: list[str]) -> list[list[int]]:
-    """Tokens of texts without special ones, whatever truncation and padding the file holds."""
+    """Tokens of texts without special ones around them, as transformers gives them."""
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - in the process of a case
+
+    try:
+        theirs: Any = PreTrainedTokenizerFast.from_pretrained(model, local_files_only=True)
+        return [theirs(text, add_special_tokens=False).input_ids for text in texts]
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return _of_the_file(model, texts)
+
+
+def _of_the_file(model: Path, texts: list[str]) -> list[list[int]]:
+    """Tokens by `tokenizer.json` alone, whatever truncation and padding it holds."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -97,6 +97,9 @@ struct QuantizedProduct {
         add<kRows>(panel, column, x, activations, sums);
       }
       for (int row = 0; row < kRows; ++row) ++x[row];
+      // Sums stay in memory between blocks: GCC 12 would keep some in registers that the next block
+      // needs, and spill others.
+      __asm__ volatile("" : : : "memory");
     }
   }
 };

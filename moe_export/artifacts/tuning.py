@@ -1,0 +1,69 @@
+"""`tuning.json`: what tuning trained, and what it gained on held-out documents."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from moe_export.artifacts.base import JsonArtifact, Record
+
+
+class TunedSource(Record):
+    """One source of documents.
+
+    Attributes:
+        name: short name of the source.
+        documents: number of documents that were trained on.
+        held_out_documents: number of documents that the model was judged on.
+        dropped_documents: drawn documents left out, because they are too long or held out too.
+        weight: share of the source in the judgement, relative to the others.
+        before: mean loss on its held-out documents before, nats per weighted token.
+        after: the same loss afterwards.
+    """
+
+    name: str
+    documents: int
+    held_out_documents: int
+    dropped_documents: int
+    weight: float
+    before: float
+    after: float
+
+
+class Tuning(JsonArtifact):
+    """Account of a tuning, made by the tune stage.
+
+    Attributes:
+        method: method of training, in the recipe's word.
+        objective: goal of the loss, in the recipe's word.
+        top_k: experts per token of the tuned model.
+        steps: number of steps.
+        epochs: passes over the documents, a fraction if steps were given.
+        tokens: tokens trained on, padding excluded, each as often as it was.
+        padding: share of the positions that were padding.
+        losses: loss of each step, nats per weighted token.
+        sources: the sources of documents with their held-out losses.
+        before: held-out loss before, the mean over the sources by weight.
+        after: the same loss afterwards.
+        experts: experts that were trained, one list per layer; None if all were.
+        trained_parameters: number of parameters that were trained.
+        changed: names of the tensors that are not those of the model before.
+        equal: number of tensors that are, byte for byte.
+    """
+
+    FILE: ClassVar[str] = "tuning.json"
+
+    method: str
+    objective: Literal["next_token", "distill"]
+    top_k: int
+    steps: int
+    epochs: float
+    tokens: int
+    padding: float
+    losses: tuple[float, ...]
+    sources: tuple[TunedSource, ...]
+    before: float
+    after: float
+    experts: tuple[tuple[int, ...], ...] | None = None
+    trained_parameters: int
+    changed: tuple[str, ...]
+    equal: int

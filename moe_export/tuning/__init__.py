@@ -1,0 +1,1 @@
+"""Tuning: training a model on documents, whole or in parts."""

@@ -1,0 +1,60 @@
+"""Weights that each method trains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from moe_export.errors import RecipeError
+from moe_export.families.base import ModelSpec, TensorSpec
+
+Chosen = tuple[tuple[int, ...], ...]
+"""Experts that are trained, one ascending list per layer."""
+
+ROUTERS = ("router", "choice_bias")
+NEVER = ("choice_bias",)
+"""Roles without a gradient: a bias decides the choice of experts alone."""
+
+
+def check_method(spec: ModelSpec, method: str) -> None:
+    """Checks that a model has the router that a method is for.
+
+    Raises:
+        RecipeError: Its router has no softmax over all experts.
+    """
+    if method == "dense_mixer" and (
+        spec.family.routing.score != "softmax" or spec.groups is not None
+    ):
+        raise RecipeError(
+            "tune.method dense_mixer gives routers gradients through a softmax over all experts, "
+            f"which this {spec.family.model_type} does not have; take method full or frozen_router"
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Rule that says which tensors are trained.
+
+    Attributes:
+        method: Word of the recipe.
+        experts: Experts that `esft` trains; None for other methods.
+    """
+
+    method: str
+    experts: Chosen | None = None
+
+    def has(self, tensor: TensorSpec) -> bool:
+        """True if a tensor is trained."""
+        if tensor.role in NEVER:
+            return False
+        if self.experts is not None:
+            return tensor.expert is not None and tensor.expert in self._of_layer(tensor)
+        return self.method != "frozen_router" or tensor.role not in ROUTERS
+
+    def names(self, spec: ModelSpec) -> list[str]:
+        """Names of the trained tensors that have elements, in the order of the model."""
+        return [name for name, t in spec.tensors.items() if self.has(t) and t.elements]
+
+    def _of_layer(self, tensor: TensorSpec) -> Collection[int]:
+        assert self.experts is not None
+        return () if tensor.layer is None else self.experts[tensor.layer]
