@@ -13,6 +13,9 @@ from moe_export.variants import MODEL_FILE, exported
 GGUF = ".gguf"
 """Suffix of a word that is a file of llama.cpp."""
 
+COPIED = "@copied"
+"""Suffix of a word whose model copies its packed weights to huge pages."""
+
 PORTABLE = "@portable"
 """Suffix of a word whose model runs as standard operators, without the native library."""
 
@@ -25,12 +28,14 @@ class Model:
         name: Name in the table.
         directory: Folder that holds `model.onnx`; for llama.cpp the GGUF file.
         operator: `native` or `portable`, as `validate.operator`.
+        copied: True if packed weights are copied to huge pages when the model is loaded.
         llama_cpp: Folder of llama.cpp's libraries, which run the GGUF file.
     """
 
     name: str
     directory: Path
     operator: str = "native"
+    copied: bool = False
     llama_cpp: Path | None = None
 
     @property
@@ -42,12 +47,13 @@ class Model:
 
 
 def models_of(words: Sequence[str], llama_cpp: Path | None = None) -> list[Model]:
-    """Finds the models of the words `[NAME=]DIRECTORY[@portable]` and `[NAME=]FILE.gguf`.
+    """Finds the models of the words `[NAME=]DIRECTORY[@portable|@copied]` and `[NAME=]FILE.gguf`.
 
     A directory is a run, of which every exported model is taken, or a folder with `model.onnx`.
 
     Args:
         words: Words of the command line.
+        copied: True if packed weights are copied to huge pages when the model is loaded.
         llama_cpp: Folder of llama.cpp's libraries.
 
     Raises:
@@ -69,14 +75,15 @@ def _models_of(word: str, llama_cpp: Path | None) -> Iterator[Model]:
     if word.endswith(GGUF):
         yield _gguf_model(word, llama_cpp)
         return
-    place = word.removesuffix(PORTABLE)
-    operator = "portable" if place != word else "native"
+    place = word.removesuffix(PORTABLE).removesuffix(COPIED)
+    suffix = word.removeprefix(place)
+    operator = "portable" if suffix == PORTABLE else "native"
+    copied = suffix == COPIED
     # A folder may have = in its name.
     name, _, rest = ("", "", place) if Path(place).is_dir() else place.rpartition("=")
     directory = Path(rest)
-    suffix = PORTABLE if operator == "portable" else ""
     if (directory / MODEL_FILE).is_file():
-        yield Model(name or f"{_own_name(directory)}{suffix}", directory, operator)
+        yield Model(name or f"{_own_name(directory)}{suffix}", directory, operator, copied)
         return
     variants = exported(directory / "export")
     if not variants:
@@ -85,7 +92,7 @@ def _models_of(word: str, llama_cpp: Path | None) -> Iterator[Model]:
             f"folder with {MODEL_FILE}; run the export stage or give another directory"
         )
     for variant, folder in variants.items():
-        yield Model(f"{name or directory.name}/{variant}{suffix}", folder, operator)
+        yield Model(f"{name or directory.name}/{variant}{suffix}", folder, operator, copied)
 
 
 def _gguf_model(word: str, llama_cpp: Path | None) -> Model:

@@ -41,7 +41,7 @@ READ_BYTES = 256 << 20
 REST_S = 0.1
 """Seconds between a step and a plain read."""
 
-LOOKUPS = ("Gather", "GatherBlockQuantized")
+LOOKUPS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention")
 """Operators that read a few rows of their weights."""
 
 

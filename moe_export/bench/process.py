@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -39,6 +40,7 @@ class ModelProcess:
         arguments = [f"moe_export.bench.{module}", str(model.directory), way, str(threads)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
+            env=os.environ | ({"MOE_EXPORT_WEIGHTS": "copy"} if model.copied else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

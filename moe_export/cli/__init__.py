@@ -332,7 +332,8 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         nargs="+",
         metavar="RUN",
         help="a run directory or a folder with model.onnx; NAME=RUN names it in the table, "
-        "RUN@portable runs it without the native library; a file FILE.gguf is run by llama.cpp",
+        "RUN@portable runs it without the native library, RUN@copied copies its packed weights to "
+        "huge pages at loading; a file FILE.gguf is run by llama.cpp",
     )
     bench.add_argument(
         "--llama-cpp",

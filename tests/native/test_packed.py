@@ -16,16 +16,19 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from moe_export.errors import CheckpointError
+from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.formats import GRIDS, QuantizedMatrix
 from moe_export.formats.storage import to_storage
 from moe_export.op import packed as op_packed
 from moe_export.op import spec
 from moe_export.op.library import register
 from moe_export.op.packed import Packer
+from moe_export.ort.session import OrtModel
+from moe_export.stages.export import export_model
 from moe_export.testing.c_library import OpenedLayer, RefusedError
 from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
 from moe_export.testing.executors import feeds
+from moe_export.testing.tiny import tiny_checkpoint
 from tests.native.executors import (
     KERNELS,
     NATIVE_KINDS,
@@ -294,3 +297,21 @@ def test_sizes_are_those_of_the_format() -> None:
         layout = op_packed.PackedLayout(format_name, 128, 2048, (704, 0))
         assert layout.expert_bytes(704) == 3 * 2048 * 704 // 32 * block
         assert layout.scale_bytes(704) == 3 * 2048 * 704 // 32 * (2 if format_name == "nf4" else 3)
+
+
+def test_copied_weights_give_the_bits_of_mapped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_model(tiny_checkpoint(tmp_path / "source"), tmp_path / "out", "float32", layout="packed")
+    mapped = first_logits(tmp_path / "out")
+    monkeypatch.setenv("MOE_EXPORT_WEIGHTS", "copy")
+    np.testing.assert_array_equal(first_logits(tmp_path / "out"), mapped)
+    monkeypatch.setenv("MOE_EXPORT_WEIGHTS", "elsewhere")
+    with pytest.raises(ArtifactError, match="is 'elsewhere', expected mapped or copy"):
+        first_logits(tmp_path / "out")
+
+
+def first_logits(folder: Path) -> NDArray[np.float32]:
+    model = OrtModel(folder)
+    ids = np.arange(6, dtype=np.int64)[None]
+    return model.step(ids, np.ones_like(ids), model.empty_cache(1))[0]

@@ -72,7 +72,12 @@ def _complete(folder: Path, packages: tuple[str, ...]) -> None:
 
 
 def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=INSTALL_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{command[0].rsplit('/', 1)[-1]}: no end within {INSTALL_S} s") from error
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise OSError(f"{command[0].rsplit('/', 1)[-1]}: {words[-1] if words else 'no message'}")

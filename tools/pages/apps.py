@@ -37,7 +37,8 @@ TEXT = (
     "transformers.js in Node are given texts, which their own tokenizers must turn into the same "
     "ids. C++ and Optimum answer in batches padded on the left. Pages in Chromium are given ids. "
     "Olive writes the model anew, and ONNX Runtime answers with what it wrote. Netron draws the "
-    "graph."
+    "graph. vLLM takes checkpoints, not ONNX: [loading-elsewhere.md]"
+    "(../guide/loading-elsewhere.md) says how the padded twin ran there."
 )
 
 

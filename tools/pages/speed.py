@@ -1,346 +1,207 @@
-"""Speed of whole models on the CPU, with panels or ONNX Runtime's nodes outside the experts.
+"""Speed of whole models on the CPU, pruned and not, against llama.cpp in the same run.
 
-    python -m tools.pages speed HOME [--layers N] [--rounds N]
+    python -m tools.pages speed HOME --llama-cpp DIR [--only NAME] [--known]
 
-Models have the shapes of Qwen1.5-MoE-A2.7B with experts of half the width and random weights, so
-they say nothing about accuracy. HOME keeps them; a second run times them again. Give the command
-real-time priority (`chrt --fifo 1`) on a machine with other work.
+DIR is node_modules/@node-llama-cpp/linux-x64/bins/linux-x64 after
+`npm install @node-llama-cpp/linux-x64@3.22.1`. HOME keeps models (30 GB) and results; a measurement
+that is known is not made again unless `--only` names it. Give the command real-time priority
+(`chrt --fifo 1`) on a machine with other work.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
-from moe_export.bench.models import Model
-from moe_export.bench.process import ModelProcess
-from moe_export.bench.requests import Sizes
-from moe_export.families import spec_of
-from moe_export.graph.packed_tensor import packed_layout
-from moe_export.op.library import describe, register
-from moe_export.ort.session import OrtModel
-from moe_export.recipe import QuantizeSettings
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
-from moe_export.stages.export import export_model
-from moe_export.stages.job import Job
-from moe_export.stages.quantize import run as quantize
-from moe_export.system.machine import machine, versions
-from moe_export.testing.synthetic_checkpoint import config_of
-from moe_export.testing.synthetic_checkpoint import make as make_checkpoint
-from moe_export.variants import MODEL_FILE
-from tools.bench.op.reading import Reading, compiled_reader
 from tools.pages.page import rounded, write_page
+from tools.speed.pieces import DEEP, FLAT, PREFILLS, measured, pieces
+from tools.speed.targets import WHOLE, target_rows
+from tools.speed.variants import SPEEDUP, planned_shape
 
 NAME = "speed"
-FORMATS = ("int8", "int4")
-LINEAR = ("standard", "panels")
-DTYPE = "float16"
-WIDTH = 704
-THREADS = (1, 2)
-CASES = {
-    "decode": Sizes(batch=1, prompt_tokens=64, new_tokens=16),
-    "decode, batch 8": Sizes(batch=8, prompt_tokens=16, new_tokens=8),
-    "prefill of 128": Sizes(batch=1, prompt_tokens=128, new_tokens=1),
-}
-"""Name of a case, and its sizes; a prefill is timed by its prompt, the others by a step."""
-
-KINDS = {"attention.qkv": "query, key, value", "attention.out": "output", "logits": "lm_head"}
-"""Part of a node's name, and its name in the table."""
-
-EXPERTS = "experts"
-STEPS = 16
-
 
 INTRODUCTION = (
-    "`python -m tools.pages speed HOME --layers {layers}` made this page and "
-    "[speed.json](data/speed.json): models of the shapes of Qwen1.5-MoE-A2.7B with {layers} "
-    "layers, experts of width {width} in int4, random weights, the packed layout and float16. So "
-    "it is about speed alone; [quantization.md](quantization.md) has what formats cost. `standard` "
-    "has ONNX Runtime's `MatMulNBits` for attention and lm_head, `panels` has "
-    "[`LinearPacked`](../reference/operator.md#linear)."
+    "`python -m tools.pages speed HOME --llama-cpp DIR` made this page and "
+    "[speed.json](data/speed.json). Models have the shapes of Qwen1.5-MoE-A2.7B with {deep} layers "
+    "and random weights, and the real vocabulary. So this page is about speed alone: "
+    "[quantization.md](quantization.md) has what formats cost on the demo model, and "
+    "[real_model.md](real_model.md) what pruning costs on a language model."
+)
+MODELS = (
+    "`unpruned` has experts of width 1408 and a shared expert of 5632; `half` has 704 and 5632; "
+    "`both half` 704 and 2816; `planned` 704 and {shared}, the bytes of a plan with `speedup: "
+    "{speedup}` in the formats of `recipes/qwen15_50pct_int4.yaml`. `int4+int8` has experts in "
+    "int4, attention and lm_head in int8. All are packed float16 exports with [`LinearPacked`]"
+    "(../reference/operator.md#linear); `MatMulNBits` has ONNX Runtime's nodes instead. `Q4_0` and "
+    "`Q8_0` are the unpruned checkpoint, quantized and run by llama.cpp 0.5.0 (its prebuilt "
+    "library for this processor, its defaults; the lm_head of Q4_0 is in Q6_K)."
+)
+AGREEMENT = (
+    "Both run the same model: after 32 tokens, logits of `unpruned int8` and of `Q8_0` with {flat} "
+    "layers differ by {rms:.1%} (relative rms), and their greatest is {same} token."
+)
+METHOD = (
+    "Models of a group are loaded together and take turns, each in a process of its own. Ratios "
+    "are medians over turns of the peer's time and ours in the same turn, with the least and the "
+    "greatest. Tokens are random, so that experts are chosen about equally often. A figure for 24 "
+    "layers is the line through {flat} and {deep} layers."
 )
 NODES = (
-    "Medians of ONNX Runtime's profiler over a few steps. The plain read is the mean of one before "
-    "and one after. Nodes without quantized weights are left out."
+    "Medians of ONNX Runtime's profiler over the steps, at one thread or two and after 64 or 1,024 "
+    "tokens. The plain read has as many threads."
+)
+
+
+MEMORY = (
+    "Resident memory of loading and of a short decoding, over the size of the file. llama.cpp "
+    "keeps a second copy of weights that it lays out anew."
 )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder of the models, their depth and the number of rounds."""
-    parser.add_argument("home", type=Path, metavar="HOME", help="folder of the models")
-    parser.add_argument("--layers", type=int, default=2, help="number of layers (default: 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: 5)")
+    """Adds the folders and the choice of measurements."""
+    names = [piece.name for piece in pieces()]
+    parser.add_argument("home", type=Path, metavar="HOME", help="folder of models and results")
+    parser.add_argument("--llama-cpp", type=Path, required=True, help="folder of its libraries")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=[*names, "nodes", "agreement"],
+        help="make this measurement again, and no other",
+    )
+    parser.add_argument("--known", action="store_true", help="make no measurement")
 
 
 def make(arguments: argparse.Namespace) -> None:
-    """Makes the models that are missing, times them and writes the page."""
-    prepare(arguments.home, arguments.layers)
-    data = rounded(measured(arguments.home, arguments.layers, arguments.rounds))
+    """Measures what is unknown and writes the page."""
+    names = None if arguments.known else arguments.only
+    data = rounded(measured(arguments.home, arguments.llama_cpp, names))
     write_page(NAME, data, markdown(data))
-
-
-def prepare(home: Path, layers: int) -> None:
-    """Writes the models of every format and kind of node that are not there yet."""
-    wanted = [
-        (form, linear)
-        for form in FORMATS
-        for linear in LINEAR
-        if not (folder(home, form, linear) / MODEL_FILE).exists()
-    ]
-    if not wanted:
-        return
-    source = home / "source"
-    if not source.exists():
-        config = config_of("qwen2_moe", "qwen1.5-moe-a2.7b", layers)
-        make_checkpoint(config | {"moe_intermediate_size": WIDTH}, source)
-    for form in FORMATS:
-        quantized = home / f"quantized_{form}"
-        for linear in (linear for other, linear in wanted if other == form):
-            if not quantized.exists():
-                quantized.mkdir()
-                settings = QuantizeSettings(experts="int4", dense=form, method="rtn")
-                folders = {"prune": source}
-                quantize(Job(settings=settings, model=source, folders=folders, out=quantized))
-            out = folder(home, form, linear)
-            export_model(quantized, out, DTYPE, layout="packed", linear=linear)  # type: ignore[arg-type]
-        shutil.rmtree(quantized, ignore_errors=True)
-    shutil.rmtree(source)
-
-
-def folder(home: Path, form: str, linear: str) -> Path:
-    """Folder of a model."""
-    return home / f"{form}_{linear}"
-
-
-def measured(home: Path, layers: int, rounds: int) -> dict[str, Any]:
-    """Times of whole models, and of the nodes of each."""
-    times = {
-        form: {threads: turns(home, form, threads, rounds) for threads in map(str, THREADS)}
-        for form in FORMATS
-    }
-    nodes = {
-        f"{form} {linear}": node_rates(home, form, linear) for form in FORMATS for linear in LINEAR
-    }
-    return {
-        "machine": machine() | {"load_average": os.getloadavg()},
-        "versions": versions(),
-        "kernel": describe().kernel,
-        "priority": os.sched_getscheduler(0) == os.SCHED_FIFO,
-        "layers": layers,
-        "rounds": rounds,
-        "times": times,
-        "nodes": nodes,
-    }
-
-
-def turns(home: Path, form: str, threads: str, rounds: int) -> dict[str, Any]:
-    """Seconds of a case by kind of node and round; the two kinds take turns.
-
-    The first round, which warms up, is left out.
-    """
-    models = {linear: Model(linear, folder(home, form, linear)) for linear in LINEAR}
-    processes = {linear: ModelProcess(model, int(threads)) for linear, model in models.items()}
-    try:
-        seconds: dict[str, dict[str, list[float]]] = {
-            case: {linear: [] for linear in LINEAR} for case in CASES
-        }
-        for number in range(rounds + 1):
-            for case, sizes in CASES.items():
-                key = "prefill_s" if case.startswith("prefill") else "step_s"
-                for linear, process in processes.items():
-                    seconds[case][linear] += [process.run(sizes)[key]] if number else []
-        resident = {
-            linear: process.loaded["resident"]
-            / Model(linear, folder(home, form, linear)).file_bytes
-            for linear, process in processes.items()
-        }
-        return {"seconds": seconds, "resident_over_file": resident}
-    finally:
-        for process in processes.values():
-            process.close()
-
-
-def node_rates(home: Path, form: str, linear: str) -> dict[str, Any]:
-    """Bytes and seconds of the nodes that read weights in a decoding step, on one thread.
-
-    A plain read of as many bytes as all nodes together runs before and after.
-    """
-    directory = folder(home, form, linear)
-    sizes = weight_bytes(directory)
-    with tempfile.TemporaryDirectory() as temporary:
-        reading = Reading(compiled_reader(Path(temporary)), 1)
-        before = read_rate(reading)
-        profile = profiled(directory, Path(temporary))
-        after = read_rate(reading)
-    seconds: dict[str, list[float]] = {}
-    for name, duration_s in profile:
-        seconds.setdefault(name, []).append(duration_s)
-    kinds: dict[str, dict[str, float]] = {}
-    for name, node_bytes in sizes.items():
-        kind = kind_of(name)
-        row = kinds.setdefault(kind, {"bytes": 0.0, "seconds": 0.0})
-        row["bytes"] += node_bytes
-        row["seconds"] += float(np.median(seconds[name]))
-    return {"kinds": kinds, "read_bytes_per_s": [before, after]}
-
-
-def kind_of(name: str) -> str:
-    """Name of a node's kind in the table."""
-    return next((kind for part, kind in KINDS.items() if part in name), EXPERTS)
-
-
-def weight_bytes(directory: Path) -> dict[str, float]:
-    """Bytes of weights that a token reads, by node; every expert is chosen equally often."""
-    graph = onnx.load(directory / MODEL_FILE, load_external_data=False).graph
-    stored = {
-        tensor.name: int(entry.value)
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "length"
-    }
-    spec = spec_of(json.loads((directory / "config.json").read_text()))
-    sizes: dict[str, float] = {}
-    for node in graph.node:
-        if node.op_type == "RaggedMoEPacked":
-            layout = packed_layout(spec, int(node.name.split(".")[1]), DTYPE)
-            *routed, shared = map(layout.expert_bytes, layout.all_widths)
-            sizes[node.name] = sum(routed) * spec.top_k / spec.num_experts + shared
-        elif node.op_type in ("MatMulNBits", "LinearPacked"):
-            sizes[node.name] = float(sum(stored.get(name, 0) for name in node.input))
-    return sizes
-
-
-def read_rate(reading: Reading) -> float:
-    """Bytes per second of a plain read, median of a few."""
-    size_bytes = 1 << 27
-    times_s = [_seconds(lambda: reading.read(size_bytes)) for _ in range(7)]
-    return size_bytes / float(np.median(times_s))
-
-
-def _seconds(job: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    job()
-    return time.perf_counter() - started
-
-
-def profiled(directory: Path, temporary: Path) -> list[tuple[str, float]]:
-    """Names and seconds of the nodes in some decoding steps, by ONNX Runtime's profiler."""
-    model = OrtModel(directory, threads=1)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_profiling = True
-    options.log_severity_level = 3
-    options.profile_file_prefix = str(temporary / "profile")
-    register(options)
-    model.session = onnxruntime.InferenceSession(
-        str(directory / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-    )
-    vocabulary = model.session.get_outputs()[0].shape[-1]
-    cache = model.empty_cache(1)
-    for step in range(STEPS):
-        ids = np.random.default_rng(step).integers(0, vocabulary, (1, 1))
-        _, cache = model.step(ids, np.ones((1, step + 1), np.int64), cache)
-    events = json.loads(Path(model.session.end_profiling()).read_text())
-    end = "_kernel_time"
-    return [
-        (event["name"].removesuffix(end), event["dur"] / 1e6)
-        for event in events
-        if event["name"].endswith(end)
-    ]
 
 
 def markdown(data: Mapping[str, Any]) -> str:
     """The page from its figures."""
-    found, layers = data["machine"], data["layers"]
-    priority = "real-time priority, " if data["priority"] else ""
-    conditions = (
-        f"{found['cpu']}, {found['cores']} cores, {priority}load {found['load_average'][0]:.0f} of "
-        f"other work: compare ratios, not times. ONNX Runtime {data['versions']['onnxruntime']}, "
-        f"kernel {data['kernel']}. Ratios are medians of {data['rounds']} rounds in which both "
-        "models take turns, with the least and the greatest."
-    )
+    shown = {piece.name: data[piece.name] for piece in pieces() if piece.name in data}
     parts = [
         "# Speed of whole models on the CPU",
-        INTRODUCTION.format(layers=layers, width=WIDTH),
-        conditions,
-        "## Whole models",
-        table(speed_table(data)),
-        "## Nodes of a decoding step, one thread",
-        NODES,
-        table(node_table(data)),
+        INTRODUCTION.format(deep=DEEP),
+        MODELS.format(shared=planned_shape().shared, speedup=SPEEDUP),
+        METHOD.format(deep=DEEP, flat=FLAT),
+        *_agreement(data),
+        conditions(shown),
+        "## Targets",
+        table(Table(["measurement", "target", "1 thread", "2 threads"], target_rows(data))),
+        BOUNDS.format(deep=DEEP, whole=WHOLE),
+        "## All measurements",
+        table(speed_table(shown)),
+        *_nodes(data),
         "## Memory",
-        table(memory_table(data)),
+        MEMORY,
+        table(memory_table(shown)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def speed_table(data: Mapping[str, Any]) -> Table:
-    """Times, and speed of panels over standard nodes."""
+BOUNDS = (
+    "What bounds the misses, by the nodes below. lm_head reads at 0.93 of a plain read, experts at "
+    "0.7 and the small matrices of attention at 0.6, in the same kernels: they lie scattered over "
+    "a mapped file in pages of 4 KB. `@copied` (`MOE_EXPORT_WEIGHTS=copy`) asks for pages of 2 MB, "
+    "which this machine, its memory full, gave in part. After 1,024 tokens a quarter of a step is "
+    "ONNX Runtime's GroupQueryAttention, whose float16 cache it reads at 7 GB/s and which a second "
+    "thread does not speed up. The router is a small float16 MatMul of ONNX Runtime, 1 % of a "
+    "step. Two threads read 1.77 times as fast as one here. The prefill on two threads was not "
+    "profiled. Not measured, and so without a ratio: 3-bit experts, speculation on top, the "
+    "recipe's formats and 8 bits with {deep} layers, and {whole} layers themselves."
+)
+"""Reasons of the targets that are missed, from the tables."""
+
+
+def _agreement(data: Mapping[str, Any]) -> Iterator[str]:
+    found = data.get("agreement")
+    if found is not None:
+        same = "the same" if found["same_token"] else "another"
+        yield AGREEMENT.format(flat=FLAT, rms=found["relative_rms"], same=same)
+
+
+def conditions(shown: Mapping[str, Any]) -> str:
+    """Machine, versions, and load of other work."""
+    first = next(iter(shown.values()))
+    loads = sorted(result["load"] for result in shown.values())
+    priority = "real-time priority" if all(r["priority"] for r in shown.values()) else "no priority"
+    return (
+        f"{first['machine']['cpu']}, {first['machine']['cores']} cores, {priority}, load of other "
+        f"work {loads[0]:.0f} to {loads[-1]:.0f}: compare ratios, not times. ONNX Runtime "
+        f"{first['versions']['onnxruntime']}, kernel {first['kernel']}."
+    )
+
+
+def speed_table(shown: Mapping[str, Any]) -> Table:
+    """Times of every measurement, and ratios to llama.cpp in the same turn."""
     rows = []
-    for form, by_threads in data["times"].items():
-        for threads, result in by_threads.items():
-            for case, seconds in result["seconds"].items():
-                standard, panels = (np.array(seconds[linear]) for linear in LINEAR)
-                ratio = standard / panels
+    for result in shown.values():
+        for case, seconds in result["seconds"].items():
+            peer_s = np.array(next(iter(seconds.values())))
+            for name, own in seconds.items():
+                ratio = peer_s / np.array(own)
+                sizes = result["sizes"][case]
+                tokens = sizes["batch"] * (sizes["prompt_tokens"] if case in PREFILLS else 1)
                 rows.append(
                     [
-                        form,
-                        threads,
+                        f"{result['layers']}",
+                        f"{result['threads']}",
                         case,
-                        f"{np.median(standard) * 1e3:.1f}",
-                        f"{np.median(panels) * 1e3:.1f}",
+                        name,
+                        f"{np.median(own) * 1e3:.1f}",
+                        f"{tokens / np.median(own):.0f}",
                         f"{np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})",
                     ]
                 )
-    head = [
-        "attention and lm_head",
-        "threads",
-        "case",
-        "standard, ms",
-        "panels, ms",
-        "times as fast",
-    ]
+    head = ["layers", "threads", "case", "model", "ms", "tokens/s", "times as fast as llama.cpp"]
     return Table(head, rows)
 
 
-def node_table(data: Mapping[str, Any]) -> Table:
-    """Rates of the nodes that read weights."""
+def _nodes(data: Mapping[str, Any]) -> Iterator[str]:
+    if "nodes" in data:
+        yield from ("## Nodes of a decoding step", NODES, table(node_table(data["nodes"]["nodes"])))
+
+
+def node_table(found: Mapping[str, Any]) -> Table:
+    """Times and rates of the nodes of each profile; nodes below 1 % are added up."""
     rows = []
-    for name, result in data["nodes"].items():
-        read = float(np.mean(result["read_bytes_per_s"]))
-        for kind, row in result["kinds"].items():
-            rate = row["bytes"] / row["seconds"]
-            rows.append(
-                [
-                    name,
-                    kind,
-                    f"{row['bytes'] / 1e6:.0f}",
-                    f"{row['seconds'] * 1e3:.2f}",
-                    f"{rate / 1e9:.1f}",
-                    f"{rate / read:.2f}",
-                ]
-            )
-    head = ["model", "nodes", "MB", "ms", "GB/s", "of a plain read"]
+    for name, profile in found.items():
+        groups = profile["groups"]
+        total_s = sum(group["seconds"] for group in groups)
+        small = [group for group in groups if group["seconds"] < 0.01 * total_s]
+        rows += [_node_row(name, group, profile, total_s) for group in groups if group not in small]
+        rest_s = sum(group["seconds"] for group in small)
+        rows.append([name, "others", f"{rest_s * 1e3:.2f}", f"{rest_s / total_s:.0%}", "", "", ""])
+    head = ["model, threads, context", "nodes", "ms", "of all", "MB", "GB/s", "of a plain read"]
     return Table(head, rows)
 
 
-def memory_table(data: Mapping[str, Any]) -> Table:
-    """Resident memory after a short decoding."""
-    rows = [
-        [form, linear, f"{value:.2f}"]
-        for form, by_threads in data["times"].items()
-        for linear, value in by_threads[str(THREADS[0])]["resident_over_file"].items()
-    ]
-    return Table(["attention and lm_head", "nodes", "resident / file"], rows)
+def _node_row(
+    name: str, group: Mapping[str, Any], profile: Mapping[str, Any], total_s: float
+) -> list[str]:
+    seconds, size = group["seconds"], group["read_bytes"]
+    cells = [name, group["name"], f"{seconds * 1e3:.2f}", f"{seconds / total_s:.0%}"]
+    if not size:
+        return [*cells, "", "", ""]
+    rate = size / seconds
+    share = rate / profile["read_bytes_per_s"]
+    return [*cells, f"{size / 1e6:.0f}", f"{rate / 1e9:.1f}", f"{share:.2f}"]
+
+
+def memory_table(shown: Mapping[str, Any]) -> Table:
+    """Resident memory of each model on one thread."""
+    found: dict[str, float] = {}
+    for result in shown.values():
+        if result["threads"] == 1 and result["layers"] == DEEP:
+            found = result["resident_over_file"] | found
+    return Table(["model", "resident / file"], [[n, f"{v:.2f}"] for n, v in found.items()])

@@ -1,7 +1,11 @@
 // The common part of the operators for ONNX Runtime's CPU provider.
 #pragma once
 
+#include <cstdint>
+#include <utility>
+
 #include "cpu/kernels.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "ort/objects.h"
 
@@ -22,8 +26,24 @@ bool wants_exact_activations(Api api, const std::string& node);
 // The kernels of the process. Fails if there are none.
 const Kernels* kernels_or_fail(Api api, const std::string& node);
 
-// The input `packed`. Fails if it is not a constant of one axis of bytes.
-View packed_bytes(Api api, const Info& info, size_t input);
+// The bytes of the input `packed`: in ONNX Runtime's memory, which it keeps as long as the node, or
+// in a mapped file; or, if MOE_EXPORT_WEIGHTS is copy, in memory of our own with huge pages. Fails
+// if the input is not a constant of one axis of bytes, or the setting is not understood.
+class PackedBytes {
+ public:
+  PackedBytes(Api api, const Info& info, size_t input);
+
+  const uint8_t* data() const { return data_; }
+  uint64_t size() const { return size_; }
+
+  // The copy, which must live as long as the data are used; empty if there is none.
+  Memory take_copy() { return std::move(copy_); }
+
+ private:
+  const uint8_t* data_;
+  uint64_t size_;
+  Memory copy_;
+};
 
 // The threads of the session, for one call.
 class Pool {

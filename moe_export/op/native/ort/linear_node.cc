@@ -51,19 +51,17 @@ class LinearNode {
     return new LinearNode(api, info.name(), std::move(linear));
   }
 
-  // The packed bytes stay in ONNX Runtime's memory, or in the mapped file.
   static LinearNode* of_packed(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
     const Info info(api, kernel_info, kLinearPacked);
-    const View packed = packed_bytes(api, info, kWeight);
-    const uint8_t* data = static_cast<const uint8_t*>(packed.tensor().data);
+    PackedBytes packed(api, info, kWeight);
     const bool exact = wants_exact_activations(api, info.name());
     const Kernels* kernels = kernels_or_fail(api, info.name());
     LinearProblem problem;
     const Refusal refusal =
-        read_packed_linear(data, static_cast<uint64_t>(packed.shape()[0]), x_type, exact, &problem);
+        read_packed_linear(packed.data(), packed.size(), x_type, exact, &problem);
     if (refusal) fail(api, info.name(), *refusal);
-    const uint8_t* body = data + sizeof(PackedLinearHeader);
-    return new LinearNode(api, info.name(), Linear::over(problem, body, kernels));
+    auto linear = Linear::over(problem, packed.data() + sizeof(PackedLinearHeader), kernels);
+    return new LinearNode(api, info.name(), std::move(linear), packed.take_copy());
   }
 
   Status* compute(ort::KernelContext* context) const {
@@ -86,11 +84,13 @@ class LinearNode {
   }
 
  private:
-  LinearNode(Api api, const std::string& name, std::unique_ptr<Linear> linear)
-      : api_(api), name_(name), linear_(std::move(linear)) {}
+  LinearNode(Api api, const std::string& name, std::unique_ptr<Linear> linear,
+             Memory packed = nullptr)
+      : api_(api), name_(name), packed_(std::move(packed)), linear_(std::move(linear)) {}
 
   Api api_;
   std::string name_;
+  Memory packed_;  // empty if the matrix lies in memory of its own or of ONNX Runtime
   std::unique_ptr<Linear> linear_;
 };
 

@@ -27,25 +27,23 @@ class MoeNode {
     return new MoeNode(api, info.name(), kSharedWeight, std::move(layer));
   }
 
-  // The packed bytes stay in ONNX Runtime's memory, or in the mapped file; ONNX Runtime keeps
-  // constants as long as the node.
   static MoeNode* of_packed(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
     const Info info(api, kernel_info, kRaggedMoePacked);
-    const View packed = packed_bytes(api, info, kPacked);
-    const uint8_t* data = static_cast<const uint8_t*>(packed.tensor().data);
+    PackedBytes packed(api, info, kPacked);
     const bool exact = wants_exact_activations(api, info.name());
     const Kernels* kernels = kernels_or_fail(api, info.name());
     Problem problem;
     size_t first_panel = 0;
-    const Refusal refusal = read_packed(data, static_cast<uint64_t>(packed.shape()[0]), x_type,
-                                        exact, &problem, &first_panel);
+    const Refusal refusal =
+        read_packed(packed.data(), packed.size(), x_type, exact, &problem, &first_panel);
     if (refusal) fail(api, info.name(), *refusal);
     if (problem.has_shared_expert() != (info.num_inputs() > kPackedSharedWeight)) {
       fail(api, info.name(),
            "a shared expert in packed and the last input shared_weight go together");
     }
-    return new MoeNode(api, info.name(), kPackedSharedWeight,
-                       Layer::over(problem, data + first_panel, kernels));
+    auto layer = Layer::over(problem, packed.data() + first_panel, kernels);
+    return new MoeNode(api, info.name(), kPackedSharedWeight, std::move(layer),
+                       packed.take_copy());
   }
 
   Status* compute(ort::KernelContext* context) const {
@@ -60,12 +58,18 @@ class MoeNode {
   }
 
  private:
-  MoeNode(Api api, const std::string& name, size_t shared_weight, std::unique_ptr<Layer> layer)
-      : api_(api), name_(name), shared_weight_(shared_weight), layer_(std::move(layer)) {}
+  MoeNode(Api api, const std::string& name, size_t shared_weight, std::unique_ptr<Layer> layer,
+          Memory packed = nullptr)
+      : api_(api),
+        name_(name),
+        shared_weight_(shared_weight),
+        packed_(std::move(packed)),
+        layer_(std::move(layer)) {}
 
   Api api_;
   std::string name_;
   size_t shared_weight_;  // place of that input
+  Memory packed_;         // empty if the layer reads memory of its own or of ONNX Runtime
   std::unique_ptr<Layer> layer_;
 };
 

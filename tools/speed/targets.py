@@ -1,0 +1,138 @@
+"""Targets for speed of whole models, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moe_export.bench.models import COPIED
+from tools.speed.pieces import DEEP, FLAT
+
+WHOLE = 24
+"""Number of layers of the real model."""
+
+Ratio = Callable[[Mapping[str, Any], int], float | None]
+"""Function from all results and a number of threads to a ratio; None if it was not measured."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target.
+
+    Attributes:
+        text: The measurement in words.
+        least: Least ratio that meets it.
+        ratio: Function that finds the ratio.
+    """
+
+    text: str
+    least: float
+    ratio: Ratio
+
+
+def faster(piece: str, case: str, model: str, peer: str) -> Ratio:
+    """Median ratio over turns of a peer's time to a model's."""
+
+    def ratio(data: Mapping[str, Any], threads: int) -> float | None:
+        found = data.get(f"{piece}-{threads}")
+        if found is None or case not in found["seconds"]:
+            return None
+        seconds = found["seconds"][case]
+        return float(np.median(np.array(seconds[peer]) / np.array(seconds[model])))
+
+    return ratio
+
+
+def deeper(piece: str, model: str, peer: str) -> Ratio:
+    """Ratio of decoding at `WHOLE` layers, by lines through the medians at two depths."""
+
+    def ratio(data: Mapping[str, Any], threads: int) -> float | None:
+        found = [data.get(f"{name}-{threads}") for name in (f"flat-{piece}", piece)]
+        if None in found:
+            return None
+        times = {name: _line(found, name) for name in (model, peer)}
+        return times[peer] / times[model]
+
+    return ratio
+
+
+def _line(found: list[Any], name: str) -> float:
+    flat_s, deep_s = (float(np.median(one["seconds"]["decode"][name])) for one in found)
+    return deep_s + (deep_s - flat_s) / (DEEP - FLAT) * (WHOLE - DEEP)
+
+
+def second_thread(piece: str, case: str, model: str) -> Ratio:
+    """Ratio of the medians of one thread and of two."""
+
+    def ratio(data: Mapping[str, Any], threads: int) -> float | None:
+        found = [data.get(f"{piece}-{number}") for number in (1, 2)]
+        if threads == 1 or None in found:
+            return None
+        one, two = (float(np.median(f["seconds"][case][model])) for f in found if f)
+        return one / two
+
+    return ratio
+
+
+def slowest_node(data: Mapping[str, Any], threads: int) -> float | None:
+    """Least share of a plain read among nodes that read 1 % or more of the weights."""
+    if "nodes" not in data:
+        return None
+    shares = []
+    for name, profile in data["nodes"]["nodes"].items():
+        _, number, context = name.split(", ")
+        read = sum(group["read_bytes"] for group in profile["groups"])
+        shares += [
+            group["read_bytes"] / group["seconds"] / profile["read_bytes_per_s"]
+            for group in profile["groups"]
+            if (int(number), context) == (threads, "64") and group["read_bytes"] > 0.01 * read
+        ]
+    return min(shares, default=None)
+
+
+HALF, BOTH = "half int4", "both half int4"
+COPY = f"{HALF}{COPIED}"
+Q4 = "Q4_0"
+
+TARGETS = (
+    Target(f"decode, batch 1, {HALF}, {DEEP} layers", 1.7, faster("int4", "decode", HALF, Q4)),
+    Target(f"the same, {WHOLE} layers", 1.6, deeper("int4", HALF, Q4)),
+    Target(f"{COPY}, {DEEP} layers", 1.7, faster("copied", "decode", COPY, Q4)),
+    Target(f"{COPY}, {WHOLE} layers", 1.6, deeper("copied", COPY, Q4)),
+    Target(f"{BOTH}, {WHOLE} layers", 1.9, deeper("int4", BOTH, Q4)),
+    Target(f"{HALF} after 1,024 tokens", 1.6, faster("context", "context 1024", HALF, Q4)),
+    Target(f"{HALF} after 4,096 tokens", 1.6, faster("context", "context 4096", HALF, Q4)),
+    Target(f"decode, batch 4, {HALF}", 3.0, faster("int4", "batch 4", HALF, Q4)),
+    Target(f"decode, batch 8, {HALF}", 3.0, faster("int4", "batch 8", HALF, Q4)),
+    Target(f"prefill 128, {HALF}", 3.0, faster("prefill", "prefill 128", HALF, Q4)),
+    Target(f"prefill 512, {HALF}", 3.0, faster("prefill", "prefill 512", HALF, Q4)),
+    Target(
+        f"planned int4+int8 against unpruned int4+int8, {WHOLE} layers",
+        1.2,
+        deeper("recipe", "planned int4+int8", "unpruned int4+int8"),
+    ),
+    Target(
+        "nodes that read 1 % of the weights or more, least share of a plain read", 0.9, slowest_node
+    ),
+    Target("2 threads against 1, decode", 1.8, second_thread("int4", "decode", HALF)),
+    Target("2 threads against 1, prefill 128", 1.8, second_thread("prefill", "prefill 128", HALF)),
+)
+"""Ratios against llama.cpp's Q4_0 of the unpruned model where nothing else is said."""
+
+
+def target_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table: measurement, target, ratio on one thread and on two."""
+    return [
+        [target.text, f"≥ {target.least}", *(_cell(target, data, number) for number in (1, 2))]
+        for target in TARGETS
+    ]
+
+
+def _cell(target: Target, data: Mapping[str, Any], threads: int) -> str:
+    found = target.ratio(data, threads)
+    if found is None:
+        return ""
+    return f"{found:.2f}, {'met' if found >= target.least else 'missed'}"
