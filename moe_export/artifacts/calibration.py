@@ -34,8 +34,8 @@ class CalibrationSource(Record):
         tokens_sha256: SHA-256 of all token ids as int32, in hex.
         weight: weight of the source in the recipe; None if the recipe gives none, so that every
             source weighs by its tokens.
-        held_out_sequences: further sequences on which rankings are compared; None without such a
-            comparison.
+        held_out_sequences: further sequences on which rankings are compared; 0 if the source is so
+            small that they are compared on its calibration sequences. None without a comparison.
     """
 
     name: str

@@ -27,7 +27,8 @@ class RankingSettings(Section):
     Attributes:
         scores: Scores of the candidates.
         scopes: Scopes of the candidates; a budget that ranks over the whole model has only `model`.
-        held_out: Sequences of each source that are held out from the calibration set.
+        held_out: Sequences of each source that are held out from the calibration set. A source with
+            too few gives at most a quarter of them, which a warning says.
         first: Held-out sequences of each source that all candidates are measured on.
         finalists: Candidates that are measured on all held-out sequences, refitted if
             `prune.refit` is on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,11 @@ from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
 from moe_export.recipe import CalibrateSettings, Source
 from moe_export.stages.job import Job
+
+_LOG = logging.getLogger(__name__)
+
+LARGEST_SHARE = 4
+"""A source without sequences to spare holds out one of so many."""
 
 
 def run(job: Job[CalibrateSettings]) -> None:
@@ -44,8 +50,8 @@ def run(job: Job[CalibrateSettings]) -> None:
         # Each source has its own seed; else two sources of one kind would draw the same documents.
         seed = settings.seed * 1000 + number
         drawn = _draw(source, job, count, seed)
-        parts.append(divided(drawn.sequences, held_out, source))
-        used, apart = parts[-1]
+        used, apart = divided(drawn.sequences, count, held_out, source)
+        parts.append((used, apart or used))
         tokens = np.concatenate([np.array(s.tokens, np.int32) for s in used])
         facts.append(
             CalibrationSource(
@@ -73,42 +79,46 @@ def run(job: Job[CalibrateSettings]) -> None:
 
 
 def _draw(source: Source, job: Job[CalibrateSettings], count: int, seed: int) -> Drawn:
-    """Draws the sequences of a source, and those that are held out besides."""
-    settings = job.settings
-    total = count + (settings.held_out or 0)
+    """Draws the sequences of a source, and more to hold out if it has as many."""
+    length = job.settings.sequence_length
     try:
-        return draw(source, job.model, total, settings.sequence_length, seed, "train")
-    except CalibrationError as error:
-        if total == count:
-            raise
-        raise CalibrationError(
-            f"{error}; {settings.held_out} of the {total} sequences are held out to compare "
-            "rankings: lower ranking.held_out, or name a score in plan.score"
-        ) from error
+        total = count + (job.settings.held_out or 0)
+        return draw(source, job.model, total, length, seed, "train")
+    except CalibrationError:
+        # Raises again if the source is unusable, or too small without any that are held out.
+        return draw(source, job.model, count, length, seed, "train")
 
 
 def divided(
-    drawn: list[TokenSequence], held_out: int, source: Source
+    drawn: list[TokenSequence], count: int, held_out: int, source: Source
 ) -> tuple[list[TokenSequence], list[TokenSequence]]:
     """Divides the sequences of a source into those for calibration and those held out.
 
     Windows of a text come in its order, so evenly spread ones are held out; documents come in
-    random order, and the last are held out.
+    random order, and the last are held out. A source that has no more than its count gives up to a
+    quarter of it, and one of fewer than four sequences none.
 
-    Raises:
-        CalibrationError: too few sequences are left.
+    Args:
+        drawn: Sequences of the source.
+        count: Number wanted for calibration.
+        held_out: Number to hold out.
+        source: Source of a recipe.
     """
-    if not held_out:
-        return drawn, []
-    if len(drawn) <= held_out:
-        raise CalibrationError(
-            f"{source.name}: {len(drawn)} documents have room for an answer, and ranking.held_out "
-            f"takes {held_out} of them, which leaves none for calibration; lower it, or give more "
-            "documents"
+    spared = min(held_out, max(len(drawn) - count, len(drawn) // LARGEST_SHARE))
+    if spared < held_out:
+        _LOG.warning(
+            "%s: rankings are compared on %s, as it has %d and ranking.held_out is %d; give more "
+            "documents, or name a score in plan.score",
+            source.name,
+            f"{spared} of its sequences" if spared else "the sequences that they are made from",
+            len(drawn),
+            held_out,
         )
-    places = np.arange(len(drawn) - held_out, len(drawn))
+    if not spared:
+        return drawn, []
+    places = np.arange(len(drawn) - spared, len(drawn))
     if source.text is not None:
-        places = (np.arange(held_out) * 2 + 1) * len(drawn) // (2 * held_out)
+        places = (np.arange(spared) * 2 + 1) * len(drawn) // (2 * spared)
     apart = set(places.tolist())
     return (
         [sequence for place, sequence in enumerate(drawn) if place not in apart],

@@ -73,21 +73,30 @@ def test_further_sequences_are_held_out_and_the_set_stays_as_it_is(tmp_path: Pat
 
 def test_windows_of_a_text_are_held_out_all_over_it() -> None:
     drawn = [TokenSequence([number, 0], 0) for number in range(8)]
-    used, apart = calibrate.divided(drawn, 2, Source(text="a.txt"))
+    used, apart = calibrate.divided(drawn, 6, 2, Source(text="a.txt"))
     assert [sequence.tokens[0] for sequence in apart] == [2, 6]
     assert [sequence.tokens[0] for sequence in used] == [0, 1, 3, 4, 5, 7]
-    with pytest.raises(CalibrationError, match=r"a.txt: 8 documents .* takes 8 of them"):
-        calibrate.divided(drawn, 8, Source(text="a.txt"))
 
 
-def test_a_source_that_is_too_small_for_both_is_told_what_is_held_out(tmp_path: Path) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"some words {n}"} for n in range(9)])
+@pytest.mark.parametrize(
+    ("rows", "used", "apart", "said"),
+    [
+        (9, 6, 2, "compared on 2 of its sequences, as it has 8 and ranking.held_out is 3; give"),
+        (3, 3, 0, "compared on the sequences that they are made from, as it has 3"),
+    ],
+)
+def test_a_small_source_holds_out_a_quarter_or_nothing_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, used: int, apart: int, said: str
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": f"some words {n}"} for n in range(rows)])
     settings = CalibrateSettings(
-        sources=(Source(jsonl=str(rows)),), sequences=8, sequence_length=64, held_out=3
+        sources=(Source(jsonl=str(path)),),
+        sequences=min(rows, 8),
+        sequence_length=64,
+        held_out=3,
     )
-    model = tiny_checkpoint(tmp_path / "model")
-    with pytest.raises(
-        CalibrationError,
-        match=r"it holds 9; .*; 3 of the 11 .* name a score",
-    ):
-        calibrate.run(Job(settings, model, {}, tmp_path))
+    calibrate.run(Job(settings, tiny_checkpoint(tmp_path / "model"), {}, tmp_path))
+    assert said in caplog.text
+    (source,) = CalibrationSummary.load(tmp_path).sources
+    assert (source.sequences, source.held_out_sequences) == (used, apart)
+    assert len(HeldOut.load(tmp_path).prompt_S) == (apart or used)
