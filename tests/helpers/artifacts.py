@@ -50,6 +50,7 @@ from tests.helpers.result_artifacts import (
     EVALUATION,
     MEASUREMENTS,
     SWEEP,
+    TUNING,
     VALIDATION,
 )
 
@@ -104,6 +105,8 @@ PLAN = Plan(
     predicted_loss=0.25,
     quantization=FORMATS,
 )
+
+FEWER_EXPERTS = PLAN.model_copy(update={"top_k": 1, "top_k_before": 2})
 
 LEDGER = Ledger(
     tensor_bytes=4096,
@@ -209,8 +212,8 @@ EXCHANGE = Exchange(
 )
 
 EXAMPLES: tuple[JsonArtifact, ...] = (
-    *(PLAN, LEDGER, QUANTIZATION, EXPORT, MARK, CALIBRATION, EXCHANGE, RANKING),
-    *(VALIDATION, DOCUMENTS, EVALUATION, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON),
+    *(FEWER_EXPERTS, LEDGER, QUANTIZATION, EXPORT, MARK, CALIBRATION, EXCHANGE, RANKING),
+    *(VALIDATION, DOCUMENTS, EVALUATION, MEASUREMENTS, BAKEOFF, SWEEP, REPORT, COMPARISON, TUNING),
     RunInfo(
         moe_export="0.2.0",
         recipe_sha256="a" * 64,

@@ -187,6 +187,7 @@ REPORT = Report(
         layers=1,
         experts_per_layer=2,
         experts_per_token=1,
+        experts_per_token_before=2,
         hidden_size=8,
         vocabulary_tokens=64,
         parameters=Parameters(before=1000, after=600),

@@ -22,6 +22,7 @@ from moe_export.artifacts.sweep import (
     Unpruned,
     Verdict,
 )
+from moe_export.artifacts.tuning import TunedSource, Tuning
 from moe_export.artifacts.validation import (
     AnswerEnds,
     Gate,
@@ -213,6 +214,7 @@ SWEEP = Sweep(
             decode_tokens_per_s=60.5,
             decode_ratio=1.2,
             speed_setting=SETTING,
+            top_k=1,
         ),
     ),
     verdicts=(
@@ -236,4 +238,32 @@ SWEEP = Sweep(
     speed_setting=SETTING,
     machine=MACHINE,
     versions={"python": "3.11.9"},
+)
+
+TUNING = Tuning(
+    method="esft",
+    objective="next_token",
+    top_k=2,
+    steps=2,
+    epochs=0.5,
+    tokens=99,
+    padding=0.25,
+    losses=(3.5, 3.25),
+    sources=(
+        TunedSource(
+            name="sums",
+            documents=8,
+            held_out_documents=2,
+            dropped_documents=1,
+            weight=2.0,
+            before=3.5,
+            after=3.0,
+        ),
+    ),
+    before=3.5,
+    after=3.0,
+    experts=((0, 2), ()),
+    trained_parameters=96,
+    changed=("model.layers.0.mlp.experts.0.up_proj.weight",),
+    equal=7,
 )
