@@ -1,4 +1,4 @@
-"""Variants of the model that a run exports, one folder each, and the files in it."""
+"""Variants of the model that a run exports, one folder each, their files, and names in graphs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,21 @@ MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 
 LOGITS_FROM = "logits_from"
 """Optional input of an exported graph: first position with logits, [1] int64; 0 unless fed."""
+
+PAST_PREFIX = "past_key_values."
+"""Beginning of the names of all inputs that carry a state, as in every runtime."""
+
+PRESENT_PREFIX = "present."
+"""Beginning of the names of the outputs with the state after the step."""
+
+
+def present_name(past: str) -> str:
+    """Name of the output that belongs to an input with a state.
+
+    >>> present_name("past_key_values.3.key")
+    'present.3.key'
+    """
+    return past.replace(PAST_PREFIX, PRESENT_PREFIX)
 
 
 def exported(export: Path) -> dict[str, Path]:

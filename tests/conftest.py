@@ -14,8 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from moe_export.op.library import LIBRARY_NAME
-from tests.helpers.cmake import LIBRARY, build
 from tests.helpers.shared import made_once
+from tools.cmake import LIBRARY, build
 
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)

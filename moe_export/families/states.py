@@ -12,12 +12,7 @@ from math import prod
 import numpy as np
 
 from moe_export.families.base import ModelSpec
-
-PAST_PREFIX = "past_key_values."
-"""Beginning of the names of all inputs that carry a state, as in every runtime."""
-
-PRESENT_PREFIX = "present."
-"""Beginning of the names of the outputs with the state after the step."""
+from moe_export.variants import PAST_PREFIX, present_name
 
 
 @dataclass(frozen=True)
@@ -49,15 +44,6 @@ class State:
         """Bytes of a sequence in a model of a dtype: of each token, or of all if they are fixed."""
         itemsize = np.dtype(np.float32 if self.is_wide else dtype).itemsize
         return prod(self.before) * prod(self.after or ()) * itemsize
-
-
-def present_name(past: str) -> str:
-    """Name of the output that belongs to an input with a state.
-
-    >>> present_name("past_key_values.3.key")
-    'present.3.key'
-    """
-    return past.replace(PAST_PREFIX, PRESENT_PREFIX)
 
 
 def layer_states(spec: ModelSpec, layer: int) -> tuple[State, ...]:

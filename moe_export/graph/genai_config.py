@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from moe_export.families.base import ModelSpec
-from moe_export.families.states import PAST_PREFIX, PRESENT_PREFIX, states
-from moe_export.variants import MODEL_FILE
+from moe_export.families.states import states
+from moe_export.variants import MODEL_FILE, PAST_PREFIX, PRESENT_PREFIX
 
 CONFIG_FILE = "genai_config.json"
 

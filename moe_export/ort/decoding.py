@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_export.families.states import present_name
 from moe_export.ort.session import NUMPY_TYPES, OrtModel
 from moe_export.ort.speculation import Speculation, taken
+from moe_export.variants import present_name
 
 GROWTH_TOKENS = 256
 """Tokens by which buffers get longer: copying them then costs little beside reading them."""

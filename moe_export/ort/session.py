@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import ArtifactError, DependencyError, RecipeError
-from moe_export.families.states import PAST_PREFIX, present_name
 from moe_export.op.library import library_path, register
 from moe_export.ort.cuda import require_cuda_kernels, require_cuda_libraries, require_cuda_model
 from moe_export.system.memory import trim
-from moe_export.variants import LOGITS_FROM, MODEL_FILE
+from moe_export.variants import LOGITS_FROM, MODEL_FILE, PAST_PREFIX, present_name
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Provider's name in a recipe to its name in ONNX Runtime."""

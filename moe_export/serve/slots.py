@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import RecipeError
-from moe_export.families.states import present_name
 from moe_export.ort.decoding import last_logits
 from moe_export.ort.session import OrtModel
+from moe_export.variants import present_name
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.checks import ALONE, TOGETHER
-from tests.helpers.cmake import TESTS, build
 from tests.helpers.shared import made_once
+from tools.cmake import TESTS, build
 
 
 @pytest.fixture(scope="session")

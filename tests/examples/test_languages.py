@@ -11,8 +11,8 @@ import pytest
 
 from moe_export.demo import checkpoint_dir
 from moe_export.stages.export import export_model
-from tests.helpers.cmake import build
 from tools.apps.answers import END, NEW_TOKENS, as_lines, demo_answers, demo_ids
+from tools.cmake import build
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

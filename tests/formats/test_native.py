@@ -14,7 +14,7 @@ import pytest
 from moe_export.errors import CheckpointError, ShapeError
 from moe_export.formats import FORMATS, known_to
 from moe_export.op import rounding as native
-from tests.native.executors import KERNELS
+from moe_export.testing.native_executors import KERNELS
 
 
 def weight_NK(shape: tuple[int, int], dtype: Any, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -64,7 +64,7 @@ def run_all(folder: Path, model: onnx.ModelProto, types: dict[str, Any]) -> dict
         "attention_mask": np.ones((BATCH, PAST + SEQUENCE), np.int64),
     }
     for value in session.get_inputs()[2:]:
-        shape = (BATCH, value.shape[1], PAST, value.shape[3])
+        shape = [AXES.get(size, size) for size in value.shape]
         feeds[value.name] = np.zeros(shape, NUMPY_TYPES[value.type])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, feeds), strict=True))

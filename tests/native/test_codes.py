@@ -15,7 +15,7 @@ from moe_export.formats import GRIDS, QuantizedMatrix
 from moe_export.op import spec
 from moe_export.testing.cases import Case, Inputs, inputs_of
 from moe_export.testing.executors import run_reference
-from tests.native.executors import KERNELS, NATIVE_QUANTIZED, run_kernel
+from moe_export.testing.native_executors import KERNELS, NATIVE_QUANTIZED, run_kernel
 
 WIDTH, HIDDEN = 40, 72
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cmake import TESTS, build
-from tests.native.executors import FASTEST, KERNELS
+from moe_export.testing.native_executors import FASTEST, KERNELS
+from tools.cmake import TESTS, build
 from tools.trust import sanitizers
 
 CASES = 1000

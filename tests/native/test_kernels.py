@@ -16,8 +16,7 @@ from moe_export.op import spec
 from moe_export.op.reference import gelu
 from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
 from moe_export.testing.executors import feeds, one_node_model, run_reference
-from moe_export.testing.tolerance import error_bound
-from tests.native.executors import (
+from moe_export.testing.native_executors import (
     KERNELS,
     NATIVE_KINDS,
     layer_of,
@@ -26,6 +25,7 @@ from tests.native.executors import (
     run_in_onnx_runtime,
     run_kernel,
 )
+from moe_export.testing.tolerance import error_bound
 
 # The kernels' own block of int8 activations, whatever the group size of the weights.
 BLOCK = 32

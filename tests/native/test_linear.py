@@ -27,7 +27,7 @@ from moe_export.testing.linear_cases import (
     packed_linear_model,
     run_linear_reference,
 )
-from tests.native.executors import KERNELS, NATIVE_KINDS, native_session
+from moe_export.testing.native_executors import KERNELS, NATIVE_KINDS, native_session
 
 BLOCK = 32
 ROUNDING_FORMATS = tuple(name for name, grid in GRIDS.items() if grid.codebook is None)

@@ -28,8 +28,7 @@ from moe_export.stages.export import export_model
 from moe_export.testing.c_library import OpenedLayer, RefusedError
 from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
 from moe_export.testing.executors import feeds
-from moe_export.testing.tiny import tiny_checkpoint
-from tests.native.executors import (
+from moe_export.testing.native_executors import (
     KERNELS,
     NATIVE_KINDS,
     NATIVE_QUANTIZED,
@@ -40,6 +39,7 @@ from tests.native.executors import (
     packed_model,
     run_kernel,
 )
+from moe_export.testing.tiny import tiny_checkpoint
 
 
 @pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
@@ -85,7 +85,7 @@ def test_the_bytes_are_the_same_whatever_the_kernel(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.native.executors import NATIVE_KINDS, packed\n"
+        "from moe_export.testing.native_executors import NATIVE_KINDS, packed\n"
         "from moe_export.testing.cases import CASES, inputs_of\n"
         "for kind in NATIVE_KINDS:\n"
         "    tensor = packed(Path(sys.argv[1]), inputs_of(CASES[18], *kind))\n"

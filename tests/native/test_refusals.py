@@ -21,7 +21,7 @@ from moe_export.op import spec
 from moe_export.testing.c_library import CLayer, RefusedError
 from moe_export.testing.cases import CASES, Inputs, inputs_of
 from moe_export.testing.executors import feeds, one_node_model
-from tests.native.executors import FASTEST, layer_of, native_session
+from moe_export.testing.native_executors import FASTEST, layer_of, native_session
 
 GOOD = inputs_of(CASES[2], "float32")
 FLAT = [tensor for expert in GOOD.experts for tensor in expert]

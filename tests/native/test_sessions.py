@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moe_export.testing.c_library import CLayer
 from moe_export.testing.cases import Case, inputs_of
 from moe_export.testing.executors import feeds, one_node_model
-from tests.native.executors import native_session
+from moe_export.testing.native_executors import native_session
 
 BUSY = Case("busy", (200, 0, 33, 96), tokens=24, top_k=3, hidden=256)
 

@@ -250,7 +250,9 @@ def test_genai_pads_with_the_end_token_where_the_model_has_no_other(tmp_path: Pa
 def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
     source = tiny_checkpoint(tmp_path / "source")
     (source / "generation_config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"generation_config.json cannot be read as JSON"):
+    with pytest.raises(
+        CheckpointError, match=r"generation_config.json cannot be read as a JSON object"
+    ):
         export_model(source, tmp_path / "out", "float32")
 
 

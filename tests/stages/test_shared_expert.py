@@ -193,15 +193,21 @@ def test_refitted_the_shared_expert_is_the_least_squares_one_beside_the_others(
     model = load_torch_model(folders["model"], torch.float32)
     block = next(m for m in model.modules() if getattr(m, "layer", None) == layer)
     block.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, 1)))
+    streams: list[torch.Tensor] = []
+    model.base_model.layers[layer].register_forward_hook(
+        lambda _module, _args, out: streams.append(torch.atleast_3d(out)[0])
+    )
     for number, tokens in enumerate(Calibration.load(folders["calibrate"]).sequences()):
         if number % 8 != 7:  # the others are held out
             model(torch.from_numpy(tokens.astype(np.int64))[None], use_cache=False)
     x_TD = torch.cat(seen)
-    missing_TD = whole(x_TD) - small(x_TD)
+    # The squared error of a token counts as a share of the unpruned residual stream's square.
+    weight_T1 = 1 / (torch.cat(streams).square().mean(-1, keepdim=True) + spec.norm_epsilon)
+    missing_TD = (whole(x_TD) - small(x_TD)) * weight_T1
     h_TP = hidden(small.all_experts[-1], x_TD) * small.shared_weight(x_TD)
     name = spec.name("shared_down", layer)
     made, before = (torch.from_numpy(Checkpoint(f).read(name)) for f in (refit, plain))
-    pull = 0.1 * h_TP.square().sum(0).mean()
+    pull = 0.1 * (weight_T1 * h_TP.square()).sum(0).mean()
     gradient_DP = missing_TD.T @ h_TP - pull * (made - before)
     # Sums of 672 terms in float32, in another order.
     assert gradient_DP.abs().max() < 1e-4 * (pull * (made - before)).abs().max()

@@ -21,7 +21,7 @@ import numpy as np
 from moe_export.op import c_interface
 from moe_export.op.reference import ragged_moe
 from moe_export.testing.cases import CASES, inputs_of
-from tests.native.executors import NATIVE_KINDS, run_in_onnx_runtime
+from moe_export.testing.native_executors import NATIVE_KINDS, run_in_onnx_runtime
 from tools.trust.kinds.nodes import RAN, hostile_node, outcome
 
 THREADS = (1, 2, 3)

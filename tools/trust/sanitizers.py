@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.op.library import LIBRARY_NAME
-from tests.helpers.cmake import TESTS, build
-from tests.native.executors import KERNELS
+from moe_export.testing.native_executors import KERNELS
+from tools.cmake import TESTS, build
 from tools.trust.kinds.nodes import RAN, REFUSED
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from moe_export.testing.linear_cases import (
     linear_model,
     packed_linear_model,
 )
-from tests.native.executors import NATIVE_KINDS, native_session, packed, packed_model
+from moe_export.testing.native_executors import NATIVE_KINDS, native_session, packed, packed_model
 
 Feeds = dict[str, NDArray[Any]]
 RAN, REFUSED = "run", "refused"

@@ -38,8 +38,7 @@ bool wants_copy(Api api, const std::string& node) {
   const char* setting = std::getenv("MOE_EXPORT_WEIGHTS");
   if (setting == nullptr || std::strcmp(setting, "mapped") == 0) return false;
   if (std::strcmp(setting, "copy") == 0) return true;
-  fail(api, node,
-       "MOE_EXPORT_WEIGHTS is '" + std::string(setting) + "', expected mapped or copy");
+  fail(api, node, "MOE_EXPORT_WEIGHTS is '" + std::string(setting) + "', expected mapped or copy");
 }
 
 }  // namespace

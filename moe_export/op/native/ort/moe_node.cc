@@ -42,8 +42,7 @@ class MoeNode {
            "a shared expert in packed and the last input shared_weight go together");
     }
     auto layer = Layer::over(problem, packed.data() + first_panel, kernels);
-    return new MoeNode(api, info.name(), kPackedSharedWeight, std::move(layer),
-                       packed.take_copy());
+    return new MoeNode(api, info.name(), kPackedSharedWeight, std::move(layer), packed.take_copy());
   }
 
   Status* compute(ort::KernelContext* context) const {

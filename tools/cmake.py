@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "native"
-LIBRARY = Path(__file__).parents[2] / "moe_export" / "op" / "native"
+TESTS = Path(__file__).parents[1] / "tests" / "native"
+LIBRARY = Path(__file__).parents[1] / "moe_export" / "op" / "native"
 
 
 def build(source: Path, target: str, folder: Path, defines: dict[str, str] | None = None) -> Path:
