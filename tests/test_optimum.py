@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import moe_export
 from moe_export.demo import checkpoint_dir
 from moe_export.demo.tasks import test_items as items_of
+from moe_export.errors import DependencyError
 from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.stages.export import export_model
@@ -93,12 +94,19 @@ def test_beams_sampling_and_the_pipeline_run(
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
-def test_every_family_generates_the_same_tokens(row: FamilyRow, tmp_path: Path) -> None:
+def test_every_family_generates_the_same_tokens_or_is_refused(
+    row: FamilyRow, tmp_path: Path
+) -> None:
     source = tiny_checkpoint(tmp_path / "source", base=row.config)
     pruned = pruned_checkpoint(source, tmp_path / "pruned", row.widths(24, 0, 7, 16))
     export_model(pruned, tmp_path / "out", "float32")
     ids = list(range(40, 52))
-    expected = list(generate(OrtModel(tmp_path / "out"), ids, 8, [256]))
+    own = OrtModel(tmp_path / "out")
+    if own.fixed_states:
+        with pytest.raises(DependencyError, match=r"no cache for .*_state; load the model by moe_"):
+            ORTModelForCausalLM.from_pretrained(tmp_path / "out")
+        return
+    expected = list(generate(own, ids, 8, [256]))
     model = ORTModelForCausalLM.from_pretrained(tmp_path / "out")
     inputs = torch.tensor([ids])
     tokens = model.generate(
