@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -21,6 +22,7 @@ from moe_export.op import spec
 from moe_export.op.function import OPSET
 from moe_export.op.linear import linear
 from moe_export.op.linear_function import linear_function
+from moe_export.op.packed_linear import LinearLayout, LinearPacker
 from moe_export.op.reference import Weight, weight_values
 from moe_export.testing.executors import session_of
 from moe_export.testing.tolerance import activation_error
@@ -112,6 +114,20 @@ def linear_model(inputs: LinearInputs, *, with_function: bool = True) -> onnx.Mo
     return _one_node(
         inputs, spec.LINEAR_NAME, weights, attributes, [function] if with_function else []
     )
+
+
+def packed_linear(library: Path, inputs: LinearInputs) -> NDArray[np.uint8]:
+    """Bytes of the matrix and of its bias in the layout of `LinearPacked`, from a library."""
+    depth, columns = inputs.weight.shape
+    has_bias = inputs.bias is not None
+    layout = LinearLayout(inputs.format_name, inputs.group_size, depth, columns, has_bias)
+    parts = [np.frombuffer(layout.header(), np.uint8)]
+    if inputs.bias is not None:
+        parts.append(layout.bias(inputs.bias).view(np.uint8))
+    parts.append(LinearPacker(layout, library).panels(inputs.weight, "the matrix"))
+    tensor = np.concatenate(parts)
+    assert tensor.nbytes == layout.total_bytes
+    return tensor
 
 
 def packed_linear_model(packed: NDArray[np.uint8], inputs: LinearInputs) -> onnx.ModelProto:

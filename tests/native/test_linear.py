@@ -24,6 +24,7 @@ from moe_export.testing.linear_cases import (
     linear_error_bound,
     linear_inputs_of,
     linear_model,
+    packed_linear,
     packed_linear_model,
     run_linear_reference,
 )
@@ -48,19 +49,6 @@ def linear_of(library: Path, inputs: LinearInputs, kernel: str | None, **other: 
     )
 
 
-def packed(library: Path, inputs: LinearInputs) -> NDArray[np.uint8]:
-    depth, columns = inputs.weight.shape
-    has_bias = inputs.bias is not None
-    layout = LinearLayout(inputs.format_name, inputs.group_size, depth, columns, has_bias)
-    parts = [np.frombuffer(layout.header(), np.uint8)]
-    if inputs.bias is not None:
-        parts.append(layout.bias(inputs.bias).view(np.uint8))
-    parts.append(LinearPacker(layout, library).panels(inputs.weight, "the matrix"))
-    tensor = np.concatenate(parts)
-    assert tensor.nbytes == layout.total_bytes
-    return tensor
-
-
 def assert_equals_the_reference(y: NDArray[Any], inputs: LinearInputs, block: int) -> None:
     expected = run_linear_reference(inputs)
     assert (y.dtype, y.shape) == (expected.dtype, expected.shape)
@@ -79,7 +67,7 @@ def test_a_kernel_equals_the_reference_on_any_threads_packed_or_not(
         inputs = linear_inputs_of(case, *kind)
         y = linear_of(library, inputs, kernel).run(inputs.x)
         assert_equals_the_reference(y, inputs, BLOCK)
-        tensor = packed(library, inputs)
+        tensor = packed_linear(library, inputs)
         columns, dtype = inputs.weight.shape[1], inputs.x.dtype.name
         opened = OpenedLinear(library, tensor, columns, x_dtype=dtype, kernel=kernel)
         for num_threads in (1, 3):
@@ -91,7 +79,10 @@ def test_onnx_runtime_gives_the_bits_of_the_kernel(library: Path, kind: Kind) ->
     for case in LINEAR_CASES:
         inputs = linear_inputs_of(case, *kind)
         expected = linear_of(library, inputs, None).run(inputs.x)
-        for model in (linear_model(inputs), packed_linear_model(packed(library, inputs), inputs)):
+        for model in (
+            linear_model(inputs),
+            packed_linear_model(packed_linear(library, inputs), inputs),
+        ):
             y = native_session(library, model).run(None, {"x": inputs.x})[0]
             np.testing.assert_array_equal(y, expected)
 
@@ -142,7 +133,7 @@ def test_the_bytes_are_as_documented(library: Path) -> None:
         "int4",
         32,
     )
-    tensor = packed(library, inputs)
+    tensor = packed_linear(library, inputs)
     block = 64 * 2 + 32 * 64 // 2
     assert tensor[:8].tobytes() == b"moelin\0\0"
     assert tensor[8:24].view("<u4").tolist() == [1, 4, 32, 1]
@@ -234,7 +225,7 @@ def test_an_x_that_does_not_fit_is_refused(library: Path, x: Any, message: str) 
 def test_packed_bytes_that_do_not_fit_are_refused(
     library: Path, place: int, value: int, message: str
 ) -> None:
-    tensor = packed(library, linear_inputs_of(BIASED, *INT4))
+    tensor = packed_linear(library, linear_inputs_of(BIASED, *INT4))
     tensor[place] = value
     with pytest.raises(RefusedError, match=message):
         OpenedLinear(library, tensor, 100, x_dtype="float16")
@@ -249,14 +240,14 @@ def test_a_session_names_the_node_that_it_refuses(library: Path) -> None:
     model.graph.node[0].attribute[0].s = b"int8"
     with pytest.raises(Exception, match="Linear node 'the head': weight is int4"):
         native_session(library, model)
-    model = packed_linear_model(packed(library, inputs)[:-1], inputs)
+    model = packed_linear_model(packed_linear(library, inputs)[:-1], inputs)
     with pytest.raises(Exception, match=r"LinearPacked node '.*': packed has"):
         native_session(library, model)
 
 
 def test_a_packed_model_passes_the_checker(library: Path) -> None:
     inputs = linear_inputs_of(BIASED, *INT4)
-    onnx.checker.check_model(packed_linear_model(packed(library, inputs), inputs), True)
+    onnx.checker.check_model(packed_linear_model(packed_linear(library, inputs), inputs), True)
 
 
 def test_a_matrix_of_another_format_is_no_matrix_of_the_layout(library: Path) -> None:

@@ -19,8 +19,8 @@ from random import Random
 import numpy as np
 
 from moe_export.op import c_interface
-from moe_export.op.reference import ragged_moe
 from moe_export.testing.cases import CASES, inputs_of
+from moe_export.testing.executors import run_reference
 from moe_export.testing.native_executors import NATIVE_KINDS, run_in_onnx_runtime
 from tools.trust.kinds.nodes import RAN, hostile_node, outcome
 
@@ -35,15 +35,7 @@ def table(library: Path, first: int, step: int) -> Counter[str]:
     for case, kind in pairs:
         inputs = inputs_of(case, *kind)
         y = run_in_onnx_runtime(library, inputs).astype(np.float64)
-        expected = ragged_moe(
-            inputs.x,
-            inputs.expert_indices,
-            inputs.routing_weights,
-            inputs.experts,
-            inputs.shared,
-            inputs.shared_weight,
-            inputs.activation,
-        ).astype(np.float64)
+        expected = run_reference(inputs).astype(np.float64)
         most = np.abs(expected).max(initial=0)
         assert np.abs(y - expected).max(initial=0) <= MOST_RELATIVE * most, (case, kind)
     return Counter({RAN: len(pairs)})

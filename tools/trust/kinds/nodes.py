@@ -13,14 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.op import spec
-from moe_export.op.packed_linear import LinearLayout, LinearPacker
 from moe_export.testing.cases import CASES, inputs_of
 from moe_export.testing.executors import feeds, one_node_model
 from moe_export.testing.linear_cases import (
     LINEAR_CASES,
-    LinearInputs,
     linear_inputs_of,
     linear_model,
+    packed_linear,
     packed_linear_model,
 )
 from moe_export.testing.native_executors import NATIVE_KINDS, native_session, packed, packed_model
@@ -82,20 +81,10 @@ def _linear(random: Random, _: Path) -> tuple[onnx.ModelProto, Feeds]:
 
 def _linear_packed(random: Random, library: Path) -> tuple[onnx.ModelProto, Feeds]:
     inputs = linear_inputs_of(random.choice(LINEAR_CASES), *random.choice(NATIVE_KINDS))
-    return packed_linear_model(_packed_matrix(library, inputs), inputs), {"x": inputs.x.copy()}
+    return packed_linear_model(packed_linear(library, inputs), inputs), {"x": inputs.x.copy()}
 
 
 GOOD = (_ragged, _ragged_packed, _linear, _linear_packed)
-
-
-def _packed_matrix(library: Path, inputs: LinearInputs) -> NDArray[np.uint8]:
-    depth, columns = inputs.weight.shape
-    has_bias = inputs.bias is not None
-    layout = LinearLayout(inputs.format_name, inputs.group_size, depth, columns, has_bias)
-    parts = [np.frombuffer(layout.header(), np.uint8)]
-    if inputs.bias is not None:
-        parts.append(layout.bias(inputs.bias).view(np.uint8))
-    return np.concatenate([*parts, LinearPacker(layout, library).panels(inputs.weight, "matrix")])
 
 
 def _copied(fed: Feeds) -> Feeds:
