@@ -38,6 +38,7 @@ from moe_export.stages import STAGES
 from moe_export.stages.job import Job
 from moe_export.system.digests import Digests
 from moe_export.system.disk import disk_error
+from moe_export.system.early_digests import early_digests
 from moe_export.system.files import entries, sync
 from moe_export.system.memory import PeakMemory
 from moe_export.system.progress import Progress
@@ -177,7 +178,7 @@ class Run:
         if is_shared:
             self.workers.tell(_as_message(step, job))
         stage = importlib.import_module(f"moe_export.stages.{step.stage}")
-        with PeakMemory() as memory:
+        with PeakMemory() as memory, early_digests(self._digests, out):
             try:
                 stage.run(job)
             except OSError as error:

@@ -139,10 +139,10 @@ def export_model(
     """
     libraries = library_files(platforms, wheels) if library else {}
     checkpoint, spec = open_checkpoint(checkpoint_dir)
-    if spec.compressed is not None or spec.condensers is not None:
+    if spec.condensers is not None:
         raise RecipeError(
-            f"{checkpoint_dir}: models with compressed experts or a router bias run in torch alone "
-            "so far; export a model without them"
+            f"{checkpoint_dir}: models with a router bias run in torch alone so far; export a "
+            "model without one"
         )
     if not (checkpoint_dir / "tokenizer.json").exists():
         raise CheckpointError(

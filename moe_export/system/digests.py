@@ -95,9 +95,19 @@ class Digests:
             return known[1]
         started_ns = time.time_ns()
         digest = file_sha256(path)
-        if _facts(path) == facts and max(facts[3:]) < started_ns - RESOLUTION_NS:
+        if _facts(path) == facts and _is_old(facts, started_ns):
             self._known[name] = (facts, digest)
         return digest
+
+    def can_keep(self, path: Path) -> bool:
+        """Tells whether the file's digest is unknown, and will be known once it is computed.
+
+        Raises:
+            OSError: the file is missing.
+        """
+        facts = _facts(path)
+        known = self._known.get(str(path.absolute()))
+        return (known is None or known[0] != facts) and _is_old(facts, time.time_ns())
 
 
 def memory_file() -> Path:
@@ -117,6 +127,11 @@ def cache_folder() -> Path:
 def _facts(path: Path) -> Facts:
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _is_old(facts: Facts, now_ns: int) -> bool:
+    """Tells whether a later change would show in the times of the file."""
+    return max(facts[3:]) < now_ns - RESOLUTION_NS
 
 
 def _read(memory: Path) -> dict[str, tuple[Facts, str]]:

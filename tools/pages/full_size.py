@@ -3,6 +3,7 @@
     python -m tools.pages full_size HOME [--layers N]
     python -m tools.pages full_size HOME --dense
     python -m tools.pages full_size HOME --workers
+    python -m tools.pages full_size HOME --costs FILE
 
 Makes a checkpoint of the shapes of Qwen1.5-MoE-A2.7B (28.6 GB of random weights) and a recipe in
 HOME, runs it with one process for each stage, times `cp` there, and writes the page. Files that are
@@ -15,11 +16,16 @@ checkpoint and `run/export`; the rest of the first part can be removed before.
 
 `--workers` scores three layers of the same shapes with one process and with two, one thread each,
 and adds their times. It needs 5 GB.
+
+`--costs FILE` adds what `python -m tools.trust costs HOME --layers 24 --out FILE` measured: the
+three stages that copy weights, with hashing and syncing and without. It needs 54 GB, checkpoint
+included.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from moe_export.stages import MAIN_JOB
@@ -38,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, help="number of layers (default: all 24)")
     parser.add_argument("--dense", action="store_true", help="second part: dense decoding")
     parser.add_argument("--workers", action="store_true", help="third part: two processes")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="fourth part: hashing, syncing")
 
 
 def make(arguments: argparse.Namespace) -> None:
@@ -47,6 +54,9 @@ def make(arguments: argparse.Namespace) -> None:
         figures = read_data(NAME) | {"turns": against_dense(home)}
     elif arguments.workers:
         figures = read_data(NAME) | {"workers": shared_out(home)}
+    elif arguments.costs is not None:
+        costs = json.loads(arguments.costs.read_text(encoding="utf-8"))["costs"]
+        figures = read_data(NAME) | {"costs": costs}
     else:
         prepare(home, arguments.layers)
         for stage in (each for each in MAIN_JOB if each != "eval"):

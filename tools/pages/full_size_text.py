@@ -103,6 +103,8 @@ def checks(data: Mapping[str, Any]) -> list[list[str]]:
         rows += turns(data["turns"])
     if "workers" in data:
         rows.append(by_workers(data["workers"]))
+    if "costs" in data:
+        rows.append(of_hashing_and_syncing(data["costs"]))
     return [list(row) for row in rows]
 
 
@@ -133,4 +135,16 @@ def by_workers(data: Mapping[str, Any]) -> tuple[str, str]:
     return (
         f"{what}, by 1 / 2 processes of one thread",
         f"{seconds(one)} / {seconds(two)}, {one / two:.2f} times as fast, {same}",
+    )
+
+
+def of_hashing_and_syncing(costs: Mapping[str, Any]) -> tuple[str, str]:
+    """Row that compares runs with hashing and syncing to runs without them."""
+    walls_s = costs["median_wall_s"]
+    both, neither = walls_s["both"], walls_s["neither"]
+    what = f"of {costs['layers']} layers, with / without hashing and syncing"
+    how = f"medians of {costs['repeats']} runs in turn, imports included"
+    return (
+        f"prune, quantize and export {what}",
+        f"{seconds(both)} / {seconds(neither)}, {both / neither - 1:+.1%} ({how})",
     )
