@@ -66,7 +66,7 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     stored = {}
     for name, tensor in spec.tensors.items():
         if format_in(spec, name) is None:
-            own = spec.quantization.float_of(tensor.role, tensor.layer)
+            own = tensor.stored or spec.quantization.float_of(tensor.role, tensor.layer)
             stored[name] = StoredTensor(tensor.shape, None if own is None else np.dtype(own))
             continue
         for suffix, (shape, dtype) in _parts(spec, name).items():

@@ -13,9 +13,10 @@ from moe_export.graph.builder import GraphBuilder
 
 
 def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
-    """Routing weights and numbers of the chosen experts, both [T, K].
+    """Routing weights and numbers of the chosen experts, both [T, K], in the router's order.
 
-    All steps after the product with the router's weights are in float32, as in transformers.
+    All steps after the product with the router's weights are in float32, as in transformers, and
+    so are the weights.
     """
     spec, prefix = builder.spec, f"layers.{layer}.router"
     narrow = builder.dtype != "float32"
@@ -38,8 +39,6 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
     if spec.routing_scale != 1:
         scale = _float(builder, "routing_scale", spec.routing_scale)
         weights = builder.op("Mul", weights, scale, name=f"{prefix}.scaled")
-    if narrow:
-        weights = _cast(builder, weights, builder.float_type, f"{prefix}.weights")
     return weights, indices
 
 

@@ -60,8 +60,8 @@ def model_facts(prune: Path, plan: Plan, importance: Importance) -> ModelFacts:
         vocabulary_tokens=after.vocab_size,
         parameters=Parameters(before=before.parameters, after=after.parameters),
         active_parameters_per_token=ActiveParameters(
-            before=active_parameters(before, token_shares(tokens, before.top_k)),
-            after=active_parameters(after, token_shares(tokens, after.top_k)),
+            before=active_parameters(before, token_shares(tokens, before)),
+            after=active_parameters(after, token_shares(tokens, after)),
         ),
     )
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import numpy as np
-
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
@@ -157,8 +155,7 @@ def _size_of(spec: ModelSpec, keep: float, name: str) -> ModelSize:
     model = replace(narrowed(spec, keep), quantization=_quantization(name))
     dtype: Dtype = "float32" if name == "float32" else "float16"
     size_bytes = predicted_bytes(model, dtype)
-    equally_E = np.full(spec.num_experts, spec.top_k / spec.num_experts)
-    active_bytes = size_bytes.active_bytes(model, [equally_E] * spec.num_layers)
+    active_bytes = size_bytes.active_bytes(model, uniform_shares(spec))
     return ModelSize(
         keep,
         name,

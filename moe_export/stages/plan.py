@@ -153,7 +153,7 @@ def _export_bytes(
 
     def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
         predicted = planned_bytes(model, dtype, settings)
-        shares = token_shares(tokens_per_expert, model.top_k)
+        shares = token_shares(tokens_per_expert, model)
         return PlannedBytes(
             total_bytes=predicted.total_bytes,
             by_class=predicted.by_class,
