@@ -32,11 +32,12 @@ from moe_export.reporting.sizes import sizes_of
 from moe_export.runner.source_model import locate
 from moe_export.runner.steps import Step
 from moe_export.runner.watcher import Watcher
+from moe_export.stages.export import export_model
 from moe_export.system.machine import machine, versions
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model import load_torch_model
 from tools.pages.page import data_file, read_data, rounded, write_page
-from tools.pages.tuning_arms import ARMS, BY_NAME, Arm, recipe_of
+from tools.pages.tuning_arms import ARMS, BY_NAME, HALF_TUNED, MORE_TUNED, Arm, recipe_of
 from tools.pages.tuning_skills import write_skills
 from tools.pages.tuning_words import markdown
 
@@ -44,6 +45,9 @@ __all__ = ["add_options", "make", "markdown"]
 
 KEEPS = (0.5, 0.25)
 SPEED = Settings(threads=(1,), batches=(1,), prompt_tokens=(64,), new_tokens=128, repeats=15)
+
+TIMED = ("source", HALF_TUNED, "compressed, input", "compressed, tied", MORE_TUNED)
+"""Ways whose exports differ in speed and run in the native library."""
 
 Row = dict[str, Any]
 
@@ -58,7 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=150, help="steps of each training")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of all weights")
     parser.add_argument("--pruned", action="store_true", help="prune each model as well")
-    parser.add_argument("--speed", action="store_true", help="time exports of the ways' first seed")
+    parser.add_argument(
+        "--speed", action="store_true", help="time exports of the models of the first seed"
+    )
     parser.add_argument("--new", action="store_true", help="forget what the page has")
 
 
@@ -201,11 +207,15 @@ class _StepClock(Watcher):
 def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Decoding speed of every way's first model, exported as it is; the models take turns."""
     models = []
-    for arm in (BY_NAME[name] for name in arguments.arms):
+    for arm in (BY_NAME[name] for name in TIMED if name in arguments.arms):
         seed = arguments.seeds[0] if arm.tunes else None
-        folder = _folder(arguments, arm, seed)
-        moe_export.run(_recipe(arguments, arm, seed, 1.0), folder, until="export", threads=1)
-        models.append(Model(arm.name, folder / "export" / "pruned"))
+        recipe, folder = _recipe(arguments, arm, seed, 1.0), _folder(arguments, arm, seed)
+        moe_export.run(recipe, folder, until="tune" if arm.tunes else "calibrate", threads=1)
+        out = arguments.run / "exported" / folder.name
+        if not out.is_dir():
+            tuned = folder / "tune" if arm.tunes else locate(recipe.model)
+            export_model(tuned, out, "float32", library=True)
+        models.append(Model(arm.name, out))
     result = bench(models, SPEED)
     return {
         "kernel": result["kernel"],
