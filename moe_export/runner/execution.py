@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
         if state.fresh and state.step.folder not in forced:
             continue
         if isinstance(settings, TuneSettings):
-            check_method(spec, settings.method)
+            check_method(replace(spec, top_k=settings.top_k or spec.top_k), settings)
         if isinstance(settings, TuneSettings) and settings.after is None:
             require_memory(spec, settings, host.physical_bytes())
         if isinstance(settings, ValidateSettings):

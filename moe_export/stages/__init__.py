@@ -27,7 +27,7 @@ class StageFacts:
 
 STAGES: dict[str, StageFacts] = {
     # Where the recipe tunes the model first, stages that read `tune` take it for the source.
-    "tune": StageFacts(1, ()),
+    "tune": StageFacts(2, ()),
     "calibrate": StageFacts(4, ("tune",)),
     "importance": StageFacts(5, ("tune", "calibrate"), is_shared=True),
     "ranking": StageFacts(1, ("tune", "calibrate", "importance")),

@@ -188,6 +188,22 @@ class RaggedMoEBlock(Recordable):
             logits_TE = self.condensed.choice_logits(logits_TE)
         return choice_scores(logits_TE, self.spec, self.choice_bias)
 
+    def choice_shares(self, x_TD: Tensor) -> Tensor:
+        """Softmax [T, E] of the logits that decide the choice, in at least float32."""
+        choice_TE = self.choice_scores(x_TD)
+        wide = torch.promote_types(choice_TE.dtype, torch.float32)
+        return torch.softmax(choice_TE, dim=-1, dtype=wide)
+
+    @property
+    def own_condensers(self) -> tuple[int, ...]:
+        """Numbers of the experts that every token of the layer gets."""
+        return () if self.spec.condensers is None else self.spec.condensers.experts[self.layer]
+
+    @property
+    def router_bias(self) -> Tensor:
+        """Bias [E] of the logits, float32; the model must have one."""
+        return self._parameter("router_bias")
+
     @property
     def router(self) -> Matrix:
         """Linear map [E, D] that gives the logit of each expert."""
@@ -205,8 +221,7 @@ class RaggedMoEBlock(Recordable):
         rule = self.spec.condensers
         if rule is None:
             return None
-        bias_E = self._parameter("router_bias")
-        return Condensed(bias_E, rule.experts[self.layer], rule.bias_in_weights)
+        return Condensed(self.router_bias, self.own_condensers, rule.bias_in_weights)
 
     @property
     def vectors(self) -> Vectors | None:
