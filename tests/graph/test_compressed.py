@@ -16,6 +16,7 @@ from moe_export.families import open_checkpoint, spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import Layout
 from moe_export.recipe import QuantizeSettings
+from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.stages.quantize import run as quantize
 from moe_export.testing.families import ROWS, FamilyRow
@@ -174,10 +175,12 @@ def test_a_token_reads_the_vectors_of_its_auxiliary_experts_alone(tmp_path: Path
     assert active - plain == 3 * 2 * (64 + 24) * 4
 
 
-def test_packed_refuses_an_input_of_its_own_for_up(tmp_path: Path) -> None:
+def test_the_native_kernels_refuse_an_input_of_its_own_for_up(tmp_path: Path) -> None:
     source = tiny(tmp_path / "source", "three")
     with pytest.raises(RecipeError, match=r"export.layout is packed, .* tune it in the form tied"):
         exported(source, tmp_path / "packed", layout="packed")
+    with pytest.raises(RecipeError, match=r"export.library is true, and this .*_form three"):
+        export_model(source, tmp_path / "library", "float32", library=True)
     portable = exported(source, tmp_path / "portable")
     with pytest.raises(Exception, match="the input up_scale is not known to the native kernels"):
         Decoder(portable, native=True)
