@@ -123,8 +123,8 @@ def _configure_torch(threads: int | None) -> None:
     # torch reads these when it is first loaded. Its threads spin while they wait otherwise; beside
     # other work that made importance ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Torch logs a lost connection with its C++ stack; ours is one sentence.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Torch logs a lost connection with its C++ stack, as warning or error; ours is one sentence.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     threads = threads or threads_of_torch()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
