@@ -61,6 +61,9 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     assert load_recipe(again) == recipe
 
 
+COMPRESSED = "tune: {method: compressed_experts, sources: [{demo: sums}]}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -187,6 +190,25 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (
             MINIMAL + "export: {layout: packed}\nvalidate: {operator: portable}\n",
             "export.layout packed runs in the native library only; set validate.operator to native",
+        ),
+        (
+            MINIMAL + COMPRESSED + "prune: {save_padded: true}\n",
+            "prune.save_padded is for stock loaders, which would drop the tensors that tune.method",
+        ),
+        (
+            MINIMAL + COMPRESSED + "export: {dtype: float16}\nvalidate: {providers: [cuda]}\n",
+            "native kernels do not know compressed experts; set validate.operator to portable",
+        ),
+        *(
+            (
+                MINIMAL + COMPRESSED.replace("}\n", ", compressed: {form: three}}\n") + settings,
+                "set export.library to false, export.layout to portable and validate.operator",
+            )
+            for settings in (
+                "",
+                "export: {library: false}\n",
+                "export: {library: true}\nvalidate: {operator: portable}\n",
+            )
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
