@@ -41,9 +41,10 @@ def build_decoder(
 
     Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with padding
     on any side, and the states of each layer (`families.states`), such as `past_key_values.{i}.key`
-    and `.value` [batch, kv_heads, past, head_dim]. Outputs: `logits` [batch, sequence, vocab] and
-    the new states, such as `present.{i}.key`, all in `dtype`. Batch, sequence and past are open;
-    ONNX Runtime's attention takes more than one new token after a past only for a batch of one.
+    and `.value` [batch, kv_heads, past, head_dim]; latent attention has one head there. Outputs:
+    `logits` [batch, sequence, vocab] and the new states, such as `present.{i}.key`, all in `dtype`.
+    Batch, sequence and past are open; ONNX Runtime's attention takes more than one new token after
+    a past only for a batch of one.
 
     The optional input `logits_from` [1] int64 is the first position of `sequence` that logits are
     computed of, counted from the end if negative. It is 0 unless fed; with -1 `logits` is

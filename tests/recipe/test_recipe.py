@@ -308,6 +308,13 @@ def test_genai_runs_on_cuda_where_the_recipe_measures_on_cuda(tmp_path: Path) ->
         assert load_recipe(recipe_with(tmp_path, text)).export.genai_provider == provider
 
 
+@pytest.mark.parametrize("value", ["9223372036854775808", "true", "{a: 1}", "cuda"])
+def test_providers_that_are_no_list_are_refused(tmp_path: Path, value: str) -> None:
+    path = recipe_with(tmp_path, MINIMAL + f"validate: {{providers: {value}}}\n")
+    with pytest.raises(RecipeError, match=r"'validate\.providers' is"):
+        load_recipe(path)
+
+
 def test_nothing_to_export_is_refused(tmp_path: Path) -> None:
     path = recipe_with(tmp_path, MINIMAL + "export: {pruned: false}\n")
     with pytest.raises(RecipeError, match="nothing is quantized, so there is nothing to export"):

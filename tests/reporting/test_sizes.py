@@ -13,6 +13,7 @@ from moe_export.demo import checkpoint_dir
 from moe_export.errors import CheckpointError, RecipeError
 from moe_export.families import spec_of
 from moe_export.reporting.sizes import KEEPS, SIZE_FORMATS, narrowed, sizes_of
+from moe_export.testing.published import DEEPSEEK_V2_LITE
 from moe_export.testing.synthetic_checkpoint import config_of
 
 QWEN15_MOE = config_of("qwen2_moe", "qwen1.5-moe-a2.7b")
@@ -50,6 +51,16 @@ def test_sizes_of_a_folder_are_printed_with_the_defaults_of_the_module(
     (model,) = sizes_of(config, (0.5,), ("int8",)).models
     assert f"{model.file_bytes:,}" in row
     assert "KV cache" in printed
+
+
+def test_latent_attention_caches_one_vector_of_all_heads_per_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK_V2_LITE))
+    assert main(["sizes", str(tmp_path), "--keep", "1", "--formats", "int4"]) == 0
+    printed = capsys.readouterr().out
+    assert "15.7065 B" in printed
+    assert f"in float16 {27 * (512 + 64) * 2:,} bytes per token of context: 0.12 GiB" in printed
 
 
 def test_a_config_that_is_missing_or_of_no_family_is_refused(

@@ -13,6 +13,8 @@ HERE = Path(__file__).parent
 PROCESSORS = ("cortex-a72", "cortex-a76", "max")
 """Processors that qemu emulates: with Armv8-A alone, with dot products, with everything."""
 
+NO_EMULATOR = "qemu-aarch64 is not installed: it is in Debian's package qemu-user-static"
+
 _GNU = "aarch64-linux-gnu-g++"
 _MUSL = zig.Target("aarch64-linux-musl", "Linux", "aarch64")
 
@@ -30,11 +32,16 @@ class Found:
     compiler: str | None
 
 
+def find_emulator() -> str | None:
+    """Finds qemu for programs of 64-bit Arm; None if it is not installed."""
+    return shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+
+
 def find() -> Found | str:
     """The tools that are needed, or one sentence about the one that is missing."""
-    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    emulator = find_emulator()
     if emulator is None:
-        return "qemu-aarch64 is not installed: it is in Debian's package qemu-user-static"
+        return NO_EMULATOR
     compiler = shutil.which(_GNU)
     if compiler is None and not zig.is_installed():
         return (
