@@ -53,6 +53,9 @@ ATTENTION_TYPES = ("full_attention", "sliding_attention")
 HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
+CACHED_UNIT = 16
+"""Unit of the vectors in the cache of latent attention: both halves are multiples of 8."""
+
 
 def is_pruned(config: dict[str, Any]) -> bool:
     """True for the config of a pruned checkpoint, and of an export of one.
@@ -178,7 +181,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     head_dim, num_kv_heads = _read_heads(reader, latent)
     rotated = float(reader.number_or("rotated", 1.0))
     rotary_dim = int(head_dim * rotated) if latent is None else latent.rope_dim
-    _check_heads(reader, head_dim, rotary_dim)
+    _check_heads(reader, head_dim if latent is None else rotary_dim, rotary_dim)
     _check_experts(reader)
     widths = _read_widths(reader, config)
     has_dense_layers = any(not layer for layer in widths)
@@ -278,10 +281,17 @@ def with_top_k(spec: ModelSpec, config: dict[str, Any], top_k: int) -> dict[str,
 def _read_latent(reader: _ConfigReader) -> LatentAttention | None:
     if not reader.knows("kv_latent"):
         return None
+    key_rank, rope_dim = reader.number("kv_latent"), reader.number("rope_dim")
+    if (key_rank + rope_dim) % CACHED_UNIT or rope_dim > key_rank:
+        raise CheckpointError(
+            f"config.json: kv_lora_rank is {key_rank} and qk_rope_head_dim {rope_dim}, expected a "
+            f"sum that is a multiple of {CACHED_UNIT} and the first not smaller than the second, "
+            f"since the cache of {reader.family.model_type} has two equal halves"
+        )
     return LatentAttention(
         query_rank=reader.number_or("q_latent", 0),
-        key_rank=reader.number("kv_latent"),
-        rope_dim=reader.number("rope_dim"),
+        key_rank=key_rank,
+        rope_dim=rope_dim,
         nope_dim=reader.number("nope_dim"),
         value_dim=reader.number("value_dim"),
     )

@@ -27,6 +27,16 @@ class LatentAttention:
     nope_dim: int
     value_dim: int
 
+    @property
+    def cached_dim(self) -> int:
+        """Number of entries that the cache holds of a token: rotated key and latent vector."""
+        return self.rope_dim + self.key_rank
+
+    @property
+    def half_dim(self) -> int:
+        """Half of them: the cache has two tensors."""
+        return self.cached_dim // 2
+
 
 @dataclass(frozen=True)
 class DeltaNet:

@@ -74,6 +74,12 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     return stored
 
 
+def stored_dtype(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> np.dtype[Any]:
+    """Dtype of a tensor in floats: its own, or that of the checkpoint it is made from."""
+    own = spec.tensors[name].stored
+    return checkpoint.tensors[name].dtype if own is None else np.dtype(own)
+
+
 def _advice(checkpoint: Checkpoint, missing: str) -> str:
     """Advice about a missing tensor, which may be there under a longer name."""
     longer = next((name for name in checkpoint.tensors if name.endswith(f".{missing}")), None)

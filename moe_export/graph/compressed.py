@@ -36,16 +36,22 @@ def extra_inputs(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(name for name, is_there in zip(ROLES, has, strict=True) if is_there)
 
 
-def check_layout(spec: ModelSpec, layout: Layout) -> None:
-    """Checks that the kernels of a layout know the vectors of a model.
+def check_kernels(spec: ModelSpec, layout: Layout, *, library: bool = False) -> None:
+    """Checks that the native kernels know the vectors of a model that is to run in them.
+
+    Args:
+        spec: Sizes of the model.
+        layout: Layout of the experts' weights.
+        library: True if the native library is to lie beside the model.
 
     Raises:
-        RecipeError: `up` has vectors of its own, and the layout is packed.
+        RecipeError: `up` has vectors of its own.
     """
-    if spec.scales_up and layout == "packed":
+    if spec.scales_up and (layout == "packed" or library):
+        key = "export.layout is packed" if layout == "packed" else "export.library is true"
         raise RecipeError(
-            "export.layout is packed, whose kernels multiply gate and up by one input, and this "
-            "model has compressed_form three, in which up has an input of its own; export it as "
+            f"{key}, and this model has compressed_form three, in which up has an input of its "
+            "own, while the native kernels multiply gate and up by one input; export it as "
             "portable and without the library, or tune it in the form tied"
         )
 

@@ -243,12 +243,29 @@ def _registration(facts: ExportFacts, comment: str) -> str:
     """Lines that register the library beside the model."""
     if not facts.platforms:
         return f'options.register_custom_ops_library("./{facts.library}"){comment}\n'
+    return (
+        f"{_library_here(facts)}"
+        f'options.register_custom_ops_library(f"./{{libraries[system]}}"){comment}\n'
+    )
+
+
+def _library_here(facts: ExportFacts) -> str:
+    """Lines that pick the library of the system that they run on."""
     names = {named(name).words: named(name).exported for name in facts.platforms}
     files = "".join(f'    "{words}": "{name}",\n' for words, name in names.items())
-    return (
-        f"libraries = {{\n{files}}}\n"
-        'library = libraries[f"{platform.system()}-{platform.machine()}"]\n'
-        f'options.register_custom_ops_library(f"./{{library}}"){comment}\n'
+    return snippets.LIBRARY_HERE.substitute(files=files)
+
+
+def _genai_code(facts: ExportFacts) -> str:
+    """Code for onnxruntime-genai, whose config can name one library alone."""
+    several = bool(facts.platforms)
+    return snippets.filled(
+        snippets.GENAI,
+        imports="import json\nimport platform\n\n" if several else "",
+        config=_library_here(facts) + snippets.GENAI_LIBRARY if several else "",
+        model="config" if several else '"."',
+        special=snippets.SPECIAL if facts.start.has_bos else "",
+        ends=list(facts.ends),
     )
 
 
@@ -272,14 +289,12 @@ def _export_code(facts: ExportFacts) -> list[str]:
             bos="" if facts.start.missing_bos is None else f"[{facts.start.missing_bos}] + ",
         ),
         "With onnxruntime-genai 0.18:",
-        snippets.filled(
-            snippets.GENAI, special=snippets.SPECIAL if facts.start.has_bos else "", ends=ends
-        ),
+        _genai_code(facts),
     ]
     if facts.platforms:
         parts.append(
-            f"`genai_config.json` names `{facts.library}`; on another system, give the key "
-            "`custom_ops_library` there the name of that system's library."
+            f"`genai_config.json` names `{facts.library}`; other applications elsewhere name "
+            "another in this way, or by the key `custom_ops_library` in that file."
         )
     if facts.start.has_bos:
         parts.append(

@@ -321,7 +321,7 @@ def _fitting(models: _Models) -> StageEstimate:
         return StageEstimate("prune", 0, 0, 0.0)
     spec, kept = models.spec, models.kept
     whole, small = _active_parameters(spec), _active_parameters(kept)
-    rows = spec.num_layers * spec.top_k * _width(kept)
+    rows = spec.num_layers * spec.active_experts * _width(kept)
     experts = 3 * rows * spec.hidden_size
     at_once = spec.num_experts * _width(kept)
     if at_once <= DIMENSIONS_AT_ONCE:
@@ -540,7 +540,7 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
 def _activations(spec: ModelSpec) -> int:
     """Values of a token that a layer keeps for its backward pass."""
     shared_width = max(width or 0 for width in spec.shared_widths)
-    return ACTIVATIONS * (spec.top_k * _width(spec) + shared_width) + 16 * spec.hidden_size
+    return ACTIVATIONS * (spec.active_experts * _width(spec) + shared_width) + 16 * spec.hidden_size
 
 
 def _held_at_once(spec: ModelSpec) -> int:

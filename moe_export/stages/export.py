@@ -23,7 +23,7 @@ from moe_export.documents.exported_tokenizer import state_special_tokens
 from moe_export.documents.generation_file import generation_settings
 from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
-from moe_export.errors import ArtifactError, CheckpointError, RecipeError
+from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import open_checkpoint, spec_of
 from moe_export.families.base import PRUNED_PREFIX, SHARED_WIDTHS_KEY, WIDTHS_KEY, ModelSpec
 from moe_export.graph import (
@@ -33,6 +33,7 @@ from moe_export.graph import (
     predicted_bytes,
     save_model,
 )
+from moe_export.graph.compressed import check_kernels
 from moe_export.graph.external_data import save_graph
 from moe_export.graph.metadata import model_metadata
 from moe_export.graph.web import CONFIG_KEY, check_web, web_config, web_dtype, web_file
@@ -137,13 +138,9 @@ def export_model(
             that of another platform is not in `wheels`.
         RecipeError: `web` is asked for, and transformers.js has no class for the family.
     """
-    libraries = library_files(platforms, wheels) if library else {}
     checkpoint, spec = open_checkpoint(checkpoint_dir)
-    if spec.condensers is not None:
-        raise RecipeError(
-            f"{checkpoint_dir}: models with a router bias run in torch alone so far; export a "
-            "model without one"
-        )
+    check_kernels(spec, layout, library=library)
+    libraries = library_files(platforms, wheels) if library else {}
     if not (checkpoint_dir / "tokenizer.json").exists():
         raise CheckpointError(
             f"{checkpoint_dir / 'tokenizer.json'} is missing, without it the exported model cannot "

@@ -239,6 +239,19 @@ class RaggedMoEBlock(Recordable):
             if role in other._own_roles:
                 self._register(role, other._parameter(role).detach())
 
+    def take_vectors(self, other: RaggedMoEBlock, unit_R: Tensor) -> None:
+        """Shares the vectors of the compressed experts of another block, if it has any.
+
+        Args:
+            other: Block with the same or wider experts.
+            unit_R: Positions before pruning of this block's hidden values, expert after expert.
+        """
+        for role in VECTOR_ROLES:
+            if role in self._own_roles:
+                self._register(role, other._parameter(role).detach())
+        if UNITS_ROLE in self._own_roles:
+            self._register(UNITS_ROLE, unit_R.float())
+
     def _parameter(self, role: str) -> Tensor:
         values: Tensor = self.get_parameter(self._own_name(role))
         return values

@@ -39,7 +39,7 @@ LONGEST_S = 2.0
 
 PATIENCE_S = (JOINING + PROCESSES * CONNECTING).total_seconds() + 60
 CLONE_NEWNET = 0x40000000
-MACHINES = ("mexa", "mexb")
+MACHINES = (f"mex{os.getpid()}a", f"mex{os.getpid()}b")
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 ONE, TWO = "one machine", "two machines"
 
