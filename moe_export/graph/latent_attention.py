@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +37,9 @@ LATENT_EPSILON = 1e-6
 HIDDEN_SCORE = {"float32": -1e9, "float16": -6e4}
 """Number added to the score of a later token: its share is 0."""
 
+
+PARTS: tuple[Literal["key"], Literal["value"]] = ("key", "value")
+"""Parts of the matrix that expands latent vectors, and names of the states."""
 
 ALL_LENGTH = "total_sequence_length"
 """Name of the axis of past and new tokens."""
@@ -114,12 +118,16 @@ class _Operands:
         rope_BHSP: Rotated entries of the queries.
         keys_B1TC: First halves of the vectors of all tokens.
         values_B1TC: Second halves of the vectors of all tokens.
+        key_HNR: Part of the expanding matrix that gives keys, float32.
+        value_HRV: Part of the expanding matrix that gives values, float32.
     """
 
     nope_BHSN: ir.Value
     rope_BHSP: ir.Value
     keys_B1TC: ir.Value
     values_B1TC: ir.Value
+    key_HNR: ir.Value
+    value_HRV: ir.Value
 
 
 def latent_attention(
@@ -143,7 +151,8 @@ def latent_attention(
     queries = _queries(builder, x, shared, own, latent, layer)
     vectors = _vectors(builder, x, shared, own, latent, layer)
     halves = _cached(builder, vectors, shared, own, latent, layer)
-    operands = _Operands(*queries, *halves)
+    weights = (_wide(builder, builder.latent_weight(part, layer)) for part in PARTS)
+    operands = _Operands(*queries, *halves, *weights)
 
     def expanded() -> ir.Value:
         return _expanded(builder, operands, own, latent, layer)
@@ -273,20 +282,23 @@ def _expanded(
     parts = (latent.rope_dim, latent.half_dim - latent.rope_dim)
     rope_B1TP, start = _split(builder, x.keys_B1TC, parts, f"{prefix}.parts")
     latent_B1TR = builder.op("Concat", start, x.values_B1TC, name=f"{prefix}.latent", axis=-1)
+    latent_B1TR = _wide(builder, latent_B1TR)
     nope_BHTN = builder.op(
         "FusedMatMul",
         latent_B1TR,
-        builder.latent_weight("key", layer),
+        x.key_HNR,
         name=f"{prefix}.k.nope",
         domain=ORT_DOMAIN,
         transB=1,
     )
-    builder.describe(nope_BHTN, *_of_heads(spec, latent.nope_dim))
+    shape = ("batch_size", spec.num_heads, ALL_LENGTH, latent.nope_dim)
+    builder.describe(nope_BHTN, *shape, dtype=ir.DataType.FLOAT)
+    nope_BHTN = _narrow(builder, nope_BHTN)
     heads = builder.ints(1, spec.num_heads, 1, 1)
     rope_BHTP = builder.op("Expand", rope_B1TP, heads, name=f"{prefix}.k.rope")
     key = builder.op("Concat", rope_BHTP, nope_BHTN, name=f"{prefix}.k.heads", axis=-1)
-    weight = builder.latent_weight("value", layer)
-    value = builder.op("MatMul", latent_B1TR, weight, name=f"{prefix}.v.heads")
+    value = builder.op("MatMul", latent_B1TR, x.value_HRV, name=f"{prefix}.v.heads")
+    value = _narrow(builder, value)
     query = builder.op("Concat", x.rope_BHSP, x.nope_BHSN, name=f"{prefix}.q.heads", axis=-1)
     mixed = builder.op(
         "MultiHeadAttention",
@@ -309,8 +321,8 @@ def _absorbed(
 ) -> ir.Value:
     """Output of all heads [B, S, H * V], without a key or value of any token."""
     spec, prefix = builder.spec, f"layers.{layer}.attention.absorbed"
-    weight = builder.latent_weight("key", layer)
-    absorbed = builder.op("MatMul", x.nope_BHSN, weight, name=f"{prefix}.q.latent")
+    nope = _wide(builder, x.nope_BHSN)
+    absorbed = _narrow(builder, builder.op("MatMul", nope, x.key_HNR, name=f"{prefix}.q.latent"))
     both = builder.op("Concat", x.rope_BHSP, absorbed, name=f"{prefix}.q.heads", axis=-1)
     # All heads share the cache, so their queries are rows of one product.
     rows = builder.ints(0, 1, -1, latent.cached_dim)
@@ -326,10 +338,9 @@ def _absorbed(
     heads = builder.ints(0, spec.num_heads, -1, latent.cached_dim)
     both = builder.op("Reshape", both, heads, name=f"{prefix}.mixed_heads")
     sizes = (latent.rope_dim, latent.key_rank)
-    vector_BHSR = _split(builder, both, sizes, f"{prefix}.mixed_parts")[1]
-    weight = builder.latent_weight("value", layer)
-    value = builder.op("MatMul", vector_BHSR, weight, name=f"{prefix}.v")
-    return _beside(builder, value, f"{prefix}.mixed")
+    vector_BHSR = _wide(builder, _split(builder, both, sizes, f"{prefix}.mixed_parts")[1])
+    value = builder.op("MatMul", vector_BHSR, x.value_HRV, name=f"{prefix}.v")
+    return _beside(builder, _narrow(builder, value), f"{prefix}.mixed")
 
 
 def _shares(
@@ -341,7 +352,7 @@ def _shares(
 ) -> ir.Value:
     """Shares of all tokens in the output of each head, [B, 1, H * S, T]."""
     products = []
-    for query, half, word in zip(queries, halves, ("key", "value"), strict=True):
+    for query, half, word in zip(queries, halves, PARTS, strict=True):
         product = builder.op(
             "FusedMatMul",
             query,
@@ -360,9 +371,22 @@ def _shares(
     return builder.op("Reshape", shares, builder.ints(0, 1, -1, 0), name=f"{prefix}.shares")
 
 
-def _of_heads(spec: ModelSpec, size: int) -> tuple[str | int, ...]:
-    """Shape of something that every head has of every token."""
-    return ("batch_size", spec.num_heads, ALL_LENGTH, size)
+def _wide(builder: GraphBuilder, x: ir.Value) -> ir.Value:
+    """Casts x to float32 in a float16 model.
+
+    ONNX Runtime multiplies in float32 on the CPU. It casts weights when it loads, but those that
+    only nodes of branches use in every run, unless they are cast outside.
+    """
+    if builder.dtype == "float32":
+        return x
+    return builder.op("Cast", x, name=f"{x.name}.wide", to=ir.DataType.FLOAT.value)
+
+
+def _narrow(builder: GraphBuilder, x: ir.Value) -> ir.Value:
+    """Casts x back to the model's dtype."""
+    if builder.dtype == "float32":
+        return x
+    return builder.op("Cast", x, name=f"{x.name}.narrow", to=builder.float_type.value)
 
 
 def _beside(builder: GraphBuilder, x_BHSD: ir.Value, name: str) -> ir.Value:

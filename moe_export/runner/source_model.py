@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moe_export.checkpoint import INDEX_FILE, SINGLE_FILE
 from moe_export.demo import checkpoint_dir
+from moe_export.documents.generation_file import generation_settings
 from moe_export.errors import CheckpointError, DependencyError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
@@ -66,6 +67,7 @@ def inspect(model: Path) -> ModelSpec:
         CheckpointError: a file or tensor is missing, damaged, unknown or superfluous.
     """
     checkpoint, spec = open_checkpoint(model)
+    generation_settings(model)  # transformers would log what is wrong with it, and go on
     for key, published in checkpoint.config.get(OVERRIDES_KEY, {}).items():
         value = checkpoint.config[key]
         logger.warning("%s: %s is %s, published %s", model, key, value, published)

@@ -56,10 +56,11 @@ def main() -> None:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         exec(card_code(), names)
-    library = f"./{names['library']}"
+    name = names["libraries"][names["system"]]
+    library = f"./{name}"
     logits = prompt_logits(library, names["prompt"])
     found = {
-        "library": names["library"],
+        "library": name,
         "kernel": kernel(library),
         "text": shown.getvalue(),
         "logits": logits.tolist(),

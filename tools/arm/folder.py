@@ -27,7 +27,11 @@ PROGRAM = Path(__file__).with_name("card.py")
 KERNELS = dict(zip(programs.PROCESSORS, ("neon", "dotprod", "i8mm"), strict=True))
 
 TOLERANCE = 1e-4
-"""Largest difference of logits in float32 that is taken for equal: sums in another order."""
+"""Largest difference of logits in float32 that is taken for equal: sums in another order.
+
+Kernels of codes round activations to 8 bits. One that lies between two codes may be rounded the
+other way, and then logits differ by more; the more matrices are quantized, the likelier.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ def run_card(folder: Path, python: list[str], environment: dict[str, str]) -> di
     return found
 
 
-def difference(here: dict[str, Any], there: dict[str, Any], processor: str) -> float:
+def difference(
+    here: dict[str, Any], there: dict[str, Any], processor: str, tolerance: float = TOLERANCE
+) -> float:
     """Largest difference of the logits of two runs.
 
     Raises:
@@ -83,7 +89,7 @@ def difference(here: dict[str, Any], there: dict[str, Any], processor: str) -> f
         ("kernel", kernel, KERNELS[processor]),
         ("text", there["text"], here["text"]),
         ("installed library's equality", there["installed_equal"], True),
-        ("closeness of logits", largest <= TOLERANCE, True),
+        ("closeness of logits", largest <= tolerance, True),
     ):
         if found != expected:
             raise RuntimeError(
@@ -117,6 +123,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--system", type=Path, required=True, help="folder of tools.arm.system")
     parser.add_argument("--wheel", type=Path, required=True, help="moe-export-ops for aarch64")
     parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="largest difference of logits"
+    )
+    parser.add_argument(
         "--findings", type=Path, metavar="FILE", help="file that `tools.pages platforms` reads"
     )
     arguments = parser.parse_args(words)
@@ -125,18 +134,23 @@ def main(words: list[str] | None = None) -> int:
         if isinstance(machine, str):
             print(machine, file=sys.stderr)
             return 1
-        largest = max(_compare(model.resolve(), machine) for model in arguments.models)
-    words_found = f"{len(arguments.models)} folders: equal text, logits within {largest:.1e}"
+        largest = max(
+            _compare(model.resolve(), machine, arguments.tolerance) for model in arguments.models
+        )
+    words_found = (
+        f"{len(arguments.models)} folders on {', '.join(programs.PROCESSORS)}: text equal to that "
+        f"of x86-64, logits within {largest:.1e}"
+    )
     findings.record(arguments.findings, "manylinux_2_28_aarch64", {"folder": words_found})
     return 0
 
 
-def _compare(model: Path, machine: Emulated) -> float:
+def _compare(model: Path, machine: Emulated, tolerance: float) -> float:
     here = run_card(model, [sys.executable], dict(os.environ))
     largest = 0.0
     for processor in programs.PROCESSORS:
         there = run_card(model, machine.command(processor), machine.environment)
-        one = difference(here, there, processor)
+        one = difference(here, there, processor, tolerance)
         largest = max(largest, one)
         print(
             f"{model.name} on {processor} ({KERNELS[processor]}): {there['text'].strip()!r}, as "
