@@ -28,6 +28,7 @@ from moe_export.testing.tiny import (
     tiny_checkpoint,
 )
 from moe_export.torch_model import LayeredModel, RaggedMoEBlock, StreamedModel, load_torch_model
+from moe_export.torch_model.compressed import Vectors
 
 IDS = torch.from_numpy(np.random.default_rng(6).integers(0, 256, (2, 12)))
 OURS = {"model_type": "moe_export_qwen2_moe"}
@@ -147,6 +148,17 @@ def test_auxiliary_weights_that_sum_to_zero_scale_nothing(tmp_path: Path) -> Non
     assert scales.input_ND is not None
     assert torch.equal(scales.input_ND[0], torch.ones(64))
     torch.testing.assert_close(scales.input_ND[1], vectors.input_ED[2])
+
+
+def test_ones_scale_by_exactly_one_whatever_the_weights() -> None:
+    weight_TA = torch.rand(200, 3, generator=torch.Generator().manual_seed(4))
+    vectors = Vectors(torch.ones(6, 8), torch.ones(6, 4), None)
+    scales = vectors.scales(weight_TA, torch.tensor([[0, 3, 5]]).expand(200, 3))
+    assert torch.equal(scales.input_ND, torch.ones(200, 8))
+    assert torch.equal(scales.hidden_NW, torch.ones(200, 4))
+    # The shares themselves do not sum to exactly 1.
+    share_TA = weight_TA / weight_TA.sum(-1, keepdim=True)
+    assert not torch.equal(share_TA.sum(-1), torch.ones(200))
 
 
 def test_vectors_and_biases_stay_float32_in_a_model_of_half_precision(tmp_path: Path) -> None:
