@@ -178,7 +178,7 @@ def _spec(directory: Path) -> ModelSpec:
 def _share_read(spec: ModelSpec, layer: int) -> float:
     """Share of a layer's expert weights that one token reads, if experts are chosen alike."""
     routed, shared = sum(spec.widths[layer]), spec.shared_widths[layer] or 0
-    read = routed * spec.top_k / spec.num_experts + shared
+    read = routed * spec.active_experts / spec.num_experts + shared
     return read / (routed + shared) if routed + shared else 0.0
 
 

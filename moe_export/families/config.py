@@ -15,6 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
+from moe_export.families.extensions import is_extended, read_compressed, read_condensers
 from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.families.schema import (
@@ -61,7 +62,10 @@ def is_pruned(config: dict[str, Any]) -> bool:
 
     An export has its family's own model_type, with the widths beside it.
     """
-    return WIDTHS_KEY in config or str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
+    if WIDTHS_KEY in config:
+        return True
+    is_ours = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
+    return is_ours and not is_extended(config)
 
 
 class _ConfigReader:
@@ -182,6 +186,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     widths = _read_widths(reader, config)
     has_dense_layers = any(not layer for layer in widths)
     normalize = family.normalize_top_k
+    top_k, num_experts = number("top_k"), number("num_experts")
     return ModelSpec(
         family=family,
         hidden_size=number("hidden_size"),
@@ -197,8 +202,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         windows=_read_windows(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
-        num_experts=number("num_experts"),
-        top_k=number("top_k"),
+        num_experts=num_experts,
+        top_k=top_k,
         widths=widths,
         shared_widths=_read_shared_widths(reader, config, widths),
         dense_width=number("dense_width") if has_dense_layers else 0,
@@ -217,6 +222,10 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         rope_theta=float(number("rope_theta")),
         stretch=read_stretch(
             config, family.model_type, family.rope_types, rotary_dim, number("max_positions")
+        ),
+        compressed=read_compressed(config, family, top_k, number("width")),
+        condensers=read_condensers(
+            config, family, top_k, num_experts, [bool(layer) for layer in widths]
         ),
         quantization=read_quantization(config, number("num_layers")),
     )
@@ -243,6 +252,11 @@ def check_top_k(spec: ModelSpec, top_k: int) -> None:
         raise RecipeError(
             f"plan.top_k is {top_k}, but the routers of this {spec.family.model_type} choose "
             f"{spec.top_k} of {spec.num_experts} experts per token; give 1 to {spec.top_k}"
+        )
+    if top_k != spec.top_k and (spec.compressed or spec.condensers):
+        raise RecipeError(
+            f"plan.top_k is {top_k}, but this {spec.family.model_type} was tuned with compressed "
+            f"experts or a router bias for {spec.top_k} experts per token; leave plan.top_k out"
         )
 
 

@@ -20,6 +20,7 @@ from moe_export.graph.quantized import (
     matmul_nbits_weight,
     ragged_moe_weight,
 )
+from moe_export.graph.units import UnitsTensor
 from moe_export.graph.weights import CheckpointTensor, FloatDtype, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
@@ -228,10 +229,12 @@ class GraphBuilder:
         expert: int | None = None,
         transpose: bool = False,
         dtype: FloatDtype | None = None,
+        offset: float | None = None,
     ) -> ir.Value:
         """Initializer for one tensor of the checkpoint, or for several concatenated by rows.
 
-        Its dtype is the model's unless another is given. It has the tensor's name in the
+        Its dtype is the model's unless another is given, and its values have the tensor's own
+        offset unless another is given. It has the tensor's name in the
         checkpoint. Several tensors get their common prefix and then the parts that differ, as in
         `model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight`.
         """
@@ -248,7 +251,7 @@ class GraphBuilder:
             names,
             self._read,
             transpose=transpose,
-            offset=specs[0].offset,
+            offset=specs[0].offset if offset is None else offset,
         )
         return self._register(tensor, _meta(specs[0].tensor_class, layer))
 
@@ -288,6 +291,12 @@ class GraphBuilder:
         }
         meta = {SHARES_KEY: shares, EXPERT_BYTES_KEY: routed}
         return self._register(tensor, _meta("experts", layer) | meta)
+
+    def units(self, layer: int) -> ir.Value:
+        """Input `units` of a layer of pruned compressed experts."""
+        tensor = UnitsTensor(self.spec, layer, self._read, self.layout)
+        owner = self.spec.tensors[self.spec.name("compressed_units", layer)].tensor_class
+        return self._register(tensor, _meta(owner, layer))
 
     def lookup(self, ids: ir.Value, name: str) -> ir.Value:
         """Looks up the embeddings of token ids."""

@@ -144,14 +144,16 @@ def tune_card(
         "made from": source.name,
         "family": spec.family.model_type,
         "trained": method,
-        "experts per token": str(spec.top_k),
+        "experts per token": _experts_text(spec),
         "parameters": f"{spec.parameters:,}",
     }
     is_pruned = pruning.kept < pruning.whole
     if is_pruned:
         rows["expert dimensions kept"] = _kept(pruning)
     tags = ["mixture-of-experts", *_pruned_tag(pruning)]
-    library = "moe-export" if is_pruned else "transformers"
+    # Other loaders would leave vectors and biases out.
+    is_ours = is_pruned or spec.compressed is not None or spec.condensers is not None
+    library = "moe-export" if is_ours else "transformers"
     return _page(
         _front_matter(source, library, tags, licence_files),
         f"# {source.name}, tuned",
@@ -159,7 +161,7 @@ def tune_card(
         "and those on held-out documents.",
         _table(rows),
         "## Run it in this folder",
-        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_pruned else ""),
+        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_ours else ""),
         *_licence(source, licence_files),
     )
 
@@ -174,6 +176,15 @@ def write_card(directory: Path, card: str) -> None:
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
     except OSError as error:
         raise disk_error(error, directory / CARD_FILE) from error
+
+
+def _experts_text(spec: ModelSpec) -> str:
+    """Experts per token in words, such as `4, and the vectors of 4 more`."""
+    if spec.compressed is not None:
+        return f"{spec.active_experts}, and the vectors of {spec.compressed.auxiliary} more"
+    if spec.condensers is not None and spec.condensers.count:
+        return f"{spec.chosen_experts}, and {spec.condensers.count} that every token gets"
+    return str(spec.active_experts)
 
 
 def formats_text(spec: ModelSpec) -> str:
@@ -232,12 +243,29 @@ def _registration(facts: ExportFacts, comment: str) -> str:
     """Lines that register the library beside the model."""
     if not facts.platforms:
         return f'options.register_custom_ops_library("./{facts.library}"){comment}\n'
+    return (
+        f"{_library_here(facts)}"
+        f'options.register_custom_ops_library(f"./{{libraries[system]}}"){comment}\n'
+    )
+
+
+def _library_here(facts: ExportFacts) -> str:
+    """Lines that pick the library of the system that they run on."""
     names = {named(name).words: named(name).exported for name in facts.platforms}
     files = "".join(f'    "{words}": "{name}",\n' for words, name in names.items())
-    return (
-        f"libraries = {{\n{files}}}\n"
-        'library = libraries[f"{platform.system()}-{platform.machine()}"]\n'
-        f'options.register_custom_ops_library(f"./{{library}}"){comment}\n'
+    return snippets.LIBRARY_HERE.substitute(files=files)
+
+
+def _genai_code(facts: ExportFacts) -> str:
+    """Code for onnxruntime-genai, whose config can name one library alone."""
+    several = bool(facts.platforms)
+    return snippets.filled(
+        snippets.GENAI,
+        imports="import json\nimport platform\n\n" if several else "",
+        config=_library_here(facts) + snippets.GENAI_LIBRARY if several else "",
+        model="config" if several else '"."',
+        special=snippets.SPECIAL if facts.start.has_bos else "",
+        ends=list(facts.ends),
     )
 
 
@@ -261,14 +289,12 @@ def _export_code(facts: ExportFacts) -> list[str]:
             bos="" if facts.start.missing_bos is None else f"[{facts.start.missing_bos}] + ",
         ),
         "With onnxruntime-genai 0.18:",
-        snippets.filled(
-            snippets.GENAI, special=snippets.SPECIAL if facts.start.has_bos else "", ends=ends
-        ),
+        _genai_code(facts),
     ]
     if facts.platforms:
         parts.append(
-            f"`genai_config.json` names `{facts.library}`; on another system, give the key "
-            "`custom_ops_library` there the name of that system's library."
+            f"`genai_config.json` names `{facts.library}`; other applications elsewhere name "
+            "another in this way, or by the key `custom_ops_library` in that file."
         )
     if facts.start.has_bos:
         parts.append(

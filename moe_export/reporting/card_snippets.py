@@ -44,9 +44,9 @@ print(tokenizer.decode(answer))
 """)
 
 GENAI = Template("""\
-import onnxruntime_genai as og
+${imports}import onnxruntime_genai as og
 
-model = og.Model(".")
+${config}model = og.Model($model)
 tokenizer = og.Tokenizer(model)
 ${special}ids = tokenizer.encode("$prompt")
 params = og.GeneratorParams(model)
@@ -79,6 +79,24 @@ const answer = await pipeline("text-generation", ".");
 const options = { max_new_tokens: $new_tokens, do_sample: false, return_full_text: false };
 console.log((await answer("$prompt", options))[0].generated_text);
 """)
+
+LIBRARY_HERE = Template("""\
+libraries = {
+$files}
+system = f"{platform.system()}-{platform.machine()}"
+if system not in libraries:
+    raise SystemExit(
+        f"{system} has no operator library in this folder, which has those of "
+        f"{', '.join(libraries)}; export the model again with it in export.platforms"
+    )
+""")
+"""Code that picks the library of the system it runs on as `libraries[system]`."""
+
+GENAI_LIBRARY = """\
+config = og.Config(".")
+session = {"custom_ops_library": libraries[system]}
+config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+"""
 
 FASTER = "  # the same answers without it, slower"
 SPECIAL = 'tokenizer.update_options(add_special_tokens="true")  # texts begin as in training\n'

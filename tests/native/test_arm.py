@@ -1,14 +1,26 @@
-"""Arm kernels give what the portable ones give, on emulated processors."""
+"""Arm kernels give what the portable ones give, and exports run, on emulated processors."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from moe_export.demo import checkpoint_dir
+from moe_export.op.spec import Layout
+from moe_export.recipe import QuantizeSettings
+from moe_export.stages import quantize
+from moe_export.stages.export import export_model
+from moe_export.stages.job import Job
+from moe_export.testing.tiny import pruned_checkpoint
+from tests.helpers.wheels import ops_wheel
 from tools.arm import programs
+from tools.arm.folder import KERNELS as FASTEST
+from tools.arm.folder import Emulated, difference, emulated, run_card
 
-FASTEST = dict(zip(programs.PROCESSORS, ("neon", "dotprod", "i8mm"), strict=True))
+WIDTHS = ((128, 64, 96, 32) * 4,) * 4
 FORMATS, DEPTHS, MOST_ROWS = 8, 7, 12
 
 
@@ -23,7 +35,9 @@ def found() -> programs.Found:
 @pytest.fixture(scope="module")
 def built(found: programs.Found, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arm") / "programs"
-    programs.build(found, folder)
+    # Where zig stands in, its library is for another C library than that of the emulated system.
+    targets = ["compare"] if found.compiler is None else ["compare", "moe_export_ops"]
+    programs.build(found, folder, targets)
     return folder
 
 
@@ -36,3 +50,62 @@ def test_arm_kernels_equal_the_portable_ones_on_an_emulated_processor(
     kernels = list(FASTEST.values())
     expected = kernels[: kernels.index(FASTEST[processor]) + 1]
     assert compared == [f"{name}: compared {FORMATS * DEPTHS * MOST_ROWS}" for name in expected]
+
+
+@pytest.fixture(scope="module")
+def wheel(found: programs.Found, built: Path) -> Path:
+    if found.compiler is None:
+        pytest.skip("the library for an exported folder is compiled by aarch64-linux-gnu-g++")
+    package = Path(__file__).parents[2] / "ops" / "moe_export_ops" / "__init__.py"
+    files = {
+        "moe_export_ops/__init__.py": package.read_bytes(),
+        "moe_export_ops/libmoe_export_ops.so": (built / "libmoe_export_ops.so").read_bytes(),
+    }
+    return ops_wheel(built, "manylinux_2_28_aarch64", files)
+
+
+@pytest.fixture(scope="module")
+def machine(wheel: Path, built: Path) -> Emulated:
+    system = os.environ.get("MOE_EXPORT_ARM_SYSTEM")
+    if system is None:
+        pytest.skip("MOE_EXPORT_ARM_SYSTEM names no folder of `python -m tools.arm.system`")
+    found = emulated(Path(system), wheel, built / "site")
+    assert isinstance(found, Emulated), found
+    return found
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized")
+    pruned = pruned_checkpoint(checkpoint_dir(), folder / "pruned", WIDTHS)
+    (folder / "quantized").mkdir()
+    settings = QuantizeSettings(experts="int4")
+    quantize.run(Job(settings, checkpoint_dir(), {"prune": pruned}, folder / "quantized"))
+    return folder / "quantized"
+
+
+@pytest.mark.parametrize(
+    ("layout", "processors"), [("portable", ["cortex-a76"]), ("packed", ["cortex-a72", "max"])]
+)
+def test_an_exported_folder_answers_on_an_emulated_processor_as_it_does_here(
+    machine: Emulated,
+    wheel: Path,
+    quantized: Path,
+    layout: Layout,
+    processors: list[str],
+    tmp_path: Path,
+) -> None:
+    export_model(
+        quantized,
+        tmp_path / "model",
+        "float32",
+        library=True,
+        platforms=("linux_x86_64", "linux_aarch64"),
+        wheels=wheel.parent,
+        layout=layout,
+    )
+    here = run_card(tmp_path / "model", [sys.executable], dict(os.environ))
+    assert here["text"].strip()
+    for processor in processors:
+        there = run_card(tmp_path / "model", machine.command(processor), machine.environment)
+        difference(here, there, processor)

@@ -121,7 +121,18 @@ def test_the_code_of_a_packed_quantized_export_runs(pruned: Path, tmp_path: Path
     )
     assert (tmp_path / "out" / "moe_export_ops-win_amd64.dll").read_bytes() == b"for Windows"
     assert "without it" not in snippets(tmp_path / "out")[1]
+    # As on another system than that of the export, whose library genai's config names.
+    config = tmp_path / "out" / "genai_config.json"
+    assert f'"{here.exported}"' in config.read_text()
+    config.write_text(config.read_text().replace(here.exported, "moe_export_ops-win_amd64.dll"))
     check_snippets(tmp_path / "out")
+    for code in snippets(tmp_path / "out")[1:]:
+        if GENAI or "onnxruntime_genai" not in code:
+            elsewhere = f"import platform\nplatform.machine = lambda: 'riscv64'\n{code}"
+            with pytest.raises(
+                AssertionError, match=r"riscv64 has no operator library .*platforms"
+            ):
+                shown(elsewhere, tmp_path / "out")
     assert "experts int4, dense int8" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -124,3 +124,24 @@ def test_half_of_the_experts_per_token_saves_active_parameters_and_no_bytes_of_t
     full = sizes_of(config, (1.0,), ("float16",)).models[0]
     assert 1 - model.active_parameters / full.active_parameters == pytest.approx(fewer, abs=5e-4)
     assert model.file_bytes == full.file_bytes
+    # The vectors of compressed experts are 0.02 to 0.1 % of an expert.
+    compressed = {"compressed_experts": whole // 2, "compressed_form": "three"}
+    sizes = sizes_of(config | compressed, (1.0,), ("float16",))
+    (tuned,) = sizes.models
+    assert tuned.top_k == whole // 2
+    assert sizes.whole.active_parameters == full.active_parameters
+    assert 1 - tuned.active_parameters / full.active_parameters == pytest.approx(fewer, abs=1e-3)
+    assert model.active_parameters < tuned.active_parameters
+    assert 1 < tuned.file_bytes / full.file_bytes < 1.002
+
+
+@pytest.mark.parametrize(("budget", "more"), [("added", 0.174), ("kept", 0.0)])
+def test_two_condensers_of_qwen_are_read_beside_or_in_place_of_chosen_experts(
+    budget: str, more: float
+) -> None:
+    keys = {"router_bias": True, "condenser_experts": [[0, 1]] * 24, "condenser_budget": budget}
+    sizes = sizes_of(QWEN15_MOE | keys, (1.0,), ("float16",))
+    (tuned,) = sizes.models
+    assert tuned.top_k == (6 if budget == "added" else 4)
+    found = tuned.active_parameters / sizes.whole.active_parameters - 1
+    assert found == pytest.approx(more, abs=1e-3)

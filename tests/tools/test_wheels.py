@@ -7,6 +7,9 @@ import hashlib
 import zipfile
 from pathlib import Path
 
+import pytest
+
+from tools.wheels import findings, source, twice
 from tools.wheels.archive import read_wheel, tagged, write_wheel
 
 INFO = "thing-1.0.dist-info"
@@ -39,3 +42,39 @@ def test_a_record_names_every_file_with_its_digest_and_size(tmp_path: Path) -> N
 def test_the_tag_of_a_platform_replaces_that_of_pure_python() -> None:
     text = tagged(CONTENTS[f"{INFO}/WHEEL"], "win_arm64").decode()
     assert text == "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-win_arm64\n"
+
+
+def test_two_builds_that_differ_are_refused_by_the_names_of_the_files(tmp_path: Path) -> None:
+    for folder, contents in (("first", (b"1", b"2")), ("again", (b"1", b"3"))):
+        (tmp_path / folder).mkdir()
+        for name, data in zip("ab", contents, strict=True):
+            (tmp_path / folder / name).write_bytes(data)
+    first, again = ({n: tmp_path / f / n for n in "ab"} for f in ("first", "again"))
+    twice.compare({"a": first["a"]}, {"a": again["a"]})
+    with pytest.raises(RuntimeError, match=r"different bytes: b$"):
+        twice.compare(first, again)
+    with pytest.raises(RuntimeError, match=r"different bytes: a$"):
+        twice.compare({}, {"a": again["a"]})
+
+
+def test_a_wheel_of_the_source_archive_may_differ_in_tag_and_library_alone(tmp_path: Path) -> None:
+    library = "moe_export/op/libmoe_export_ops.so"
+    first = {f"{INFO}/WHEEL": b"1", library: b"1", "moe_export/a.py": b"1"}
+    write_wheel(tmp_path / "a.whl", INFO, first)
+    write_wheel(tmp_path / "b.whl", INFO, first | {f"{INFO}/WHEEL": b"2", library: b"2"})
+    write_wheel(tmp_path / "c.whl", INFO, first | {"moe_export/a.py": b"2"})
+    source.compare_with(tmp_path / "a.whl", tmp_path / "b.whl")
+    with pytest.raises(RuntimeError, match=r"differ in moe_export/a\.py$"):
+        source.compare_with(tmp_path / "a.whl", tmp_path / "c.whl")
+
+
+def test_findings_of_several_checks_are_gathered_by_platform(tmp_path: Path) -> None:
+    file = tmp_path / "findings.json"
+    findings.record(file, "win_amd64", {"state": "built", "twice": "no"})
+    findings.record(file, "win_amd64", {"twice": "yes"})
+    findings.record(file, "win_arm64", {"state": "built"})
+    findings.record(None, "win_arm64", {"state": "run"})
+    assert findings.read(file) == {
+        "win_amd64": {"state": "built", "twice": "yes"},
+        "win_arm64": {"state": "built"},
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ FORMATS = ("int4", "uint4", "int8", "uint8", "nf4", "float16", "bfloat16", "floa
 KERNELS = ("portable", "neon", "dotprod", "i8mm")
 ROWS = (1, 6, 8)
 _BLOCKS = 4
+# Structures of the Arm kernels; functions of the portable ones, and the dot product they call.
+_OF_A_PRODUCT = re.compile(r"Product|_product|7productI|3dotI")
 
 
 def _one_at_a_time(emulator: str) -> str:
@@ -22,11 +25,36 @@ def _one_at_a_time(emulator: str) -> str:
     return "-one-insn-per-tb" if is_new else "-singlestep"
 
 
+def kernels_only(symbols: str) -> list[str]:
+    """Options with which qemu logs the products' own instructions.
+
+    The start of the program and the making of the panel are nearly all that it executes.
+
+    Args:
+        symbols: Output of `nm -S`: address, size, kind and name of each function.
+    """
+    lines = [line.split() for line in symbols.splitlines() if _OF_A_PRODUCT.search(line)]
+    places = [(int(line[0], 16), int(line[1], 16)) for line in lines if len(line) == 4]
+    if not places:
+        return []
+    end = max(address + size for address, size in places)
+    return ["-dfilter", f"{min(places)[0]:#x}..{end:#x}"]
+
+
+def filter_of(program: Path) -> list[str]:
+    """Options of `kernels_only` for a program; none without `nm`, which takes ten times as long."""
+    nm = shutil.which("nm")
+    if nm is None:
+        return []
+    command = [nm, "-S", str(program)]
+    return kernels_only(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def _executed(found: Found, program: Path, words: list[str]) -> tuple[int, int]:
     """Instructions that a run executes, and the bytes of the panel that it prints."""
     # With one instruction a block and no jumps between blocks, each instruction logs a line.
     options = ["-cpu", "max", _one_at_a_time(found.emulator), "-d", "exec,nochain"]
-    command = [found.emulator, *options, str(program), *words]
+    command = [found.emulator, *options, *filter_of(program), str(program), *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -42,6 +70,8 @@ def per_byte(found: Found, program: Path, kernel: str, format_name: str, rows: i
     words = [kernel, format_name, str(rows), str(_BLOCKS)]
     once, size = _executed(found, program, [*words, "1"])
     twice, _ = _executed(found, program, [*words, "2"])
+    if twice == once:
+        raise RuntimeError(f"the symbols of {kernel}'s products are not found in {program}")
     return (twice - once) / size / rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ HERE = Path(__file__).parent
 PROCESSORS = ("cortex-a72", "cortex-a76", "max")
 """Processors that qemu emulates: with Armv8-A alone, with dot products, with everything."""
 
-_GNU = "aarch64-linux-gnu-g++"
+NO_EMULATOR = "qemu-aarch64 is not installed: it is in Debian's package qemu-user-static"
+
+GNU = "aarch64-linux-gnu-g++"
 _MUSL = zig.Target("aarch64-linux-musl", "Linux", "aarch64")
 
 
@@ -30,22 +33,27 @@ class Found:
     compiler: str | None
 
 
+def find_emulator() -> str | None:
+    """Finds qemu for programs of 64-bit Arm; None if it is not installed."""
+    return shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+
+
 def find() -> Found | str:
     """The tools that are needed, or one sentence about the one that is missing."""
-    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    emulator = find_emulator()
     if emulator is None:
-        return "qemu-aarch64 is not installed: it is in Debian's package qemu-user-static"
-    compiler = shutil.which(_GNU)
+        return NO_EMULATOR
+    compiler = shutil.which(GNU)
     if compiler is None and not zig.is_installed():
         return (
-            f"neither {_GNU} nor zig is installed: the former is in Debian's package "
+            f"neither {GNU} nor zig is installed: the former is in Debian's package "
             "g++-aarch64-linux-gnu, the latter in PyPI's package ziglang"
         )
     return Found(emulator, compiler)
 
 
-def build(found: Found, folder: Path) -> None:
-    """Compiles the programs into `folder`."""
+def build(found: Found, folder: Path, targets: Sequence[str] = ("compare", "count")) -> None:
+    """Compiles targets of `CMakeLists.txt` into `folder`."""
     if found.compiler is None:
         values = zig.defines(_MUSL, folder.parent / "zig")
     else:
@@ -54,7 +62,7 @@ def build(found: Found, folder: Path) -> None:
             "CMAKE_SYSTEM_PROCESSOR": "aarch64",
             "CMAKE_CXX_COMPILER": found.compiler,
         }
-    zig.run_cmake(HERE, folder, values, ["compare", "count"])
+    zig.run_cmake(HERE, folder, values, list(targets))
 
 
 def run(found: Found, processor: str, program: Path, *words: str) -> str:

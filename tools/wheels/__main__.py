@@ -1,48 +1,100 @@
 """`python -m tools.wheels`: makes the wheels of both projects for every platform and checks them.
 
 It needs the packages ziglang, auditwheel, scikit-build-core and cmake. With `--arm-root`, a folder
-of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu.
+of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu. With
+`--twice` each platform is compiled a second time from nothing, which takes minutes; with `--sdist`
+the source archive is packed twice and a wheel is built from it by the compiler of this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
-from tools.wheels.check import Arm, Verdict, check
+from tools.arm.programs import find_emulator
+from tools.wheels import findings, source, twice
+from tools.wheels.check import Arm, Verdict, check, run_here
 from tools.wheels.make import make
 from tools.wheels.platforms import PLATFORMS, Platform
+
+Wheels = dict[tuple[str, str], Path]
 
 
 def main(words: list[str] | None = None) -> int:
     """Makes, checks and prints a table."""
+    arguments = _parse(words)
+    chosen = [platform for platform in PLATFORMS if platform.tag in arguments.platforms]
+    build = arguments.build.resolve()
+    wheels = make(chosen, arguments.out, build, print)
+    arm = _arm(arguments.arm_root)
+    rows = []
+    for platform in chosen:
+        small = wheels["moe-export-ops", platform.tag]
+        verdict = check(small, platform, arm)
+        findings.record(arguments.findings, platform.tag, verdict.words)
+        rows.append(_row(platform, small, verdict))
+    print("\n| platform | moe-export-ops | state | kernels | auditwheel |")
+    print("|---|---|---|---|---|")
+    print("\n".join(rows))
+    for path in sorted(wheels.values()):
+        print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
+    if arguments.twice:
+        _twice(wheels, chosen, build, arguments.findings)
+    if arguments.sdist:
+        sentence = _source(wheels["moe-export", chosen[0].tag], arguments.out, build)
+        findings.record(arguments.findings, chosen[0].tag, {"source": sentence})
+        print(f"the source archive: {sentence}")
+    return 0
+
+
+def _parse(words: list[str] | None) -> argparse.Namespace:
     tags = [platform.tag for platform in PLATFORMS]
     parser = argparse.ArgumentParser(prog="python -m tools.wheels", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("dist"), help="folder for the wheels")
     parser.add_argument("--build", type=Path, default=Path("build/wheels"), help="compiled files")
     parser.add_argument("--platforms", nargs="+", choices=tags, default=tags, metavar="TAG")
     parser.add_argument("--arm-root", type=Path, metavar="DIR", help="a system of arm64")
-    arguments = parser.parse_args(words)
-    chosen = [platform for platform in PLATFORMS if platform.tag in arguments.platforms]
-    wheels = make(chosen, arguments.out, arguments.build.resolve(), print)
-    arm = _arm(arguments.arm_root)
-    rows = []
+    parser.add_argument("--twice", action="store_true", help="build twice and compare the bytes")
+    parser.add_argument("--sdist", action="store_true", help="pack the sources, build them")
+    parser.add_argument(
+        "--findings", type=Path, metavar="FILE", help="file that `tools.pages platforms` reads"
+    )
+    return parser.parse_args(words)
+
+
+def _twice(wheels: Wheels, chosen: list[Platform], build: Path, record: Path | None) -> None:
     for platform in chosen:
-        small = wheels["moe-export-ops", platform.tag]
-        rows.append(_row(platform, small, check(small, platform, arm)))
-    print("\n| platform | moe-export-ops | state | kernels | auditwheel |")
-    print("|---|---|---|---|---|")
-    print("\n".join(rows))
-    for path in sorted(wheels.values()):
-        print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
-    return 0
+        again = twice.make_again([platform], build, print)
+        first = {key: path for key, path in wheels.items() if key[1] == platform.tag}
+        twice.compare(_by_name(first), _by_name(again))
+        findings.record(record, platform.tag, {"twice": "the same bytes in both wheels"})
+        print(f"{platform.tag}: a second build gave the same bytes")
+
+
+def _by_name(wheels: Wheels) -> dict[str, Path]:
+    return {path.name: path for path in wheels.values()}
+
+
+def _source(wheel: Path, out: Path, build: Path) -> str:
+    """Packs the sources twice and builds a wheel from them; returns a sentence about it."""
+    archive = source.source_archive(out)
+    again = source.source_archive(build / twice.AGAIN / "source")
+    twice.compare({archive.name: archive}, {again.name: again})
+    with tempfile.TemporaryDirectory() as folder:
+        built = source.wheel_of(archive, Path(folder))
+        source.compare_with(built, wheel)
+        kernel = run_here(built)
+    return (
+        "the same bytes twice; the wheel that pip builds from it here has the same Python files "
+        f"and takes `{kernel}`"
+    )
 
 
 def _arm(root: Path | None) -> Arm | None:
-    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    emulator = find_emulator()
     if root is None or emulator is None:
         print("the wheel for Arm is not run: no --arm-root, or no qemu-aarch64", file=sys.stderr)
         return None

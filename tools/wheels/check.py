@@ -15,14 +15,18 @@ from pathlib import Path
 from tools.arm.programs import PROCESSORS
 from tools.wheels.platforms import Platform
 
+# Neither project's other packages are installed, so that nothing but the library is needed.
 _DESCRIBE = """
-import ctypes, moe_export_ops
-library = ctypes.CDLL(moe_export_ops.library_path())
+import ctypes, importlib.util, pathlib
+folder = pathlib.Path(importlib.util.find_spec("{package}").origin).parent
+(path,) = (path for path in folder.rglob("*moe_export_ops.*") if path.suffix in {suffixes})
+library = ctypes.CDLL(str(path))
 message = ctypes.create_string_buffer(1024)
 assert library.moe_export_describe(message, ctypes.c_size_t(1024)) == 0
 print(message.value.decode())
 """
 
+LIBRARY_SUFFIXES = (".so", ".dll", ".dylib")
 FASTEST = "the fastest that this processor has"
 
 
@@ -61,7 +65,7 @@ def _glibc(tag: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (999, 0)
 
 
-def _expected_here() -> str:
+def expected_here() -> str:
     """The kernel that this x86 processor has to get, by what the system says of it."""
     flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"} <= flags:
@@ -78,11 +82,12 @@ def run_here(wheel: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         environment = {"PATH": "/nonexistent", "HOME": folder}
         python = Path(folder) / "venv" / "bin" / "python"
-        install = [python, "-m", "pip", "install", "-q", "--no-index", str(wheel)]
+        options = ["-q", "--no-index", "--no-deps"]
+        install = [python, "-m", "pip", "install", *options, str(wheel)]
         for command in ([sys.executable, "-m", "venv", str(python.parents[1])], install):
             subprocess.run(command, check=True, env=environment)
-        command = [str(python), "-c", _DESCRIBE]
-        return _kernel(command, environment, _expected_here())
+        command = [str(python), "-c", _program(wheel)]
+        return _kernel(command, environment, expected_here())
 
 
 def run_emulated(wheel: Path, arm: Arm) -> str:
@@ -93,12 +98,17 @@ def run_emulated(wheel: Path, arm: Arm) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(wheel).extractall(folder)
-        python = [str(arm.root / "usr" / "bin" / "python3.11"), "-c", _DESCRIBE]
+        python = [str(arm.root / "usr" / "bin" / "python3.11"), "-c", _program(wheel)]
         names = []
         for processor, kernel in zip(PROCESSORS, ("neon", "dotprod", "i8mm"), strict=True):
             command = [arm.emulator, "-cpu", processor, "-L", str(arm.root), *python]
             names.append(_kernel(command, {**os.environ, "PYTHONPATH": folder}, kernel))
         return ", ".join(names)
+
+
+def _program(wheel: Path) -> str:
+    """Code that prints what the library of an installed wheel says of its kernels."""
+    return _DESCRIBE.format(package=wheel.name.partition("-")[0], suffixes=LIBRARY_SUFFIXES)
 
 
 def _kernel(command: list[str], environment: dict[str, str], expected: str) -> str:
@@ -124,6 +134,11 @@ class Verdict:
     state: str
     kernels: str
     policy: str
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The findings by name, as `tools.wheels.findings` records them."""
+        return {"state": self.state, "kernels": self.kernels, "auditwheel": self.policy}
 
 
 def check(wheel: Path, platform: Platform, arm: Arm | None) -> Verdict:

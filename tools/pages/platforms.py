@@ -1,0 +1,94 @@
+"""States of the platforms: what was run, emulated or only built, as the checks found it."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from moe_export.reporting.markdown import table
+from moe_export.reporting.tables import Table
+from moe_export.system.machine import machine, versions
+from tools.pages.page import write_page
+from tools.wheels import findings
+from tools.wheels.platforms import PLATFORMS
+
+INTRODUCTION = (
+    "Made by `python -m tools.pages platforms FILE` from what the checks below wrote to FILE.\n\n"
+    "*Run*: the wheel of moe-export-ops is installed into a fresh environment without a compiler "
+    "on the path, and the kernel's name is held against the processor. *Emulated*: its library is "
+    "loaded in qemu on Cortex-A72, Cortex-A76 and a processor with everything, and the names are "
+    "held. *Built*: compiled and linked by zig; never loaded. *Not built*: not on this commit."
+)
+
+COMMANDS = """\
+```
+python -m tools.arm.system SYSTEM               # Debian's Python and ONNX Runtime for Arm, no root
+python -m tools.wheels --twice --sdist --arm-root SYSTEM/root --findings FILE
+python -m tools.wheels.main_job dist/moe_export-*x86_64.whl --findings FILE
+python -m tools.arm.folder MODEL... --system SYSTEM --findings FILE \\
+    --wheel dist/moe_export_ops-*aarch64.whl
+```"""
+
+CHECKS = {
+    "twice": "a second build, from nothing and in another folder",
+    "source": "the source archive",
+    "main job": "moe-export and its packages in a fresh environment, no compiler on the path",
+    "folder": "folders exported on x86-64 for both, run by the code of their cards where only ONNX "
+    "Runtime, tokenizers and moe-export-ops are installed",
+}
+"""Checks with more to say than a word, and how each is described."""
+
+TOOLS = ("ziglang", "auditwheel", "scikit-build-core")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the file of findings."""
+    parser.add_argument("findings", type=Path, help="file that the checks wrote")
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Writes the page."""
+    data = {
+        "findings": findings.read(arguments.findings),
+        "machine": machine(),
+        "versions": versions() | {name: version(name) for name in TOOLS},
+    }
+    write_page("platforms", data, markdown(data))
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The page from its findings."""
+    found, on, installed = data["findings"], data["machine"], data["versions"]
+    head = ["platform", "state", "kernels", "auditwheel allows"]
+    rows = [
+        [
+            platform.tag,
+            found.get(platform.tag, {}).get("state", "not built"),
+            found.get(platform.tag, {}).get("kernels") or "–",
+            found.get(platform.tag, {}).get("auditwheel") or "–",
+        ]
+        for platform in PLATFORMS
+    ]
+    notes = [
+        f"- `{platform.tag}`, {description}: {found[platform.tag][name]}."
+        for platform in PLATFORMS
+        for name, description in CHECKS.items()
+        if name in found.get(platform.tag, {})
+    ]
+    tools = ", ".join(f"{name} {installed[name]}" for name in TOOLS)
+    where = (
+        f"Checked on {on['cores']} cores of {on['cpu']}, {on['system']}, Python "
+        f"{installed['python']}; {tools}."
+    )
+    parts = [
+        "# Platforms",
+        INTRODUCTION,
+        table(Table(head, rows)),
+        *(["\n".join(notes)] if notes else []),
+        "The checks:",
+        COMMANDS,
+        where,
+    ]
+    return "\n\n".join(parts) + "\n"
