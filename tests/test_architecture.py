@@ -21,6 +21,8 @@ TORCH_MODULES = (
         "stages.tune",
         "tuning.forward",
         "tuning.packing",
+        "tuning.condense",
+        "tuning.usage",
         "tuning.esft",
         "tuning.dense_mixer",
         "tuning.state",

@@ -30,6 +30,7 @@ from moe_export.artifacts.report_results import (
     Headline,
     ParityFacts,
 )
+from moe_export.artifacts.report_tuning import TuningFacts
 
 
 class Report(JsonArtifact):
@@ -40,6 +41,7 @@ class Report(JsonArtifact):
         title: title from the recipe, or made from the model.
         moe_export: version that wrote the report.
         model: sizes of the model.
+        tuning: training of the model; absent without a `tune` section.
         ranking: comparison of rankings; absent unless `plan.score` is `auto`.
         plan: plan of the model.
         importance: concentration of importance.
@@ -73,6 +75,7 @@ class Report(JsonArtifact):
     title: str
     moe_export: str
     model: ModelFacts
+    tuning: TuningFacts | None = None
     ranking: Ranking | None = None
     plan: PlanFacts
     importance: ImportanceFacts

@@ -29,13 +29,48 @@ class TunedSource(Record):
     after: float
 
 
+class TunedRouter(Record):
+    """Router of one layer that `method: condenser` gave a bias.
+
+    Attributes:
+        layer: number of the layer.
+        load_before: share of the held-out tokens that each expert got before.
+        load_after: the same shares afterwards.
+        largest_bias: largest magnitude of a bias.
+        condensers: experts that every token gets.
+        probabilities: mean probability of each of them, which is its routing weight.
+    """
+
+    layer: int
+    load_before: tuple[float, ...]
+    load_after: tuple[float, ...]
+    largest_bias: float
+    condensers: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+class VectorMovement(Record):
+    """Mean distance of the entries of trained vectors from 1, where they began.
+
+    Attributes:
+        input: movement of the vectors for the input.
+        hidden: movement of those for the hidden values; None without them.
+        up: movement of those for the input of `up` alone; None without them.
+    """
+
+    input: float
+    hidden: float | None = None
+    up: float | None = None
+
+
 class Tuning(JsonArtifact):
     """Account of a tuning, made by the tune stage.
 
     Attributes:
         method: method of training, in the recipe's word.
         objective: goal of the loss, in the recipe's word.
-        top_k: experts per token of the tuned model.
+        top_k: experts per token that the routers of the tuned model were made for.
+        active_experts: routed experts that are computed for a token, at most.
         steps: number of steps.
         epochs: passes over the documents, a fraction if steps were given.
         tokens: tokens trained on, padding excluded, each as often as it was.
@@ -45,8 +80,10 @@ class Tuning(JsonArtifact):
         before: held-out loss before, the mean over the sources by weight.
         after: the same loss afterwards.
         experts: experts that were trained, one list per layer; None if all were.
+        routers: routers that got a bias, one per layer with experts; None without.
+        vectors: movement of the vectors of compressed experts; None without.
         trained_parameters: number of parameters that were trained.
-        changed: names of the tensors that are not those of the model before.
+        changed: names of the tensors that are not those of the model before, or not in it.
         equal: number of tensors that are, byte for byte.
     """
 
@@ -55,6 +92,7 @@ class Tuning(JsonArtifact):
     method: str
     objective: Literal["next_token", "distill"]
     top_k: int
+    active_experts: int
     steps: int
     epochs: float
     tokens: int
@@ -64,6 +102,8 @@ class Tuning(JsonArtifact):
     before: float
     after: float
     experts: tuple[tuple[int, ...], ...] | None = None
+    routers: tuple[TunedRouter, ...] | None = None
+    vectors: VectorMovement | None = None
     trained_parameters: int
     changed: tuple[str, ...]
     equal: int

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ READ_BYTES = 256 << 20
 REST_S = 0.1
 """Seconds between a step and a plain read."""
 
-LOOKUPS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention")
+LOOKUPS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding")
 """Operators that read a few rows of their weights."""
 
 
@@ -147,13 +147,22 @@ def weight_bytes(directory: Path) -> dict[str, float]:
     sizes = {tensor.name: _bytes(tensor) for tensor in graph.initializer}
     spec = _spec(directory)
     found = {}
-    for node in graph.node:
+    for node in _nodes_in(graph):
         size = sum(sizes.get(name, 0) for name in node.input)
         if node.op_type in (NAME, PACKED_NAME):
             found[node.name] = size * _share_read(spec, int(node.name.split(".")[1]))
         elif node.op_type not in LOOKUPS:
             found[node.name] = size
     return found
+
+
+def _nodes_in(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yields the nodes of a graph and of the branches in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes_in(attribute.g)
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
@@ -169,7 +178,7 @@ def _spec(directory: Path) -> ModelSpec:
 def _share_read(spec: ModelSpec, layer: int) -> float:
     """Share of a layer's expert weights that one token reads, if experts are chosen alike."""
     routed, shared = sum(spec.widths[layer]), spec.shared_widths[layer] or 0
-    read = routed * spec.top_k / spec.num_experts + shared
+    read = routed * spec.active_experts / spec.num_experts + shared
     return read / (routed + shared) if routed + shared else 0.0
 
 
@@ -212,14 +221,20 @@ _AREA: list[Any] = []
 
 
 def _step_seconds(events: Iterable[dict[str, Any]], steps: int) -> dict[str, list[float]]:
-    """Seconds of each node in the last runs, by its name."""
+    """Seconds of each node in the last runs, by its name.
+
+    A node with branches is left out, since the nodes of the branch that ran are events too.
+    """
     suffix = "_kernel_time"
+    events = list(events)
+    first = sorted(event["ts"] for event in events if event.get("name") == "model_run")[-steps]
     found: dict[str, list[float]] = {}
     for event in events:
         name = event.get("name", "")
-        if event.get("cat") == "Node" and name.endswith(suffix):
+        is_node = event.get("cat") == "Node" and name.endswith(suffix)
+        if is_node and event["ts"] >= first and event["args"]["op_name"] != "If":
             found.setdefault(name.removesuffix(suffix), []).append(event["dur"] / 1e6)
-    return {name: seconds[-steps:] for name, seconds in found.items()}
+    return found
 
 
 def _groups(seconds: dict[str, list[float]], read_bytes: dict[str, float]) -> list[NodeGroup]:

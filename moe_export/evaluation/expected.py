@@ -88,12 +88,16 @@ def _count_ties(model: StreamedModel, tied_tokens: dict[int, int]) -> None:
     def count(block: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         assert isinstance(block, RaggedMoEBlock)
         x_TD = arguments[0].reshape(-1, arguments[0].shape[-1])
-        choice_TE, top_k = block.choice_scores(x_TD), block.spec.top_k
-        if top_k == choice_TE.shape[1]:
+        choice_TE, spec = block.choice_scores(x_TD), block.spec
+        # The order of compressed experts says which are computed: each neighbour counts.
+        first = spec.active_experts if spec.compressed is not None else spec.chosen_experts
+        last = min(spec.chosen_experts + 1, choice_TE.shape[1])
+        if first == last:
             return
-        best_TK = torch.topk(choice_TE, top_k + 1, dim=-1).values
-        largest_T = choice_TE.abs().masked_fill(choice_TE.isinf(), 0).amax(-1)
-        near = best_TK[:, -2] - best_TK[:, -1] <= TIE * largest_T
+        best_TK = torch.topk(choice_TE, last, dim=-1).values
+        largest_T1 = choice_TE.abs().masked_fill(choice_TE.isinf(), 0).amax(-1, keepdim=True)
+        gap_TK = best_TK[:, first - 1 : -1] - best_TK[:, first:]
+        near = (gap_TK <= TIE * largest_T1).any(-1)
         tied_tokens[block.layer] = tied_tokens.get(block.layer, 0) + int(near.sum())
 
     for layer in range(len(model.layers)):

@@ -11,6 +11,7 @@ from moe_export.checkpoint import Checkpoint, read_config
 from moe_export.families import known
 from moe_export.families.base import PRUNED_PREFIX, Family, ModelSpec
 from moe_export.families.config import read_spec, with_top_k
+from moe_export.families.extensions import require_own_type
 from moe_export.families.foreign import require_floats, unsupported
 from moe_export.families.ignored import drop_ignored
 from moe_export.families.layouts import divide_fused, name_text
@@ -55,6 +56,7 @@ def open_checkpoint(directory: Path, top_k: int | None = None) -> tuple[Checkpoi
     config = read_config(directory)
     spec = spec_of(config)  # the model's type is refused before its weights are read
     require_floats(config, directory)
+    require_own_type(config)
     checkpoint = Checkpoint(directory)
     if top_k is not None:
         checkpoint.config = with_top_k(spec, checkpoint.config, top_k)

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer, Routing
+from moe_export.families.features import (
+    CompressedExperts,
+    Condensers,
+    DeltaNet,
+    ExpertGroups,
+    LatentAttention,
+    Mixer,
+    Routing,
+)
 from moe_export.families.rope import RopeType, Stretch, Yarn
 from moe_export.quantization import UNQUANTIZED, Quantization
 
@@ -55,6 +63,7 @@ class TensorRule:
         is_wide: True if the tensor is computed with in float32 whatever the model's dtype.
         mixer: Kind of mixer without which a layer lacks the tensor; None if every layer has it.
         offset: Number added to the stored values where they are used.
+        stored: Dtype of the stored values; None if it may be that of the model.
     """
 
     role: str
@@ -66,6 +75,7 @@ class TensorRule:
     is_wide: bool = False
     mixer: Mixer | None = None
     offset: float = 0.0
+    stored: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,39 @@ class Family:
     genai_type: str = "decoder"
     in_transformers_js: bool = False
 
+    @cached_property
+    def rules(self) -> tuple[TensorRule, ...]:
+        """Rules of all tensors, with those that `method: compressed_experts` and `condenser` add.
+
+        They are float32 because a bfloat16 number near 1 swallows every small step. The positions
+        `compressed_units` that pruned experts keep are float32 too, which holds them exactly.
+        """
+        router = next(rule.template for rule in self.tensors if rule.role == "router")
+        prefix = f"model.layers.{{layer}}.{self.moe_module}.compressed."
+        bias = router.removesuffix("weight") + "bias"
+
+        def rule(role: str, name: str, when: str, *shape: str, stored: str) -> TensorRule:
+            return TensorRule(role, name, shape, "router", when, "moe", is_wide=True, stored=stored)
+
+        table, wide = "experts", "float32"
+        return (
+            *self.tensors,
+            rule("router_bias", bias, "has_router_bias", table, stored=wide),
+            rule(
+                "compressed_input", f"{prefix}input", "scales_input", table, "hidden", stored=wide
+            ),
+            rule(
+                "compressed_hidden",
+                f"{prefix}hidden",
+                "scales_hidden",
+                table,
+                "whole_width",
+                stored=wide,
+            ),
+            rule("compressed_up", f"{prefix}up", "scales_up", table, "hidden", stored=wide),
+            rule("compressed_units", f"{prefix}units", "has_units", "rows", stored=wide),
+        )
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -171,6 +214,7 @@ class TensorSpec:
     expert: int | None = None
     is_wide: bool = False
     offset: float = 0.0
+    stored: str | None = None
 
     @property
     def elements(self) -> int:
@@ -205,6 +249,8 @@ class ModelSpec:
         latent: Sizes of latent attention; None for plain attention.
         clip_qkv: Largest magnitude of queries, keys and values; None without a limit.
         stretch: Stretch of rotary frequencies to a longer context; None without one.
+        compressed: Experts per token that are vectors alone; None without any.
+        condensers: Bias of the router and experts that every token gets; None without a bias.
         quantization: Formats of the stored tensors; shapes and numbers of elements are those of the
             float model.
     """
@@ -241,6 +287,8 @@ class ModelSpec:
     norm_epsilon: float
     rope_theta: float
     stretch: Stretch | None
+    compressed: CompressedExperts | None = None
+    condensers: Condensers | None = None
     quantization: Quantization = UNQUANTIZED
 
     def has_experts(self, layer: int) -> bool:
@@ -256,6 +304,46 @@ class ModelSpec:
     def has_shared_expert(self) -> bool:
         """True if every layer with experts has an always-on one, however narrow."""
         return any(width is not None for width in self.shared_widths)
+
+    @property
+    def chosen_experts(self) -> int:
+        """Experts that the router chooses for a token, those of vectors alone included."""
+        kept = self.condensers is not None and self.condensers.kept_budget
+        return self.top_k - (self.condensers.count if self.condensers and kept else 0)
+
+    @property
+    def active_experts(self) -> int:
+        """Routed experts that are computed for a token, at most."""
+        condensers = self.condensers.count if self.condensers is not None else 0
+        auxiliary = self.compressed.auxiliary if self.compressed is not None else 0
+        return self.chosen_experts + condensers - auxiliary
+
+    @property
+    def has_router_bias(self) -> bool:
+        """True if a stored bias is added to the router's logits."""
+        return self.condensers is not None
+
+    @property
+    def scales_input(self) -> bool:
+        """True if vectors scale the experts' input."""
+        return self.compressed is not None
+
+    @property
+    def scales_hidden(self) -> bool:
+        """True if vectors scale the experts' hidden values."""
+        return self.compressed is not None and self.compressed.form != "input"
+
+    @property
+    def scales_up(self) -> bool:
+        """True if `up` reads an input of its own."""
+        return self.compressed is not None and self.compressed.form == "three"
+
+    @property
+    def has_units(self) -> bool:
+        """True if the positions that pruned experts keep of the vectors are stored."""
+        if self.compressed is None or not self.scales_hidden:
+            return False
+        return any(width != self.compressed.width for layer in self.widths for width in layer)
 
     @property
     def has_fixed_states(self) -> bool:
@@ -305,6 +393,8 @@ class ModelSpec:
             "conv_in": 3 * self.hidden_size,
             "taps": self.convolution_taps,
         }
+        if self.compressed is not None:
+            sizes["whole_width"] = self.compressed.width
         if self.latent is not None:
             expanded = self.latent.nope_dim + self.latent.value_dim
             sizes |= {
@@ -331,7 +421,7 @@ class ModelSpec:
     def tensors(self) -> dict[str, TensorSpec]:
         """Every tensor by its checkpoint name; tensors outside the layers come first."""
         specs: dict[str, TensorSpec] = {}
-        rules = [r for r in self.family.tensors if r.when is None or getattr(self, r.when)]
+        rules = [r for r in self.family.rules if r.when is None or getattr(self, r.when)]
         for rule in rules:
             if "{layer}" not in rule.template:
                 shape = tuple(self.size(symbol) for symbol in rule.shape)
@@ -353,7 +443,7 @@ class ModelSpec:
     def _of_layer(self, rule: TensorRule, layer: int) -> Iterator[tuple[str, TensorSpec]]:
         experts = range(self.num_experts) if "{expert}" in rule.template else (None,)
         for expert in experts:
-            own = {"shared": self.shared_widths[layer] or 0}
+            own = {"shared": self.shared_widths[layer] or 0, "rows": sum(self.widths[layer])}
             if expert is not None:
                 own["width"] = self.widths[layer][expert]
             shape = tuple(
@@ -363,13 +453,20 @@ class ModelSpec:
             yield (
                 name,
                 TensorSpec(
-                    rule.role, shape, rule.tensor_class, layer, expert, rule.is_wide, rule.offset
+                    rule.role,
+                    shape,
+                    rule.tensor_class,
+                    layer,
+                    expert,
+                    rule.is_wide,
+                    rule.offset,
+                    rule.stored,
                 ),
             )
 
     def name(self, role: str, layer: int | None = None, expert: int | None = None) -> str:
         """Checkpoint name of a tensor, by its role."""
-        for rule in self.family.tensors:
+        for rule in self.family.rules:
             if rule.role == role:
                 return rule.template.format(layer=layer, expert=expert)
         raise KeyError(role)

@@ -15,6 +15,7 @@ from moe_export.families.base import (
     Family,
     ModelSpec,
 )
+from moe_export.families.extensions import is_extended, read_compressed, read_condensers
 from moe_export.families.features import DeltaNet, ExpertGroups, LatentAttention, Mixer
 from moe_export.families.rope import read_stretch, rope_facts
 from moe_export.families.schema import (
@@ -52,13 +53,19 @@ ATTENTION_TYPES = ("full_attention", "sliding_attention")
 HEAD_UNIT = 16
 """Unit of head sizes: GroupQueryAttention of ONNX Runtime (seen in 1.32) refuses other sizes."""
 
+CACHED_UNIT = 16
+"""Unit of the vectors in the cache of latent attention: both halves are multiples of 8."""
+
 
 def is_pruned(config: dict[str, Any]) -> bool:
     """True for the config of a pruned checkpoint, and of an export of one.
 
     An export has its family's own model_type, with the widths beside it.
     """
-    return WIDTHS_KEY in config or str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
+    if WIDTHS_KEY in config:
+        return True
+    is_ours = str(config.get("model_type", "")).startswith(PRUNED_PREFIX)
+    return is_ours and not is_extended(config)
 
 
 class _ConfigReader:
@@ -174,11 +181,12 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
     head_dim, num_kv_heads = _read_heads(reader, latent)
     rotated = float(reader.number_or("rotated", 1.0))
     rotary_dim = int(head_dim * rotated) if latent is None else latent.rope_dim
-    _check_heads(reader, head_dim, rotary_dim)
+    _check_heads(reader, head_dim if latent is None else rotary_dim, rotary_dim)
     _check_experts(reader)
     widths = _read_widths(reader, config)
     has_dense_layers = any(not layer for layer in widths)
     normalize = family.normalize_top_k
+    top_k, num_experts = number("top_k"), number("num_experts")
     return ModelSpec(
         family=family,
         hidden_size=number("hidden_size"),
@@ -194,8 +202,8 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         windows=_read_windows(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
-        num_experts=number("num_experts"),
-        top_k=number("top_k"),
+        num_experts=num_experts,
+        top_k=top_k,
         widths=widths,
         shared_widths=_read_shared_widths(reader, config, widths),
         dense_width=number("dense_width") if has_dense_layers else 0,
@@ -214,6 +222,10 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         rope_theta=float(number("rope_theta")),
         stretch=read_stretch(
             config, family.model_type, family.rope_types, rotary_dim, number("max_positions")
+        ),
+        compressed=read_compressed(config, family, top_k, number("width")),
+        condensers=read_condensers(
+            config, family, top_k, num_experts, [bool(layer) for layer in widths]
         ),
         quantization=read_quantization(config, number("num_layers")),
     )
@@ -241,6 +253,11 @@ def check_top_k(spec: ModelSpec, top_k: int) -> None:
             f"plan.top_k is {top_k}, but the routers of this {spec.family.model_type} choose "
             f"{spec.top_k} of {spec.num_experts} experts per token; give 1 to {spec.top_k}"
         )
+    if top_k != spec.top_k and (spec.compressed or spec.condensers):
+        raise RecipeError(
+            f"plan.top_k is {top_k}, but this {spec.family.model_type} was tuned with compressed "
+            f"experts or a router bias for {spec.top_k} experts per token; leave plan.top_k out"
+        )
 
 
 def with_top_k(spec: ModelSpec, config: dict[str, Any], top_k: int) -> dict[str, Any]:
@@ -264,10 +281,17 @@ def with_top_k(spec: ModelSpec, config: dict[str, Any], top_k: int) -> dict[str,
 def _read_latent(reader: _ConfigReader) -> LatentAttention | None:
     if not reader.knows("kv_latent"):
         return None
+    key_rank, rope_dim = reader.number("kv_latent"), reader.number("rope_dim")
+    if (key_rank + rope_dim) % CACHED_UNIT or rope_dim > key_rank:
+        raise CheckpointError(
+            f"config.json: kv_lora_rank is {key_rank} and qk_rope_head_dim {rope_dim}, expected a "
+            f"sum that is a multiple of {CACHED_UNIT} and the first not smaller than the second, "
+            f"since the cache of {reader.family.model_type} has two equal halves"
+        )
     return LatentAttention(
         query_rank=reader.number_or("q_latent", 0),
-        key_rank=reader.number("kv_latent"),
-        rope_dim=reader.number("rope_dim"),
+        key_rank=key_rank,
+        rope_dim=rope_dim,
         nope_dim=reader.number("nope_dim"),
         value_dim=reader.number("value_dim"),
     )

@@ -27,6 +27,16 @@ class LatentAttention:
     nope_dim: int
     value_dim: int
 
+    @property
+    def cached_dim(self) -> int:
+        """Number of entries that the cache holds of a token: rotated key and latent vector."""
+        return self.rope_dim + self.key_rank
+
+    @property
+    def half_dim(self) -> int:
+        """Half of them: the cache has two tensors."""
+        return self.cached_dim // 2
+
 
 @dataclass(frozen=True)
 class DeltaNet:
@@ -73,6 +83,50 @@ class Routing:
     has_choice_bias: bool = False
     group_score: Literal["best", "best_two"] = "best"
     total_epsilon: float = 0.0
+
+
+CompressedForm = Literal["input", "tied", "three"]
+"""Vectors of a compressed expert: one for the input of gate and up; another one for the hidden
+values; and a third one, so that gate and up have one each."""
+
+
+@dataclass(frozen=True)
+class CompressedExperts:
+    """Experts per token that are not computed; their vectors scale the other ones instead.
+
+    Source: Compressed Experts (https://arxiv.org/abs/2503.00634, section 2.2).
+
+    Attributes:
+        auxiliary: Number of such experts: the last ones in the router's order.
+        form: Vectors that every expert has.
+        width: Length of the vector for hidden values: the width of an expert before pruning.
+    """
+
+    auxiliary: int
+    form: CompressedForm
+    width: int
+
+
+@dataclass(frozen=True)
+class Condensers:
+    """Stored bias of the router's logits, and experts that every token gets.
+
+    Attributes:
+        experts: Numbers of the experts that every token gets, ascending, one tuple per layer; as
+            many in each layer with experts.
+        kept_budget: True if they take the place of as many chosen experts; False if they are added.
+        bias_in_weights: True if the bias counts for the weights; False if it is for the choice
+            alone.
+    """
+
+    experts: tuple[tuple[int, ...], ...]
+    kept_budget: bool
+    bias_in_weights: bool
+
+    @property
+    def count(self) -> int:
+        """Number of experts that every token gets in a layer with experts."""
+        return max(map(len, self.experts))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Tensors that the layers of a model carry from one step of decoding to the next.
 
-Attention keeps keys and values of every token. Other mixers keep a state of fixed size. Graph,
+Attention keeps keys and values of every token; latent attention the halves of one vector for all
+heads, under the same names. Other mixers keep a state of fixed size. Graph,
 runtimes, tests and predictions take names and shapes from here.
 """
 
@@ -46,13 +47,20 @@ class State:
         return prod(self.before) * prod(self.after or ()) * itemsize
 
 
+def cached_shape(spec: ModelSpec) -> tuple[int, int]:
+    """Number of heads in the cache of attention, and entries of each."""
+    if spec.latent is not None:
+        return 1, spec.latent.half_dim
+    return spec.num_kv_heads, spec.head_dim
+
+
 def layer_states(spec: ModelSpec, layer: int) -> tuple[State, ...]:
     """States of a layer, in the order of the inputs and outputs of the graph."""
     prefix = f"{PAST_PREFIX}{layer}"
     match spec.mixers[layer]:
         case "attention" | "latent_attention":
-            heads, entries = (spec.num_kv_heads,), (spec.head_dim,)
-            return tuple(State(f"{prefix}.{kind}", heads, entries) for kind in ("key", "value"))
+            heads, size = cached_shape(spec)
+            return tuple(State(f"{prefix}.{kind}", (heads,), (size,)) for kind in ("key", "value"))
         case "short_convolution":
             taps = spec.convolution_taps
             return (State(f"{prefix}.conv_state", (spec.hidden_size, taps - 1)),)

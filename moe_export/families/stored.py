@@ -66,12 +66,18 @@ def stored_tensors(spec: ModelSpec) -> dict[str, StoredTensor]:
     stored = {}
     for name, tensor in spec.tensors.items():
         if format_in(spec, name) is None:
-            own = spec.quantization.float_of(tensor.role, tensor.layer)
+            own = tensor.stored or spec.quantization.float_of(tensor.role, tensor.layer)
             stored[name] = StoredTensor(tensor.shape, None if own is None else np.dtype(own))
             continue
         for suffix, (shape, dtype) in _parts(spec, name).items():
             stored[name + suffix] = StoredTensor(shape, dtype)
     return stored
+
+
+def stored_dtype(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> np.dtype[Any]:
+    """Dtype of a tensor in floats: its own, or that of the checkpoint it is made from."""
+    own = spec.tensors[name].stored
+    return checkpoint.tensors[name].dtype if own is None else np.dtype(own)
 
 
 def _advice(checkpoint: Checkpoint, missing: str) -> str:

@@ -43,6 +43,11 @@ class BlockData:
     def __len__(self) -> int:
         return len(self.x_TD)
 
+    def is_finite(self) -> bool:
+        """Tells whether all values are finite."""
+        values = (self.x_TD, self.wanted_TD, self.weight_T)
+        return all(bool(value.isfinite().all()) for value in values)
+
     def parts(self, tokens: int) -> Iterator[BlockData]:
         """Data of at most so many tokens at a time, without a copy."""
         for first in range(0, len(self), tokens):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
 from moe_export.torch_model.block import Matrix, RaggedMoEBlock, SwiGlu
+from moe_export.torch_model.compressed import UNSCALED, Scales
 
 Kept = Mapping[tuple[int, int], NDArray[np.int64]]
 """Ascending positions [P] of the kept dimensions, by layer and expert. The shared expert is
@@ -35,6 +36,7 @@ def compact_block(whole: RaggedMoEBlock, pruned: ModelSpec, kept: Kept) -> Ragge
     with torch.device("meta"):
         block = RaggedMoEBlock(pruned, whole.layer, returns_logits=whole.returns_logits)
     block.take_router(whole)
+    block.take_vectors(whole, _units(whole, kept))
     for number, (small, large) in enumerate(zip(block.all_experts, whole.all_experts, strict=True)):
         kept_P = kept.get((whole.layer, number))
         _fill_expert(small, large, None if kept_P is None else torch.from_numpy(kept_P))
@@ -58,8 +60,14 @@ def in_place_of(whole: RaggedMoEBlock, block: RaggedMoEBlock) -> Iterator[None]:
         del whole.__dict__["forward"]
 
 
-def hidden(swiglu: SwiGlu, x_ND: Tensor) -> Tensor:
-    """Input [N, P] of an expert's `down`."""
+def hidden(swiglu: SwiGlu, x_ND: Tensor, scales: Scales = UNSCALED) -> Tensor:
+    """Input [N, P] of an expert's `down`.
+
+    Args:
+        swiglu: Weights of the expert.
+        x_ND: Inputs, before they are scaled.
+        scales: Factors of the tokens' inputs and of the expert's hidden values.
+    """
     values: dict[str, Tensor] = {}
 
     def observe(quantity: str, value: Tensor) -> Tensor:
@@ -67,8 +75,20 @@ def hidden(swiglu: SwiGlu, x_ND: Tensor) -> Tensor:
         # No output is needed, so that `down` has no row to multiply.
         return value[:0] if quantity == "h" else value
 
-    swiglu.forward(x_ND, observe)
+    swiglu.forward(x_ND, observe, scales)
     return values["h"]
+
+
+def _units(whole: RaggedMoEBlock, kept: Kept) -> Tensor:
+    """Positions before any pruning of the kept dimensions of all routed experts, int64."""
+    units = []
+    for number, expert in enumerate(whole.routed):
+        unit_W = whole.units(number)
+        if unit_W is None:
+            unit_W = torch.arange(expert.down.weight.shape[1])
+        kept_P = kept.get((whole.layer, number))
+        units.append(unit_W if kept_P is None else unit_W[torch.from_numpy(kept_P)])
+    return torch.cat(units)
 
 
 def _fill_expert(small: SwiGlu, large: SwiGlu, kept_P: Tensor | None) -> None:

@@ -162,7 +162,7 @@ def _check_routing(spec: ModelSpec) -> None:
     Raises:
         RecipeError: Every token takes one expert with the weight 1.
     """
-    if spec.top_k == 1 and spec.normalize_top_k:
+    if spec.top_k == 1 and spec.normalize_top_k and spec.condensers is None:
         raise RecipeError(
             "prune.distill_router: every token of this model takes one expert with the weight 1, "
             "so that its routers have no gradient; leave distill_router out"

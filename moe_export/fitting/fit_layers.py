@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.fitting.block_data import BlockData, watched
 from moe_export.fitting.compact import Kept, compact_block, in_place_of
@@ -73,6 +74,7 @@ def fit_layers(
 
     Raises:
         ResourceError: The disk is too small for the hidden states.
+        CheckpointError: Activations are not finite.
     """
     fits = begun(directory, pruned, kept, tokens, rule, folder)
     for layer in range(fits.model.spec.num_layers):
@@ -191,7 +193,14 @@ class LayerFits(Passes):
             square_T[rows] = goal_BLD.square().mean(-1).flatten()[batch.real_T]
             start = rows.stop
         weight_T = self.weight_T / (square_T + spec.norm_epsilon)
-        return BlockData(x_TD, wanted_TD, weight_T / weight_T.mean())
+        data = BlockData(x_TD, wanted_TD, weight_T / weight_T.mean())
+        if not data.is_finite():
+            raise CheckpointError(
+                f"layer {layer}: activations on the calibration set are not finite in float32, so "
+                "that no weights can be fitted; look for values in the checkpoint that are far "
+                "too large, or set prune.refit and prune.distill_blocks to false"
+            )
+        return data
 
     def _kind(self, layer: int) -> str:
         """Kind of the pruned model's states; both models have the same embeddings."""

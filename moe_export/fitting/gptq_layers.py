@@ -30,6 +30,7 @@ from moe_export.passes.batches import batches_of
 from moe_export.passes.carried import BATCH_TOKENS, CarriedModel
 from moe_export.quantization import Method, Quantization, QuantizeResult
 from moe_export.torch_model.block import RaggedMoEBlock
+from moe_export.torch_model.compressed import scaled
 
 SAME_INPUT = {"k": "q", "v": "q", "up": "gate", "shared_up": "shared_gate"}
 """Roles whose matrices have the same input as the matrix of another role."""
@@ -154,14 +155,19 @@ def _experts(
     x_TD = torch.cat(seen[BLOCK].x)
     with torch.no_grad():
         weight_TK, expert_TK = block.route(x_TD)
+        scales = block.scales(x_TD)
         results: dict[str, QuantizeResult] = {}
         for expert, swiglu in enumerate(block.routed):
             token_N, place_N = torch.nonzero(expert_TK == expert, as_tuple=True)
             x_ND, share_N1 = x_TD[token_N], weight_TK[token_N, place_N][:, None]
-            first = [spec.name(role, layer, expert) for role in ("gate", "up")]
-            results |= fit(model, first, x_ND * share_N1, spec)
+            own = scales.of(token_N, block.units(expert))
+            gate, up = (spec.name(role, layer, expert) for role in ("gate", "up"))
+            together = [gate, up] if own.up_ND is None else [gate]
+            results |= fit(model, together, scaled(x_ND, own.input_ND) * share_N1, spec)
+            if own.up_ND is not None:
+                results |= fit(model, [up], scaled(x_ND, own.up_ND) * share_N1, spec)
             values: dict[str, Tensor] = {}
-            swiglu.forward(x_ND, values.setdefault)
+            swiglu.forward(x_ND, values.setdefault, own)
             name = spec.name("down", layer, expert)
             results |= fit(model, [name], values["h"] * share_N1, spec)
     return results

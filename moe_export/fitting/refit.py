@@ -27,6 +27,7 @@ from moe_export.fitting.block_data import BlockData
 from moe_export.fitting.compact import hidden
 from moe_export.fitting.limits import DIMENSIONS_AT_ONCE, SWEEPS
 from moe_export.torch_model.block import RaggedMoEBlock, SwiGlu
+from moe_export.torch_model.compressed import UNSCALED, Scales
 
 TOKENS_PER_DIMENSION = 2
 """Least number of tokens per kept dimension; an expert with fewer is not fitted."""
@@ -44,12 +45,20 @@ class ExpertTokens:
         swiglu: Weights of the expert.
         token_N: Positions of its tokens among all, int64.
         routing_N: Routing weight of each, or weight of the shared expert.
+        scales: Factors of all tokens by their compressed experts; none for the shared expert.
+        unit_W: Columns of the factors that the expert's hidden values have; None for all.
     """
 
     number: int
     swiglu: SwiGlu
     token_N: Tensor
     routing_N: Tensor
+    scales: Scales = UNSCALED
+    unit_W: Tensor | None = None
+
+    def hidden(self, x_TD: Tensor, token_N: Tensor) -> Tensor:
+        """Values [N, P] of the kept dimensions at some tokens, before the routing weight."""
+        return hidden(self.swiglu, x_TD[token_N], self.scales.of(token_N, self.unit_W))
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions and routing weights of at most `TOKENS_AT_ONCE` tokens at a time."""
@@ -70,10 +79,12 @@ class ExpertTokens:
 def tokens_by_expert(block: RaggedMoEBlock, x_TD: Tensor) -> list[ExpertTokens]:
     """Tokens of every expert of a block, the shared one last if there is one."""
     weight_TK, expert_TK = block.route(x_TD)
+    scales = block.scales(x_TD)
     experts = []
     for number, swiglu in enumerate(block.routed):
         token_N, place_N = torch.nonzero(expert_TK == number, as_tuple=True)
-        experts.append(ExpertTokens(number, swiglu, token_N, weight_TK[token_N, place_N]))
+        weight_N = weight_TK[token_N, place_N]
+        experts.append(ExpertTokens(number, swiglu, token_N, weight_N, scales, block.units(number)))
     if block.shared is not None:
         weight_T = block.shared_weight(x_TD)[:, 0]
         everyone_T = torch.arange(len(x_TD))
@@ -147,7 +158,7 @@ def _values(group: list[ExpertTokens], x_TD: Tensor, token_N: Tensor) -> Tensor:
     for expert, part_NP in zip(group, h_NP.split([e.width for e in group], dim=1), strict=True):
         is_here_M = torch.isin(expert.token_N, token_N)
         own_M, routing_M = expert.token_N[is_here_M], expert.routing_N[is_here_M]
-        h_MP = hidden(expert.swiglu, x_TD[own_M]) * routing_M[:, None]
+        h_MP = expert.hidden(x_TD, own_M) * routing_M[:, None]
         part_NP.index_copy_(0, torch.searchsorted(token_N, own_M), h_MP)
     return h_NP
 
@@ -155,5 +166,5 @@ def _values(group: list[ExpertTokens], x_TD: Tensor, token_N: Tensor) -> Tensor:
 def _subtract(expert: ExpertTokens, x_TD: Tensor, missing_TD: Tensor, down_DP: Tensor) -> None:
     """Subtracts an expert's output with the given `down` from what is missing, in place."""
     for token_N, routing_N in expert.parts():
-        h_NP = hidden(expert.swiglu, x_TD[token_N]) * routing_N[:, None]
+        h_NP = expert.hidden(x_TD, token_N) * routing_N[:, None]
         missing_TD.index_add_(0, token_N, h_NP @ down_DP.T, alpha=-1)

@@ -1,9 +1,10 @@
 """Builds a decoder as an ONNX graph and writes it to files.
 
 `weights`, `quantized` and `packed` read weights lazily, and `builder` adds them and nodes to a
-graph. `norm`, `attention`, `latent_attention`, `rotary`, `padding`, `router`, `moe` and `mlp` are
-the blocks, and `decoder` is the model. `external_data` writes the files, and `predict` computes
-their sizes beforehand. `genai_config` and `layer_outputs` serve those who run the model.
+graph. `norm`, `attention`, `latent_attention`, `rotary`, `padding`, `router`, `compressed`, `moe`
+and `mlp` are the blocks, and `decoder` is the model. `external_data` writes the files, and
+`predict` computes their sizes beforehand. `genai_config` and `layer_outputs` serve those who run
+the model.
 """
 
 from __future__ import annotations

@@ -126,7 +126,6 @@ def grouped_query_attention(
         kv_num_heads=spec.num_kv_heads,
         scale=spec.attention_scale,
         do_rotary=1,
-        rotary_interleaved=int(spec.latent is not None),
         **within,
     )
     for value, state in zip(present, states, strict=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec, TensorSpec
 from moe_export.formats import GRIDS
+from moe_export.graph.latent_weight import LatentWeight
 from moe_export.graph.packed_matrix import PackedMatrix
 from moe_export.graph.packed_tensor import PackedTensor
 from moe_export.graph.quantized import (
@@ -19,6 +20,7 @@ from moe_export.graph.quantized import (
     matmul_nbits_weight,
     ragged_moe_weight,
 )
+from moe_export.graph.units import UnitsTensor
 from moe_export.graph.weights import CheckpointTensor, FloatDtype, Read, join_names
 from moe_export.op import spec as op_spec
 from moe_export.op.function import OPSET
@@ -97,6 +99,7 @@ class GraphBuilder:
         self.float_type = ir.DataType.from_numpy(np.dtype(dtype))
         self._read = read
         self._axes: Mapping[str, str] = {}
+        self._branch: ir.Graph | None = None
         self.graph = ir.Graph(
             [],
             [],
@@ -161,8 +164,36 @@ class GraphBuilder:
         )
         for number, output in enumerate(node.outputs):
             output.name = f"{name}:{number}" if number else name
-        self.graph.append(node)
+        (self.graph if self._branch is None else self._branch).append(node)
         return node.outputs
+
+    def either(
+        self,
+        condition: ir.Value,
+        then: Callable[[], ir.Value],
+        otherwise: Callable[[], ir.Value],
+        name: str,
+    ) -> ir.Value:
+        """Value that one of two functions adds the nodes of; the other's nodes do not run.
+
+        Args:
+            condition: True, as [1] bool, for the first function.
+            then: Function that adds nodes and returns the last one's output.
+            otherwise: Function for the other case.
+            name: Name of the node and its output.
+        """
+        branches = {"then_branch": self._nodes_of(then), "else_branch": self._nodes_of(otherwise)}
+        node = ir.node("If", [condition], attributes=branches, name=name)
+        node.outputs[0].name = name
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def _nodes_of(self, make: Callable[[], ir.Value]) -> ir.Graph:
+        """Graph of the nodes that a function adds; their weights stay those of the whole model."""
+        self._branch = branch = ir.Graph([], [], nodes=[], name=make.__name__)
+        branch.outputs.append(make())
+        self._branch = None
+        return branch
 
     def describe(
         self, value: ir.Value, *shape: int | str, dtype: ir.DataType | None = None
@@ -198,10 +229,12 @@ class GraphBuilder:
         expert: int | None = None,
         transpose: bool = False,
         dtype: FloatDtype | None = None,
+        offset: float | None = None,
     ) -> ir.Value:
         """Initializer for one tensor of the checkpoint, or for several concatenated by rows.
 
-        Its dtype is the model's unless another is given. It has the tensor's name in the
+        Its dtype is the model's unless another is given, and its values have the tensor's own
+        offset unless another is given. It has the tensor's name in the
         checkpoint. Several tensors get their common prefix and then the parts that differ, as in
         `model.layers.0.self_attn.q_proj.weight+k_proj.weight+v_proj.weight`.
         """
@@ -218,7 +251,7 @@ class GraphBuilder:
             names,
             self._read,
             transpose=transpose,
-            offset=specs[0].offset,
+            offset=specs[0].offset if offset is None else offset,
         )
         return self._register(tensor, _meta(specs[0].tensor_class, layer))
 
@@ -235,6 +268,14 @@ class GraphBuilder:
         parts = ragged_moe_weight(self.spec, name, format_name, self.dtype, self._read)
         return self._register_quantized(parts, self.spec.tensors[name].tensor_class, layer)
 
+    def latent_weight(self, part: Literal["key", "value"], layer: int) -> ir.Value:
+        """Keys' or values' part, per head, of the matrix that expands latent vectors."""
+        source = self.spec.name("kv_expand", layer)
+        if f"{source}.{part}" in self.graph.initializers:
+            return self.graph.initializers[f"{source}.{part}"]
+        tensor = LatentWeight(f"{source}.{part}", part, source, self.spec, self.dtype, self._read)
+        return self._register(tensor, _meta(self.spec.tensors[source].tensor_class, layer))
+
     def packed_experts(self, layer: int, name: str) -> ir.Value:
         """Weight of a `RaggedMoEPacked` node, which holds all experts of a layer."""
         tensor = PackedTensor(name, self.spec, layer, self.dtype, self._read)
@@ -250,6 +291,12 @@ class GraphBuilder:
         }
         meta = {SHARES_KEY: shares, EXPERT_BYTES_KEY: routed}
         return self._register(tensor, _meta("experts", layer) | meta)
+
+    def units(self, layer: int) -> ir.Value:
+        """Input `units` of a layer of pruned compressed experts."""
+        tensor = UnitsTensor(self.spec, layer, self._read, self.layout)
+        owner = self.spec.tensors[self.spec.name("compressed_units", layer)].tensor_class
+        return self._register(tensor, _meta(owner, layer))
 
     def lookup(self, ids: ir.Value, name: str) -> ir.Value:
         """Looks up the embeddings of token ids."""

@@ -12,6 +12,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder, linear_overload
+from moe_export.graph.compressed import check_kernels, extra_inputs
 from moe_export.graph.mixer import mixer, mixer_inputs
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
@@ -40,9 +41,10 @@ def build_decoder(
 
     Inputs: `input_ids` [batch, sequence] int64, `attention_mask` [batch, total] int64 with padding
     on any side, and the states of each layer (`families.states`), such as `past_key_values.{i}.key`
-    and `.value` [batch, kv_heads, past, head_dim]. Outputs: `logits` [batch, sequence, vocab] and
-    the new states, such as `present.{i}.key`, all in `dtype`. Batch, sequence and past are open;
-    ONNX Runtime's attention takes more than one new token after a past only for a batch of one.
+    and `.value` [batch, kv_heads, past, head_dim]; latent attention has one head there. Outputs:
+    `logits` [batch, sequence, vocab] and the new states, such as `present.{i}.key`, all in `dtype`.
+    Batch, sequence and past are open; ONNX Runtime's attention takes more than one new token after
+    a past only for a batch of one.
 
     The optional input `logits_from` [1] int64 is the first position of `sequence` that logits are
     computed of, counted from the end if negative. It is 0 unless fed; with -1 `logits` is
@@ -55,6 +57,7 @@ def build_decoder(
         layout: Layout of the experts' weights.
         linear: Nodes of the matrices outside the experts.
     """
+    check_kernels(spec, layout)
     builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout, linear)
     input_ids = builder.input("input_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
     mask = builder.input(
@@ -151,7 +154,11 @@ def _experts_functions(spec: ModelSpec, dtype: Dtype) -> list[ir.Function]:
         format_name: Format = name or dtype
         group_size = quantization.group_size if format_name in QUANTIZED_FORMATS else 0
         function = ragged_moe_function(
-            spec.num_experts, format_name, group_size, shared_expert=shared
+            spec.num_experts,
+            format_name,
+            group_size,
+            shared_expert=shared,
+            extra_inputs=extra_inputs(spec),
         )
         function.overload = overload_of(quantization, name)
         functions.append(function)

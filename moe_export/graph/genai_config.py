@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moe_export.families.base import ModelSpec
-from moe_export.families.states import states
+from moe_export.families.states import cached_shape, states
 from moe_export.variants import MODEL_FILE, PAST_PREFIX, PRESENT_PREFIX
 
 CONFIG_FILE = "genai_config.json"
@@ -34,6 +34,7 @@ def genai_config(
         library: File name of the operator library beside the model; None if there is none.
         provider: Execution provider that runs the model, such as `cuda`; None for the CPU.
     """
+    cached_heads, head_size = cached_shape(spec)
     # The only key of free text; ONNX Runtime begins the lines of its log with it.
     code = "standard operators" if library is None else library
     options: list[dict[str, Any]] = [] if provider is None else [{provider: {}}]
@@ -56,10 +57,10 @@ def genai_config(
             "decoder": {
                 "filename": MODEL_FILE,
                 "session_options": session,
-                "head_size": spec.head_dim,
+                "head_size": head_size,
                 "hidden_size": spec.hidden_size,
                 "num_attention_heads": spec.num_heads,
-                "num_key_value_heads": spec.num_kv_heads,
+                "num_key_value_heads": cached_heads,
                 "num_hidden_layers": spec.num_layers,
                 **_layer_types(spec),
                 "inputs": {

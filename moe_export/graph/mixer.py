@@ -9,7 +9,7 @@ import onnx_ir as ir
 from moe_export.graph.attention import AttentionInputs, attention, attention_inputs
 from moe_export.graph.builder import GraphBuilder
 from moe_export.graph.delta_net import delta_net
-from moe_export.graph.latent_attention import latent_attention
+from moe_export.graph.latent_attention import LatentInputs, latent_attention, latent_inputs
 from moe_export.graph.padding import FrontOrder, front_order, new_tokens, real_places
 from moe_export.graph.short_convolution import short_convolution
 
@@ -20,12 +20,14 @@ class MixerInputs:
 
     Attributes:
         attention: Inputs of attention.
+        latent: Further inputs of latent attention; None without it.
         new_tokens: Number of real new tokens of each row, [batch, 1] int64; None if no layer has a
             state of fixed size.
         is_real: True for the real tokens, [batch, sequence, 1]; None without a delta net.
     """
 
     attention: AttentionInputs
+    latent: LatentInputs | None
     new_tokens: ir.Value | None
     is_real: ir.Value | None
 
@@ -42,12 +44,13 @@ def mixer_inputs(
     """
     shared = attention_inputs(builder, mask)
     order = front_order(builder, ids, mask)
+    latent = latent_inputs(builder, mask, order) if builder.spec.latent is not None else None
     if not builder.spec.has_fixed_states:
-        return MixerInputs(shared, None, None), order
+        return MixerInputs(shared, latent, None, None), order
     counted = new_tokens(builder, order)
     has_delta = "delta_net" in builder.spec.mixers
     is_real = real_places(builder, order, counted) if has_delta else None
-    return MixerInputs(shared, counted, is_real), order
+    return MixerInputs(shared, latent, counted, is_real), order
 
 
 def mixer(builder: GraphBuilder, x: ir.Value, shared: MixerInputs, layer: int) -> ir.Value:
@@ -66,7 +69,8 @@ def mixer(builder: GraphBuilder, x: ir.Value, shared: MixerInputs, layer: int) -
         case "attention":
             return attention(builder, x, shared.attention, layer)
         case "latent_attention":
-            return latent_attention(builder, x, shared.attention, layer)
+            assert shared.latent is not None
+            return latent_attention(builder, x, shared.attention, shared.latent, layer)
         case "short_convolution":
             assert shared.new_tokens is not None
             return short_convolution(builder, x, shared.new_tokens, layer)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from moe_export.graph.builder import ALL_TOKENS, GraphBuilder
+from moe_export.graph.compressed import compressed
 from moe_export.graph.router import router
 from moe_export.op import spec as op_spec
 from moe_export.quantization import Quantization, QuantizedFormat
@@ -22,13 +24,24 @@ def moe(builder: GraphBuilder, x: ir.Value, layer: int) -> ir.Value:
     tokens = builder.op("Reshape", x, builder.ints(-1, spec.hidden_size), name=f"{prefix}.tokens")
     builder.describe(tokens, ALL_TOKENS, spec.hidden_size)
     weights, indices = router(builder, tokens, layer)
-    y = experts(builder, tokens, indices, weights, layer)
+    scales: dict[str, ir.Value] = {}
+    if spec.compressed is not None:
+        weights, indices, scales = compressed(builder, weights, indices, layer)
+    if builder.dtype != "float32":
+        name = f"layers.{layer}.router.weights"
+        weights = builder.op("Cast", weights, name=name, to=builder.float_type.value)
+    y = experts(builder, tokens, indices, weights, layer, scales)
     shape = builder.op("Shape", x, name=f"{prefix}.shape")
     return builder.op("Reshape", y, shape, name=prefix)
 
 
 def experts(
-    builder: GraphBuilder, tokens: ir.Value, indices: ir.Value, weights: ir.Value, layer: int
+    builder: GraphBuilder,
+    tokens: ir.Value,
+    indices: ir.Value,
+    weights: ir.Value,
+    layer: int,
+    scales: Mapping[str, ir.Value],
 ) -> ir.Value:
     """Node with all experts of a layer: `RaggedMoE`, or `RaggedMoEPacked` in the packed layout.
 
@@ -38,11 +51,13 @@ def experts(
         indices: Numbers of the chosen experts, [T, K] int64.
         weights: Routing weights of the chosen experts, [T, K].
         layer: Number of the layer.
+        scales: Inputs of `op.spec.SCALE_INPUTS` by name, in their order.
 
     Returns:
         Weighted sum of the experts' outputs, [T, D].
     """
     spec, name = builder.spec, f"layers.{layer}.experts"
+    extra = {"extra_inputs": " ".join(scales)} if scales else {}
     if builder.layout == "packed":
         packed = [builder.packed_experts(layer, f"{name}.packed")]
         if spec.has_shared_expert:
@@ -53,14 +68,17 @@ def experts(
             indices,
             weights,
             *packed,
+            *scales.values(),
             name=name,
             domain=op_spec.DOMAIN,
+            **extra,
         )
         return builder.describe(y, ALL_TOKENS, spec.hidden_size)
     format_name = spec.quantization.format_of("gate", layer)
     stored = format_name or spec.quantization.float_of("gate", layer)
     groups = {} if format_name is None else {"group_size": spec.quantization.group_size}
     inputs = [shared_weight(builder, tokens, layer)] if spec.has_shared_expert else []
+    inputs += scales.values()
     inputs += [
         value
         for expert in range(spec.num_experts)
@@ -86,6 +104,7 @@ def experts(
         activation="swiglu",
         format=stored or builder.dtype,
         **groups,
+        **extra,
     )
     return builder.describe(y, ALL_TOKENS, spec.hidden_size)
 

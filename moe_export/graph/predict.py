@@ -20,6 +20,7 @@ from moe_export.graph.builder import (
     SCALES,
     SHARES_KEY,
 )
+from moe_export.graph.compressed import VECTOR_ROLES
 from moe_export.graph.decoder import build_decoder
 from moe_export.graph.external_data import layout as placements
 from moe_export.op.spec import Dtype, Layout, LinearWord
@@ -35,11 +36,13 @@ class PredictedBytes:
             and the headers of packed weights) and `padding` (between weights).
         experts_by_layer: Bytes of the routed experts of each layer, with their scales.
         embedding_bytes: Bytes of the table that token embeddings are looked up in.
+        vectors_bytes: Bytes of the vectors of compressed experts.
     """
 
     by_class: dict[str, int]
     experts_by_layer: tuple[int, ...]
     embedding_bytes: int
+    vectors_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -49,7 +52,8 @@ class PredictedBytes:
     def active_bytes(self, spec: ModelSpec, shares: Sequence[NDArray[np.float64]]) -> int:
         """Bytes of weights that one token reads, mean over tokens.
 
-        A token reads one row of the embedding, the experts it is routed to and all other weights.
+        A token reads one row of the embedding, the experts it is routed to, the vectors of its
+        auxiliary experts and all other weights.
 
         Args:
             spec: Sizes of the model that these bytes belong to.
@@ -65,6 +69,9 @@ class PredictedBytes:
         read -= self.by_class["constants"] + self.by_class["padding"]
         if not spec.tied_embeddings:
             read -= self.embedding_bytes - self.embedding_bytes // spec.vocab_size
+        if spec.compressed is not None:
+            rows = self.vectors_bytes // spec.num_experts
+            read -= self.vectors_bytes - rows * spec.compressed.auxiliary
         return round(read + experts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +91,8 @@ def predicted_bytes(
     by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, CONSTANTS, "padding"), 0)
     experts = [0] * spec.num_layers
     embedding = spec.name("embedding")
-    embedding_bytes = end = 0
+    vectors = {name for name, tensor in spec.tensors.items() if tensor.role in VECTOR_ROLES}
+    embedding_bytes = vectors_bytes = end = 0
     for name, offset, size_bytes in placements(model):
         meta = model.graph.initializers[name].meta
         shares = meta.get(SHARES_KEY, {meta.get(CLASS_KEY, CONSTANTS): size_bytes})
@@ -93,7 +101,9 @@ def predicted_bytes(
         by_class["padding"] += offset - end
         if name in (embedding, scale_name(embedding)):
             embedding_bytes += size_bytes
+        if name in vectors:
+            vectors_bytes += size_bytes
         if meta.get(OWNER_KEY) == "experts":
             experts[meta[LAYER_KEY]] += meta.get(EXPERT_BYTES_KEY, size_bytes)
         end = offset + size_bytes
-    return PredictedBytes(by_class, tuple(experts), embedding_bytes)
+    return PredictedBytes(by_class, tuple(experts), embedding_bytes, vectors_bytes)

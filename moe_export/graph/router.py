@@ -10,12 +10,14 @@ import onnx_ir as ir
 
 from moe_export.families.features import ExpertGroups
 from moe_export.graph.builder import GraphBuilder
+from moe_export.graph.condensers import appended, biased, reweighed
 
 
 def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
-    """Routing weights and numbers of the chosen experts, both [T, K].
+    """Routing weights and numbers of the chosen experts, both [T, K], in the router's order.
 
-    All steps after the product with the router's weights are in float32, as in transformers.
+    All steps after the product with the router's weights are in float32, as in transformers, and
+    so are the weights.
     """
     spec, prefix = builder.spec, f"layers.{layer}.router"
     narrow = builder.dtype != "float32"
@@ -25,7 +27,7 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
         logits = builder.linear(tokens, "router", name=f"{prefix}.logits", layer=layer)
         if narrow:
             logits = _cast(builder, logits, ir.DataType.FLOAT, f"{prefix}.widened")
-    weights, indices = _chosen(builder, logits, layer)
+    weights, indices = _weighed(builder, logits, layer)
     if spec.normalize_top_k:
         total = builder.op(
             "ReduceSum", weights, builder.ints(-1), name=f"{prefix}.total", keepdims=1
@@ -38,13 +40,34 @@ def router(builder: GraphBuilder, tokens: ir.Value, layer: int) -> tuple[ir.Valu
     if spec.routing_scale != 1:
         scale = _float(builder, "routing_scale", spec.routing_scale)
         weights = builder.op("Mul", weights, scale, name=f"{prefix}.scaled")
-    if narrow:
-        weights = _cast(builder, weights, builder.float_type, f"{prefix}.weights")
     return weights, indices
 
 
-def _chosen(builder: GraphBuilder, logits: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
-    """Scores and numbers of the chosen experts, both [T, K], by the rule of the family."""
+def _weighed(builder: GraphBuilder, logits: ir.Value, layer: int) -> tuple[ir.Value, ir.Value]:
+    """Scores and numbers of the experts of a token, chosen or condensers, both [T, K]."""
+    rule, prefix = builder.spec.condensers, f"layers.{layer}.router"
+    if rule is None:
+        return _chosen(builder, logits, layer)
+    choice = biased(builder, logits, layer)
+    shares = builder.op("Softmax", choice, name=f"{prefix}.softmax", axis=-1)
+    weights, indices = _chosen(builder, choice, layer, shares)
+    if not rule.bias_in_weights:
+        shares = builder.op("Softmax", logits, name=f"{prefix}.unbiased_softmax", axis=-1)
+        weights = reweighed(builder, shares, indices, layer)
+    return appended(builder, shares, weights, indices, layer)
+
+
+def _chosen(
+    builder: GraphBuilder, logits: ir.Value, layer: int, shares: ir.Value | None = None
+) -> tuple[ir.Value, ir.Value]:
+    """Scores and numbers of the chosen experts, both [T, K], by the rule of the family.
+
+    Args:
+        builder: Graph that the nodes are added to.
+        logits: Logits that experts are chosen by, [T, E].
+        layer: Number of the layer.
+        shares: Softmax of these logits, [T, E]; None if the graph does not have it yet.
+    """
     prefix = f"layers.{layer}.router"
     match builder.spec.family.routing.score:
         case "sparsemixer":
@@ -52,7 +75,9 @@ def _chosen(builder: GraphBuilder, logits: ir.Value, layer: int) -> tuple[ir.Val
         case "sigmoid":
             return _sigmoid_top_k(builder, logits, layer)
         case "softmax":
-            return _softmax_top_k(builder, logits, prefix)
+            if shares is None:
+                shares = builder.op("Softmax", logits, name=f"{prefix}.softmax", axis=-1)
+            return _softmax_top_k(builder, shares, prefix)
 
 
 def _sigmoid_top_k(
@@ -66,20 +91,19 @@ def _sigmoid_top_k(
         choice = builder.op("Add", scores, bias, name=f"{prefix}.biased")
     if spec.groups is not None:
         choice = _drop_other_groups(builder, choice, spec.groups, f"{prefix}.groups")
-    top_k = builder.ints(spec.top_k)
+    top_k = builder.ints(spec.chosen_experts)
     _, indices = builder.ops("TopK", choice, top_k, name=f"{prefix}.top_k", num_outputs=2, axis=-1)
     weights = builder.op("GatherElements", scores, indices, name=f"{prefix}.chosen", axis=-1)
     return weights, indices
 
 
 def _softmax_top_k(
-    builder: GraphBuilder, logits: ir.Value, prefix: str
+    builder: GraphBuilder, scores: ir.Value, prefix: str
 ) -> tuple[ir.Value, ir.Value]:
-    """Softmax over all experts, then the K largest in the chosen groups."""
-    scores = builder.op("Softmax", logits, name=f"{prefix}.softmax", axis=-1)
+    """The K largest of a softmax over all experts, in the chosen groups."""
     if builder.spec.groups is not None:
         scores = _mask_other_groups(builder, scores, builder.spec.groups, f"{prefix}.groups")
-    top_k = builder.ints(builder.spec.top_k)
+    top_k = builder.ints(builder.spec.chosen_experts)
     weights, indices = builder.ops(
         "TopK", scores, top_k, name=f"{prefix}.top_k", num_outputs=2, axis=-1
     )
@@ -138,7 +162,7 @@ def _sparse_mixer(
     builder: GraphBuilder, logits: ir.Value, prefix: str
 ) -> tuple[ir.Value, ir.Value]:
     """Sparse mixer: the one or two largest logits, each with a softmax over the logits near it."""
-    top_k = builder.spec.top_k
+    top_k = builder.spec.chosen_experts
     best, indices = builder.ops(
         "TopK", logits, builder.ints(top_k), name=f"{prefix}.top_k", num_outputs=2, axis=-1
     )

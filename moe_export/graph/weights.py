@@ -100,16 +100,29 @@ class CheckpointTensor(ChunkedTensor):
             chunk = values[start : start + rows_at_once]
             if self._offset:
                 chunk = chunk.astype(np.float32) + self._offset
-            with np.errstate(over="ignore"):
-                cast = chunk.astype(self._cast_to, order="C")
-            # Every stored dtype fits into float32.
-            if self._cast_to == np.float16 and not np.isfinite(cast).all():
-                largest = float(np.abs(chunk.astype(np.float32)).max())
-                raise CheckpointError(
-                    f"{self.name}: a value of magnitude {largest:g} does not fit float16; "
-                    "set export.dtype to float32"
-                )
-            yield cast
+            yield cast_values(self.name, chunk, self._cast_to)
+
+
+def cast_values(name: str | None, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Casts a weight's values, in the memory order of C.
+
+    Args:
+        name: Name of the weight.
+        values: Values in a dtype that fits into float32, as every stored dtype does.
+        dtype: New dtype.
+
+    Raises:
+        CheckpointError: A value is too large for float16.
+    """
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype, order="C")
+    if dtype == np.float16 and not np.isfinite(cast).all():
+        largest = float(np.abs(values.astype(np.float32)).max())
+        raise CheckpointError(
+            f"{name}: a value of magnitude {largest:g} does not fit float16; "
+            "set export.dtype to float32"
+        )
+    return cast
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ ONNX_TYPES = {
     "float32": 1,
     "uint8": 2,
     "int8": 3,
+    "int32": 6,
     "int64": 7,
     "float16": 10,
     "float64": 11,
@@ -54,12 +55,13 @@ class LinearWeights(ctypes.Structure):
 
 
 class Weights(ctypes.Structure):
-    """Structure `MoeWeights`, which ends with the fields of a `LinearWeights`."""
+    """Structure `MoeWeights`: the fields of a `LinearWeights` with others around them."""
 
     _fields_ = (
         ("num_experts", ctypes.c_int64),
         ("activation", ctypes.c_char_p),
         *LinearWeights._fields_,
+        ("units", Tensor),
     )
 
 

@@ -19,10 +19,12 @@ import onnx_ir as ir
 
 from moe_export.formats import TABLE
 from moe_export.op.function_body import FunctionBody, WeightDecoder
+from moe_export.op.function_rows import ExpertRows
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR
 from moe_export.op.spec import (
     ATTRIBUTES,
     DOMAIN,
+    EXTRA_INPUTS_ATTRIBUTE,
     GATED,
     INPUTS,
     NAME,
@@ -49,6 +51,7 @@ def ragged_moe_function(
     *,
     shared_expert: bool = False,
     activation: Activation = "swiglu",
+    extra_inputs: Sequence[str] = (),
 ) -> ir.Function:
     """Builds the function for layers of `num_experts` experts, of any widths.
 
@@ -58,13 +61,18 @@ def ragged_moe_function(
         group_size: depths that share a scale; 0 in the float formats.
         shared_expert: True if the nodes have a shared expert.
         activation: activation of the nodes.
+        extra_inputs: names of the nodes' scales, of `spec.SCALE_INPUTS`.
 
     Raises:
         RecipeError: No body is known for the format.
     """
     TABLE[format_name].require("portable")
     names = input_names(
-        num_experts, format_name, shared_expert=shared_expert, activation=activation
+        num_experts,
+        format_name,
+        shared_expert=shared_expert,
+        activation=activation,
+        extra_inputs=extra_inputs,
     )
     inputs = [ir.Value(name=name) for name in names]
     x, expert_indices, routing_weights = inputs[:3]
@@ -72,7 +80,9 @@ def ragged_moe_function(
     roles = expert_inputs(activation)
     tensors_each = len(weight_parts(format_name))
     each = len(roles) * tensors_each
-    first_weight = len(INPUTS) + shared_expert
+    first_scale = len(INPUTS) + shared_expert
+    first_weight = first_scale + len(extra_inputs)
+    scales = dict(zip(extra_inputs, inputs[first_scale:first_weight], strict=True))
     body = FunctionBody()
     op, constant = body.op, body.constant
 
@@ -91,18 +101,25 @@ def ragged_moe_function(
         sigmoid = op("Sigmoid", a, name=f"sigmoid_{suffix}")
         return op("Mul", a, sigmoid, name=f"silu_{suffix}")
 
-    def feed_forward(rows: ir.Value, tensors: Sequence[ir.Value], suffix: str) -> ir.Value:
+    def feed_forward(
+        rows: Sequence[ir.Value],
+        tensors: Sequence[ir.Value],
+        suffix: str,
+        hidden_factor: ir.Value | None = None,
+    ) -> ir.Value:
         *factors, down = (
             decoder.weight(tensors[i * tensors_each : (i + 1) * tensors_each], f"{role}_{suffix}")
             for i, role in enumerate(roles)
         )
         products = [
-            op("MatMul", rows, factor, name=f"{role}_product_{suffix}")
-            for role, factor in zip(roles, factors, strict=False)
+            op("MatMul", row, factor, name=f"{role}_product_{suffix}")
+            for role, row, factor in zip(roles, rows, factors, strict=False)
         ]
         hidden = activated(products[0], suffix)
         if activation in GATED:
             hidden = op("Mul", hidden, products[1], name=f"hidden_{suffix}")
+        if hidden_factor is not None:
+            hidden = op("Mul", hidden, hidden_factor, name=f"scaled_hidden_{suffix}")
         return op("MatMul", hidden, down, name=f"out_{suffix}")
 
     if activation == "geglu":
@@ -124,17 +141,24 @@ def ragged_moe_function(
     sorted_N = op("Reshape", sorted_1N, minus_one, name="sorted_pairs")
     top_k = op("Shape", expert_indices, name="top_k", start=1, end=2)
     token_N = op("Div", sorted_N, top_k, name="sorted_tokens")
-    rows_ND = op("Gather", x, token_N, name="sorted_rows", axis=0)
-
-    split = ir.node(
-        "Split", [rows_ND, pairs_E], {"axis": 0}, num_outputs=num_experts, name="rows_by_expert"
-    )
-    body.nodes.append(split)
-    blocks = []
-    for expert, rows in enumerate(split.outputs):
-        rows.name = f"rows_{expert}"
-        first = first_weight + each * expert
-        blocks.append(feed_forward(rows, inputs[first : first + each], str(expert)))
+    rows = ExpertRows(body, x, scales, token_N, pairs_E, num_experts)
+    weights = [
+        inputs[first_weight + each * e : first_weight + each * (e + 1)] for e in range(num_experts)
+    ]
+    hidden_factors: Sequence[ir.Value | None] = [None] * num_experts
+    if "hidden_scale" in scales:
+        # Scales have the columns of their codes; not every executor knows the shape of 4-bit codes.
+        of_width = 1 if quantized else 0
+        hidden_factors = rows.hidden_factors(
+            [
+                op("Shape", tensors[of_width], name=f"width_{e}", start=1, end=2)
+                for e, tensors in enumerate(weights)
+            ]
+        )
+    blocks = [
+        feed_forward((rows.gate[e], rows.up[e]), tensors, str(e), hidden_factors[e])
+        for e, tensors in enumerate(weights)
+    ]
     out_ND = op("Concat", *blocks, name="sorted_out", axis=0)
 
     # place[p] is the place of pair p in the sorted order: the inverse permutation.
@@ -149,11 +173,12 @@ def ragged_moe_function(
     routed_name = "routed" if shared_expert else OUTPUTS[0]
     y = op("ReduceSum", weighted, one, name=routed_name, keepdims=0)
     if shared_expert:
-        shared = feed_forward(x, inputs[-each:], "shared")
+        shared = feed_forward((x, x), inputs[-each:], "shared")
         weighted_shared = op("Mul", shared, inputs[len(INPUTS)], name="weighted_shared")
         y = op("Add", y, weighted_shared, name=OUTPUTS[0])
 
     graph = ir.Graph(inputs, [y], nodes=body.nodes, opset_imports={"": OPSET}, name=NAME)
     kinds = ATTRIBUTES | (QUANTIZED_ATTRIBUTES if quantized else {})
+    kinds |= EXTRA_INPUTS_ATTRIBUTE if extra_inputs else {}
     attributes = [ir.Attr(name, ATTRIBUTE_TYPES[kind], None) for name, kind in kinds.items()]
     return ir.Function(DOMAIN, NAME, graph=graph, attributes=attributes)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moe_export.errors import ShapeError
 from moe_export.experts import ExpertTable
 from moe_export.formats import QuantizedMatrix
+from moe_export.op.scales import TokenScales
 from moe_export.op.spec import GATED, Activation, expert_inputs
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
@@ -33,6 +34,7 @@ def ragged_moe(
     shared: Expert | None = None,
     shared_weight_T1: NDArray[Any] | None = None,
     activation: Activation = "swiglu",
+    scales: TokenScales | None = None,
 ) -> NDArray[Any]:
     """Computes the experts of one layer, each with a width of its own.
 
@@ -65,6 +67,9 @@ def ragged_moe(
     * NaN and infinities propagate within their own token's row and reach no other row. A row whose
       chosen experts all have width 0 is zero even then.
     * Every token also takes the shared expert, if there is one, with the weight shared_weight[t].
+    * With scales, a routed expert reads x[t] * input_scale[t] in place of v. If up_scale is given,
+      `up` reads x[t] * up_scale[t]. Hidden value r of the expert, the factor before `@ down_e`, is
+      multiplied by hidden_scale[t, units[r]]. The shared expert is not scaled.
     * Quantized weights mean code * scale, exactly. With quantized weights an implementation may
       round x and each expert's hidden values to int8, 32 of them to a scale; the native kernels
       do, unless told not to.
@@ -83,6 +88,7 @@ def ragged_moe(
         shared: weights of the shared expert; None without one.
         shared_weight_T1: weight of the shared expert, [T, 1] in x's dtype; None without one.
         activation: activation, one of `spec.ACTIVATIONS`.
+        scales: factors of the routed experts' inputs and hidden values; None without any.
 
     Returns:
         y [T, D] in x's dtype.
@@ -91,6 +97,9 @@ def ragged_moe(
         ShapeError: if shapes or dtypes do not fit, or an expert index is not within 0 and E - 1.
     """
     _check(x_TD, expert_indices_TK, routing_weights_TK, experts, expert_inputs(activation))
+    widths = tuple(expert[0].shape[1] for expert in experts)
+    scales = scales or TokenScales()
+    scales.check(x_TD, widths, gated=activation in GATED)
     if shared is not None and shared_weight_T1 is not None:
         _check_shared(x_TD, shared, shared_weight_T1, expert_inputs(activation))
         last = np.full((x_TD.shape[0], 1), len(experts))
@@ -115,13 +124,32 @@ def ragged_moe(
     # Overflow and NaN are part of the definition.
     with np.errstate(over="ignore", invalid="ignore"):
         x = x_TD.astype(np.float64)
-        hidden_TR = _FUNCTIONS[activation](x @ factors_DR[0])
+        first_scale, rows = scales.input_scale, sum(widths)
+        hidden_TR = _FUNCTIONS[activation](_product(x, factors_DR[0], first_scale, rows))
         if activation in GATED:
-            hidden_TR = hidden_TR * (x @ factors_DR[1])
+            up_scale = first_scale if scales.up_scale is None else scales.up_scale
+            hidden_TR = hidden_TR * _product(x, factors_DR[1], up_scale, rows)
+        if scales.hidden_scale is not None:
+            hidden_TR[:, :rows] *= scales.hidden_scale.astype(np.float64)[
+                :, scales.units_of(widths)
+            ]
         product_TR = hidden_TR * weight_TE[:, owner_R]
         hidden_TR = np.where(chosen_TE[:, owner_R], product_TR, 0.0)
         y_TD: NDArray[Any] = (hidden_TR @ down_RD).astype(x_TD.dtype)
     return y_TD
+
+
+def _product(
+    x_TD: NDArray[np.float64],
+    factor_DR: NDArray[np.float64],
+    scale_TD: NDArray[Any] | None,
+    rows: int,
+) -> NDArray[np.float64]:
+    """Product [T, R] of x and a factor; its first `rows` columns see x times the scale."""
+    if scale_TD is None:
+        return x_TD @ factor_DR
+    scaled = (x_TD * scale_TD.astype(np.float64)) @ factor_DR[:, :rows]
+    return np.concatenate([scaled, x_TD @ factor_DR[:, rows:]], axis=1)
 
 
 def silu(a: NDArray[np.float64]) -> NDArray[np.float64]:

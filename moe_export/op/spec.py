@@ -6,6 +6,7 @@ library take their names from here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from moe_export.formats import TABLE
@@ -71,11 +72,19 @@ x's dtype. It stands before all stored weights, so that an input's place alone t
 which are computed on a GPU and which may stay in the file. The shared expert's matrices, in the
 experts' format, are the last inputs."""
 
+SCALE_INPUTS = ("input_scale", "up_scale", "hidden_scale", "units")
+"""Optional inputs that scale what the routed experts compute: factors [T, D], [T, D] and [T, W] in
+x's dtype, and the column of `hidden_scale` for each hidden unit, a constant [R] int32. They stand
+behind shared_weight and before the weights; see `moe_export.op.scales`."""
+
+EXTRA_INPUTS_ATTRIBUTE = {"extra_inputs": "string"}
+"""Attribute of nodes with inputs of `SCALE_INPUTS`: their names in order, with spaces between."""
+
 PACKED_NAME = "RaggedMoEPacked"
 PACKED_INPUTS = ("x", "expert_indices", "routing_weights", "packed", "shared_weight")
-"""The other form of the operator, without attributes: `packed` is one uint8 tensor [bytes] that
-holds all the weights and says what they are (`moe_export.op.packed`). shared_weight is given if it
-holds a shared expert."""
+"""The other form of the operator: `packed` is one uint8 tensor [bytes] that holds all the weights
+and says what they are (`moe_export.op.packed`). shared_weight is given if it holds a shared expert.
+Inputs of `SCALE_INPUTS` come last, named by the attribute `extra_inputs`, the only one."""
 
 OUTPUTS = ("y",)
 """[T, D]."""
@@ -118,6 +127,7 @@ def input_names(
     *,
     shared_expert: bool = False,
     activation: Activation = "swiglu",
+    extra_inputs: Sequence[str] = (),
 ) -> list[str]:
     """Every input of a node, in order.
 
@@ -127,10 +137,13 @@ def input_names(
     ['gate_0', 'gate_scale_0', 'up_0', 'up_scale_0', 'down_0', 'down_scale_0']
     >>> input_names(1, shared_expert=True)[3:]
     ['shared_weight', 'gate_0', 'up_0', 'down_0', 'shared_gate', 'shared_up', 'shared_down']
+    >>> input_names(1, extra_inputs=("input_scale",))[3:]
+    ['input_scale', 'gate_0', 'up_0', 'down_0']
     """
     roles = expert_inputs(activation)
     parts = weight_parts(format_name)
     names = [*INPUTS, SHARED_WEIGHT] if shared_expert else [*INPUTS]
+    names += extra_inputs
     for expert in range(num_experts):
         names += [f"{role}{part}_{expert}" for role in roles for part in parts]
     if shared_expert:

@@ -9,6 +9,9 @@ from moe_export.formats import GRIDS
 from moe_export.op.spec import Dtype
 from moe_export.quantization import DENSE_ROLES, EXPERT_ROLES
 
+FLOAT_ROLES = frozenset({"kv_expand"})
+"""Roles of the matrices that exports hold as floats and ONNX Runtime multiplies, always."""
+
 RUNTIME_BYTES = 24_200_000
 """Bytes that a session of ONNX Runtime 1.32 and a short generation hold on the CPU besides weights:
 22.8 to 25.3 MB over 21 measurements of the demo model's baseline, pruned and int4 exports, whose
@@ -71,7 +74,15 @@ def widened_bytes(spec: ModelSpec, dtype: Dtype, in_library: frozenset[str]) -> 
         tensor.elements * _widening(spec, tensor.role)
         for name, tensor in spec.tensors.items()
         if len(tensor.shape) == 2
-        and tensor.role not in in_library
+        and (tensor.role in FLOAT_ROLES or _is_float(spec, name, in_library))
+    )
+
+
+def _is_float(spec: ModelSpec, name: str, in_library: frozenset[str]) -> bool:
+    """True for a matrix that ONNX Runtime multiplies in the model's dtype."""
+    tensor = spec.tensors[name]
+    return (
+        tensor.role not in in_library
         and format_in(spec, name) is None
         and spec.quantization.float_of(tensor.role, tensor.layer) is None
     )

@@ -159,7 +159,7 @@ class OrtModel:
             require_cuda_model(path, operator)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and need not be logged too
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if operator == "native":

@@ -152,7 +152,7 @@ def _solve(
         format_errors(checkpoint, axis.spec, layer, names, formats.group_size)
         for layer in range(axis.spec.num_layers)
     ]
-    shares = token_shares(tokens_per_expert, axis.spec.top_k)
+    shares = token_shares(tokens_per_expert, axis.spec)
     budget = Budget(
         stored_bytes=settings.target_bytes,
         read_bytes=_read_bytes(spec_of(checkpoint.config), tokens_per_expert, settings),
@@ -176,5 +176,5 @@ def _read_bytes(
     assert settings.dtype is not None
     unpruned = replace(spec, quantization=formats_of(settings))
     sizes = planned_bytes(unpruned, settings.dtype, settings)
-    shares = token_shares(tokens_per_expert, spec.top_k)
+    shares = token_shares(tokens_per_expert, spec)
     return int(sizes.active_bytes(unpruned, shares) / settings.speedup)

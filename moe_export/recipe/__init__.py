@@ -33,7 +33,12 @@ from moe_export.recipe.prune import (
 from moe_export.recipe.quantize import Formats, QuantizeSettings
 from moe_export.recipe.ranking import RankingSettings
 from moe_export.recipe.recipe import Recipe, settings_of
-from moe_export.recipe.tune import EsftSettings, TuneSettings
+from moe_export.recipe.tune import (
+    CompressedSettings,
+    CondenserSettings,
+    EsftSettings,
+    TuneSettings,
+)
 from moe_export.recipe.validate import (
     GateSettings,
     SpeedSettings,
@@ -49,6 +54,8 @@ __all__ = [
     "BakeoffSettings",
     "BlockSettings",
     "CalibrateSettings",
+    "CompressedSettings",
+    "CondenserSettings",
     "DistillSettings",
     "Dtype",
     "EsftSettings",

@@ -55,6 +55,34 @@ def check_tune(recipe: Recipe) -> None:
         )
 
 
+def check_vectors(recipe: Recipe) -> None:
+    """Stops compressed experts that the chosen operator, layout or twin does not know."""
+    tune = recipe.tune
+    if tune is None or tune.method not in ("compressed_experts", "condenser"):
+        return
+    if recipe.prune.save_padded:
+        raise ValueError(
+            "prune.save_padded is for stock loaders, which would drop the tensors that tune.method "
+            f"{tune.method} adds; leave one of them out"
+        )
+    if tune.method == "condenser":
+        return
+    native = recipe.validate_.operator == "native"
+    if native and "cuda" in recipe.validate_.providers:
+        raise ValueError(
+            "validate.providers has cuda, whose native kernels do not know compressed experts; set "
+            "validate.operator to portable"
+        )
+    if tune.compressed is None or tune.compressed.form != "three":
+        return
+    if native or recipe.export.library or recipe.export.layout == "packed":
+        raise ValueError(
+            "tune.compressed.form is three, and the native kernels multiply gate and up by one "
+            "input; set export.library to false, export.layout to portable and validate.operator "
+            "to portable, or the form to tied"
+        )
+
+
 def check_execution(recipe: Recipe) -> None:
     """Stops an export that the chosen operator or provider cannot run."""
     if recipe.export.platforms is not None and not recipe.export.library:
@@ -217,6 +245,7 @@ CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_kind,
     check_derived_keys,
     check_tune,
+    check_vectors,
     check_execution,
     check_auto,
     check_output,

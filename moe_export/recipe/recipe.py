@@ -67,8 +67,12 @@ class Recipe(Section):
         """Gives the export the provider cuda if the recipe measures on it."""
         if not isinstance(content, dict) or not isinstance(content.get("validate"), dict):
             return content
-        export = content.get("export") or {}
-        if "cuda" in (content["validate"].get("providers") or ()) and isinstance(export, dict):
+        providers, export = content["validate"].get("providers"), content.get("export") or {}
+        if (
+            isinstance(providers, (list, tuple))
+            and "cuda" in providers
+            and isinstance(export, dict)
+        ):
             content = content | {"export": {"genai_provider": "cuda"} | export}
         return content
 

@@ -18,7 +18,12 @@ from moe_export.recipe.base import (
 )
 from moe_export.recipe.calibrate import Source
 
-TuneMethod = Literal["full", "frozen_router", "esft", "dense_mixer"]
+TuneMethod = Literal[
+    "full", "frozen_router", "esft", "dense_mixer", "condenser", "compressed_experts"
+]
+
+EXTENDING = ("condenser", "compressed_experts")
+"""Methods that add tensors to the model."""
 
 
 class EsftSettings(Section):
@@ -34,6 +39,51 @@ class EsftSettings(Section):
     share: Share = 0.2
 
 
+class CompressedSettings(Section):
+    """Vectors of `method: compressed_experts`, ones at the start.
+
+    Attributes:
+        auxiliary: Experts per token that become vectors, the last in the router's order: `half` of
+            them, or a number.
+        form: Vectors of each: `input` scales the input of the computed experts, `tied` their hidden
+            values too, and `three` has one for `gate` and one for `up`, as the paper does.
+        vector_rate: Factor of the learning rate for the vectors; at that of the weights they hardly
+            move.
+    """
+
+    auxiliary: Literal["half"] | Count = "half"
+    form: Literal["input", "tied", "three"] = "tied"
+    vector_rate: Factor = 20.0
+
+
+class CondenserSettings(Section):
+    """Router bias and condensers of `method: condenser`.
+
+    Attributes:
+        count: Experts of a layer that every token gets; 0 for the bias alone.
+        budget: `added` to the experts that a token chooses, or `kept`: in place of as many.
+        bias_reach: Largest bias: each step moves every bias by this over the number of steps.
+        bias_in_weights: False if the bias decides the choice of experts alone.
+        choose: Experts that become condensers: those of the `lowest` or the `highest` bias.
+        phases: Shares of the steps before and after the condensers are chosen.
+    """
+
+    count: Annotated[int, Field(ge=0, le=MOST)] = 2
+    budget: Literal["added", "kept"] = "added"
+    bias_reach: Factor = 0.4
+    bias_in_weights: bool = True
+    choose: Literal["lowest", "highest"] = "lowest"
+    phases: tuple[Fraction, Fraction] = (0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _whole_phases(self) -> CondenserSettings:
+        if abs(sum(self.phases) - 1) > 1e-9:
+            raise ValueError(
+                f"phases are {list(self.phases)}, which sum to {sum(self.phases):g}; expected 1"
+            )
+        return self
+
+
 class TuneSettings(Section):
     """Training of the model on documents of its own, in float32 with AdamW.
 
@@ -44,7 +94,10 @@ class TuneSettings(Section):
         method: Weights that are trained: `full` all of them, `frozen_router` all but the routers,
             `esft` the experts that the documents use most (https://arxiv.org/abs/2407.01906) and
             nothing else, `dense_mixer` all of them with gradients of the routers from all experts,
-            for routers with a softmax over all.
+            for routers with a softmax over all; `compressed_experts` all of them and vectors in
+            place of the last experts of a token (https://arxiv.org/abs/2503.00634); `condenser` all
+            of them, with a bias of the routers and experts that every token gets
+            (https://arxiv.org/abs/2604.23036). The last two are for routers with a softmax.
         after: `prune` to train the pruned model, so that it recovers; unless given, the source is
             trained, and all other stages take the tuned model in its place.
         sources: Origins of the documents; `weight` is a source's share of them.
@@ -65,6 +118,8 @@ class TuneSettings(Section):
             per token, which needs no right answers.
         seed: Seed of the draw and of the order of documents.
         esft: Choice of experts, for that method alone.
+        compressed: Vectors, for `method: compressed_experts` alone.
+        condenser: Bias and condensers, for that method alone.
         top_k: Experts per token; follows `plan.top_k` and may not be given.
     """
 
@@ -85,6 +140,8 @@ class TuneSettings(Section):
     objective: Literal["next_token", "distill"] = "next_token"
     seed: Seed = 0
     esft: EsftSettings | None = None
+    compressed: CompressedSettings | None = None
+    condenser: CondenserSettings | None = None
     top_k: Count | None = None
 
     @model_validator(mode="after")
@@ -95,12 +152,22 @@ class TuneSettings(Section):
 
     @model_validator(mode="after")
     def _sections_of_the_method(self) -> TuneSettings:
-        for method in ("esft",):
-            if getattr(self, method) is not None and self.method != method:
+        sections = {"esft": "esft", "compressed": "compressed_experts", "condenser": "condenser"}
+        for section, method in sections.items():
+            if getattr(self, section) is not None and self.method != method:
                 raise ValueError(
-                    f"the section {method} is for method {method}, and method is {self.method}; "
+                    f"the section {section} is for method {method}, and method is {self.method}; "
                     "leave one of them out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_source(self) -> TuneSettings:
+        if self.after is not None and self.method in EXTENDING:
+            raise ValueError(
+                f"after: {self.after} is for methods that change weights alone, and method is "
+                f"{self.method}, which decides what importance and plan look at; leave after out"
+            )
         return self
 
     @property
@@ -112,3 +179,13 @@ class TuneSettings(Section):
     def choice(self) -> EsftSettings:
         """Choice of experts of `esft`."""
         return self.esft or EsftSettings()
+
+    @property
+    def vectors(self) -> CompressedSettings:
+        """Vectors of `compressed_experts`."""
+        return self.compressed or CompressedSettings()
+
+    @property
+    def condensers(self) -> CondenserSettings:
+        """Bias and condensers of `condenser`."""
+        return self.condenser or CondenserSettings()

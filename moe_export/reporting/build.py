@@ -22,6 +22,7 @@ from moe_export.artifacts.ranking import Ranking
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import StageCost
 from moe_export.artifacts.stage_mark import StageMark
+from moe_export.artifacts.tuning import Tuning
 from moe_export.artifacts.validation import Validation
 from moe_export.errors import ArtifactError
 from moe_export.recipe import PruneSettings, ReportSettings, Section, ValidateSettings
@@ -45,6 +46,7 @@ from moe_export.reporting.build_validation import (
     warning_facts,
 )
 from moe_export.reporting.methods import methods_of
+from moe_export.reporting.tuning_table import tuning_facts
 from moe_export.reporting.units import percent
 
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -85,6 +87,7 @@ def build_report(folders: Mapping[str, Path], settings: ReportSettings) -> Repor
             title=settings.title or f"{model.family}, {percent(plan.kept)} of expert dimensions",
             moe_export=__version__,
             model=model,
+            tuning=tuning_facts(Tuning.load(folders["tune"])) if "tune" in folders else None,
             ranking=Ranking.load(folders["ranking"]) if "ranking" in folders else None,
             plan=planned,
             importance=importance_facts(plan, importance),

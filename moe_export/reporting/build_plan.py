@@ -54,14 +54,14 @@ def model_facts(prune: Path, plan: Plan, importance: Importance) -> ModelFacts:
         family=after.family.model_type,
         layers=after.num_layers,
         experts_per_layer=after.num_experts,
-        experts_per_token=after.top_k,
-        experts_per_token_before=before.top_k,
+        experts_per_token=after.active_experts,
+        experts_per_token_before=before.active_experts,
         hidden_size=after.hidden_size,
         vocabulary_tokens=after.vocab_size,
         parameters=Parameters(before=before.parameters, after=after.parameters),
         active_parameters_per_token=ActiveParameters(
-            before=active_parameters(before, token_shares(tokens, before.top_k)),
-            after=active_parameters(after, token_shares(tokens, after.top_k)),
+            before=active_parameters(before, token_shares(tokens, before)),
+            after=active_parameters(after, token_shares(tokens, after)),
         ),
     )
 

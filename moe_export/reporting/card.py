@@ -144,14 +144,16 @@ def tune_card(
         "made from": source.name,
         "family": spec.family.model_type,
         "trained": method,
-        "experts per token": str(spec.top_k),
+        "experts per token": _experts_text(spec),
         "parameters": f"{spec.parameters:,}",
     }
     is_pruned = pruning.kept < pruning.whole
     if is_pruned:
         rows["expert dimensions kept"] = _kept(pruning)
     tags = ["mixture-of-experts", *_pruned_tag(pruning)]
-    library = "moe-export" if is_pruned else "transformers"
+    # Other loaders would leave vectors and biases out.
+    is_ours = is_pruned or spec.compressed is not None or spec.condensers is not None
+    library = "moe-export" if is_ours else "transformers"
     return _page(
         _front_matter(source, library, tags, licence_files),
         f"# {source.name}, tuned",
@@ -159,7 +161,7 @@ def tune_card(
         "and those on held-out documents.",
         _table(rows),
         "## Run it in this folder",
-        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_pruned else ""),
+        snippets.filled(snippets.TRANSFORMERS, register=snippets.REGISTER if is_ours else ""),
         *_licence(source, licence_files),
     )
 
@@ -174,6 +176,15 @@ def write_card(directory: Path, card: str) -> None:
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
     except OSError as error:
         raise disk_error(error, directory / CARD_FILE) from error
+
+
+def _experts_text(spec: ModelSpec) -> str:
+    """Experts per token in words, such as `4, and the vectors of 4 more`."""
+    if spec.compressed is not None:
+        return f"{spec.active_experts}, and the vectors of {spec.compressed.auxiliary} more"
+    if spec.condensers is not None and spec.condensers.count:
+        return f"{spec.chosen_experts}, and {spec.condensers.count} that every token gets"
+    return str(spec.active_experts)
 
 
 def formats_text(spec: ModelSpec) -> str:

@@ -12,6 +12,7 @@ from moe_export.reporting import sentences, tables
 from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.ranking_table import ranking_sentence, ranking_table
 from moe_export.reporting.tables import Table
+from moe_export.reporting.tuning_table import tuning_sentence, tuning_table
 from moe_export.system.text import printable
 
 
@@ -33,6 +34,10 @@ def _blocks(report: Report) -> Iterator[str]:
     if report.compensation is not None:
         yield sentences.compensation_sentence(report)
     yield table(tables.layer_table(report))
+    if report.tuning is not None:
+        yield "## Tuning"
+        yield escaped(tuning_sentence(report.tuning))
+        yield table(tuning_table(report.tuning))
     if report.ranking is not None:
         yield "## Choice of the ranking"
         yield escaped(ranking_sentence(report.ranking))

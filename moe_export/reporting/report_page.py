@@ -10,6 +10,7 @@ from moe_export.reporting import html, sentences, tables
 from moe_export.reporting.harness_table import harness_table
 from moe_export.reporting.markdown import settings_yaml
 from moe_export.reporting.ranking_table import ranking_sentence, ranking_table
+from moe_export.reporting.tuning_table import tuning_sentence, tuning_table
 
 
 def report_html(report: Report) -> str:
@@ -46,6 +47,14 @@ def _widths(report: Report) -> Iterator[str]:
         blocks.append(html.figure(figures_widths.importance_curve(report)))
     yield html.pair(*blocks)
     yield html.details("Every layer", html.table(tables.layer_table(report)))
+
+
+def _tuning(report: Report) -> Iterator[str]:
+    if report.tuning is None:
+        return
+    yield "<h2>Tuning</h2>"
+    yield html.paragraph(tuning_sentence(report.tuning))
+    yield html.table(tuning_table(report.tuning))
 
 
 def _ranking(report: Report) -> Iterator[str]:
@@ -147,6 +156,6 @@ def _measuring(report: Report) -> Iterator[str]:
 
 
 _SECTIONS = (
-    *(_top, _widths, _ranking, _memory, _accuracy, _evaluation),
+    *(_top, _widths, _tuning, _ranking, _memory, _accuracy, _evaluation),
     *(_speed, _checks, _making, _measuring),
 )

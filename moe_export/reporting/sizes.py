@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import numpy as np
-
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
@@ -45,7 +43,7 @@ class ModelSize:
         active_bytes: Bytes of weights that a token reads, every expert chosen equally often.
         active_parameters: Parameters that a token is multiplied with; not its row of the
             embeddings.
-        top_k: Experts per token.
+        top_k: Routed experts that are computed for a token.
     """
 
     keep: float
@@ -62,7 +60,8 @@ class Sizes:
     """Sizes of a model at several shares and formats.
 
     Attributes:
-        whole: Size of the unpruned model in float16, to which the others are compared.
+        whole: Size of the unpruned model in float16, to which the others are compared: without the
+            vectors, biases and condensers that tuning may have added.
         models: One entry for each share kept and format.
         cache_bytes: Bytes of the KV cache for each token of context, in float16.
         state_bytes: Bytes of the states of a sequence that do not grow with its tokens, in float16.
@@ -103,7 +102,7 @@ def sizes_of(
         _size_of(model, keep, name) for model in routed for keep in keeps for name in formats
     )
     return Sizes(
-        _size_of(spec, 1.0, "float16"),
+        _size_of(replace(spec, compressed=None, condensers=None), 1.0, "float16"),
         models,
         token_bytes(spec, "float16"),
         fixed_bytes(spec, "float16"),
@@ -129,7 +128,7 @@ def narrowed(spec: ModelSpec, keep: float) -> ModelSpec:
 def size_table(sizes: Sizes) -> Table:
     """Sizes as text, one row for each model.
 
-    Models with fewer experts per token than the config's get columns for active parameters.
+    Models with other experts per token than the config's get columns for active parameters.
     """
     head = ["removed", "parameters", "saved", "format", "bytes", "GiB", "of float16 whole"]
     cells = [_cells(model, sizes.whole) for model in sizes.models]
@@ -157,8 +156,7 @@ def _size_of(spec: ModelSpec, keep: float, name: str) -> ModelSize:
     model = replace(narrowed(spec, keep), quantization=_quantization(name))
     dtype: Dtype = "float32" if name == "float32" else "float16"
     size_bytes = predicted_bytes(model, dtype)
-    equally_E = np.full(spec.num_experts, spec.top_k / spec.num_experts)
-    active_bytes = size_bytes.active_bytes(model, [equally_E] * spec.num_layers)
+    active_bytes = size_bytes.active_bytes(model, uniform_shares(spec))
     return ModelSize(
         keep,
         name,
@@ -166,7 +164,7 @@ def _size_of(spec: ModelSpec, keep: float, name: str) -> ModelSize:
         size_bytes.total_bytes,
         active_bytes,
         _active_parameters(model),
-        spec.top_k,
+        spec.active_experts,
     )
 
 

@@ -39,6 +39,7 @@ from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
 from moe_export.recipe import AUTO, ImportanceSettings, Recipe, rounding_pair
 from moe_export.recipe.evaluate import TORCH_MODELS
+from moe_export.recipe.tune import EXTENDING
 from moe_export.runner.rates import (
     ACTIVATIONS,
     COPIED_PER_S,
@@ -66,6 +67,8 @@ from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
+from moe_export.tuning.extension import extended
+from moe_export.tuning.methods import check_method
 from moe_export.tuning.needs import SAVES, VALUE_BYTES, needs_of
 
 FITTING_PASSES = 3
@@ -107,11 +110,25 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
         RecipeError: the plan prunes a shared expert that the model does not have, or a format is
             not known to what runs it.
     """
-    spec = spec_of(read_config(model))
+    spec = _tuned(recipe, spec_of(read_config(model)))
     tokenizer = model / TOKENIZER_FILE
     tokenizer_bytes = tokenizer.stat().st_size if tokenizer.is_file() else 0
     models = _Models(recipe, spec, _budgeted(recipe, spec), tokenizer_bytes)
     return [_predicted(step, models) for step in steps_of(recipe)]
+
+
+def _tuned(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
+    """The source with what tuning adds to it.
+
+    Raises:
+        RecipeError: The method does not suit the model.
+    """
+    tune, plan = recipe.tune, recipe.plan
+    if tune is None or plan is None or tune.after is not None:
+        return spec
+    routed = replace(spec, top_k=plan.top_k or spec.top_k)
+    check_method(routed, tune)
+    return extended(routed, tune, chosen=True) if tune.method in EXTENDING else spec
 
 
 @dataclass(frozen=True)
@@ -304,7 +321,7 @@ def _fitting(models: _Models) -> StageEstimate:
         return StageEstimate("prune", 0, 0, 0.0)
     spec, kept = models.spec, models.kept
     whole, small = _active_parameters(spec), _active_parameters(kept)
-    rows = spec.num_layers * spec.top_k * _width(kept)
+    rows = spec.num_layers * spec.active_experts * _width(kept)
     experts = 3 * rows * spec.hidden_size
     at_once = spec.num_experts * _width(kept)
     if at_once <= DIMENSIONS_AT_ONCE:
@@ -523,7 +540,7 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
 def _activations(spec: ModelSpec) -> int:
     """Values of a token that a layer keeps for its backward pass."""
     shared_width = max(width or 0 for width in spec.shared_widths)
-    return ACTIVATIONS * (spec.top_k * _width(spec) + shared_width) + 16 * spec.hidden_size
+    return ACTIVATIONS * (spec.active_experts * _width(spec) + shared_width) + 16 * spec.hidden_size
 
 
 def _held_at_once(spec: ModelSpec) -> int:

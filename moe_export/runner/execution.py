@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -122,8 +123,8 @@ def _configure_torch(threads: int | None) -> None:
     # torch reads these when it is first loaded. Its threads spin while they wait otherwise; beside
     # other work that made importance ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Torch logs a lost connection with its C++ stack; ours is one sentence.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Torch logs a lost connection with its C++ stack, as warning or error; ours is one sentence.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     threads = threads or threads_of_torch()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
@@ -163,7 +164,7 @@ def _require_stages(run: Run, forced: frozenset[str], spec: ModelSpec) -> None:
         if state.fresh and state.step.folder not in forced:
             continue
         if isinstance(settings, TuneSettings):
-            check_method(spec, settings.method)
+            check_method(replace(spec, top_k=settings.top_k or spec.top_k), settings)
         if isinstance(settings, TuneSettings) and settings.after is None:
             require_memory(spec, settings, host.physical_bytes())
         if isinstance(settings, ValidateSettings):

@@ -115,7 +115,8 @@ class Slots:
             Logits [B, V] in the model's dtype.
         """
         rows = len(ids_B)
-        mask = _mask(self.filled[:rows] + 1, self._capacity)
+        lengths_B = self.filled[:rows] + 1
+        mask = _mask(lengths_B, int(lengths_B.max()))
         logits_BSV = self._run(0, ids_B[:, None], mask)
         self.filled[:rows] += taking_B
         return logits_BSV[:, 0]

@@ -27,11 +27,11 @@ class StageFacts:
 
 STAGES: dict[str, StageFacts] = {
     # Where the recipe tunes the model first, stages that read `tune` take it for the source.
-    "tune": StageFacts(1, ()),
+    "tune": StageFacts(2, ()),
     "calibrate": StageFacts(4, ("tune",)),
     "importance": StageFacts(5, ("tune", "calibrate"), is_shared=True),
     "ranking": StageFacts(1, ("tune", "calibrate", "importance")),
-    "plan": StageFacts(5, ("tune", "importance", "ranking")),
+    "plan": StageFacts(6, ("tune", "importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(5, ("tune", "calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
@@ -39,7 +39,7 @@ STAGES: dict[str, StageFacts] = {
     "validate": StageFacts(8, ("tune", "calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("tune", "prune", "export")),
     "report": StageFacts(
-        5,
+        6,
         (
             *("tune", "calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
             *("validate", "eval"),

@@ -22,6 +22,7 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.families.stored import stored_dtype
 from moe_export.planning.planned import plan_widths, planned_bytes, rank_unknown, unreached
 from moe_export.planning.shares import token_shares
 from moe_export.recipe import AUTO, ROUNDING_OF, Dtype, PlanSettings
@@ -153,7 +154,7 @@ def _export_bytes(
 
     def planned(model: ModelSpec, dtype: Dtype) -> PlannedBytes:
         predicted = planned_bytes(model, dtype, settings)
-        shares = token_shares(tokens_per_expert, model.top_k)
+        shares = token_shares(tokens_per_expert, model)
         return PlannedBytes(
             total_bytes=predicted.total_bytes,
             by_class=predicted.by_class,
@@ -219,6 +220,6 @@ def _share_kept(
 def _tensor_bytes(checkpoint: Checkpoint, after: ModelSpec) -> int:
     """Bytes of all tensors of the pruned checkpoint, each in the dtype of the source."""
     return sum(
-        tensor.elements * checkpoint.tensors[name].dtype.itemsize
+        tensor.elements * stored_dtype(checkpoint, after, name).itemsize
         for name, tensor in after.tensors.items()
     )

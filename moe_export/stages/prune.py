@@ -42,6 +42,7 @@ from moe_export.families.base import (
     TensorSpec,
 )
 from moe_export.families.config import with_top_k
+from moe_export.families.stored import stored_dtype
 from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.reporting.card import Pruning, prune_card, write_card
 from moe_export.reporting.card_source import source_of
@@ -108,11 +109,17 @@ def run(job: Job[PruneSettings]) -> None:
 
 
 def _check_padded(settings: PruneSettings, plan: Plan, spec: ModelSpec) -> None:
-    """Checks that stock loaders can route tokens of the padded twin as the plan does.
+    """Checks that stock loaders can run the padded twin as the plan does.
 
     Raises:
-        RecipeError: the family's code in transformers has a fixed number of experts per token.
+        RecipeError: the family's code in transformers has a fixed number of experts per token, or
+            the model has tensors that it does not know.
     """
+    if settings.save_padded and (spec.compressed is not None or spec.condensers is not None):
+        raise RecipeError(
+            "prune.save_padded is for stock loaders, which would drop the compressed experts or "
+            f"the router bias of this {spec.family.model_type}; leave it out"
+        )
     is_fixed = spec.family.routing.score == "sparsemixer"
     if settings.save_padded and is_fixed and plan.top_k not in (None, plan.top_k_before):
         raise RecipeError(
@@ -223,8 +230,12 @@ def _write(
     refit = Refit(tensors=(), left=())
     fitted: dict[str, NDArray[np.float32]] = {}
 
+    written = spec_of(config)
+
     def values_of(name: str) -> NDArray[Any]:
-        tensor = spec.tensors[name]
+        tensor = written.tensors[name]
+        if tensor.role == "compressed_units":
+            return _units(source, spec, kept, tensor.layer)
         values = source.read(name)
         place = _place(spec, tensor)
         if name in fitted:
@@ -233,12 +244,11 @@ def _write(
             return values
         return np.take(values, kept[place], EXPERT_AXIS[tensor.role])
 
-    written = spec_of(config)
     layers: list[int | None] = [None, *range(spec.num_layers)]
     with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
         for number, layer in enumerate(layers):
             progress(number, len(layers), "prune" if layer is None else f"layer {layer}")
-            names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
+            names = [name for name, tensor in written.tensors.items() if tensor.layer == layer]
             if fits is not None and layer is not None:
                 fit = next(fits)
                 fitted = fit.tensors
@@ -247,6 +257,21 @@ def _write(
     progress(len(layers), len(layers), "done")
     _warn_of_left(refit)
     return refit
+
+
+def _units(
+    source: Checkpoint, spec: ModelSpec, kept: Kept, layer: int | None
+) -> NDArray[np.float32]:
+    """Columns of the hidden vectors that the kept rows of a layer's experts have, [R]."""
+    assert layer is not None
+    name, widths = spec.name("compressed_units", layer), spec.widths[layer]
+    if name in spec.tensors:
+        whole_R = source.read(name)
+    else:
+        whole_R = np.concatenate([np.arange(width) for width in widths])
+    blocks = np.split(whole_R, np.cumsum(widths)[:-1])
+    units = [block[kept[layer, expert]] for expert, block in enumerate(blocks)]
+    return np.concatenate(units).astype(np.float32)
 
 
 def _warn_of_left(refit: Refit) -> None:
@@ -285,7 +310,7 @@ def _left(
     """The pruned `down` matrices of a layer that were not fitted."""
     left = []
     for name in names:
-        tensor = spec.tensors[name]
+        tensor = spec.tensors.get(name, written.tensors[name])
         place, width = _place(spec, tensor), written.tensors[name].shape[-1]
         if place is None or EXPERT_AXIS[tensor.role] == 0 or name in fit.tensors:
             continue
@@ -327,9 +352,16 @@ def _stream(
     values_of: Callable[[str], NDArray[Any]],
 ) -> None:
     """Writes a shard while the next tensors are read."""
+
+    def size_bytes(name: str) -> int:
+        return source.tensors[name].size_bytes if name in source.tensors else 0
+
     writer.stream_shard(
-        {name: (source.tensors[name].dtype, written.tensors[name].shape) for name in names},
-        prefetched(names, values_of, lambda name: source.tensors[name].size_bytes, AHEAD_BYTES),
+        {
+            name: (stored_dtype(source, written, name), written.tensors[name].shape)
+            for name in names
+        },
+        prefetched(names, values_of, size_bytes, AHEAD_BYTES),
     )
 
 

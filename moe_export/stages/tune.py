@@ -7,7 +7,7 @@ take in its place.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts.tuning import TunedSource, Tuning
+from moe_export.artifacts.tuning import TunedRouter, TunedSource, Tuning, VectorMovement
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
@@ -30,13 +30,16 @@ from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
 from moe_export.system.host import physical_bytes
 from moe_export.torch_model import load_torch_model
+from moe_export.tuning.condense import Condensing
 from moe_export.tuning.draw import TuningSet, drawn
 from moe_export.tuning.esft import chosen_experts
+from moe_export.tuning.extension import condensers_of, config_keys, extended
 from moe_export.tuning.forward import mean_loss
 from moe_export.tuning.methods import Chosen, Trained, check_method
 from moe_export.tuning.needs import require_memory
 from moe_export.tuning.packing import PackedBatch, batch_of, packings, packs
 from moe_export.tuning.train import Training
+from moe_export.tuning.usage import Usage, usage_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,32 +67,37 @@ def run(job: Job[TuneSettings]) -> None:
     settings = job.settings
     before = job.folders["prune"] if settings.after == "prune" else job.model
     checkpoint, spec = open_checkpoint(before, settings.top_k)
-    check_method(spec, settings.method)
+    check_method(spec, settings)
     require_memory(spec, settings, physical_bytes())
     require_space(job.out, _bytes(checkpoint), "the tuned checkpoint")
     sets = drawn(settings, job.model)
-    models = _models(job, before)
+    spec = extended(spec, settings)
+    models = _models(job, before, config_keys(spec))
     judged = [_packed(each.held_out, spec, settings) for each in sets]
     was = [mean_loss(models.student, batches, models.teacher) for batches in judged]
+    used = _usage(models.student, spec, judged)
     documents = [document for each in sets for document in each.training]
     experts = _experts(models.student, spec, documents, settings)
     training = _training(job, models, spec, Trained(settings.method, experts), documents)
     losses = training.run()
-    values = _rounded(training, checkpoint)
+    spec = _with_condensers(training, spec)
+    values = _rounded(training, checkpoint, spec)
     became = [mean_loss(models.student, batches, models.teacher) for batches in judged]
     account = _account(sets, was, became)
     _require_gain(account, len(losses))
     changed = _write(job.out, checkpoint, spec, values)
+    routers = _routers(training, used, _usage(models.student, spec, judged))
     _copy_files(job, spec, before)
     batches = [training.batch(number) for number in range(len(losses))]
     tokens = sum(int(batch.is_real_RL.sum()) for batch in batches)
-    used = sum(len(row) for packed in training.steps for row in packed)
+    documents_used = sum(len(row) for packed in training.steps for row in packed)
     Tuning(
         method=settings.method,
         objective=settings.objective,
         top_k=spec.top_k,
+        active_experts=spec.active_experts,
         steps=len(losses),
-        epochs=round(used / len(documents), 3),
+        epochs=round(documents_used / len(documents), 3),
         tokens=tokens,
         padding=1 - tokens / sum(batch.is_real_RL.numel() for batch in batches),
         losses=tuple(losses),
@@ -97,6 +105,8 @@ def run(job: Job[TuneSettings]) -> None:
         before=_mean(account, "before"),
         after=_mean(account, "after"),
         experts=experts,
+        routers=routers,
+        vectors=_movement(values, spec),
         trained_parameters=sum(weight.numel() for weight in training.parameters.values()),
         changed=tuple(changed),
         equal=len(spec.tensors) - len(changed),
@@ -104,9 +114,9 @@ def run(job: Job[TuneSettings]) -> None:
     job.progress(1, 1, "done")
 
 
-def _models(job: Job[TuneSettings], before: Path) -> _Models:
+def _models(job: Job[TuneSettings], before: Path, added: dict[str, Any]) -> _Models:
     settings = job.settings
-    student = load_torch_model(before, torch.float32, settings.top_k)
+    student = load_torch_model(before, torch.float32, settings.top_k, added)
     teacher = None
     if settings.objective == "distill":
         teacher = load_torch_model(job.model, torch.float32)
@@ -139,6 +149,7 @@ def _training(
         settings,
         job.partial,
         models.teacher,
+        Condensing(models.student, settings, len(steps)) if spec.condensers is not None else None,
         lambda step: job.progress(step, len(steps), f"step {step}"),
     )
 
@@ -167,15 +178,68 @@ def _experts(
     return chosen_experts(model, spec.num_layers, batches, settings.choice)
 
 
-def _rounded(training: Training, checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
+def _with_condensers(training: Training, spec: ModelSpec) -> ModelSpec:
+    """Sizes of the model with the condensers that the training has chosen."""
+    if training.condensing is None:
+        return spec
+    chosen = training.condensing.experts
+    experts = tuple(chosen.get(layer, ()) for layer in range(spec.num_layers))
+    return replace(spec, condensers=condensers_of(training.settings, experts))
+
+
+def _usage(
+    model: PreTrainedModel, spec: ModelSpec, judged: list[list[PackedBatch]]
+) -> dict[int, Usage]:
+    """Use of the experts by the held-out documents; nothing unless routers have a bias."""
+    if spec.condensers is None:
+        return {}
+    return usage_of(model, (batch for batches in judged for batch in batches))
+
+
+def _routers(
+    training: Training, before: dict[int, Usage], after: dict[int, Usage]
+) -> tuple[TunedRouter, ...] | None:
+    if training.condensing is None:
+        return None
+    return tuple(
+        TunedRouter(
+            layer=block.layer,
+            load_before=before[block.layer].load,
+            load_after=after[block.layer].load,
+            largest_bias=float(block.router_bias.abs().max()),
+            condensers=block.own_condensers,
+            probabilities=after[block.layer].probability(block.own_condensers),
+        )
+        for block in training.condensing.blocks
+    )
+
+
+def _movement(values: dict[str, NDArray[Any]], spec: ModelSpec) -> VectorMovement | None:
+    """Mean distance of the vectors from 1; None without vectors."""
+    if spec.compressed is None:
+        return None
+
+    def mean(role: str) -> float | None:
+        own = [v for name, v in values.items() if spec.tensors[name].role == f"compressed_{role}"]
+        return float(np.mean([np.abs(v - 1).mean(dtype=np.float64) for v in own])) if own else None
+
+    return VectorMovement(input=mean("input") or 0.0, hidden=mean("hidden"), up=mean("up"))
+
+
+def _rounded(
+    training: Training, checkpoint: Checkpoint, spec: ModelSpec
+) -> dict[str, NDArray[Any]]:
     """Trained weights in the dtypes of the checkpoint; the model gets the rounded values.
+
+    Vectors and biases stay float32.
 
     Raises:
         CheckpointError: a weight is too large for its dtype.
     """
     values = {}
     for name, parameter in training.parameters.items():
-        dtype = checkpoint.tensors[name].dtype
+        own = spec.tensors[name].stored
+        dtype = checkpoint.tensors[name].dtype if own is None else np.dtype(own)
         values[name] = parameter.detach().numpy().astype(dtype)
         rounded = values[name].astype(np.float32)
         if not np.isfinite(rounded).all():
@@ -183,6 +247,8 @@ def _rounded(training: Training, checkpoint: Checkpoint) -> dict[str, NDArray[An
                 f"tune: {name} has values that {dtype} cannot hold; lower tune.learning_rate"
             )
         parameter.data.copy_(torch.from_numpy(rounded))
+    for block in training.condensing.blocks if training.condensing is not None else ():
+        values[spec.name("router_bias", block.layer)] = block.router_bias.numpy()
     return values
 
 
@@ -231,13 +297,16 @@ def _write(
     """Writes one shard per layer and one for the rest, and returns the tensors that changed."""
     changed: list[str] = []
     layers: list[int | None] = [None, *range(spec.num_layers)]
-    with CheckpointWriter(out, checkpoint.config, num_shards=len(layers)) as writer:
+    config = checkpoint.config | config_keys(spec)
+    with CheckpointWriter(out, config, num_shards=len(layers)) as writer:
         for layer in layers:
             shard = {}
             for name in (n for n, t in spec.tensors.items() if t.layer == layer):
-                stored = checkpoint.read(name)
-                shard[name] = values.get(name, stored)
-                if shard[name].tobytes() != stored.tobytes():
+                stored = checkpoint.read(name) if name in checkpoint.tensors else None
+                value = values.get(name, stored)
+                assert value is not None  # an added tensor is trained
+                shard[name] = value
+                if stored is None or shard[name].tobytes() != stored.tobytes():
                     changed.append(name)
             writer.write_shard(shard)
     return changed

@@ -24,6 +24,10 @@ PATIENCE = timedelta(days=7)
 JOINING = timedelta(minutes=5)
 """Longest time from the first worker that joins to the last; one may have died before it could."""
 
+CONNECTING = timedelta(seconds=30)
+"""Longest time of each connection between workers that have all joined. Gloo makes them one after
+the other, and waits this long for each worker that has died since."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -112,8 +116,13 @@ def joined() -> Iterator[Workers]:
     from torch import distributed  # noqa: PLC0415 - heavy
 
     with _told_of_others():
+        store, rank, size = next(distributed.rendezvous("env://", timeout=JOINING))
+        store.set(f"joined/{rank}", "")
+        store.wait([f"joined/{other}" for other in range(size)], JOINING)
         # Only sums of a few megabytes are sent, so that NCCL would not be faster.
-        distributed.init_process_group("gloo", timeout=JOINING)
+        distributed.init_process_group(
+            "gloo", store=store, rank=rank, world_size=size, timeout=CONNECTING
+        )
         distributed.barrier()
         distributed.distributed_c10d._set_pg_timeout(PATIENCE)  # noqa: SLF001 - no public name
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Call(ctypes.Structure):
         ("expert_indices", c_interface.Tensor),
         ("routing_weights", c_interface.Tensor),
         ("shared_weight", c_interface.Tensor),
+        ("input_scale", c_interface.Tensor),
+        ("hidden_scale", c_interface.Tensor),
         ("y", ctypes.c_void_p),
     )
 
@@ -66,9 +68,11 @@ class _Layer:
         routing_weights: NDArray[Any],
         shared_weight: NDArray[Any] | None = None,
         *,
+        scales: Mapping[str, NDArray[Any]] | None = None,
         num_threads: int = 1,
     ) -> NDArray[Any]:
-        """Runs the layer; returns y [T, D]."""
+        """Runs the layer; returns y [T, D]. Only factors are read of `scales`, not units."""
+        scales = scales or {}
         keep: list[Any] = []
         y = np.empty_like(x)
         call = Call(
@@ -76,6 +80,8 @@ class _Layer:
             _tensor(expert_indices, keep),
             _tensor(routing_weights, keep),
             _tensor(shared_weight, keep),
+            _tensor(scales.get("input_scale"), keep),
+            _tensor(scales.get("hidden_scale"), keep),
             y.ctypes.data,
         )
         c_interface.call(self._library.moe_export_run, self._layer, ctypes.byref(call), num_threads)
@@ -91,15 +97,18 @@ class OpenedLayer(_Layer):
         packed: NDArray[np.uint8],
         *,
         x_dtype: str,
+        units: NDArray[np.int32] | None = None,
         kernel: str | None = None,
         exact_activations: bool = False,
     ) -> None:
         super().__init__(library)
         self._packed = packed
+        keep: list[Any] = []
         c_interface.call(
             self._library.moe_export_open,
             ctypes.c_void_p(packed.ctypes.data),
             ctypes.c_uint64(packed.nbytes),
+            ctypes.byref(_tensor(units, keep)),
             ONNX_TYPES[x_dtype],
             int(exact_activations),
             None if kernel is None else kernel.encode(),
@@ -120,6 +129,7 @@ class CLayer(_Layer):
         x_dtype: str,
         group_size: int = 0,
         activation: str = "swiglu",
+        units: NDArray[np.int32] | None = None,
         kernel: str | None = None,
         exact_activations: bool = False,
     ) -> None:
@@ -137,6 +147,7 @@ class CLayer(_Layer):
             int(exact_activations),
             tensors,
             len(weights),
+            _tensor(units, keep),
         )
         c_interface.call(
             self._library.moe_export_create,

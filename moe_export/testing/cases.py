@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moe_export.formats import FORMATS, QuantizedMatrix
 from moe_export.op import spec
 from moe_export.op.reference import Expert, Weight
+from moe_export.op.scales import TokenScales
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Case:
         hidden: Hidden size.
         shared_width: Width of the shared expert; None for no shared expert.
         activation: Activation of the experts.
+        scales: Inputs of `spec.SCALE_INPUTS` that the node has. With `units` the hidden scale has
+            more columns than the widest expert has units, else as many.
         routing: `random` (distinct experts per token), `all_on_0` (first choice is always expert
             0), `duplicates` (all of a row's choices are one expert), `ties` (equal weights),
             `empty_only` (only experts of width 0 are chosen), `signed` (negative and zero weights).
@@ -40,6 +43,7 @@ class Case:
     routing: str = "random"
     shared_width: int | None = None
     activation: spec.Activation = "swiglu"
+    scales: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,12 @@ class Inputs:
     format_name: spec.Format = "float32"
     group_size: int = 0
     activation: spec.Activation = "swiglu"
+    scales: TokenScales | None = None
+
+    @property
+    def extra_inputs(self) -> dict[str, NDArray[Any]]:
+        """Scales of the node by name, in order."""
+        return {} if self.scales is None else self.scales.by_name
 
     @property
     def weights(self) -> list[NDArray[Any]]:
@@ -113,6 +123,52 @@ CASES = (
         )
     ),
 )
+
+TIED = ("input_scale", "hidden_scale")
+THREE = spec.SCALE_INPUTS[:3]
+
+SCALED_CASES = (
+    Case("scaled_input", MIXED, tokens=7, top_k=2, scales=TIED[:1]),
+    Case("scaled_input_and_hidden", MIXED, tokens=7, top_k=2, scales=TIED),
+    Case("scaled_hidden", MIXED, tokens=1, top_k=2, scales=TIED[1:]),
+    Case("scaled_without_tokens", MIXED, tokens=0, top_k=2, scales=(*TIED, "units")),
+    Case("scaled_units", MIXED, tokens=7, top_k=2, scales=(*TIED, "units")),
+    Case("scaled_units_and_one_token", MIXED, tokens=1, top_k=3, scales=(*TIED, "units")),
+    Case("scaled_units_wide", (256, 200, 0, 129), 16, 2, hidden=256, scales=(*TIED, "units")),
+    Case(
+        "scaled_units_beside_a_shared_expert",
+        (3, 0, 65),
+        tokens=13,
+        top_k=2,
+        hidden=33,
+        shared_width=50,
+        scales=(*TIED, "units"),
+    ),
+    Case(
+        "scaled_without_a_gate",
+        (*MIXED, 96),
+        tokens=7,
+        top_k=3,
+        shared_width=33,
+        activation="relu2",
+        scales=(*TIED, "units"),
+    ),
+    Case("scaled_geglu", MIXED, tokens=7, top_k=2, activation="geglu", scales=(*TIED, "units")),
+)
+"""Cases with factors per token, in the forms that all executors on a CPU know."""
+
+UP_SCALED_CASES = (
+    Case("scaled_up", MIXED, tokens=7, top_k=2, scales=THREE),
+    Case(
+        "scaled_up_and_units_beside_a_shared_expert",
+        (3, 0, 65),
+        tokens=13,
+        top_k=2,
+        shared_width=50,
+        scales=spec.SCALE_INPUTS,
+    ),
+)
+"""Cases in which `up` has factors of its own, which the native kernels refuse."""
 
 DTYPES = ("float32", "float16")
 
@@ -236,6 +292,7 @@ def inputs_of(
     shared = shared_weight = None
     if case.shared_width is not None:
         shared, shared_weight = expert(case.shared_width), normal(case.tokens, 1)
+    scales = scales_of(random, case, dtype) if case.scales else None
     return Inputs(
         x,
         indices,
@@ -246,4 +303,19 @@ def inputs_of(
         format_name,
         group_size,
         case.activation,
+        scales,
     )
+
+
+def scales_of(random: np.random.Generator, case: Case, dtype: str) -> TokenScales:
+    """Factors around one, and units in rising order within each expert, some of them left out."""
+    full_width = max(case.widths) + (5 if "units" in case.scales else 0)
+    columns = {"input_scale": case.hidden, "up_scale": case.hidden, "hidden_scale": full_width}
+    factors = {
+        name: (1 + random.standard_normal((case.tokens, columns[name])) / 2).astype(dtype)
+        for name in case.scales
+        if name in columns
+    }
+    kept = [np.sort(random.permutation(full_width)[:width]) for width in case.widths]
+    units = np.concatenate(kept).astype(np.int32) if "units" in case.scales else None
+    return TokenScales(**factors, units=units)

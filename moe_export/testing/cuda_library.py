@@ -112,6 +112,8 @@ class CudaLayer:
                 device.tensor(inputs.expert_indices),
                 device.tensor(inputs.routing_weights),
                 device.tensor(inputs.shared_weight),
+                device.tensor(inputs.extra_inputs.get("input_scale")),
+                device.tensor(inputs.extra_inputs.get("hidden_scale")),
                 y,
             )
             if self._library.moe_export_cuda_run(

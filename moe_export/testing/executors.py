@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from moe_export.formats import QuantizedMatrix
 from moe_export.op import spec
 from moe_export.op.function import OPSET, ragged_moe_function
 from moe_export.op.reference import Expert, Weight, ragged_moe
+from moe_export.op.scales import TokenScales
 from moe_export.testing.cases import Inputs
 
 Executor = Callable[[Inputs], NDArray[Any]]
@@ -43,10 +44,17 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
         inputs.format_name,
         shared_expert=has_shared,
         activation=inputs.activation,
+        extra_inputs=list(inputs.extra_inputs),
     )
     if has_shared:
         graph_inputs.append(value(spec.SHARED_WEIGHT, dtype, ["T", 1]))
-    for name, tensor in zip(names[len(graph_inputs) :], inputs.weights, strict=True):
+    for name, scale in inputs.extra_inputs.items():
+        if name != "units":
+            graph_inputs.append(value(name, dtype, ["T", scale.shape[1]]))
+    constants = inputs.weights
+    if "units" in inputs.extra_inputs:
+        constants.insert(0, inputs.extra_inputs["units"])
+    for name, tensor in zip(names[len(graph_inputs) :], constants, strict=True):
         weight = value(name, ir.DataType.from_numpy(tensor.dtype), list(tensor.shape))
         weight.const_value = ir.Tensor(tensor, name=name)
         weights.append(weight)
@@ -57,6 +65,8 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
     }
     if inputs.format_name in spec.QUANTIZED_FORMATS:
         attributes["group_size"] = inputs.group_size
+    if inputs.extra_inputs:
+        attributes["extra_inputs"] = " ".join(inputs.extra_inputs)
     node = ir.node(
         spec.NAME,
         [*graph_inputs, *weights],
@@ -79,6 +89,7 @@ def one_node_model(inputs: Inputs, *, with_function: bool = True) -> onnx.ModelP
         inputs.group_size,
         shared_expert=has_shared,
         activation=inputs.activation,
+        extra_inputs=list(inputs.extra_inputs),
     )
     functions = [function] if with_function else []
     return ir.to_proto(ir.Model(graph, ir_version=10, functions=functions))
@@ -91,7 +102,9 @@ def feeds(inputs: Inputs) -> dict[str, NDArray[Any]]:
         "expert_indices": inputs.expert_indices,
         "routing_weights": inputs.routing_weights,
     }
-    return fed if inputs.shared_weight is None else fed | {"shared_weight": inputs.shared_weight}
+    if inputs.shared_weight is not None:
+        fed["shared_weight"] = inputs.shared_weight
+    return fed | {name: scale for name, scale in inputs.extra_inputs.items() if name != "units"}
 
 
 def session_of(model: onnx.ModelProto, *, optimize: bool) -> onnxruntime.InferenceSession:
@@ -135,11 +148,26 @@ def without_empty_experts(inputs: Inputs) -> Inputs:
             _at_least_one_unit(down, is_down=True),
         )
 
+    experts = tuple(filled(expert) for expert in inputs.experts)
     return replace(
         inputs,
-        experts=tuple(filled(expert) for expert in inputs.experts),
+        experts=experts,
+        scales=_with_units_of(inputs, experts),
         shared=None if inputs.shared is None else filled(inputs.shared),
     )
+
+
+def _with_units_of(inputs: Inputs, filled: Sequence[Expert]) -> TokenScales | None:
+    """Scales in which the added hidden units of zeros have unit 0."""
+    if inputs.scales is None or inputs.scales.units is None:
+        return inputs.scales
+    widths = [expert[-1].shape[0] for expert in inputs.experts]
+    blocks = np.split(inputs.scales.units, np.cumsum(widths)[:-1])
+    units = [
+        np.pad(block, (0, expert[-1].shape[0] - len(block)))
+        for block, expert in zip(blocks, filled, strict=True)
+    ]
+    return replace(inputs.scales, units=np.concatenate(units))
 
 
 def _stock(inputs: Inputs, *, optimize: bool) -> NDArray[Any]:
@@ -172,4 +200,5 @@ def run_reference(inputs: Inputs) -> NDArray[Any]:
         inputs.shared,
         inputs.shared_weight,
         inputs.activation,
+        inputs.scales,
     )

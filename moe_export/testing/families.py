@@ -231,7 +231,12 @@ DEEPSEEK_V2 = FamilyRow(
     },
     variants=(
         {"q_lora_rank": 24, "first_k_dense_replace": 2, "routed_scaling_factor": 1.0},
-        {"v_head_dim": 32, "n_shared_experts": 1, "tie_word_embeddings": True},
+        {
+            "v_head_dim": 32,
+            "qk_nope_head_dim": 8,
+            "n_shared_experts": 1,
+            "tie_word_embeddings": True,
+        },
         {"topk_method": "group_limited_greedy", "n_group": 3, "topk_group": 1},
         {"rope_scaling": YARN | {"mscale": 1.5, "mscale_all_dim": 0.7, "truncate": False}},
     ),
@@ -240,8 +245,9 @@ DEEPSEEK_V2 = FamilyRow(
         ({"n_group": 2}, "topk_method"),
         ({"topk_method": None}, "topk_method is null"),
         ({"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 1}, "4 groups"),
-        ({"qk_nope_head_dim": 8}, "multiple of 16"),
-        ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8}, "multiple of 16"),
+        ({"kv_lora_rank": 40}, "multiple of 16"),
+        ({"qk_nope_head_dim": 24, "qk_rope_head_dim": 8, "kv_lora_rank": 40}, "of them rotated"),
+        ({"qk_rope_head_dim": 48}, "not smaller"),
         ({"norm_topk_prob": True}, "norm_topk_prob"),
         ({"attention_bias": True}, "attention_bias"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "factor"),
@@ -334,6 +340,61 @@ GLM4_MOE = FamilyRow(
         ({"scoring_func": "softmax"}, "scoring_func"),
     ),
     dense_layers=(0,),
+)
+
+DOTS1 = FamilyRow(
+    config=COMMON
+    | {
+        "architectures": ["Dots1ForCausalLM"],
+        "model_type": "dots1",
+        "intermediate_size": 56,
+        "moe_intermediate_size": WIDTH,
+        "n_routed_experts": EXPERTS,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.7,
+        "norm_topk_prob": True,
+        "sliding_window": None,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+    },
+    variants=(
+        {"attention_bias": True, "norm_topk_prob": False, "head_dim": 32},
+        {
+            "sliding_window": 5,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "n_group": 3,
+            "topk_group": 2,
+        },
+    ),
+    refused=(
+        ({"sliding_window": 5}, "layer_types is"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq"),
+        ({"scoring_func": "softmax"}, "scoring_func"),
+    ),
+    dense_layers=(0,),
+)
+
+SOLAR_OPEN = FamilyRow(
+    config={
+        key: value
+        for key, value in DOTS1.config.items()
+        if key not in ("first_k_dense_replace", "intermediate_size", "sliding_window")
+    }
+    | {"architectures": ["SolarOpenForCausalLM"], "model_type": "solar_open", "head_dim": 32},
+    variants=(
+        {"attention_bias": True, "norm_topk_prob": False, "n_shared_experts": 1},
+        {"n_group": 3, "topk_group": 2, "tie_word_embeddings": True, "rope_scaling": YARN},
+    ),
+    refused=(
+        ({"first_k_dense_replace": 1}, "first_k_dense_replace"),
+        ({"use_qk_norm": True}, "use_qk_norm"),
+        ({"sliding_window": 5}, "sliding_window"),
+    ),
+    oldest_transformers=5,
 )
 
 LFM2_MOE = FamilyRow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from moe_export.op.library import library_path, register
 from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.reference import Expert, Weight
 from moe_export.testing.c_library import CLayer, available_kernels
-from moe_export.testing.cases import Inputs, Kind, kinds_of
+from moe_export.testing.cases import TIED, Case, Inputs, Kind, kinds_of, scales_of
 from moe_export.testing.executors import feeds, one_node_model
 
 NATIVE_FORMATS = known_to("native")
@@ -27,6 +28,8 @@ NATIVE_FORMATS = known_to("native")
 
 NATIVE_QUANTIZED = tuple(name for name in NATIVE_FORMATS if name in GRIDS)
 """Formats of codes that the library's kernels run."""
+
+INT32 = ir.DataType.INT32
 
 NATIVE_KINDS = kinds_of(NATIVE_FORMATS)
 
@@ -66,6 +69,7 @@ def layer_of(
         x_dtype=inputs.x.dtype.name,
         group_size=inputs.group_size,
         activation=inputs.activation,
+        units=inputs.extra_inputs.get("units"),
         kernel=kernel,
         exact_activations=exact_activations,
     )
@@ -85,6 +89,7 @@ def run_kernel(
         inputs.expert_indices,
         inputs.routing_weights,
         inputs.shared_weight,
+        scales=inputs.extra_inputs,
         num_threads=num_threads,
     )
 
@@ -116,6 +121,9 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
 
     widths = random.integers(0, 100, num_experts) * random.integers(0, 2, num_experts)
     has_shared = bool(random.integers(0, 2))
+    forms: tuple[tuple[str, ...], ...] = ((), (), TIED[:1], TIED, (*TIED, "units"))
+    case = Case("scales", tuple(map(int, widths)), tokens, top_k, hidden)
+    case = replace(case, scales=forms[int(random.integers(0, len(forms)))])
     return Inputs(
         normal(tokens, hidden),
         random.integers(0, num_experts, (tokens, top_k)),
@@ -126,6 +134,7 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
         format_name,
         group_size,
         activation,
+        scales_of(random, case, dtype) if case.scales else None,
     )
 
 
@@ -164,22 +173,28 @@ def packed_model(tensor: NDArray[np.uint8], inputs: Inputs) -> ir.Model:
         "packed": (ir.DataType.UINT8, [tensor.size]),
         "shared_weight": (dtype, ["T", 1]),
     }
-    names = spec.PACKED_INPUTS[: 4 if inputs.shared is None else 5]
+    names = [*spec.PACKED_INPUTS[: 4 if inputs.shared is None else 5], *inputs.extra_inputs]
+    for name, scale in inputs.extra_inputs.items():
+        sizes[name] = (dtype, ["T", scale.shape[1]]) if name != "units" else (INT32, [scale.size])
     values = {
         name: ir.Value(
             name=name, type=ir.TensorType(sizes[name][0]), shape=ir.Shape(sizes[name][1])
         )
         for name in names
     }
-    values["packed"].const_value = ir.Tensor(tensor, name="packed")
-    node = ir.node(spec.PACKED_NAME, list(values.values()), domain=spec.DOMAIN)
+    constants = {name: array for name, array in inputs.extra_inputs.items() if name == "units"}
+    constants["packed"] = tensor
+    for name, array in constants.items():
+        values[name].const_value = ir.Tensor(array, name=name)
+    attributes = {"extra_inputs": " ".join(inputs.extra_inputs)} if inputs.extra_inputs else {}
+    node = ir.node(spec.PACKED_NAME, list(values.values()), attributes, domain=spec.DOMAIN)
     y = node.outputs[0]
     y.name, y.type, y.shape = "y", ir.TensorType(dtype), ir.Shape(["T", hidden])
     graph = ir.Graph(
-        [value for name, value in values.items() if name != "packed"],
+        [value for name, value in values.items() if name not in constants],
         [y],
         nodes=[node],
-        initializers=[values["packed"]],
+        initializers=[values[name] for name in constants],
         opset_imports={"": OPSET, spec.DOMAIN: spec.VERSION},
         name="one_node",
     )

@@ -73,12 +73,16 @@ def tiny_checkpoint(
     config = base | {"torch_dtype": dtype} | overrides
     random = np.random.default_rng(seed)
     tensors = {}
+    # Vectors and biases that tuning adds leave all other weights as they are without them.
+    added = np.random.default_rng((seed, 1))
     for name, spec in spec_of(config).tensors.items():
-        noise = random.standard_normal(spec.shape)
+        noise = (random if spec.stored is None else added).standard_normal(spec.shape)
         # Large enough that routing, rotary embedding and biases all show in the logits.
         match len(spec.shape), spec.tensor_class:
             case 1, "norms":
                 values = 1 - spec.offset + 0.1 * noise
+            case _ if spec.role.startswith("compressed"):
+                values = 1 + 0.3 * noise
             case 1, _:
                 values = 0.2 * noise
             case _, "embeddings":
@@ -87,7 +91,7 @@ def tiny_checkpoint(
                 values = noise * 0.4 / np.sqrt(spec.shape[-1])
             case _:
                 values = noise * 1.3 / np.sqrt(spec.shape[-1])
-        tensors[name] = values.astype(np.dtype(dtype))
+        tensors[name] = values.astype(np.dtype(spec.stored or dtype))
     with CheckpointWriter(directory, config, num_shards=2) as writer:
         names = list(tensors)
         for half in (names[::2], names[1::2]):
@@ -114,7 +118,7 @@ def pruned_checkpoint(
     """
     config = Checkpoint(source).config
     config |= {
-        "model_type": PRUNED_PREFIX + config["model_type"],
+        "model_type": PRUNED_PREFIX + config["model_type"].removeprefix(PRUNED_PREFIX),
         WIDTHS_KEY: [list(row) for row in widths],
     }
     if shared is not None:
@@ -154,6 +158,11 @@ def _cut(
             kept, removed = np.split(tensor, [width], axis=axis)
             tensor = np.concatenate([kept, 0 * removed], axis=axis) if pad else kept
         tensors[name] = tensor
+    for name, spec in spec_of(config).tensors.items():
+        if spec.role == "compressed_units":
+            assert spec.layer is not None
+            units = [np.arange(width) for width in widths[spec.layer]]
+            tensors[name] = np.concatenate(units).astype(np.float32)
     with CheckpointWriter(directory, config, num_shards=1) as writer:
         writer.write_shard(tensors)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

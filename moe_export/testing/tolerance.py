@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from moe_export.op import spec
 from moe_export.op.reference import GELU_CUBIC, GELU_LINEAR, weight_values
+from moe_export.op.scales import TokenScales
 from moe_export.testing.cases import Inputs
 
 Array = NDArray[Any]
@@ -49,18 +50,32 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
     magnitude = np.zeros_like(x)
     bound = np.zeros_like(x)
     indices, weights = inputs.expert_indices, np.abs(inputs.routing_weights.astype(np.float64))
+    scales = inputs.scales or TokenScales()
+    widths = tuple(expert[-1].shape[0] for expert in inputs.experts)
+    units = np.split(scales.units_of(widths), np.cumsum(widths)[:-1])
     chosen = [(e, (weights * (indices == i)).sum(axis=1)) for i, e in enumerate(inputs.experts)]
     if inputs.shared is not None and inputs.shared_weight is not None:
         chosen.append((inputs.shared, np.abs(inputs.shared_weight.astype(np.float64))[:, 0]))
-    for expert, weight_T in chosen:
+    for number, (expert, weight_T) in enumerate(chosen):
+        is_routed = number < len(inputs.experts)
         *signed_factors, signed_down = (weight_values(weight) for weight in expert)
         down = np.abs(signed_down)
         width, hidden_size = down.shape
         depth_unit = gamma(hidden_size) + weight_unit
-        products = [x @ factor for factor in signed_factors]
+        rows = [x, x]
+        row_errors = [x_error, x_error]
+        if is_routed and scales.input_scale is not None:
+            up_scale = scales.input_scale if scales.up_scale is None else scales.up_scale
+            rows = [x * scale.astype(np.float64) for scale in (scales.input_scale, up_scale)]
+            rounded = [unit * np.abs(row) + under for row in rows]
+            row_errors = [
+                error + activation_error(np.abs(row) + error, activation_block)
+                for row, error in zip(rows, rounded, strict=True)
+            ]
+        products = [row @ factor for row, factor in zip(rows, signed_factors, strict=False)]
         errors = [
-            depth_unit * (np.abs(x) @ np.abs(factor)) + x_error @ np.abs(factor) + under
-            for factor in signed_factors
+            depth_unit * (np.abs(row) @ np.abs(factor)) + row_error @ np.abs(factor) + under
+            for row, row_error, factor in zip(rows, row_errors, signed_factors, strict=False)
         ]
         value, hidden_error = _activated(inputs.activation, products[0], errors[0], gamma)
         hidden_error = hidden_error + under
@@ -70,6 +85,10 @@ def error_bound(inputs: Inputs, activation_block: int = 0) -> Array:
             hidden_error = hidden_error * u + hidden * u_error + hidden_error * u_error
             hidden = hidden * u
             hidden_error = hidden_error + unit * hidden
+        if is_routed and scales.hidden_scale is not None:
+            factor = np.abs(scales.hidden_scale.astype(np.float64)[:, units[number]])
+            hidden = hidden * factor
+            hidden_error = hidden_error * factor + unit * hidden + under
         hidden_error = hidden_error + activation_error(hidden + hidden_error, activation_block)
         out_unit = gamma(width) + weight_unit
         out_error = (hidden_error + under) @ down + out_unit * (hidden @ down) + under

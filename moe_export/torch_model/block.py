@@ -1,11 +1,12 @@
 """MoE block of one layer, whose experts may have different widths.
 
-Legend: T tokens, D hidden, E experts, K top-k, N = T * K pairs of a token and an expert, W width.
+Legend: T tokens, D hidden, E experts, K experts of a token, N pairs of a token and an expert, W
+width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
 from moe_export.system.onednn import ROWS_AT_ONCE
+from moe_export.torch_model.compressed import UNSCALED, Scales, Vectors, scaled
+from moe_export.torch_model.condensers import Condensed
 from moe_export.torch_model.recording import ExpertTrace, Quantity, Recordable
 from moe_export.torch_model.routing import choice_scores, route
 
@@ -21,8 +24,21 @@ Observer = Callable[[Quantity, Tensor], Tensor]
 """Function called with each quantity of an expert; the expert goes on with the returned tensor."""
 
 
+VECTOR_ROLES = ("compressed_input", "compressed_hidden", "compressed_up")
+"""Roles of the vectors of compressed experts, in the order of `Vectors`."""
+
+BIAS_ROLES = ("choice_bias", "router_bias")
+"""Roles of a router's biases."""
+
+UNITS_ROLE = "compressed_units"
+"""Role of the positions before pruning of the experts' hidden values."""
+
+
 class Matrix(nn.Linear):  # type: ignore[misc]
-    """Linear map without bias, which may be empty; torch would warn about initialising that."""
+    """Linear map without bias, which may be empty; torch would warn about initialising that.
+
+    A router's bias is stored beside its weights, but `RaggedMoEBlock` adds it, in float32.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape[1], shape[0], bias=False)
@@ -41,8 +57,8 @@ class Matrix(nn.Linear):  # type: ignore[misc]
         """
         missing = -len(x_ND) % ROWS_AT_ONCE
         if not missing or x_ND.dtype != torch.bfloat16 or x_ND.device.type != "cpu":
-            return super().forward(x_ND)
-        return super().forward(F.pad(x_ND, (0, 0, 0, missing)))[:-missing]
+            return F.linear(x_ND, self.weight)
+        return F.linear(F.pad(x_ND, (0, 0, 0, missing)), self.weight)[:-missing]
 
 
 class SwiGlu(NamedTuple):
@@ -52,12 +68,19 @@ class SwiGlu(NamedTuple):
     up: Matrix
     down: Matrix
 
-    def forward(self, x_ND: Tensor, observe: Observer) -> Tensor:
-        """Output [N, D] of the expert, before the routing weight."""
-        x_ND = observe("x", x_ND)
+    def forward(self, x_ND: Tensor, observe: Observer, scales: Scales = UNSCALED) -> Tensor:
+        """Output [N, D] of the expert, before the routing weight.
+
+        Args:
+            x_ND: Inputs.
+            observe: Function called with each quantity; x is that of gate, and h that of down.
+            scales: Factors of the inputs and of the hidden values.
+        """
+        up_ND = None if scales.up_ND is None else scaled(x_ND, scales.up_ND)
+        x_ND = observe("x", scaled(x_ND, scales.input_ND))
         gate_NW = observe("gate", self.gate(x_ND))
-        up_NW = observe("up", self.up(x_ND))
-        h_NW = observe("h", F.silu(gate_NW) * up_NW)
+        up_NW = observe("up", self.up(x_ND if up_ND is None else up_ND))
+        h_NW = observe("h", scaled(F.silu(gate_NW) * up_NW, scales.hidden_NW))
         return observe("output", self.down(h_NW))
 
 
@@ -87,8 +110,14 @@ class RaggedMoEBlock(Recordable):
 
         # Named tuples are not modules: each matrix is registered once, under its checkpoint name.
         self._router = (matrix("router"),)
-        if spec.family.routing.has_choice_bias:
-            self._set_choice_bias(torch.zeros(spec.num_experts))
+        # Roles of the layer's tensors that are no matrices of a linear map.
+        self._own_roles = {
+            tensor.role: tensor.shape
+            for tensor in spec.tensors.values()
+            if tensor.layer == layer and tensor.role in (*VECTOR_ROLES, *BIAS_ROLES, UNITS_ROLE)
+        }
+        for role, shape in self._own_roles.items():
+            self._register(role, (torch.ones if role in VECTOR_ROLES else torch.zeros)(shape))
         self.routed = tuple(
             SwiGlu(matrix("gate", expert), matrix("up", expert), matrix("down", expert))
             for expert in range(spec.num_experts)
@@ -125,13 +154,55 @@ class RaggedMoEBlock(Recordable):
         return x_TD.new_ones(len(x_TD), 1) if router is None else torch.sigmoid(router(x_TD))
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Routing weights and experts of each token, both [T, K], by the rule of the family."""
-        weight_TK, expert_TK = route(self.router_logits(x_TD), self.spec, self.choice_bias)
-        return weight_TK.to(x_TD.dtype), expert_TK
+        """Routing weights and numbers of the experts computed for each token, both [T, K].
+
+        The number E stands for no expert; its weight is 0.
+        """
+        return self._routed(x_TD)[:2]
+
+    def scales(self, x_TD: Tensor) -> Scales:
+        """Scales of all tokens by the vectors of their auxiliary experts; none without vectors."""
+        return self._routed(x_TD)[2]
+
+    def units(self, expert: int) -> Tensor | None:
+        """Positions before pruning of an expert's hidden values, int64; None for all of them."""
+        if not self.spec.has_units:
+            return None
+        start = sum(self.spec.widths[self.layer][:expert])
+        unit_R = self._parameter(UNITS_ROLE)
+        return unit_R[start : start + self.spec.widths[self.layer][expert]].long()
+
+    def _routed(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Scales]:
+        """Result of `route`, and the scales of all tokens."""
+        logits_TE = self.router_logits(x_TD)
+        weight_TK, expert_TK = route(logits_TE, self.spec, self.choice_bias, self.condensed)
+        scales, main = UNSCALED, self.spec.active_experts
+        if self.vectors is not None:
+            scales = self.vectors.scales(weight_TK[:, main:], expert_TK[:, main:])
+        return weight_TK[:, :main].to(x_TD.dtype), expert_TK[:, :main], scales
 
     def choice_scores(self, x_TD: Tensor) -> Tensor:
         """Numbers [T, E] of which the largest decide the choice; -inf for experts out of it."""
-        return choice_scores(self.router_logits(x_TD), self.spec, self.choice_bias)
+        logits_TE = self.router_logits(x_TD)
+        if self.condensed is not None:
+            logits_TE = self.condensed.choice_logits(logits_TE)
+        return choice_scores(logits_TE, self.spec, self.choice_bias)
+
+    def choice_shares(self, x_TD: Tensor) -> Tensor:
+        """Softmax [T, E] of the logits that decide the choice, in at least float32."""
+        choice_TE = self.choice_scores(x_TD)
+        wide = torch.promote_types(choice_TE.dtype, torch.float32)
+        return torch.softmax(choice_TE, dim=-1, dtype=wide)
+
+    @property
+    def own_condensers(self) -> tuple[int, ...]:
+        """Numbers of the experts that every token of the layer gets."""
+        return () if self.spec.condensers is None else self.spec.condensers.experts[self.layer]
+
+    @property
+    def router_bias(self) -> Tensor:
+        """Bias [E] of the logits, float32; the model must have one."""
+        return self._parameter("router_bias")
 
     @property
     def router(self) -> Matrix:
@@ -141,27 +212,55 @@ class RaggedMoEBlock(Recordable):
     @property
     def choice_bias(self) -> Tensor | None:
         """Bias [E] of the choice of experts, float32; None in families without one."""
-        if not self.spec.family.routing.has_choice_bias:
-            return None
-        bias_E: Tensor = self.get_parameter(self._choice_bias_name)
-        return bias_E
-
-    def take_router(self, other: RaggedMoEBlock) -> None:
-        """Shares the router of another block, and its bias of the choice of experts if any."""
-        weight_ED = other.router.weight.detach()
-        self.router.weight = nn.Parameter(weight_ED, requires_grad=False)
-        if other.choice_bias is not None:
-            self._set_choice_bias(other.choice_bias.detach())
-
-    def _set_choice_bias(self, bias_E: Tensor) -> None:
-        path, _, last = self._choice_bias_name.rpartition(".")
-        parameter = nn.Parameter(bias_E, requires_grad=False)
-        self.get_submodule(path).register_parameter(last, parameter)
+        has_bias = self.spec.family.routing.has_choice_bias
+        return self._parameter("choice_bias") if has_bias else None
 
     @property
-    def _choice_bias_name(self) -> str:
-        """Name of the bias within the block."""
-        return self._own_name("choice_bias")
+    def condensed(self) -> Condensed | None:
+        """Bias of the logits and condensers; None without a bias."""
+        rule = self.spec.condensers
+        if rule is None:
+            return None
+        return Condensed(self.router_bias, self.own_condensers, rule.bias_in_weights)
+
+    @property
+    def vectors(self) -> Vectors | None:
+        """Vectors of compressed experts; None without them."""
+        if self.spec.compressed is None:
+            return None
+        tables = (self._parameter(r) if r in self._own_roles else None for r in VECTOR_ROLES)
+        return Vectors(*tables)
+
+    def take_router(self, other: RaggedMoEBlock) -> None:
+        """Shares the router of another block, and its biases if any."""
+        weight_ED = other.router.weight.detach()
+        self.router.weight = nn.Parameter(weight_ED, requires_grad=False)
+        for role in BIAS_ROLES:
+            if role in other._own_roles:
+                self._register(role, other._parameter(role).detach())
+
+    def take_vectors(self, other: RaggedMoEBlock, unit_R: Tensor) -> None:
+        """Shares the vectors of the compressed experts of another block, if it has any.
+
+        Args:
+            other: Block with the same or wider experts.
+            unit_R: Positions before pruning of this block's hidden values, expert after expert.
+        """
+        for role in VECTOR_ROLES:
+            if role in self._own_roles:
+                self._register(role, other._parameter(role).detach())
+        if UNITS_ROLE in self._own_roles:
+            self._register(UNITS_ROLE, unit_R.float())
+
+    def _parameter(self, role: str) -> Tensor:
+        values: Tensor = self.get_parameter(self._own_name(role))
+        return values
+
+    def _register(self, role: str, values: Tensor) -> None:
+        """Registers a tensor that is no matrix under its name in checkpoints."""
+        *path, last = self._own_name(role).split(".")
+        module = _submodule(self, path)
+        module.register_parameter(last, nn.Parameter(values, requires_grad=False))
 
     def _own_name(self, role: str, expert: int | None = None) -> str:
         """Name of a tensor within the block, which its name in the checkpoint ends with."""
@@ -177,12 +276,13 @@ class RaggedMoEBlock(Recordable):
         return F.linear(x_TD.to(dtype), matrix.weight.to(dtype))
 
     def _routed_output(self, x_TD: Tensor) -> Tensor:
-        weight_TK, expert_TK = self.route(x_TD)
+        weight_TK, expert_TK, scales = self._routed(x_TD)
         expert_N = expert_TK.reshape(-1)
-        order_N = torch.argsort(expert_N, stable=True)
-        token_N = torch.div(order_N, self.spec.top_k, rounding_mode="floor")
+        counts_E = torch.bincount(expert_N, minlength=len(self.routed))[: len(self.routed)].tolist()
+        # Pairs with no expert are the last ones.
+        order_N = torch.argsort(expert_N, stable=True)[: sum(counts_E)]
+        token_N = torch.div(order_N, expert_TK.shape[1], rounding_mode="floor")
         weight_N = weight_TK.reshape(-1)[order_N]
-        counts_E = torch.bincount(expert_N, minlength=len(self.routed)).tolist()
         traces = []
         outputs = []
         for expert, (token, weight) in enumerate(
@@ -192,9 +292,9 @@ class RaggedMoEBlock(Recordable):
                 continue
             trace = ExpertTrace(expert, token, weight)
             traces.append(trace)
-            outputs.append(
-                self.routed[expert].forward(x_TD[token], self._observer(trace)) * weight[:, None]
-            )
+            own = scales.of(token, self.units(expert))
+            output_ND = self.routed[expert].forward(x_TD[token], self._observer(trace), own)
+            outputs.append(output_ND * weight[:, None])
         if self.recording is not None:
             self.recording.layers[self.layer] = traces
         if not outputs:
@@ -231,8 +331,13 @@ def _pass(_quantity: Quantity, value: Tensor) -> Tensor:
 def _attach(module: nn.Module, name: str, matrix: Matrix) -> None:
     """Registers a matrix so that its weight has the given dotted name in the module."""
     *path, last = name.removesuffix(".weight").split(".")
+    _submodule(module, path).add_module(last, matrix)
+
+
+def _submodule(module: nn.Module, path: Sequence[str]) -> nn.Module:
+    """Module within a module, which is made if it is not there."""
     for part in path:
         if not hasattr(module, part):
             module.add_module(part, nn.Module())
         module = module.get_submodule(part)
-    module.add_module(last, matrix)
+    return module

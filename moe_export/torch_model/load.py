@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
@@ -17,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError, MoeExportError
-from moe_export.families import open_checkpoint
+from moe_export.families import open_checkpoint, spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY, ModelSpec, TensorSpec
 from moe_export.families.stored import read_values
 from moe_export.families.transformers_config import pruned_config_class
@@ -31,7 +32,10 @@ LONGEST_REASON = 300
 
 
 def load_torch_model(
-    directory: Path, dtype: torch.dtype, top_k: int | None = None
+    directory: Path,
+    dtype: torch.dtype,
+    top_k: int | None = None,
+    added: Mapping[str, Any] = MappingProxyType({}),
 ) -> PreTrainedModel:
     """Loads the model of a checkpoint, pruned or not, on the CPU in evaluation mode.
 
@@ -42,15 +46,21 @@ def load_torch_model(
         directory: Checkpoint of a known family.
         dtype: Dtype of the parameters in memory; stored values are converted.
         top_k: Experts per token, in place of the config's; None to keep those.
+        added: Config keys that the checkpoint lacks, of compressed experts or a router bias; their
+            vectors are ones and their biases zeros.
 
     Raises:
         RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
-    checkpoint, spec = open_checkpoint(directory, top_k)
+    checkpoint, stored = open_checkpoint(directory, top_k)
+    checkpoint.config |= added
+    spec = spec_of(checkpoint.config)
     model = empty_model(checkpoint, spec, dtype)
     tensors = {
         name: to_torch(read_values(checkpoint, spec, name)).to(dtype_of(tensor, dtype))
+        if name in stored.tensors
+        else neutral(tensor)
         for name, tensor in spec.tensors.items()
     }
     if spec.tied_embeddings:
@@ -58,6 +68,12 @@ def load_torch_model(
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()
     return model
+
+
+def neutral(tensor: TensorSpec) -> Tensor:
+    """Values of a vector or a bias that change nothing, float32."""
+    fill = torch.zeros if tensor.role == "router_bias" else torch.ones
+    return fill(tensor.shape)
 
 
 def dtype_of(tensor: TensorSpec, dtype: torch.dtype) -> torch.dtype:

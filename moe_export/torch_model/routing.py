@@ -10,25 +10,35 @@ from torch import Tensor
 
 from moe_export.families.base import ModelSpec
 from moe_export.families.features import ExpertGroups
+from moe_export.torch_model.condensers import Condensed
 
 
 def route(
-    logits_TE: Tensor, spec: ModelSpec, bias_E: Tensor | None = None
+    logits_TE: Tensor,
+    spec: ModelSpec,
+    bias_E: Tensor | None = None,
+    condensed: Condensed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Routing weights and numbers of each token's experts, both [T, K], by the family's rule.
+
+    With condensers there are more columns, and the number E stands for no expert; its weight is 0.
 
     Args:
         logits_TE: Logits of the router.
         spec: Sizes and routing of the model.
         bias_E: Bias of the choice; None in families without one.
+        condensed: Bias and condensers of the layer; None without a router bias.
     """
-    routing = spec.family.routing
+    routing, top_k = spec.family.routing, spec.chosen_experts
+    choice_TE = logits_TE if condensed is None else condensed.choice_logits(logits_TE)
     if routing.score == "sparsemixer":
-        weight_TK, expert_TK = sparse_mixer(logits_TE, spec.router_jitter, spec.top_k)
+        weight_TK, expert_TK = sparse_mixer(choice_TE, spec.router_jitter, top_k)
     elif routing.score == "sigmoid":
-        weight_TK, expert_TK = sigmoid_top_k(logits_TE, spec.top_k, spec.groups, bias_E)
+        weight_TK, expert_TK = sigmoid_top_k(choice_TE, top_k, spec.groups, bias_E)
     else:
-        weight_TK, expert_TK = softmax_top_k(logits_TE, spec.top_k, spec.groups)
+        weight_TK, expert_TK = softmax_top_k(choice_TE, top_k, spec.groups)
+    if condensed is not None:
+        weight_TK, expert_TK = condensed.appended(logits_TE, weight_TK, expert_TK)
     if spec.normalize_top_k:
         total_T1 = weight_TK.sum(dim=-1, keepdim=True) + routing.total_epsilon
         weight_TK = weight_TK / total_T1

@@ -7,22 +7,29 @@ from dataclasses import dataclass
 
 from moe_export.errors import RecipeError
 from moe_export.families.base import ModelSpec, TensorSpec
+from moe_export.recipe import TuneSettings
+from moe_export.tuning.extension import check_extension
 
 Chosen = tuple[tuple[int, ...], ...]
 """Experts that are trained, one ascending list per layer."""
 
 ROUTERS = ("router", "choice_bias")
-NEVER = ("choice_bias",)
-"""Roles without a gradient: a bias decides the choice of experts alone."""
+NEVER = ("choice_bias", "router_bias")
+"""Roles without a gradient: a bias decides the choice of experts, or has a rule of its own."""
 
 
-def check_method(spec: ModelSpec, method: str) -> None:
-    """Checks that a model has the router that a method is for.
+def check_method(spec: ModelSpec, settings: TuneSettings) -> None:
+    """Checks that a model has the routers that a method is for.
+
+    Args:
+        spec: Sizes of the model before.
+        settings: Settings of the section.
 
     Raises:
-        RecipeError: Its router has no softmax over all experts.
+        RecipeError: Its routers, or its number of experts per token, do not suit the method.
     """
-    if method == "dense_mixer" and (
+    check_extension(spec, settings)
+    if settings.method == "dense_mixer" and (
         spec.family.routing.score != "softmax" or spec.groups is not None
     ):
         raise RecipeError(

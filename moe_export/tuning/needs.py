@@ -9,6 +9,7 @@ from moe_export.errors import ResourceError
 from moe_export.families.base import ModelSpec
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.recipe import TuneSettings
+from moe_export.tuning.extension import extended
 from moe_export.tuning.methods import Trained
 
 VALUE_BYTES = 4
@@ -42,6 +43,7 @@ class TuningNeeds:
 
 def needs_of(spec: ModelSpec, settings: TuneSettings) -> TuningNeeds:
     """Predicts the needs of tuning a model."""
+    spec = extended(spec, settings, chosen=True)
     trained = trained_parameters(spec, settings)
     models = 2 if settings.objective == "distill" else 1
     tokens = settings.rows * settings.sequence_length
@@ -91,7 +93,7 @@ def trained_parameters(spec: ModelSpec, settings: TuneSettings) -> int:
     if settings.method == "esft":
         count = math.ceil(settings.choice.share * spec.num_experts)
         experts = tuple(tuple(range(count)) for _ in range(spec.num_layers))
-    rule = Trained(settings.method, experts)
+    spec, rule = extended(spec, settings), Trained(settings.method, experts)
     return sum(spec.tensors[name].elements for name in rule.names(spec))
 
 
@@ -99,5 +101,5 @@ def _activations(spec: ModelSpec) -> int:
     """Values that all layers keep of a token."""
     shared = max((width or 0 for width in spec.shared_widths), default=0)
     widest = max((width for layer in spec.widths for width in layer), default=0)
-    experts = EXPERT_ACTIVATIONS * (spec.top_k * (widest + spec.hidden_size) + shared)
+    experts = EXPERT_ACTIVATIONS * (spec.active_experts * (widest + spec.hidden_size) + shared)
     return spec.num_layers * (LAYER_ACTIVATIONS * spec.hidden_size + experts)

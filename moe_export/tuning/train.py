@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CheckpointError
 from moe_export.recipe import TuneSettings
 from moe_export.torch_model.deterministic import deterministic
+from moe_export.tuning.condense import Condensing
 from moe_export.tuning.dense_mixer import mixed_densely
 from moe_export.tuning.forward import loss_of
 from moe_export.tuning.needs import SAVES
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BETAS = (0.9, 0.95)
+COMPRESSED = ".compressed."
+"""Part of the names of the vectors of compressed experts."""
+
 LARGEST_NORM = 1.0
 """Norm of all gradients together above which they are scaled down."""
 
@@ -42,6 +46,7 @@ class Training:
         settings: Settings of the section.
         folder: Folder of the state; an interrupted training resumes from it.
         teacher: Goal of `objective: distill`.
+        condensing: Biases and condensers of `method: condenser`.
         tell: Function called before each step with its number.
     """
 
@@ -52,6 +57,7 @@ class Training:
     settings: TuneSettings
     folder: Path
     teacher: PreTrainedModel | None = None
+    condensing: Condensing | None = None
     tell: Callable[[int], None] = lambda _: None
     parameters: dict[str, nn.Parameter] = field(init=False)
 
@@ -71,10 +77,8 @@ class Training:
         self.model.requires_grad_(False)
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        adam = torch.optim.AdamW(
-            list(self.parameters.values()), betas=BETAS, weight_decay=self.settings.weight_decay
-        )
-        losses = load_state(self.folder, self.parameters, adam)
+        adam = self._optimizer()
+        losses = load_state(self.folder, self.parameters, adam, self.condensing)
         every = max(1, len(self.steps) // SAVES)
         densely = self.settings.method == "dense_mixer"
         with deterministic(), mixed_densely(self.model) if densely else nullcontext():
@@ -82,9 +86,19 @@ class Training:
                 self.tell(number)
                 losses.append(self._step(number, adam))
                 if (number + 1) % every == 0:
-                    save_state(self.folder, self.parameters, adam, losses)
+                    save_state(self.folder, self.parameters, adam, losses, self.condensing)
         self.model.requires_grad_(False)
         return losses
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """AdamW; vectors have a rate of their own, and no decay towards zero."""
+        vectors = [p for name, p in self.parameters.items() if COMPRESSED in name]
+        others = [p for name, p in self.parameters.items() if COMPRESSED not in name]
+        groups: list[dict[str, Any]] = [{"params": others, "factor": 1.0}]
+        if vectors:
+            factor = self.settings.vectors.vector_rate
+            groups.append({"params": vectors, "factor": factor, "weight_decay": 0.0})
+        return torch.optim.AdamW(groups, betas=BETAS, weight_decay=self.settings.weight_decay)
 
     def batch(self, number: int) -> PackedBatch:
         """Batch of a step."""
@@ -97,8 +111,10 @@ class Training:
         batch = self.batch(number)
         weight = float(batch.weight_RL.sum())
         if not weight:
+            self._condense(number)
             return 0.0
-        loss = loss_of(self.model, batch, self.teacher) / weight
+        with nullcontext() if self.condensing is None else self.condensing.watched(batch):
+            loss = loss_of(self.model, batch, self.teacher) / weight
         nats = float(loss.detach())
         if not torch.isfinite(loss):
             raise CheckpointError(
@@ -111,7 +127,12 @@ class Training:
                 parameter.grad = torch.zeros_like(parameter)
         nn.utils.clip_grad_norm_(list(self.parameters.values()), LARGEST_NORM)
         for group in adam.param_groups:
-            group["lr"] = rate_at(number, len(self.steps), self.settings)
+            group["lr"] = group["factor"] * rate_at(number, len(self.steps), self.settings)
         adam.step()
         adam.zero_grad(set_to_none=True)
+        self._condense(number)
         return nats
+
+    def _condense(self, number: int) -> None:
+        if self.condensing is not None:
+            self.condensing.step(number)

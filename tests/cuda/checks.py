@@ -19,7 +19,7 @@ from moe_export.gpu_check.library import row_of
 from moe_export.op.c_interface import RefusedError
 from moe_export.op.spec import ACTIVATIONS
 from moe_export.ort.device_memory import DeviceMemory
-from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import CASES, SCALED_CASES, Case, Inputs, Kind, inputs_of
 from moe_export.testing.cuda_kinds import CUDA_KINDS, PACKAGED_KINDS
 from moe_export.testing.cuda_library import CudaLayer
 from moe_export.testing.executors import run_reference
@@ -122,6 +122,17 @@ def a_token_with_many_experts_goes_by_tiles(library: Path, stand_in: StandIn) ->
         stand_in.launches.clear()
         _assert_equal(library, stand_in, inputs)
         assert stand_in.launches[0].key.split(".")[0] == kernel
+
+
+def factors_per_token_are_refused(library: Path, stand_in: StandIn) -> None:
+    """No kernel of CUDA scales what it reads or computes."""
+    inputs = inputs_of(SCALED_CASES[0], "float16")
+    layer = CudaLayer(library, stand_in, inputs)
+    assert _refusal(lambda: layer.run(inputs)) == (
+        "the inputs input_scale and hidden_scale are not known to the CUDA kernels; run the model "
+        "on the CPU, or on the GPU without the library"
+    )
+    layer.destroy()
 
 
 def a_value_that_float16_does_not_reach_is_refused(library: Path, stand_in: StandIn) -> None:
@@ -309,6 +320,7 @@ TOGETHER = (
     a_weight_that_comes_on_the_device_is_taken_from_there,
     activations_equal_the_reference,
     formats_whose_kernels_are_not_packaged_are_refused,
+    factors_per_token_are_refused,
     gpu_check_tells_of_errors,
 )
 """Checks that leave the driver as it was."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 from moe_export.cli import main
@@ -107,16 +108,36 @@ except MoeExportError as error:
 """
 """Two workers, of which the second dies after they have met."""
 
+ONE_DIES_WHILE_JOINING = """
+import os, sys
+from datetime import timedelta
+from torch import distributed
+from moe_export.errors import MoeExportError
+from moe_export.system import workers
 
-def test_the_death_of_a_worker_is_one_sentence_of_the_others() -> None:
+workers.CONNECTING = timedelta(seconds=1)
+if os.environ["RANK"] == "1":
+    distributed.init_process_group = lambda *_, **__: os._exit(9)
+try:
+    with workers.joined():
+        pass
+except MoeExportError as error:
+    sys.stderr.write(f"moe-export: {error}")
+    sys.exit(error.exit_code)
+"""
+"""Two workers, of which the second dies after it has said that it is there."""
+
+
+@pytest.mark.parametrize("program", [ONE_DIES, ONE_DIES_WHILE_JOINING])
+def test_the_death_of_a_worker_is_one_sentence_of_the_others(program: str) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = str(server.getsockname()[1])
     shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     first, second = (
         subprocess.Popen(
-            [sys.executable, "-c", ONE_DIES],
-            env=shared | {"RANK": str(rank)},
+            [sys.executable, "-c", program],
+            env=shared | {"RANK": str(rank), "TORCH_CPP_LOG_LEVEL": "FATAL"},
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
             text=True,
@@ -128,3 +149,4 @@ def test_the_death_of_a_worker_is_one_sentence_of_the_others() -> None:
     assert (first.returncode, second.returncode) == (4, 9), said
     assert OTHER_ENDED in said
     assert "Traceback" not in said
+    assert said.count("\n") == 0

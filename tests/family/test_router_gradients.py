@@ -92,9 +92,9 @@ def test_distilling_mends_the_routers_of_every_family(subject: Subject, tmp_path
     rate = 0.003 if subject.row.model_type == "phimoe" else 0.01
     rule = Rule(steps=40, learning_rate=rate, temperature=1.0, tokens_per_step=1000)
     actual = distill_routers(subject.source, student, sequences, rule, tmp_path / "states")
-    # Observed: 0.41 to 0.59, and 0.78 for GLM-4-MoE and 0.83 for LFM2-MoE, in which flipped
-    # choices, which have no gradient, cost most.
-    least = {"glm4_moe": 0.85, "lfm2_moe": 0.9}.get(subject.row.model_type, 0.7)
+    # Observed: 0.41 to 0.59, and 0.78 for GLM-4-MoE, 0.76 for Solar-Open and 0.83 for LFM2-MoE, in
+    # which flipped choices, which have no gradient, cost most.
+    least = {"glm4_moe": 0.85, "solar_open": 0.85, "lfm2_moe": 0.9}.get(subject.row.model_type, 0.7)
     assert actual.after_nats < least * actual.before_nats
     assert list(actual.routers) == names
     assert (actual.tokens, actual.held_out_tokens) == (105 * 29, 15 * 29)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from moe_export.artifacts.ledger import Ledger, Refit
 from moe_export.checkpoint import Checkpoint, overwrite
+from moe_export.errors import CheckpointError
 from moe_export.families import spec_of
 from moe_export.fitting import refit
 from moe_export.fitting.block_data import BlockData
@@ -207,3 +209,17 @@ def test_errors_count_as_shares_of_the_unpruned_residual_stream(
         streams
     ).square().mean(1)
     torch.testing.assert_close(weight_T, share_T / share_T.mean(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"refit": True}, {"refit": True, "distill_blocks": True}])
+def test_activations_that_overflow_are_named_by_layer(
+    folders: dict[str, Path], tmp_path: Path, settings: dict[str, bool]
+) -> None:
+    shutil.copytree(folders["model"], tmp_path / "model")
+    name = "model.layers.1.self_attn.o_proj.weight"
+    values = Checkpoint(tmp_path / "model").read(name).astype(np.float32)
+    values[3] = 3e38
+    overwrite(tmp_path / "model", {name: values})
+    changed = folders | {"model": tmp_path / "model"}
+    with pytest.raises(CheckpointError, match=r"layer 1: activations .* are not finite in float32"):
+        pruned(changed, tmp_path / "out", "calibrate", **settings)

@@ -50,7 +50,15 @@ from moe_export.reporting.build_validation import (
     gate_facts,
     warning_facts,
 )
-from tests.helpers.result_artifacts import EVALUATION, MACHINE, SETTING, SPEED, VALIDATION
+from moe_export.reporting.tuning_table import tuning_facts
+from tests.helpers.result_artifacts import (
+    EVALUATION,
+    MACHINE,
+    SETTING,
+    SPEED,
+    TUNING,
+    VALIDATION,
+)
 
 CLASSES = (ClassBytes(name="experts", weights_bytes=64),)
 
@@ -201,6 +209,7 @@ REPORT = Report(
         curve=(CurvePoint(rows=0.5, importance=0.8),),
         source_shares=(1.0,),
     ),
+    tuning=tuning_facts(TUNING),
     ranking=RANKING,
     coverage=CoverageFacts(
         experts=2,

@@ -22,7 +22,7 @@ from moe_export.artifacts.sweep import (
     Unpruned,
     Verdict,
 )
-from moe_export.artifacts.tuning import TunedSource, Tuning
+from moe_export.artifacts.tuning import TunedRouter, TunedSource, Tuning, VectorMovement
 from moe_export.artifacts.validation import (
     AnswerEnds,
     Gate,
@@ -262,7 +262,19 @@ TUNING = Tuning(
     ),
     before=3.5,
     after=3.0,
+    active_experts=3,
     experts=((0, 2), ()),
+    routers=(
+        TunedRouter(
+            layer=0,
+            load_before=(0.5, 1.0, 0.5),
+            load_after=(1.0, 0.75, 0.25),
+            largest_bias=0.125,
+            condensers=(0,),
+            probabilities=(0.0625,),
+        ),
+    ),
+    vectors=VectorMovement(input=0.125, hidden=0.25, up=0.0625),
     trained_parameters=96,
     changed=("model.layers.0.mlp.experts.0.up_proj.weight",),
     equal=7,

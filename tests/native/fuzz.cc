@@ -64,6 +64,7 @@ size_t bytes_of(int type, const std::vector<int64_t>& shape) {
     case moe_export::kInt64:
       return count * 8;
     case moe_export::kFloat32:
+    case moe_export::kInt32:
       return count * 4;
     case moe_export::kInt8:
     case moe_export::kUint8:
@@ -197,8 +198,11 @@ class Fuzzer {
     if (broken()) info.numbers.erase("group_size");
     if (broken()) info.texts.erase("format");
     std::vector<std::unique_ptr<Value>> weights;
+    std::vector<int64_t> widths;
+    const size_t routed = static_cast<size_t>(num_experts);
     for (int64_t expert = 0; expert < num_experts + shared; ++expert) {
       const int64_t width = pick<int64_t>({0, 1, upto(40), upto(130), 64});
+      widths.push_back(width);
       for (int role = 0; role <= down; ++role) {
         const int64_t depth = role < down ? hidden : width;
         const int64_t columns = role < down ? width : hidden;
@@ -210,13 +214,18 @@ class Fuzzer {
     }
     if (broken()) weights.pop_back();
     if (broken()) weights.push_back(value(weight_type, {upto(4), hidden}));
-    info.inputs.resize(shared ? 4 : 3);
+    int64_t rows = 0;
+    for (size_t i = 0; i < routed; ++i) rows += widths[i];
+    const int64_t columns = 130 + upto(3);
+    const Scales scales = some_scales(&info, rows, columns);
+    info.inputs.resize((shared ? 4 : 3) + scales.computed());
+    if (scales.units) info.inputs.push_back(broken() ? nullptr : scales.units.get());
     for (const auto& weight : weights) info.inputs.push_back(broken() ? nullptr : weight.get());
 
     static const moe_export::RaggedMoeOp ops[] = {moe_export::RaggedMoeOp(ort::kFloat32),
                                                   moe_export::RaggedMoeOp(ort::kFloat16)};
     const moe_export::RaggedMoeOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
-    run_calls(api, op, info, x_type, hidden, num_experts, shared, 3);
+    run_calls(api, op, info, {x_type, hidden, num_experts, columns, shared, 3}, scales);
   }
 
   // A packed layer of which the header is nearly right and the panels are any bytes.
@@ -230,10 +239,12 @@ class Fuzzer {
     const bool shared = upto(2) == 0;
     const int x_type = x_type_for(moe_export::facts_of(problem.format));
     std::vector<int64_t> widths;
+    int64_t rows = 0;
     moe_export::PackedHeader header = {};
     uint64_t bytes = sizeof header;
     for (int64_t expert = 0; expert < problem.num_experts + shared; ++expert) {
       widths.push_back(pick<int64_t>({0, 1, upto(40), upto(130), 64}));
+      if (expert < problem.num_experts) rows += widths.back();
       bytes += sizeof(int64_t);
     }
     bytes = (bytes + 63) / 64 * 64;
@@ -264,10 +275,15 @@ class Fuzzer {
     ort::KernelInfo info;
     info.inputs = {nullptr, nullptr, nullptr, broken() ? nullptr : packed.get()};
     if (shared != broken()) info.inputs.push_back(nullptr);
+    const int64_t columns = 130 + upto(3);
+    const Scales scales = some_scales(&info, rows, columns);
+    info.inputs.resize(info.inputs.size() + scales.computed());
+    if (scales.units) info.inputs.push_back(broken() ? nullptr : scales.units.get());
     static const moe_export::RaggedMoePackedOp ops[] = {
         moe_export::RaggedMoePackedOp(ort::kFloat32), moe_export::RaggedMoePackedOp(ort::kFloat16)};
     const moe_export::RaggedMoePackedOp& op = ops[(x_type == moe_export::kFloat16) != broken()];
-    run_calls(api, op, info, x_type, problem.hidden_size, problem.num_experts, shared, 4);
+    run_calls(api, op, info, {x_type, problem.hidden_size, problem.num_experts, columns, shared, 4},
+              scales);
   }
 
   void one_linear_case(ort::Api api) {
@@ -353,8 +369,46 @@ class Fuzzer {
     op.kernel_destroy(kernel);
   }
 
-  void run_calls(ort::Api api, const ort::CustomOp& op, const ort::KernelInfo& info, int x_type,
-                 int64_t hidden, int64_t num_experts, bool shared, size_t share_input) {
+  // The inputs behind shared_weight that a node has.
+  struct Scales {
+    bool input = false, hidden = false;
+    std::unique_ptr<Value> units;
+
+    size_t computed() const { return static_cast<size_t>(input) + static_cast<size_t>(hidden); }
+  };
+
+  // Half of the nodes have none.
+  Scales some_scales(ort::KernelInfo* info, int64_t rows, int64_t columns) {
+    Scales scales;
+    if (upto(2) == 0) return scales;
+    scales.input = upto(3) > 0;
+    scales.hidden = upto(3) > 0;
+    std::string names = scales.input ? "input_scale" : "";
+    if (scales.hidden) names += scales.input ? " hidden_scale" : "hidden_scale";
+    if (scales.hidden && upto(3) > 0) {
+      scales.units = value(moe_export::kInt32, {rows});
+      names += " units";
+      int32_t* unit = reinterpret_cast<int32_t*>(scales.units->data.get());
+      for (size_t i = 0; i < bytes_of(scales.units->type, scales.units->shape) / 4; ++i) {
+        unit[i] = static_cast<int32_t>(broken() ? upto(INT64_MAX) : upto(columns));
+      }
+    }
+    if (broken()) names += pick<std::string>({" units", " up_scale", "x", " "});
+    if (!names.empty() && !broken()) info->texts["extra_inputs"] = names;
+    return scales;
+  }
+
+  struct Sizes {
+    int x_type;
+    int64_t hidden, num_experts, columns;
+    bool shared;
+    size_t share_input;
+  };
+
+  void run_calls(ort::Api api, const ort::CustomOp& op, const ort::KernelInfo& info,
+                 const Sizes& sizes, const Scales& scales) {
+    const int x_type = sizes.x_type;
+    const int64_t hidden = sizes.hidden, num_experts = sizes.num_experts;
     void* kernel = nullptr;
     if (!accepted(op.create_kernel_v2(&op, api, &info, &kernel))) return;
     for (int call = 0; call < 2; ++call) {
@@ -364,14 +418,21 @@ class Fuzzer {
       const std::unique_ptr<Value> indices = value(moe_export::kInt64, {tokens, top_k});
       const std::unique_ptr<Value> routing = value(x_type, {tokens, top_k});
       const std::unique_ptr<Value> share = value(x_type, {tokens, 1});
+      const std::unique_ptr<Value> input_scale = value(x_type, {tokens, hidden});
+      const std::unique_ptr<Value> hidden_scale = value(x_type, {tokens, sizes.columns});
       int64_t* index = reinterpret_cast<int64_t*>(indices->data.get());
       for (size_t i = 0; i < bytes_of(indices->type, indices->shape) / 8; ++i) {
         index[i] = broken() ? static_cast<int64_t>(random_()) : upto(num_experts);
       }
       context.inputs = {x.get(), indices.get(), routing.get()};
       context.inputs.resize(info.inputs.size());
-      if (shared && share_input < context.inputs.size()) {
-        context.inputs[share_input] = share.get();
+      // Where weights are constants, no value is asked for; the computed inputs are in a row.
+      std::vector<const Value*> computed;
+      if (sizes.shared) computed.push_back(share.get());
+      if (scales.input) computed.push_back(input_scale.get());
+      if (scales.hidden) computed.push_back(hidden_scale.get());
+      for (size_t i = 0; i < computed.size() && sizes.share_input + i < info.inputs.size(); ++i) {
+        context.inputs[sizes.share_input + i] = broken() ? nullptr : computed[i];
       }
       if (accepted(op.kernel_compute_v2(kernel, &context))) look_at(context.y);
     }

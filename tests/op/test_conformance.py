@@ -15,6 +15,8 @@ from moe_export.op.reference import ragged_moe
 from moe_export.testing.cases import (
     CASES,
     KINDS,
+    SCALED_CASES,
+    UP_SCALED_CASES,
     Case,
     Inputs,
     Kind,
@@ -36,7 +38,20 @@ THOROUGH: tuple[Kind, ...] = (
 )
 
 
-@pytest.mark.parametrize(("case", "kind"), cases_and_kinds(CASES, KINDS, THOROUGH), ids=id_of)
+# Factors multiply x and hidden values, which are floats in every format.
+SCALED = [
+    *((case, THOROUGH[number]) for number in (0, 2) for case in (*SCALED_CASES, *UP_SCALED_CASES)),
+    *(
+        (case, kind)
+        for kind in (THOROUGH[1], KINDS[1], KINDS[9], KINDS[15])
+        for case in UP_SCALED_CASES
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [*cases_and_kinds(CASES, KINDS, THOROUGH), *SCALED], ids=id_of
+)
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_executor_equals_the_reference(executor: str, case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
@@ -62,9 +77,9 @@ def test_the_bound_is_tight_enough_to_see_a_dropped_expert() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("case", ["one_token", "shared_expert"])
+@pytest.mark.parametrize("case", ["one_token", "shared_expert", UP_SCALED_CASES[1].name])
 def test_the_model_passes_the_full_checker(case: str, kind: Kind) -> None:
-    (found,) = (c for c in CASES if c.name == case)
+    (found,) = (c for c in (*CASES, *UP_SCALED_CASES) if c.name == case)
     onnx.checker.check_model(one_node_model(inputs_of(found, *kind)), full_check=True)
 
 

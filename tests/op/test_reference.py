@@ -15,7 +15,15 @@ from moe_export.formats import QuantizedMatrix
 from moe_export.op import spec
 from moe_export.op.reference import gelu as gelu_of_the_reference
 from moe_export.op.reference import ragged_moe
-from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import (
+    CASES,
+    SCALED_CASES,
+    UP_SCALED_CASES,
+    Case,
+    Inputs,
+    Kind,
+    inputs_of,
+)
 from moe_export.testing.executors import run_reference
 
 
@@ -39,28 +47,40 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
     """One token, one expert and one dimension at a time, in Python floats."""
     y = np.zeros(inputs.x.shape)
+    scales, gated = inputs.extra_inputs, inputs.activation in spec.GATED
+    starts = np.cumsum([0, *(expert[-1].shape[0] for expert in inputs.experts)])
     for t, row in enumerate(inputs.x.astype(np.float64)):
+        rows = [row * scales["input_scale"][t] if "input_scale" in scales else row] * (1 + gated)
+        if "up_scale" in scales:
+            rows[1] = row * scales["up_scale"][t]
         chosen = [
-            (inputs.experts[e], weight)
+            (e, inputs.experts[e], weight, rows)
             for e, weight in zip(inputs.expert_indices[t], inputs.routing_weights[t], strict=True)
         ]
         if inputs.shared is not None and inputs.shared_weight is not None:
-            chosen.append((inputs.shared, inputs.shared_weight[t, 0]))
-        for expert, weight in chosen:
+            chosen.append((-1, inputs.shared, inputs.shared_weight[t, 0], [row, row]))
+        for e, expert, weight, seen in chosen:
             *factors, down = (
                 (w.dequantized() if isinstance(w, QuantizedMatrix) else w).astype(np.float64)
                 for w in expert
             )
             for j in range(down.shape[0]):
                 hidden = FUNCTIONS[inputs.activation](
-                    *(math.fsum(row * factor[:, j]) for factor in factors)
+                    *(math.fsum(x * factor[:, j]) for x, factor in zip(seen, factors, strict=False))
                 )
+                if "hidden_scale" in scales and e >= 0:
+                    unit = scales["units"][starts[e] + j] if "units" in scales else j
+                    hidden *= float(scales["hidden_scale"][t, unit])
                 y[t] += float(weight) * hidden * down[j]
     return y
 
 
 @pytest.mark.parametrize("kind", [("float32", "float32", 0), ("float32", "int4", 32)], ids=str)
-@pytest.mark.parametrize("case", [c for c in CASES if c.name != "wide"], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in (*CASES, *SCALED_CASES, *UP_SCALED_CASES) if not c.name.endswith("wide")],
+    ids=lambda case: case.name,
+)
 def test_the_reference_equals_a_token_by_token_loop(case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
     # Both are exact to about 1e-14 before the reference rounds once to float32.
@@ -101,6 +121,54 @@ GOOD = inputs_of(CASES[2], "float32")
 def test_inputs_that_do_not_fit_are_refused(bad: Inputs, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         ragged_moe(bad.x, bad.expert_indices, bad.routing_weights, bad.experts)
+
+
+UNITS = SCALED_CASES[4]
+SCALED = inputs_of(UNITS, "float32")
+SCALES = SCALED.extra_inputs
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"input_scale": SCALES["input_scale"][:, 1:]},
+            "input_scale is float32 \\[7, 47\\], expected float32 \\[7, 48\\]",
+        ),
+        (
+            {"hidden_scale": SCALES["hidden_scale"][1:]},
+            "hidden_scale is float32 \\[6, 69\\], expected float32 \\[7, W\\]",
+        ),
+        (
+            {"hidden_scale": SCALES["hidden_scale"].astype(np.float16)},
+            "hidden_scale is float16",
+        ),
+        (
+            {"hidden_scale": SCALES["hidden_scale"][:, :40]},
+            "hidden_scale has 40 columns, the hidden units are numbered 0 to 68",
+        ),
+        ({"units": SCALES["units"][1:]}, "units is int32 \\[112\\], expected int32 \\[113\\]"),
+        ({"units": SCALES["units"] - 1}, "the hidden units are numbered -1 to 67"),
+        ({"hidden_scale": None}, "units is given without hidden_scale"),
+        (
+            {"input_scale": None, "up_scale": SCALES["input_scale"]},
+            "up_scale is given without input_scale or without a gate",
+        ),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(changed: dict[str, Any], message: str) -> None:
+    assert SCALED.scales is not None
+    with pytest.raises(ShapeError, match=message):
+        run_reference(replace(SCALED, scales=replace(SCALED.scales, **changed)))
+
+
+def test_factors_of_one_change_nothing() -> None:
+    ones = {name: np.ones_like(array) for name, array in SCALES.items() if name != "units"}
+    assert SCALED.scales is not None
+    with_ones = replace(SCALED, scales=replace(SCALED.scales, **ones))
+    np.testing.assert_array_equal(
+        run_reference(with_ones), run_reference(replace(SCALED, scales=None))
+    )
 
 
 def test_an_expert_with_a_gate_that_its_activation_lacks_is_refused() -> None:

@@ -61,6 +61,9 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     assert load_recipe(again) == recipe
 
 
+COMPRESSED = "tune: {method: compressed_experts, sources: [{demo: sums}]}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -189,6 +192,25 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
             "export.layout packed runs in the native library only; set validate.operator to native",
         ),
         (
+            MINIMAL + COMPRESSED + "prune: {save_padded: true}\n",
+            "prune.save_padded is for stock loaders, which would drop the tensors that tune.method",
+        ),
+        (
+            MINIMAL + COMPRESSED + "export: {dtype: float16}\nvalidate: {providers: [cuda]}\n",
+            "native kernels do not know compressed experts; set validate.operator to portable",
+        ),
+        *(
+            (
+                MINIMAL + COMPRESSED.replace("}\n", ", compressed: {form: three}}\n") + settings,
+                "set export.library to false, export.layout to portable and validate.operator",
+            )
+            for settings in (
+                "",
+                "export: {library: false}\n",
+                "export: {library: true}\nvalidate: {operator: portable}\n",
+            )
+        ),
+        (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
         ),
@@ -284,6 +306,13 @@ def test_genai_runs_on_cuda_where_the_recipe_measures_on_cuda(tmp_path: Path) ->
         (on_cuda.replace("float16", "float16, genai_provider: null"), None),
     ):
         assert load_recipe(recipe_with(tmp_path, text)).export.genai_provider == provider
+
+
+@pytest.mark.parametrize("value", ["9223372036854775808", "true", "{a: 1}", "cuda"])
+def test_providers_that_are_no_list_are_refused(tmp_path: Path, value: str) -> None:
+    path = recipe_with(tmp_path, MINIMAL + f"validate: {{providers: {value}}}\n")
+    with pytest.raises(RecipeError, match=r"'validate\.providers' is"):
+        load_recipe(path)
 
 
 def test_nothing_to_export_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from moe_export.demo import checkpoint_dir
 from moe_export.errors import CheckpointError, RecipeError
 from moe_export.families import spec_of
 from moe_export.reporting.sizes import KEEPS, SIZE_FORMATS, narrowed, sizes_of
+from moe_export.testing.published import DEEPSEEK_V2_LITE
 from moe_export.testing.synthetic_checkpoint import config_of
 
 QWEN15_MOE = config_of("qwen2_moe", "qwen1.5-moe-a2.7b")
@@ -50,6 +51,16 @@ def test_sizes_of_a_folder_are_printed_with_the_defaults_of_the_module(
     (model,) = sizes_of(config, (0.5,), ("int8",)).models
     assert f"{model.file_bytes:,}" in row
     assert "KV cache" in printed
+
+
+def test_latent_attention_caches_one_vector_of_all_heads_per_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK_V2_LITE))
+    assert main(["sizes", str(tmp_path), "--keep", "1", "--formats", "int4"]) == 0
+    printed = capsys.readouterr().out
+    assert "15.7065 B" in printed
+    assert f"in float16 {27 * (512 + 64) * 2:,} bytes per token of context: 0.12 GiB" in printed
 
 
 def test_a_config_that_is_missing_or_of_no_family_is_refused(
@@ -107,3 +118,24 @@ def test_half_of_the_experts_per_token_saves_active_parameters_and_no_bytes_of_t
     full = sizes_of(config, (1.0,), ("float16",)).models[0]
     assert 1 - model.active_parameters / full.active_parameters == pytest.approx(fewer, abs=5e-4)
     assert model.file_bytes == full.file_bytes
+    # The vectors of compressed experts are 0.02 to 0.1 % of an expert.
+    compressed = {"compressed_experts": whole // 2, "compressed_form": "three"}
+    sizes = sizes_of(config | compressed, (1.0,), ("float16",))
+    (tuned,) = sizes.models
+    assert tuned.top_k == whole // 2
+    assert sizes.whole.active_parameters == full.active_parameters
+    assert 1 - tuned.active_parameters / full.active_parameters == pytest.approx(fewer, abs=1e-3)
+    assert model.active_parameters < tuned.active_parameters
+    assert 1 < tuned.file_bytes / full.file_bytes < 1.002
+
+
+@pytest.mark.parametrize(("budget", "more"), [("added", 0.174), ("kept", 0.0)])
+def test_two_condensers_of_qwen_are_read_beside_or_in_place_of_chosen_experts(
+    budget: str, more: float
+) -> None:
+    keys = {"router_bias": True, "condenser_experts": [[0, 1]] * 24, "condenser_budget": budget}
+    sizes = sizes_of(QWEN15_MOE | keys, (1.0,), ("float16",))
+    (tuned,) = sizes.models
+    assert tuned.top_k == (6 if budget == "added" else 4)
+    found = tuned.active_parameters / sizes.whole.active_parameters - 1
+    assert found == pytest.approx(more, abs=1e-3)

@@ -27,7 +27,7 @@ tiny random models with the keys of a published config. Published weights were t
 
 _MIXERS = {
     "attention": "attention",
-    "latent_attention": "latent attention, with full heads in the cache",
+    "latent_attention": "latent attention, with latent vectors in the cache",
     "short_convolution": "gated short convolution",
     "delta_net": "gated delta net (ONNX Runtime 1.32)",
 }

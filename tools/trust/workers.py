@@ -25,7 +25,7 @@ from random import Random
 from typing import Any
 
 from moe_export.cli import main
-from moe_export.system.workers import JOINING
+from moe_export.system.workers import CONNECTING, JOINING
 from moe_export.testing.tiny import tiny_checkpoint
 from tools.trust.fuzz import load_everything, quick_folder
 from tools.trust.kinds.base import run_words, write_recipe
@@ -37,9 +37,9 @@ PROCESSES = 4
 LONGEST_S = 2.0
 """Longest time from start to kill; an undisturbed run takes about a second."""
 
-PATIENCE_S = JOINING.total_seconds() + 60
+PATIENCE_S = (JOINING + PROCESSES * CONNECTING).total_seconds() + 60
 CLONE_NEWNET = 0x40000000
-MACHINES = ("mexa", "mexb")
+MACHINES = (f"mex{os.getpid()}a", f"mex{os.getpid()}b")
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 ONE, TWO = "one machine", "two machines"
 
@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def campaign(arguments: argparse.Namespace) -> dict[str, Any]:
     """Disturbs runs and resumes them; returns what came of it."""
-    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the runner does before torch is loaded
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"  # as the runner does before torch is loaded
     load_everything()
     random = Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="workers-", dir=quick_folder()) as folder:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.op import spec
-from moe_export.testing.cases import CASES, inputs_of
+from moe_export.testing.cases import CASES, SCALED_CASES, inputs_of
 from moe_export.testing.executors import feeds, one_node_model
 from moe_export.testing.linear_cases import (
     LINEAR_CASES,
@@ -29,6 +29,7 @@ RAN, REFUSED = "run", "refused"
 
 NUMBERS = (-(2**63), -1, 0, 1, 2, 3, 5, 7, 16, 31, 32, 48, 64, 65536, 65537, 2**31, 2**62)
 WORDS = ("", "x", "int4", "uint4", "int8", "nf4", "float32", "float16", "swiglu", "relu", "a" * 999)
+ALL_CASES = (*CASES, *SCALED_CASES)
 INDICES = (-(2**63), -1, 0, 6, 7, 2**31, 2**63 - 1)
 BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 
@@ -65,12 +66,12 @@ def outcome(library: Path, model: onnx.ModelProto, fed: Feeds, num_threads: int)
 
 
 def _ragged(random: Random, _: Path) -> tuple[onnx.ModelProto, Feeds]:
-    inputs = inputs_of(random.choice(CASES), *random.choice(NATIVE_KINDS))
+    inputs = inputs_of(random.choice(ALL_CASES), *random.choice(NATIVE_KINDS))
     return one_node_model(inputs, with_function=False), _copied(feeds(inputs))
 
 
 def _ragged_packed(random: Random, library: Path) -> tuple[onnx.ModelProto, Feeds]:
-    inputs = inputs_of(random.choice(CASES), *random.choice(NATIVE_KINDS))
+    inputs = inputs_of(random.choice(ALL_CASES), *random.choice(NATIVE_KINDS))
     return ir.to_proto(packed_model(packed(library, inputs), inputs)), _copied(feeds(inputs))
 
 
@@ -93,7 +94,7 @@ def _copied(fed: Feeds) -> Feeds:
 
 def _change_attribute(random: Random, model: onnx.ModelProto) -> str:
     node = model.graph.node[0]
-    name = random.choice((*spec.ATTRIBUTES, *spec.QUANTIZED_ATTRIBUTES, "other"))
+    name = random.choice((*spec.ATTRIBUTES, *spec.QUANTIZED_ATTRIBUTES, "extra_inputs", "other"))
     kept = [attribute for attribute in node.attribute if attribute.name != name]
     del node.attribute[:]
     node.attribute.extend(kept)

@@ -10,6 +10,8 @@ std::string type_name(int32_t type) {
       return "uint8";
     case kInt8:
       return "int8";
+    case kInt32:
+      return "int32";
     case kInt64:
       return "int64";
     case kFloat16:

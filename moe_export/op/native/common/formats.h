@@ -11,6 +11,7 @@ enum Type : int32_t {
   kFloat32 = 1,
   kUint8 = 2,
   kInt8 = 3,
+  kInt32 = 6,
   kInt64 = 7,
   kFloat16 = 10,
   kBfloat16 = 16,

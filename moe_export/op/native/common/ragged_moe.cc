@@ -1,5 +1,8 @@
 #include "common/ragged_moe.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "common/checks.h"
 
 namespace moe_export {
@@ -96,8 +99,47 @@ Refusal check_weights(const MoeWeights& weights, Problem* problem) {
   for (size_t expert = 0; expert < experts && !refusal; ++expert) {
     refusal = check_expert(weights, expert * each, problem);
   }
-  return refusal;
+  return refusal ? refusal : check_units(weights.units, problem);
 }
+
+Refusal check_units(const MoeTensor& units, Problem* problem) {
+  const auto first = problem->widths.begin(), last = first + problem->num_experts;
+  if (units.type == 0) {
+    problem->scale_columns = *std::max_element(first, last);
+    return std::nullopt;
+  }
+  const int64_t rows = std::accumulate(first, last, int64_t{0});
+  const Refusal refusal = check_tensor("units", units, kInt32, {rows}, "");
+  if (refusal) return refusal;
+  const int32_t* columns = static_cast<const int32_t*>(units.data);
+  problem->units.assign(columns, columns + rows);
+  for (int32_t column : problem->units) {
+    if (column < 0 || column > kLargestSize) {
+      return "units holds " + std::to_string(column) + ", expected 0 to " +
+             std::to_string(kLargestSize);
+    }
+    problem->scale_columns = std::max<int64_t>(problem->scale_columns, column + 1);
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+Refusal check_scales(const Problem& problem, const MoeCall& call) {
+  const int64_t tokens = call.x.shape[0];
+  Refusal refusal;
+  if (call.input_scale.type != 0) {
+    refusal = check_tensor("input_scale", call.input_scale, problem.x_type,
+                           {tokens, problem.hidden_size}, "");
+  }
+  if (refusal || call.hidden_scale.type == 0) return refusal;
+  refusal = check_tensor("hidden_scale", call.hidden_scale, problem.x_type, {tokens, kAny}, "W");
+  if (refusal) return refusal;
+  return check_size("the number of columns of hidden_scale", call.hidden_scale.shape[1],
+                    problem.scale_columns, kLargestSize);
+}
+
+}  // namespace
 
 Refusal check_call_shapes(const Problem& problem, const MoeCall& call) {
   const int64_t num_experts = problem.num_experts;
@@ -113,8 +155,10 @@ Refusal check_call_shapes(const Problem& problem, const MoeCall& call) {
   if (refusal) return refusal;
   refusal =
       check_tensor("routing_weights", call.routing_weights, problem.x_type, {tokens, top_k}, "");
-  if (refusal || !problem.has_shared_expert()) return refusal;
-  return check_tensor("shared_weight", call.shared_weight, problem.x_type, {tokens, 1}, "");
+  if (!refusal && problem.has_shared_expert()) {
+    refusal = check_tensor("shared_weight", call.shared_weight, problem.x_type, {tokens, 1}, "");
+  }
+  return refusal ? refusal : check_scales(problem, call);
 }
 
 Refusal check_call(const Problem& problem, const MoeCall& call) {

@@ -22,6 +22,8 @@ struct Problem {
   int64_t num_experts = 0;
   int64_t hidden_size = 0;
   std::vector<int64_t> widths;
+  std::vector<int32_t> units;  // as in MoeWeights; empty if the columns are 0 to w - 1
+  int64_t scale_columns = 0;   // least number of columns of hidden_scale
 
   bool has_shared_expert() const { return static_cast<int64_t>(widths.size()) > num_experts; }
 
@@ -44,6 +46,9 @@ const char* activation_name(uint32_t activation);
 
 // Name of a weight of the node; `index` counts the weights from gate_0 on.
 std::string weight_name(const Problem& problem, size_t index);
+
+// Checks `units` of a layer whose widths are known, and adds them to `problem`.
+Refusal check_units(const MoeTensor& units, Problem* problem);
 
 // Checks all weights and fills `problem`.
 Refusal check_weights(const MoeWeights& weights, Problem* problem);

@@ -60,15 +60,19 @@ int moe_export_pack_expert(const MoeWeights* weights, void* packed, uint64_t byt
   return refuse("memory does not suffice", message, message_bytes);
 }
 
-int moe_export_open(const void* packed, uint64_t bytes, int32_t x_type, int32_t exact_activations,
-                    const char* kernel, MoeLayer** layer, char* message, size_t message_bytes) try {
+int moe_export_open(const void* packed, uint64_t bytes, const MoeTensor* units, int32_t x_type,
+                    int32_t exact_activations, const char* kernel, MoeLayer** layer, char* message,
+                    size_t message_bytes) try {
   const moe_export::Choice choice = moe_export::choose_or_process(kernel);
   if (choice.kernels == nullptr) return refuse(choice.reason, message, message_bytes);
   moe_export::Problem problem;
   size_t first_panel = 0;
   const uint8_t* data = static_cast<const uint8_t*>(packed);
-  const Refusal refusal =
+  Refusal refusal =
       moe_export::read_packed(data, bytes, x_type, exact_activations != 0, &problem, &first_panel);
+  if (!refusal) {
+    refusal = moe_export::check_units(units == nullptr ? MoeTensor{} : *units, &problem);
+  }
   if (refusal) return refuse(*refusal, message, message_bytes);
   *layer = new MoeLayer{Layer::over(problem, data + first_panel, choice.kernels)};
   return 0;

@@ -38,7 +38,9 @@ MOE_EXPORT_API int moe_export_pack_expert(const struct MoeWeights* weights, void
                                           uint64_t bytes, char* message, size_t message_bytes);
 
 // Opens a layer over packed bytes, header included. The bytes are not copied and must outlive it.
-MOE_EXPORT_API int moe_export_open(const void* packed, uint64_t bytes, int32_t x_type,
+// `units` is as in MoeWeights, or null.
+MOE_EXPORT_API int moe_export_open(const void* packed, uint64_t bytes,
+                                   const struct MoeTensor* units, int32_t x_type,
                                    int32_t exact_activations, const char* kernel,
                                    struct MoeLayer** layer, char* message, size_t message_bytes);
 

@@ -35,6 +35,7 @@ Refusal read_packed(const uint8_t* packed, uint64_t bytes, int32_t x_type, bool 
       exact_activations,
       nullptr,
       0,
+      {},
   };
   Refusal refusal = check_attributes(attributes, problem);
   if (refusal) return "the header of packed: " + *refusal;

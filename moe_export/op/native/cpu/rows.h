@@ -30,6 +30,9 @@ class RowForm {
   // Converts a row of x; its last axis is the depth.
   void prepare(const MoeTensor& x, size_t row, uint8_t* to) const;
 
+  // Converts a row of x times the same row of `scale`, which is of x's type and shape.
+  void prepare_scaled(const MoeTensor& x, const MoeTensor& scale, size_t row, uint8_t* to) const;
+
   // The product of rows with a panel; 1 <= count <= kTile.
   void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                float* sums) const;

@@ -1,9 +1,10 @@
 // Tokens are grouped by expert, so a panel of weights is read once for all its tokens; with one
 // token each group has one row. Then three steps run, each in parallel:
 //
-//   1. prepare   an item is a token: its row of x in the form that the products take
+//   1. prepare   an item is a token: its row of x, scaled if the call says so, in the form that the
+//                products take; and the row as it is for the shared expert, which is not scaled
 //   2. gate_up   an item is a panel of an expert: 32 hidden units, or 64 without a gate, for all
-//                rows of its group
+//                rows of its group; hidden values are scaled before they are quantized
 //   3. down      an item is a range of 64-column panels of y for all tokens, expert after expert
 //
 // Two passes over the experts cost one more synchronization than gate, up and down of a panel's
@@ -31,6 +32,7 @@ struct Group {
   size_t count;
   size_t first_item;
   size_t hidden_offset;
+  size_t first_unit;  // place of the expert's first row in R
 };
 
 class LayerRun {
@@ -47,13 +49,26 @@ class LayerRun {
             static_cast<size_t>(layer.down_panels()),
             threads() * (tokens_ <= kDecodingTokens ? kDecodingItemsPerThread : kItemsPerThread))) {
     group_pairs();
-    if (!x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
+    if (scales_x() || !x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
+    if (scales_x() && !x_is_ready() && problem_.has_shared_expert()) {
+      shared_rows_ = allocate(tokens_ * row_bytes_);
+    }
+    if (call.hidden_scale.type == kFloat32) {
+      hidden_scale_ = static_cast<const float*>(call.hidden_scale.data);
+    } else if (call.hidden_scale.type != 0) {
+      wide_scale_ = widened(call.hidden_scale, tokens_ * scale_columns());
+      hidden_scale_ = wide_scale_.data();
+    }
     hidden_ = allocate(hidden_bytes_);
     y_ = allocate(tokens_ * static_cast<size_t>(layer.down_panels()) * kColumns * sizeof(float));
   }
 
   void execute(const ParallelFor& parallel_for) {
-    if (!x_is_ready()) step<&LayerRun::prepare>(parallel_for, tokens_);
+    if (scales_x()) {
+      step<&LayerRun::prepare_scaled>(parallel_for, tokens_);
+    } else if (!x_is_ready()) {
+      step<&LayerRun::prepare>(parallel_for, tokens_);
+    }
     step<&LayerRun::gate_up>(parallel_for, items_);
     step<&LayerRun::down>(parallel_for, down_items_);
   }
@@ -69,7 +84,16 @@ class LayerRun {
     parallel_for.call(parallel_for.pool, items, item, this);
   }
 
+  // True if unscaled rows of x serve as they are.
   bool x_is_ready() const { return form_.is(problem_.x_type); }
+
+  bool scales_x() const { return call_.input_scale.type != 0; }
+
+  size_t scale_columns() const { return static_cast<size_t>(call_.hidden_scale.shape[1]); }
+
+  bool is_shared(const Group& group) const {
+    return group.expert == static_cast<size_t>(problem_.num_experts);
+  }
 
   size_t row_bytes(int64_t depth) const { return form_.bytes(depth); }
 
@@ -95,12 +119,12 @@ class LayerRun {
     if (problem_.has_shared_expert()) count.back() = tokens_;
 
     std::vector<size_t> place(count.size());
-    size_t pairs = 0;
+    size_t pairs = 0, rows = 0;
     for (size_t expert = 0; expert < count.size(); ++expert) {
       place[expert] = pairs;
       const int64_t width = problem_.widths[expert];
       if (count[expert] > 0 && width > 0) {
-        groups_.push_back({expert, pairs, count[expert], items_, hidden_bytes_});
+        groups_.push_back({expert, pairs, count[expert], items_, hidden_bytes_, rows});
         items_ += static_cast<size_t>(layer_.gate_up_panels(expert));
         hidden_bytes_ += count[expert] * row_bytes(width);
         work_bytes_ += layer_.gate_up_panels(expert) *
@@ -108,6 +132,7 @@ class LayerRun {
                        static_cast<int64_t>((count[expert] + kTile - 1) / kTile);
       }
       pairs += count[expert];
+      rows += static_cast<size_t>(width);
     }
     pair_token_.resize(pairs);
     pair_weight_.resize(pairs);
@@ -124,8 +149,10 @@ class LayerRun {
     }
   }
 
-  const void* x_row(size_t token) const {
-    if (!x_is_ready()) return x_rows_.get() + token * row_bytes_;
+  const void* x_row(const Group& group, size_t token) const {
+    const bool is_scaled = scales_x() && !is_shared(group);
+    if (is_scaled || (!scales_x() && !x_is_ready())) return x_rows_.get() + token * row_bytes_;
+    if (!x_is_ready()) return shared_rows_.get() + token * row_bytes_;
     return static_cast<const float*>(call_.x.data) +
            token * static_cast<size_t>(problem_.hidden_size);
   }
@@ -135,6 +162,24 @@ class LayerRun {
   }
 
   void prepare(size_t token) { form_.prepare(call_.x, token, x_rows_.get() + token * row_bytes_); }
+
+  void prepare_scaled(size_t token) {
+    form_.prepare_scaled(call_.x, call_.input_scale, token, x_rows_.get() + token * row_bytes_);
+    if (shared_rows_) form_.prepare(call_.x, token, shared_rows_.get() + token * row_bytes_);
+  }
+
+  // Multiplies the hidden values of a token by its scale; `first` is the first of them in the
+  // expert.
+  void scale_hidden(const Group& group, size_t token, int64_t first, int64_t units,
+                    float* hidden) const {
+    const float* scale = hidden_scale_ + token * scale_columns();
+    if (problem_.units.empty()) {
+      for (int64_t unit = 0; unit < units; ++unit) hidden[unit] *= scale[first + unit];
+      return;
+    }
+    const int32_t* columns = problem_.units.data() + group.first_unit + first;
+    for (int64_t unit = 0; unit < units; ++unit) hidden[unit] *= scale[columns[unit]];
+  }
 
   void gate_up(size_t item) {
     const auto next =
@@ -147,17 +192,22 @@ class LayerRun {
     const int64_t units = std::min(most, problem_.widths[group.expert] - index * most);
     // Rows have room for whole blocks, with zeros beyond the units.
     const int64_t room = round_up(units, kBlock);
+    const bool scales_hidden = hidden_scale_ != nullptr && !is_shared(group);
     for_tiles(group.count, [&](size_t first, int count) {
       const void* rows[kTile] = {};
       for (int i = 0; i < count; ++i) {
-        rows[i] = x_row(pair_token_[group.first_pair + first + static_cast<size_t>(i)]);
+        rows[i] = x_row(group, pair_token_[group.first_pair + first + static_cast<size_t>(i)]);
       }
       alignas(64) float sums[kTile * kColumns];
       form_.product(panel, problem_.hidden_size, rows, count, sums);
       for (int i = 0; i < count; ++i) {
         alignas(64) float hidden[kColumns];
         kernels_.activate[static_cast<int>(problem_.activation)](sums + i * kColumns, hidden);
-        uint8_t* row = hidden_row(group, first + static_cast<size_t>(i));
+        const size_t at = first + static_cast<size_t>(i);
+        if (scales_hidden) {
+          scale_hidden(group, pair_token_[group.first_pair + at], index * most, units, hidden);
+        }
+        uint8_t* row = hidden_row(group, at);
         if (form_.is_quantized()) {
           kernels_.quantize(hidden, units,
                             reinterpret_cast<QuantizedBlock*>(row) + index * most / kBlock);
@@ -232,9 +282,13 @@ class LayerRun {
   size_t hidden_bytes_ = 0;
   int64_t work_bytes_ = 0;
 
-  Memory x_rows_;  // [T] prepared rows of x; empty if x itself serves
-  Memory hidden_;  // one row per pair: silu(x gate) * (x up)
-  Memory y_;       // [panels of y][T][64] floats
+  const float* hidden_scale_ = nullptr;  // [T, W]; null if hidden values are not scaled
+  std::vector<float> wide_scale_;        // holds it if it is not float32 in the call
+
+  Memory x_rows_;       // [T] prepared rows of x, scaled if asked for; empty if x itself serves
+  Memory shared_rows_;  // [T] unscaled rows, if the shared expert needs others than x_rows_ and x
+  Memory hidden_;       // one row per pair: silu(x gate) * (x up)
+  Memory y_;            // [panels of y][T][64] floats
 };
 
 }  // namespace

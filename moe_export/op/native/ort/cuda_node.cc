@@ -29,6 +29,10 @@ class CudaNode {
     const Info info(api, kernel_info, kRaggedMoe);
     name_ = info.name();
     const StoredWeights stored(api, info, x_type, false);
+    if (stored.places().input_scale != 0 || stored.places().hidden_scale != 0) {
+      fail(api, name_, cuda::kNoScales);
+    }
+    places_ = stored.places();
     layer_.reset(new cuda::DeviceLayer(stored.problem(), stored.weights(), [&](size_t tensor) {
       return is_on_device(api, info.constant(stored.first_input() + tensor));
     }));
@@ -39,7 +43,7 @@ class CudaNode {
 
   Status* compute(ort::KernelContext* context) const {
     return caught(api_, name_, [&] {
-      CallInputs inputs(api_, context, layer_->problem(), kSharedWeight);
+      CallInputs inputs(api_, context, places_);
       const Refusal refusal = check_call_shapes(layer_->problem(), inputs.call());
       if (refusal) fail(api_, name_, *refusal);
       const MoeCall& call = inputs.with_output();
@@ -77,6 +81,7 @@ class CudaNode {
 
   Api api_;
   std::string name_;
+  ExtraPlaces places_;
   std::unique_ptr<cuda::DeviceLayer> layer_;
   std::unique_ptr<ort::Allocator, void (*)(ort::Allocator*)> allocator_{nullptr, nullptr};
 };
@@ -89,7 +94,7 @@ void take_placed_inputs(ort::CustomOp* op) {
   using Op = const ort::CustomOp*;
   op->get_input_type_count = [](Op) -> size_t { return kPlacedInputs; };
   op->get_input_characteristic = [](Op, size_t input) -> int {
-    return input < kSharedWeight ? ort::kRequired : ort::kOptional;
+    return input < kFirstWeight ? ort::kRequired : ort::kOptional;
   };
 }
 

@@ -11,9 +11,11 @@ namespace {
 using Op = const ort::CustomOp*;
 
 constexpr const char* kRaggedMoePacked = "RaggedMoEPacked";
-constexpr size_t kPacked = 3, kPackedSharedWeight = 4;  // inputs of RaggedMoEPacked
+// Inputs of RaggedMoEPacked: behind `packed`, shared_weight and those of the attribute
+// extra_inputs.
+constexpr size_t kPacked = 3, kBehindPacked = 4, kMostPackedInputs = 8;
 
-// A node on the CPU: its layer, and the place of its input shared_weight.
+// A node on the CPU: its layer, and the places of the inputs that only some nodes have.
 class MoeNode {
  public:
   static MoeNode* of_weights(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
@@ -24,7 +26,7 @@ class MoeNode {
     std::unique_ptr<Layer> layer;
     const Refusal refusal = Layer::pack(stored.problem(), stored.weights(), kernels, &layer);
     if (refusal) fail(api, info.name(), *refusal);
-    return new MoeNode(api, info.name(), kSharedWeight, std::move(layer));
+    return new MoeNode(api, info.name(), stored.places(), std::move(layer));
   }
 
   static MoeNode* of_packed(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) {
@@ -34,20 +36,29 @@ class MoeNode {
     const Kernels* kernels = kernels_or_fail(api, info.name());
     Problem problem;
     size_t first_panel = 0;
-    const Refusal refusal =
+    Refusal refusal =
         read_packed(packed.data(), packed.size(), x_type, exact, &problem, &first_panel);
     if (refusal) fail(api, info.name(), *refusal);
-    if (problem.has_shared_expert() != (info.num_inputs() > kPackedSharedWeight)) {
+    const ExtraInputs extra(api, info);
+    const size_t expected = kBehindPacked + (problem.has_shared_expert() ? 1 : 0) + extra.count();
+    if (info.num_inputs() != expected) {
       fail(api, info.name(),
-           "a shared expert in packed and the last input shared_weight go together");
+           "a shared expert in packed and the input shared_weight go together, and the attribute "
+           "extra_inputs names those behind it: the node has " +
+               std::to_string(info.num_inputs()) + " inputs, expected " + std::to_string(expected));
     }
+    const ExtraPlaces places = extra.places(kBehindPacked, problem.has_shared_expert());
+    std::unique_ptr<View> units;
+    if (places.units != 0) units.reset(new View(info.weight(places.units)));
+    refusal = check_units(units ? units->tensor() : MoeTensor{}, &problem);
+    if (refusal) fail(api, info.name(), *refusal);
     auto layer = Layer::over(problem, packed.data() + first_panel, kernels);
-    return new MoeNode(api, info.name(), kPackedSharedWeight, std::move(layer), packed.take_copy());
+    return new MoeNode(api, info.name(), places, std::move(layer), packed.take_copy());
   }
 
   Status* compute(ort::KernelContext* context) const {
     return guarded(api_, [&] {
-      CallInputs inputs(api_, context, layer_->problem(), shared_weight_);
+      CallInputs inputs(api_, context, places_);
       const Refusal refusal = check_call(layer_->problem(), inputs.call());
       if (refusal) fail(api_, name_, *refusal);
       Pool pool(api_, context);
@@ -57,18 +68,18 @@ class MoeNode {
   }
 
  private:
-  MoeNode(Api api, const std::string& name, size_t shared_weight, std::unique_ptr<Layer> layer,
+  MoeNode(Api api, const std::string& name, const ExtraPlaces& places, std::unique_ptr<Layer> layer,
           Memory packed = nullptr)
       : api_(api),
         name_(name),
-        shared_weight_(shared_weight),
+        places_(places),
         packed_(std::move(packed)),
         layer_(std::move(layer)) {}
 
   Api api_;
   std::string name_;
-  size_t shared_weight_;  // place of that input
-  Memory packed_;         // empty if the layer reads memory of its own or of ONNX Runtime
+  ExtraPlaces places_;
+  Memory packed_;  // empty if the layer reads memory of its own or of ONNX Runtime
   std::unique_ptr<Layer> layer_;
 };
 
@@ -101,13 +112,14 @@ RaggedMoeOp::RaggedMoeOp(ort::ElementType type) : CpuOp(type) {
 RaggedMoePackedOp::RaggedMoePackedOp(ort::ElementType type) : CpuOp(type) {
   set_node_functions(this);
   get_name = [](Op) { return kRaggedMoePacked; };
-  get_input_type_count = [](Op) -> size_t { return kPackedSharedWeight + 1; };
+  get_input_type_count = [](Op) -> size_t { return kMostPackedInputs; };
   get_input_type = [](Op op, size_t input) -> int {
     if (input == kExpertIndices) return ort::kInt64;
-    return input == kPacked ? ort::kUint8 : x_type_of(op);
+    if (input == kPacked) return ort::kUint8;
+    return input < kPacked ? x_type_of(op) : ort::kUndefined;
   };
   get_input_characteristic = [](Op, size_t input) -> int {
-    return input == kPackedSharedWeight ? ort::kOptional : ort::kRequired;
+    return input < kBehindPacked ? ort::kRequired : ort::kOptional;
   };
   create_kernel_v2 = [](Op op, Api api, const ort::KernelInfo* info, void** kernel) {
     return guarded(api, [&] { *kernel = MoeNode::of_packed(api, info, x_type_of(op)); });

@@ -5,12 +5,14 @@
 
 namespace moe_export {
 
-// Inputs: x, expert_indices, routing_weights[, shared_weight], the weights of each expert.
+// Inputs: x, expert_indices, routing_weights[, shared_weight][, those that the attribute
+// extra_inputs names], the weights of each expert.
 struct RaggedMoeOp : CpuOp {
   explicit RaggedMoeOp(ort::ElementType x_type);
 };
 
-// Inputs: x, expert_indices, routing_weights, packed[, shared_weight]; see cpu/packed.h.
+// Inputs: x, expert_indices, routing_weights, packed[, shared_weight][, extra_inputs]; see
+// cpu/packed.h.
 struct RaggedMoePackedOp : CpuOp {
   explicit RaggedMoePackedOp(ort::ElementType x_type);
 };

@@ -1,6 +1,59 @@
 #include "ort/node_inputs.h"
 
+#include <algorithm>
+#include <iterator>
+#include <sstream>
+
 namespace moe_export {
+namespace {
+
+// In the order of `SCALE_INPUTS` in op/spec.py, without up_scale.
+constexpr const char* kExtraInputs[] = {"input_scale", "hidden_scale", "units"};
+
+std::vector<std::string> words(const std::string& text) {
+  std::istringstream stream(text);
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+
+bool contains(const std::vector<std::string>& names, const char* name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+}  // namespace
+
+ExtraInputs::ExtraInputs(Api api, const Info& info) {
+  const std::string text = info.optional_text("extra_inputs");
+  names_ = words(text);
+  if (contains(names_, "up_scale")) {
+    fail(api, info.name(),
+         "the input up_scale is not known to the native kernels, which multiply gate and up by one "
+         "row of x; run the model without the library, or tune it in the form tied");
+  }
+  std::vector<std::string> known;
+  for (const char* name : kExtraInputs) {
+    if (contains(names_, name)) known.push_back(name);
+  }
+  if (known != names_) {
+    fail(api, info.name(),
+         "attribute extra_inputs is '" + text +
+             "', expected some of input_scale hidden_scale units, in this order");
+  }
+  if (contains(names_, "units") && !contains(names_, "hidden_scale")) {
+    fail(api, info.name(),
+         "the input units is given without hidden_scale, whose columns it numbers");
+  }
+}
+
+ExtraPlaces ExtraInputs::places(size_t first, bool has_shared) const {
+  ExtraPlaces places;
+  if (has_shared) places.shared_weight = first++;
+  for (const std::string& name : names_) {
+    if (name == "input_scale") places.input_scale = first++;
+    if (name == "hidden_scale") places.hidden_scale = first++;
+    if (name == "units") places.units = first++;
+  }
+  return places;
+}
 
 StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations)
     : activation_(info.text("activation")), format_(info.text("format")) {
@@ -13,13 +66,21 @@ StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exa
       exact_activations,
       nullptr,
       0,
+      {},
   };
   Refusal refusal = check_attributes(weights_, &problem_);
   if (refusal) fail(api, info.name(), *refusal);
   const size_t each = static_cast<size_t>(problem_.tensors_per_expert());
   const size_t num_inputs = info.num_inputs();
-  const bool has_shared = num_inputs > kFirstWeight && (num_inputs - kFirstWeight) % each == 1;
-  first_input_ = has_shared ? kFirstWeight + 1 : kFirstWeight;
+  const ExtraInputs extra(api, info);
+  const size_t before = kFirstWeight + extra.count();
+  const bool has_shared = num_inputs > before && (num_inputs - before) % each == 1;
+  first_input_ = has_shared ? before + 1 : before;
+  places_ = extra.places(kFirstWeight, has_shared);
+  if (places_.units != 0 && num_inputs > before) {
+    units_.reset(new View(info.weight(places_.units)));
+    weights_.units = units_->tensor();
+  }
   for (size_t input = first_input_; input < num_inputs; ++input) {
     views_.push_back(info.weight(input));
     tensors_.push_back(views_.back().tensor());
@@ -34,16 +95,25 @@ StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exa
   }
 }
 
-CallInputs::CallInputs(Api api, ort::KernelContext* context, const Problem& problem,
-                       size_t shared_weight)
+CallInputs::CallInputs(Api api, ort::KernelContext* context, const ExtraPlaces& places)
     : api_(api),
       context_(context),
       x_(input(kX)),
       expert_indices_(input(kExpertIndices)),
       routing_weights_(input(kRoutingWeights)) {
-  if (problem.has_shared_expert()) shared_weight_.reset(new View(input(shared_weight)));
-  call_ = {x_.tensor(), expert_indices_.tensor(), routing_weights_.tensor(),
-           shared_weight_ ? shared_weight_->tensor() : MoeTensor{}, nullptr};
+  call_ = {x_.tensor(),
+           expert_indices_.tensor(),
+           routing_weights_.tensor(),
+           extra(places.shared_weight, &shared_weight_),
+           extra(places.input_scale, &input_scale_),
+           extra(places.hidden_scale, &hidden_scale_),
+           nullptr};
+}
+
+MoeTensor CallInputs::extra(size_t place, std::optional<View>* view) const {
+  if (place == 0) return {};
+  view->emplace(input(place));
+  return (*view)->tensor();
 }
 
 const MoeCall& CallInputs::with_output() {
@@ -57,6 +127,11 @@ const MoeCall& CallInputs::with_output() {
 View CallInputs::input(size_t index) const {
   const ort::Value* value = nullptr;
   succeed(ort::KernelContextGetInput::of(api_)(context_, index, &value));
+  if (value == nullptr) {
+    const std::string sentence = "moe_export: input " + std::to_string(index) +
+                                 " is left out; the node's attributes say that it is there";
+    throw Failure{ort::CreateStatus::of(api_)(ort::kInvalidArgument, sentence.c_str())};
+  }
   return View(api_, value);
 }
 

@@ -92,6 +92,15 @@ class Info {
     return value;
   }
 
+  // A text that need not be there; empty without it.
+  std::string optional_text(const char* attribute) const {
+    size_t size = 0;
+    Status* status = ort::KernelInfoGetString::of(api_)(info_, attribute, nullptr, &size);
+    if (status == nullptr) return text(attribute);
+    ort::ReleaseStatus::of(api_)(status);
+    return "";
+  }
+
   int64_t number(const char* attribute) const {
     int64_t value = 0;
     require(ort::KernelInfoGetInt64::of(api_)(info_, attribute, &value), attribute);
