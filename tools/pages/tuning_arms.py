@@ -53,6 +53,7 @@ class Arm:
 
 _FEWER = f"plan.top_k={HALF}"
 _COMPRESSED = ("tune.method=compressed_experts", "tune.compressed.auxiliary=half")
+_PORTABLE = ("export.library=false", "validate.operator=portable")
 _CONDENSER = "tune.method=condenser"
 _MORE = f"model.overrides.num_experts_per_tok={TOP_K + CONDENSERS}"
 
@@ -67,7 +68,11 @@ ARMS: tuple[Arm, ...] = (
     Arm(HALF_TUNED, (_FEWER,)),
     Arm("compressed, input", (*_COMPRESSED, "tune.compressed.form=input"), HALF_TUNED),
     Arm("compressed, tied", (*_COMPRESSED, "tune.compressed.form=tied"), HALF_TUNED),
-    Arm("compressed, three", (*_COMPRESSED, "tune.compressed.form=three"), HALF_TUNED),
+    Arm(
+        "compressed, three",
+        (*_COMPRESSED, "tune.compressed.form=three", *_PORTABLE),
+        HALF_TUNED,
+    ),
     Arm("esft, token", ("tune.method=esft", "tune.esft.score=token"), FULL),
     Arm("esft, gate", ("tune.method=esft", "tune.esft.score=gate"), FULL),
     Arm("frozen_router", ("tune.method=frozen_router",), FULL),
