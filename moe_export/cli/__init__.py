@@ -119,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         help="print predicted disk space, memory and time per stage; write nothing",
     )
     run.add_argument(
+        "--workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="with --dry-run: predict N processes of torchrun, as fast as this one (default: 1)",
+    )
+    run.add_argument(
         "--threads", type=_threads, help="number of torch threads (default: all cores)"
     )
 
@@ -398,6 +405,14 @@ def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=["float16", "int8", "int4"],
         metavar="FORMAT",
         help="float32, float16 or formats of quantized experts (default: float16 int8 int4)",
+    )
+    sizes.add_argument(
+        "--context",
+        type=_count,
+        nargs="+",
+        default=[4096, 8192],
+        metavar="TOKENS",
+        help="lengths of context whose KV cache is computed (default: 4096 8192)",
     )
     sizes.add_argument(
         "--top-k",

@@ -29,6 +29,10 @@ from moe_export.system.workers import is_first
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs a recipe, or predicts what it will need."""
+    if arguments.workers > 1 and not arguments.dry_run:
+        raise RecipeError(
+            "--workers only predicts, with --dry-run; torchrun starts the processes of a run"
+        )
     if arguments.dry_run:
         _dry_run(arguments)
         return
@@ -215,7 +219,7 @@ def sizes(arguments: argparse.Namespace) -> None:
     )
     table = size_table(computed)
     print_table("", table.head, table.rows)
-    say_line(cache_sentence(computed))
+    say_line(cache_sentence(computed, arguments.context))
 
 
 def check_gpu(arguments: argparse.Namespace) -> None:
@@ -240,7 +244,7 @@ def _dry_run(arguments: argparse.Namespace) -> None:
     between(steps_of(recipe), arguments.first, arguments.last)  # refuses an unknown stage
     model = locate(recipe.model)
     inspect_if_there(model)
-    print_estimates(estimate(recipe, model))
+    print_estimates(estimate(recipe, model), arguments.workers)
 
 
 def _print_result(result: RunResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from moe_export.artifacts.plan import Plan, PlanLayer
 from moe_export.cli.console import print_table, say_line
@@ -22,19 +22,31 @@ def print_states(states: Iterable[State]) -> None:
         say_line(f"{state.step.folder:<20} {word}{reason}")
 
 
-def print_estimates(estimates: Iterable[StageEstimate]) -> None:
-    """Prints predicted disk space, memory and time, one row per step."""
-    rows = [
-        (
-            e.stage,
-            size(e.disk_bytes),
-            size(e.partial_bytes) if e.partial_bytes else "",
-            size(e.peak_bytes),
-            f"{e.seconds:.0f} s",
-        )
-        for e in estimates
+def print_estimates(estimates: Sequence[StageEstimate], workers: int = 1) -> None:
+    """Prints predicted disk space, memory and time, one row per step.
+
+    Args:
+        estimates: Predictions for one process.
+        workers: Number of processes; with several, the table says how many share a step.
+    """
+    head = ["stage", "reads", "writes", "meanwhile", "peak memory", "time"]
+    rows = [_estimate_row(each.among(workers)) for each in estimates]
+    if workers > 1:
+        head.insert(1, "processes")
+        for row, each in zip(rows, estimates, strict=True):
+            row.insert(1, str(workers if each.shared_s else 1))
+    print_table("predicted for each process" if workers > 1 else "predicted", head, rows)
+
+
+def _estimate_row(each: StageEstimate) -> list[str]:
+    return [
+        each.stage,
+        size(each.read_bytes) if each.read_bytes else "",
+        size(each.disk_bytes),
+        size(each.partial_bytes) if each.partial_bytes else "",
+        size(each.peak_bytes),
+        f"{each.seconds:.0f} s",
     ]
-    print_table("predicted", ("stage", "writes", "meanwhile", "peak memory", "time"), rows)
 
 
 def print_plan(plan: Plan) -> None:

@@ -36,8 +36,8 @@ class ModelSettings(Section):
     """The source model.
 
     Attributes:
-        source: `demo` (the embedded model), a directory, or a Hugging Face id (`owner/name`), which
-            is taken from the local cache or, if the network allows, fetched.
+        source: `demo` or `demo-narrow` (the embedded models), a directory, or a Hugging Face id
+            (`owner/name`), which is taken from the local cache or, if the network allows, fetched.
         revision: Revision of a Hugging Face id.
         overrides: Keys of its `config.json` that get other values.
     """

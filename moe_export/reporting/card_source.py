@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_export.demo import checkpoint_dir
+from moe_export.demo import FOLDERS, checkpoint_dir
 from moe_export.families.overrides import origin_of
 
 HEAD_CHARACTERS = 1 << 16
@@ -36,8 +36,8 @@ def source_of(checkpoint: Path) -> Source:
     """Reads name and licence of a source checkpoint from its folder and its README."""
     checkpoint = origin_of(checkpoint)
     hub_id = _hub_id(checkpoint)
-    is_demo = checkpoint == checkpoint_dir()
-    name = "moe-export-demo" if is_demo else re.sub(r"[^\w.\- ]", "_", checkpoint.name)
+    demos = {checkpoint_dir(name): f"moe-export-{name}" for name in FOLDERS}
+    name = demos.get(checkpoint) or re.sub(r"[^\w.\- ]", "_", checkpoint.name)
     return Source(hub_id or name, hub_id, _licence(checkpoint / "README.md"))
 
 

@@ -139,11 +139,11 @@ def size_table(sizes: Sizes) -> Table:
     return Table([*head, "per token", *more], [a + b for a, b in zip(cells, active, strict=True)])
 
 
-def cache_sentence(sizes: Sizes) -> str:
-    """Size of the KV cache in a sentence."""
+def cache_sentence(sizes: Sizes, contexts: Sequence[int] = CONTEXTS) -> str:
+    """Size of the KV cache in a sentence, at some lengths of context in tokens."""
     caches = ", ".join(
         f"{(sizes.cache_bytes * tokens + sizes.state_bytes) / 2**30:.2f} GiB at {tokens:,} tokens"
-        for tokens in CONTEXTS
+        for tokens in contexts
     )
     fixed = f" and {sizes.state_bytes:,} per sequence" if sizes.state_bytes else ""
     return (

@@ -85,6 +85,8 @@ class StageEstimate:
         peak_bytes: Peak resident memory.
         seconds: Duration.
         partial_bytes: Further bytes on the disk until it ends.
+        read_bytes: Bytes of weights that each process reads.
+        shared_s: Part of the duration that processes divide among them.
     """
 
     stage: str
@@ -92,6 +94,13 @@ class StageEstimate:
     peak_bytes: int
     seconds: float
     partial_bytes: int = 0
+    read_bytes: int = 0
+    shared_s: float = 0.0
+
+    def among(self, workers: int) -> StageEstimate:
+        """Prediction for several processes as fast as the one; each holds `peak_bytes`."""
+        saved = self.shared_s * (1 - 1 / workers)
+        return replace(self, seconds=self.seconds - saved, shared_s=self.shared_s - saved)
 
     def cost(self) -> PredictedCost:
         """Returns the predictions that the mark of the stage states beside its measurements."""
@@ -265,6 +274,7 @@ def _ranking(models: _Models) -> StageEstimate:
         1 << 16,
         TORCH_BYTES + LOGIT_BYTES + 4 * (_held_at_once(spec) + 4 * spec.hidden_size * held),
         5 + flops / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
+        read_bytes=read,
     )
 
 
@@ -304,6 +314,7 @@ def _prune(models: _Models) -> StageEstimate:
         + fitting.seconds
         + distilling.seconds,
         fitting.partial_bytes + distilling.partial_bytes,
+        STORED_BYTES * models.spec.parameters,
     )
 
 
@@ -350,6 +361,7 @@ def _quantize(models: _Models) -> StageEstimate:
         _quantized_bytes(models.quantized),
         PYTHON_BYTES + 2 * models.largest_bytes + gptq_bytes,
         1 + models.kept.parameters / QUANTIZED_PER_S[models.method],
+        read_bytes=STORED_BYTES * models.kept.parameters,
     )
 
 
@@ -360,6 +372,7 @@ def _export(models: _Models) -> StageEstimate:
         models.export_bytes * (2 if models.recipe.export.web else 1) + libraries,
         2 * PYTHON_BYTES + 2 * models.largest_bytes,
         2 + models.export_bytes / EXPORTED_PER_S,
+        read_bytes=models.export_bytes,
     )
 
 
@@ -374,6 +387,7 @@ def _validate(models: _Models) -> StageEstimate:
         1 << 16,
         TORCH_BYTES + max(in_torch, _scoring_bytes(models, scored)),
         20 + 6.0 * _active_parameters(models.spec) * scored / FLOPS_PER_S["float32"],
+        read_bytes=STORED_BYTES * models.kept.parameters + models.export_bytes,
     )
 
 
@@ -489,12 +503,17 @@ def importance_estimate(
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
     rows = Axis(spec, settings.shared_expert is True and spec.has_shared_expert).rows
     states = states_at_once(scores, spec.num_layers)
+    # Each process reads the layers on the way forward and, with a loss, on the way back.
+    read = STORED_BYTES * spec.parameters * (2 if losses else 1)
+    computing_s = flops / FLOPS_PER_S[settings.dtype]
     return StageEstimate(
         folder,
         8 * rows * len(settings.scores),
         peak + (LOGIT_BYTES if losses else 0),
-        5 + flops / FLOPS_PER_S[settings.dtype],
+        5 + computing_s + read / COPIED_PER_S,
         tokens * spec.hidden_size * element_bytes * states,
+        read,
+        computing_s,
     )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from moe_export.checkpoint import INDEX_FILE, SINGLE_FILE
-from moe_export.demo import checkpoint_dir
+from moe_export.demo import FOLDERS, checkpoint_dir
 from moe_export.documents.generation_file import generation_settings
 from moe_export.errors import CheckpointError, DependencyError
 from moe_export.families import open_checkpoint
@@ -28,7 +28,7 @@ def locate(settings: ModelSettings) -> Path:
     With `model.overrides` it is a view of that directory, see `families.overrides`.
 
     Raises:
-        CheckpointError: the source is neither `demo`, nor a directory, nor a hub id.
+        CheckpointError: the source is neither an embedded model, nor a directory, nor a hub id.
         DependencyError: a hub id is not in the local cache and cannot be downloaded.
         ResourceError: the view cannot be written.
     """
@@ -36,8 +36,8 @@ def locate(settings: ModelSettings) -> Path:
 
 
 def _published(settings: ModelSettings) -> Path:
-    if settings.source == "demo":
-        return checkpoint_dir()
+    if settings.source in FOLDERS:
+        return checkpoint_dir(settings.source)
     directory = Path(settings.source).expanduser()
     if directory.is_dir():
         return directory.resolve()
@@ -48,8 +48,8 @@ def _published(settings: ModelSettings) -> Path:
         )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.source):
         raise CheckpointError(
-            f"model.source {settings.source!r} is no directory here; give 'demo', the directory of "
-            "a checkpoint, or a Hugging Face id such as 'Qwen/Qwen1.5-MoE-A2.7B'"
+            f"model.source {settings.source!r} is no directory here; give 'demo' or 'demo-narrow', "
+            "the directory of a checkpoint, or a Hugging Face id such as 'Qwen/Qwen1.5-MoE-A2.7B'"
         )
     return _from_hub(settings)
 

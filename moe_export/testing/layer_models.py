@@ -21,12 +21,18 @@ ALL = [
     "ragged_int4_shared",
     "packed_int4_shared",
     "packed_int4_uniform",
+    "packed_int4_half",
+    "packed_int4_compressed",
     "body_int4",
     "qmoe_int4_padded",
     "moe_float32_padded",
     "ggml_q4_0",
     "ggml_q4_0_dense_shared",
 ]
+HALF = ("_half", "_compressed")
+"""Ends of the names of candidates with half of the experts per token; with factors per token in
+place of the others, as compressed experts have, in the second."""
+
 DEFAULT = ["ragged_int4", "ragged_int8", "body_int4", "qmoe_int4_padded"]
 
 GGML = {
@@ -34,6 +40,11 @@ GGML = {
     "ggml_q4_0_dense_shared": (sizes.FULL_WIDTH, sizes.SHARED_WIDTH),
 }
 """Layer that llama.cpp's ggml runs to the widths of its experts and of its shared expert."""
+
+
+def top_k_of(name: str) -> int:
+    """Experts per token of a candidate."""
+    return sizes.TOP_K // 2 if name.endswith(HALF) else sizes.TOP_K
 
 
 def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec.Format, bool]:
@@ -44,7 +55,9 @@ def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec
     shared = name.endswith("_shared")
     if name.endswith("_uniform"):
         widths = np.full(sizes.EXPERTS, sizes.MEAN_WIDTH)
-    stem = name.removesuffix("_shared").removesuffix("_uniform")
+    stem = name
+    for end in ("_shared", "_uniform", *HALF):
+        stem = stem.removesuffix(end)
     return widths, stem.rsplit("_", maxsplit=1)[-1], shared
 
 
@@ -57,12 +70,13 @@ def moved_bytes(name: str, widths: NDArray[np.int64], chosen: NDArray[np.int64] 
         chosen: Numbers of the experts read; None for one average token.
     """
     widths, format_name, shared = parts(name, widths)
-    count = sizes.TOP_K if chosen is None else len(chosen)
+    top_k = top_k_of(name)
+    count = top_k if chosen is None else len(chosen)
     if name == "qmoe_int4_padded":
         return int(count * sizes.FULL_WIDTH * 3 * sizes.HIDDEN * 5 / 8)
     if name == "moe_float32_padded":
         return count * sizes.FULL_WIDTH * 3 * sizes.HIDDEN * 4
-    total = sizes.TOP_K * float(widths.mean()) if chosen is None else float(widths[chosen].sum())
+    total = top_k * float(widths.mean()) if chosen is None else float(widths[chosen].sum())
     total += sizes.SHARED_WIDTH if shared else 0
     bits = 5 if name.startswith("body") else sizes.WEIGHT_BITS[format_name]
     return int(total * 3 * sizes.HIDDEN * bits / 8)
@@ -80,13 +94,17 @@ def feeds(
     order = random.random((tokens, sizes.EXPERTS)).argsort(axis=1)
     fed: dict[str, NDArray[Any]] = {
         "x": x,
-        "expert_indices": order[:, : sizes.TOP_K].astype(np.int64),
-        "routing_weights": random.random((tokens, sizes.TOP_K), np.float32),
+        "expert_indices": order[:, : top_k_of(name)].astype(np.int64),
+        "routing_weights": random.random((tokens, top_k_of(name)), np.float32),
     }
     if name == "ragged_float16" or x_dtype == "float16":
         fed |= {key: fed[key].astype(np.float16) for key in ("x", "routing_weights")}
     if name.endswith("_shared"):
         fed["shared_weight"] = random.random((tokens, 1), np.float32)
+    if name.endswith("_compressed"):
+        fed["input_scale"] = 1 + random.standard_normal((tokens, sizes.HIDDEN), np.float32) / 8
+        hidden = random.standard_normal((tokens, sizes.FULL_WIDTH), np.float32)
+        fed["hidden_scale"] = 1 + hidden / 8
     return fed
 
 
@@ -118,7 +136,8 @@ def build(
     else:
         widths, format_name, shared = parts(name, widths)
         x_dtype = "float16" if format_name == "float16" else x_dtype
-        kind = nodes.Kind(format_name, x_dtype, group_size, shared)
+        scaled = name.endswith("_compressed")
+        kind = nodes.Kind(format_name, x_dtype, group_size, shared, top_k_of(name), scaled)
         layer_of = nodes.packed if name.startswith("packed") else nodes.ragged
         inputs = nodes.ragged_inputs(kind)
         layer_nodes = [layer_of(kind, widths, weights, layer) for layer in range(layers)]

@@ -27,12 +27,34 @@ class Node:
 
 @dataclass(frozen=True)
 class Kind:
-    """Formats of one of our layers, and True if it has a shared expert."""
+    """One of our layers.
+
+    Attributes:
+        format_name: Format of the weights.
+        x_dtype: Dtype of x.
+        group_size: Depths that share a scale.
+        shared: True if it has a shared expert.
+        top_k: Experts per token.
+        scaled: True if x and the hidden values have factors per token.
+    """
 
     format_name: Any
     x_dtype: str
     group_size: int
     shared: bool
+    top_k: int = sizes.TOP_K
+    scaled: bool = False
+
+    @property
+    def scales(self) -> dict[str, int]:
+        """Columns of the factors by name, in the operator's order."""
+        columns = {"input_scale": sizes.HIDDEN, "hidden_scale": sizes.FULL_WIDTH}
+        return columns if self.scaled else {}
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Attribute that names the factors, if there are any."""
+        return {"extra_inputs": " ".join(self.scales)} if self.scaled else {}
 
 
 def value(name: str, dtype: ir.DataType, shape: list[Any]) -> ir.Value:
@@ -83,10 +105,12 @@ def ragged_inputs(kind: Kind) -> list[ir.Value]:
     dtype = ir.DataType.from_numpy(sizes.NUMPY[kind.x_dtype])
     inputs = [
         value("x", dtype, ["T", sizes.HIDDEN]),
-        value("expert_indices", ir.DataType.INT64, ["T", sizes.TOP_K]),
-        value("routing_weights", dtype, ["T", sizes.TOP_K]),
+        value("expert_indices", ir.DataType.INT64, ["T", kind.top_k]),
+        value("routing_weights", dtype, ["T", kind.top_k]),
     ]
-    return [*inputs, value("shared_weight", dtype, ["T", 1])] if kind.shared else inputs
+    if kind.shared:
+        inputs.append(value("shared_weight", dtype, ["T", 1]))
+    return inputs + [value(name, dtype, ["T", size]) for name, size in kind.scales.items()]
 
 
 def padded_inputs(x_dtype: str) -> list[ir.Value]:
@@ -120,7 +144,8 @@ def ragged(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) 
     }
     if quantized:
         attributes["group_size"] = kind.group_size
-    return Node(spec.NAME, spec.DOMAIN, values, len(spec.INPUTS) + kind.shared, attributes)
+    before = len(spec.INPUTS) + kind.shared + len(kind.scales)
+    return Node(spec.NAME, spec.DOMAIN, values, before, attributes | kind.extra)
 
 
 def packed(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) -> Node:
@@ -137,7 +162,7 @@ def packed(kind: Kind, widths: NDArray[np.int64], weights: Weights, layer: int) 
     panels = np.resize(source, layout.total_bytes - layout.header_bytes)
     tensor = np.concatenate([np.frombuffer(layout.header(), np.uint8), panels])
     packed = weights.keep(f"{layer}.packed", tensor)
-    return Node(spec.PACKED_NAME, spec.DOMAIN, [packed], len(spec.INPUTS), {})
+    return Node(spec.PACKED_NAME, spec.DOMAIN, [packed], len(spec.INPUTS), kind.extra)
 
 
 def qmoe(weights: Weights, layer: int, dtype: np.dtype[Any], block_size: int) -> Node:

@@ -18,6 +18,7 @@ from moe_export.demo import checkpoint_dir, tasks
 from moe_export.errors import MoeExportError
 from tools.train_demo import loop
 from tools.train_demo.__main__ import run
+from tools.train_demo.configs import CONFIGS
 from tools.train_demo.model import GroupedMoeBlock, balance_loss, build_model
 from tools.train_demo.optim import orthogonalize
 from tools.train_demo.packing import Batch, batches, encode
@@ -42,6 +43,8 @@ def test_a_smoke_run_learns_and_writes_a_checkpoint_that_stock_transformers_comp
     assert set(scores) == set(tasks.KINDS)
     # A uniform guess costs ln(1024) = 6.9 nats per token.
     assert scores["sums"]["loss_nats"] < 4
+    half = json.loads((tmp_path / "scores_half.json").read_text(encoding="utf-8"))
+    assert half["sums"]["loss_nats"] != scores["sums"]["loss_nats"]
 
     own = build_model()
     weights = load_file(tmp_path / "model.safetensors")
@@ -52,6 +55,13 @@ def test_a_smoke_run_learns_and_writes_a_checkpoint_that_stock_transformers_comp
         expected, got = stock(input_ids=ids).logits, own(input_ids=ids).logits
     # Four layers of float32 sums over at most 128 terms: well under 1e-4 of the largest logit.
     assert (expected - got).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_has_the_sizes_of_its_name(name: str) -> None:
+    record = (checkpoint_dir(name) / "training.json").read_text(encoding="utf-8")
+    parameters = sum(parameter.numel() for parameter in build_model(CONFIGS[name]).parameters())
+    assert parameters == json.loads(record)["parameters"]
 
 
 def test_training_that_does_not_learn_is_an_error(

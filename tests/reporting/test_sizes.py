@@ -57,10 +57,16 @@ def test_latent_attention_caches_one_vector_of_all_heads_per_token(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK_V2_LITE))
-    assert main(["sizes", str(tmp_path), "--keep", "1", "--formats", "int4"]) == 0
+    assert (
+        main(["sizes", str(tmp_path), "--keep", "1", "--formats", "int4", "--context", "32768"])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "15.7065 B" in printed
-    assert f"in float16 {27 * (512 + 64) * 2:,} bytes per token of context: 0.12 GiB" in printed
+    assert (
+        f"in float16 {27 * (512 + 64) * 2:,} bytes per token of context: 0.95 GiB at 32,768 tokens"
+        in printed
+    )
 
 
 def test_a_config_that_is_missing_or_of_no_family_is_refused(

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
+from moe_export.cli import main
+from moe_export.errors import RecipeError
+from moe_export.families import spec_of
 from moe_export.recipe.load import load_recipe, parse_recipe
 from moe_export.runner.estimate import StageEstimate, estimate
-from moe_export.runner.rates import FLOPS_PER_S, LIBRARY_BYTES, LOGIT_BYTES, TORCH_BYTES
+from moe_export.runner.rates import (
+    COPIED_PER_S,
+    FLOPS_PER_S,
+    LIBRARY_BYTES,
+    LOGIT_BYTES,
+    TORCH_BYTES,
+)
 from moe_export.testing.synthetic_checkpoint import config_of
 
 GIB = 2**30
@@ -53,6 +62,26 @@ def test_streaming_stays_within_the_limits_that_were_set_for_it(tmp_path: Path) 
     assert found["prune"].disk_bytes == pytest.approx(2 * 8.0872e9, rel=1e-4)
     exported = found["export"].disk_bytes - LIBRARY_BYTES
     assert found["quantize"].disk_bytes == pytest.approx(exported, rel=1e-3)
+
+
+def test_processes_share_the_arithmetic_of_importance_but_each_reads_all_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = predicted(tmp_path, ["fisher_margin"], "bfloat16")
+    one, four = found["importance"], found["importance"].among(4)
+    weights = 2 * spec_of(json.loads((tmp_path / "config.json").read_text())).parameters
+    assert one.read_bytes == four.read_bytes == 2 * weights
+    fixed = 5 + one.read_bytes / COPIED_PER_S
+    assert one.seconds - fixed == pytest.approx(4 * (four.seconds - fixed), rel=1e-9)
+    assert one.seconds > 2 * four.seconds
+    assert found["prune"].among(4) == found["prune"]
+    recipe = str(tmp_path / "recipe.yaml")
+    assert main(["run", recipe, "--dry-run", "--workers", "4"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[2:]}
+    assert (rows["importance"][1], rows["prune"][1]) == ("4", "1")
+    assert rows["importance"][-2:] == [f"{four.seconds:.0f}", "s"]
+    assert main(["run", recipe, "--workers", "4"]) == RecipeError.exit_code
+    assert "torchrun" in capsys.readouterr().err
 
 
 def test_states_between_layers_are_counted_by_loss(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ SYMBOLS = """\
 0000000000400100 0000000000000010 T main
 0000000000400200 0000000000000010 t _ZN16QuantizedProduct3runEv
 0000000000400400 0000000000000020 t _ZN8by_countI12FloatProductEv
+0000000000400180 0000000000000010 t _ZN17quantized_productEv
                  U someProduct
 """
 
 
 def test_the_range_reaches_from_the_first_product_to_the_end_of_the_last() -> None:
-    assert kernels_only(SYMBOLS) == ["-dfilter", "0x400200..0x400420"]
+    assert kernels_only(SYMBOLS) == ["-dfilter", "0x400180..0x400420"]
     assert kernels_only("0000000000400100 0000000000000010 T main\n") == []

@@ -13,6 +13,8 @@ FORMATS = ("int4", "uint4", "int8", "uint8", "nf4", "float16", "bfloat16", "floa
 KERNELS = ("portable", "neon", "dotprod", "i8mm")
 ROWS = (1, 6, 8)
 _BLOCKS = 4
+# Structures of the Arm kernels; functions of the portable ones, and the dot product they call.
+_OF_A_PRODUCT = re.compile(r"Product|_product|7productI|3dotI")
 
 
 def _one_at_a_time(emulator: str) -> str:
@@ -31,7 +33,7 @@ def kernels_only(symbols: str) -> list[str]:
     Args:
         symbols: Output of `nm -S`: address, size, kind and name of each function.
     """
-    lines = [line.split() for line in symbols.splitlines() if "Product" in line]
+    lines = [line.split() for line in symbols.splitlines() if _OF_A_PRODUCT.search(line)]
     places = [(int(line[0], 16), int(line[1], 16)) for line in lines if len(line) == 4]
     if not places:
         return []
@@ -68,6 +70,8 @@ def per_byte(found: Found, program: Path, kernel: str, format_name: str, rows: i
     words = [kernel, format_name, str(rows), str(_BLOCKS)]
     once, size = _executed(found, program, [*words, "1"])
     twice, _ = _executed(found, program, [*words, "2"])
+    if twice == once:
+        raise RuntimeError(f"the symbols of {kernel}'s products are not found in {program}")
     return (twice - once) / size / rows
 
 

@@ -1,4 +1,4 @@
-"""The model card, rendered from `scores.json` and `training.json` only.
+"""The model card, rendered from the JSON files of a checkpoint only.
 
 python -m tools.train_demo.card DIR      render the card again
 """
@@ -11,8 +11,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from tools.train_demo.settings import MODEL_CONFIG
-
 _TASKS = {
     "arithmetic": "word problems of 1-3 steps with working; at least one step uses a pair of "
     "numbers never added or subtracted in training (the swapped pair may be)",
@@ -23,18 +21,31 @@ _TASKS = {
     "letters",
 }
 
+_TITLES = {"demo": "The demo model", "demo-narrow": "The demo model of narrow experts"}
+
+_PURPOSES = {
+    "demo": "so that accuracy before and after pruning means something on any laptop without a\n"
+    "download.",
+    "demo-narrow": "to show what a model loses with fewer experts per token, and what tuning\n"
+    "brings back.",
+}
+
+_OPTIONS = {
+    "demo": "--out moe_export/demo/model",
+    "demo-narrow": "--model demo-narrow --out moe_export/demo/narrow",
+}
+
 _CARD = Template("""\
 ---
 license: apache-2.0
 pipeline_tag: text-generation
 ---
 
-# The demo model
+# $title
 
 A Mixture-of-Experts language model of $parameters parameters, trained from scratch for
-moe-export, so that accuracy before and after pruning means something on any laptop without a
-download. It has skills that can be scored exactly: arithmetic, facts, string exercises and plain
-text. It is of no use for anything else.
+moe-export, $purpose It has skills that can be scored exactly: arithmetic, facts, string exercises
+and plain text. It is of no use for anything else.
 
 | `Qwen2MoeForCausalLM` | |
 |---|---|
@@ -55,8 +66,11 @@ Measured on the float16-rounded weights in float32 arithmetic (`scores.json`). A
 when every token of its answer, working and final `<|endoftext|>` included, is the most likely one:
 greedy generation then gives exactly that answer.
 
-| task | documents | solved | answer loss (nats/token) |
-|---|---|---|---|
+The last two columns are with $half of the $num_experts_per_tok experts per token, and no training
+for it.
+
+| task | documents | solved | answer loss (nats/token) | solved, $half | loss, $half |
+|---|---|---|---|---|---|
 $score_rows
 
 $task_rows
@@ -72,7 +86,7 @@ periodictable (public domain); text: Python documentation (PSF-2.0). See
 
 ## Training
 
-`python -m tools.train_demo --out moe_export/demo/model` from the repository root.
+`python -m tools.train_demo $options` from the repository root.
 
 | | |
 |---|---|
@@ -102,14 +116,20 @@ Weights and tokenizer are under the licence of moe-export (Apache-2.0).
 
 
 def write_card(directory: Path) -> None:
-    """Render `README.md` of a checkpoint directory from its own two JSON files."""
-    scores = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
-    training: dict[str, Any] = json.loads((directory / "training.json").read_text(encoding="utf-8"))
-    settings = training["settings"]
+    """Render `README.md` of a checkpoint directory from its own JSON files."""
+    scores, half, training, config = (
+        _read(directory / f"{name}.json")
+        for name in ("scores", "scores_half", "training", "config")
+    )
+    settings, name = training["settings"], training["model"]
     values = {
-        **MODEL_CONFIG,
+        **config,
         **training["versions"],
         **{key: settings[key] for key in ("steps", "seed", "threads", "label_smoothing")},
+        "title": _TITLES[name],
+        "purpose": _PURPOSES[name],
+        "options": _OPTIONS[name],
+        "half": config["num_experts_per_tok"] // 2,
         "parameters": _thousands(training["parameters"]),
         "tokens": _thousands(training["tokens"]),
         "text_paragraphs": training["text_paragraphs"],
@@ -117,15 +137,23 @@ def write_card(directory: Path) -> None:
         "cpu_minutes": round(training["cpu_s"] / 60),
         "smoothed_percent": round(100 * settings["smoothed_fraction"]),
         "weights_sha256": training["weights_sha256"],
-        "score_rows": "\n".join(_score_row(kind, score) for kind, score in scores.items()),
+        "score_rows": "\n".join(_score_row(kind, scores[kind], half[kind]) for kind in scores),
         "task_rows": "\n".join(f"* {kind}: {meaning}" for kind, meaning in _TASKS.items()),
     }
     (directory / "README.md").write_text(_CARD.substitute(values), encoding="utf-8")
 
 
-def _score_row(kind: str, score: dict[str, float]) -> str:
-    solved = f"{100 * score['exact_match']:.1f} %" if "exact_match" in score else "-"
-    return f"| {kind} | {score['count']} | {solved} | {score['loss_nats']:.4f} |"
+def _score_row(kind: str, score: dict[str, float], half: dict[str, float]) -> str:
+    cells = [kind, f"{score['count']}"]
+    for each in (score, half):
+        cells.append(f"{100 * each['exact_match']:.1f} %" if "exact_match" in each else "-")
+        cells.append(f"{each['loss_nats']:.4f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _thousands(number: int) -> str:

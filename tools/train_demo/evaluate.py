@@ -1,4 +1,6 @@
-"""Scores on held-out documents.
+"""Scores on held-out documents, with all experts per token and with half of them.
+
+    python -m tools.train_demo.evaluate DIR      score a checkpoint and render its card again
 
 A document counts as solved when the most likely token is the right one at every answer token and
 at the final EOS; greedy generation then gives exactly this answer and stops.
@@ -8,7 +10,10 @@ B documents of a batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
@@ -16,10 +21,24 @@ from torch.nn import functional
 from transformers import Qwen2MoeForCausalLM
 
 from moe_export.demo.tasks import test_items
+from tools.train_demo.card import write_card
+from tools.train_demo.model import build_model, load_weights, set_top_k
 from tools.train_demo.packing import EncodedDocument, encode
 from tools.train_demo.settings import PAD_ID
 
 _BATCH_DOCUMENTS = 50
+
+
+def write_scores(
+    model: Qwen2MoeForCausalLM, tokenizer: Tokenizer, out: Path, counts: Mapping[str, int]
+) -> None:
+    """Write `scores.json`, and `scores_half.json` of the model with half of its top-k."""
+    top_k = model.config.num_experts_per_tok
+    for file, experts in (("scores.json", top_k), ("scores_half.json", top_k // 2)):
+        set_top_k(model, experts)
+        scores = evaluate(model, tokenizer, counts)
+        (out / file).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    set_top_k(model, top_k)
 
 
 def evaluate(
@@ -74,3 +93,18 @@ def _score_batch(
         logits_BLV[answer_BL], labels_BL[answer_BL], reduction="sum"
     )
     return int(right_BL.all(1).sum()), float(loss_nats), int(answer_BL.sum())
+
+
+def _score_again(directory: Path) -> None:
+    training = json.loads((directory / "training.json").read_text(encoding="utf-8"))
+    model = build_model(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    load_weights(model, directory / "model.safetensors")
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    write_scores(model, tokenizer, directory, training["settings"]["test_counts"])
+    write_card(directory)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Score a checkpoint and render its card again.")
+    parser.add_argument("directory", type=Path)
+    _score_again(parser.parse_args().directory)

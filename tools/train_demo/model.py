@@ -8,15 +8,17 @@ T tokens, D hidden, E experts, K top-k, N token-expert pairs (N = T * K).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
-from tools.train_demo.settings import MODEL_CONFIG
+from tools.train_demo.configs import DEMO
 
 
 class Expert(nn.Module):
@@ -69,9 +71,9 @@ class GroupedMoeBlock(nn.Module):
         return y_TD.index_add(0, token_N, y_ND).view_as(hidden_states)
 
 
-def build_model() -> Qwen2MoeForCausalLM:
+def build_model(model_config: Mapping[str, Any] = DEMO) -> Qwen2MoeForCausalLM:
     """A model in float32, freshly initialized from torch's global generator."""
-    config = Qwen2MoeConfig(**{**MODEL_CONFIG, "dtype": "float32"})
+    config = Qwen2MoeConfig(**{**model_config, "dtype": "float32"})
     model = Qwen2MoeForCausalLM(config)
     for layer in model.model.layers:
         layer.mlp = GroupedMoeBlock(config)
@@ -112,3 +114,14 @@ def save_weights(model: Qwen2MoeForCausalLM, path: Path) -> None:
     """Write the weights as float16 safetensors under their Hugging Face checkpoint names."""
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load_weights(model: Qwen2MoeForCausalLM, path: Path) -> None:
+    """Read the weights that `save_weights` wrote."""
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+
+
+def set_top_k(model: Qwen2MoeForCausalLM, top_k: int) -> None:
+    """Send every token to the `top_k` experts of highest probability from now on."""
+    for layer in model.model.layers:
+        layer.mlp.top_k = top_k

@@ -4,46 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from moe_export.demo.tasks import KINDS
 
 BOS_ID = EOS_ID = 0
 PAD_ID = 1
-
-# Keys and names as transformers 4 and 5 both read them.
-MODEL_CONFIG: dict[str, Any] = {
-    "architectures": ["Qwen2MoeForCausalLM"],
-    "model_type": "qwen2_moe",
-    "vocab_size": 1024,
-    "hidden_size": 128,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts": 16,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 128,
-    "shared_expert_intermediate_size": 128,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "norm_topk_prob": False,
-    "router_aux_loss_coef": 0.01,
-    "output_router_logits": False,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "initializer_range": 0.02,
-    "attention_dropout": 0.0,
-    "max_position_embeddings": 512,
-    "rope_theta": 10000.0,
-    "use_sliding_window": False,
-    "tie_word_embeddings": False,
-    "use_cache": True,
-    "bos_token_id": BOS_ID,
-    "eos_token_id": EOS_ID,
-    "pad_token_id": PAD_ID,
-    "dtype": "float16",
-}
 
 
 @dataclass(frozen=True)

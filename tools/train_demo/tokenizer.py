@@ -1,4 +1,4 @@
-"""The demo model's tokenizer: byte-level BPE of 1024 tokens, one token per digit and newline."""
+"""The demo models' tokenizer: byte-level BPE of 1024 tokens, one token per digit and newline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from moe_export.demo.tasks import training_documents
-from tools.train_demo.settings import BOS_ID, MODEL_CONFIG, PAD_ID
+from tools.train_demo.configs import DEMO
+from tools.train_demo.settings import BOS_ID, PAD_ID
 
 BOS = EOS = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -31,7 +32,7 @@ def train_tokenizer(paragraphs: Sequence[str], documents: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=MODEL_CONFIG["vocab_size"],
+        vocab_size=DEMO["vocab_size"],
         special_tokens=[BOS, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -64,6 +65,6 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": MODEL_CONFIG["max_position_embeddings"],
+        "model_max_length": DEMO["max_position_embeddings"],
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -104,16 +104,16 @@ CallInputs::CallInputs(Api api, ort::KernelContext* context, const ExtraPlaces& 
   call_ = {x_.tensor(),
            expert_indices_.tensor(),
            routing_weights_.tensor(),
-           extra(places.shared_weight),
-           extra(places.input_scale),
-           extra(places.hidden_scale),
+           extra(places.shared_weight, &shared_weight_),
+           extra(places.input_scale, &input_scale_),
+           extra(places.hidden_scale, &hidden_scale_),
            nullptr};
 }
 
-MoeTensor CallInputs::extra(size_t place) {
+MoeTensor CallInputs::extra(size_t place, std::optional<View>* view) const {
   if (place == 0) return {};
-  extras_.emplace_back(new View(input(place)));
-  return extras_.back()->tensor();
+  view->emplace(input(place));
+  return (*view)->tensor();
 }
 
 const MoeCall& CallInputs::with_output() {

@@ -1,6 +1,8 @@
 // What the CPU and the CUDA node read from ONNX Runtime: stored weights, and the inputs of a call.
 #pragma once
 
+#include <optional>
+
 #include "common/ragged_moe.h"
 #include "ort/objects.h"
 
@@ -70,12 +72,12 @@ class CallInputs {
 
  private:
   View input(size_t index) const;
-  MoeTensor extra(size_t place);
+  MoeTensor extra(size_t place, std::optional<View>* view) const;
 
   Api api_;
   ort::KernelContext* context_;
   View x_, expert_indices_, routing_weights_;
-  std::vector<std::unique_ptr<View>> extras_;
+  std::optional<View> shared_weight_, input_scale_, hidden_scale_;
   MoeCall call_;
 };
 
