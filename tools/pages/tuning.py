@@ -82,7 +82,8 @@ def make(arguments: argparse.Namespace) -> None:
         content = read_data("tuning")
         _write(content | {"rows": [*content["rows"], row]})
     if arguments.speed:
-        _write(read_data("tuning") | {"speed": speed(arguments)})
+        found = speed(arguments)
+        _write(read_data("tuning") | {"speed": found})
 
 
 def _wanted(arguments: argparse.Namespace) -> Iterator[tuple[Arm, int | None, float]]:
@@ -219,8 +220,8 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     result = bench(models, SPEED)
     return {
         "kernel": result["kernel"],
-        "decode_of_first": {row["model"]: row["decode_of_first"] for row in result["results"]},
+        "decode_of_first": {row["variant"]: row["decode_of_first"] for row in result["results"]},
         "decode_tokens_per_s": {
-            row["model"]: row["decode_tokens_per_s"]["median"] for row in result["results"]
+            row["variant"]: row["decode_tokens_per_s"]["median"] for row in result["results"]
         },
     }

@@ -145,7 +145,8 @@ def _introduction(data: dict[str, Any]) -> str:
         f" half of them are {HALF}, and r is {CONDENSERS}. Every training has the same documents, "
         f"{settings['steps']} steps (at most {tokens:,} tokens) and learning rate "
         f"({settings['rate']:g}, cosine); about 60 % of the tokens are of two new skills, "
-        "`shift` (letters moved by one) and `inverse` (the country of a capital). Figures are "
+        "`shift` (letters moved by one) and `inverse` (the country of a capital). Other settings "
+        "are the methods' defaults. Figures are "
         "exact match on held-out documents, scored in torch, the mean over the seeds with the "
         "range in brackets. A lead is in points of the mean over all six skills with answers, over "
         "the seeds that both ways have, with its standard error; a way is better if it leads by "
@@ -220,8 +221,9 @@ def _speed(speed: dict[str, Any] | None) -> list[str]:
     words = (
         "Decoding in ONNX Runtime with the native library, float32, one thread, batch 1; the models"
         " take turns, each in a process of its own, and the ratio is to the first of them in the "
-        "same turn, with the least and the greatest. Experts of so small a model are a small part "
-        "of a step, so that its bytes say more about large ones than its speed does."
+        "same turn, with the least and the greatest, on a busy machine. Experts of so small a "
+        "model take a small part of a step, so that the ratios are no prediction for large ones. "
+        "Other ways were not timed."
     )
     head = ["way", "tokens/s", "of the first"]
     return ["## Speed", "", words, "", *_lines(head, cells), ""]
