@@ -15,6 +15,9 @@ from moe_export.torch_model.block import RaggedMoEBlock
 RENAMED = "mlp"
 """Name of the MoE block in transformers 5, also in families whose checkpoints name it otherwise."""
 
+ALWAYS_FLOAT32 = ("compressed", "gate.bias")
+"""Parts of the names of vectors of compressed experts and of router biases: bfloat16 loses them."""
+
 
 @cache
 def model_class(model_type: str) -> type[Any]:
@@ -34,6 +37,10 @@ def model_class(model_type: str) -> type[Any]:
                 "moe_export.torch_model.load_torch_model, or the pruned one in its place"
             )
         base.__init__(self, config)
+        if spec.compressed is not None or spec.condensers is not None:
+            # transformers 4 checks the class's own list against the names of plain models.
+            others = getattr(self, "_keep_in_fp32_modules_strict", None) or ()
+            self._keep_in_fp32_modules_strict = {*others, *ALWAYS_FLOAT32}
         logits = family.moe_returns_logits and transformers.__version__.startswith("4.")
         for layer, decoder_layer in enumerate(self.base_model.layers):
             if spec.latent is not None:

@@ -168,6 +168,9 @@ def test_vectors_and_biases_stay_float32_in_a_model_of_half_precision(tmp_path: 
         added = [n for n, t in spec_of(Checkpoint(source).config).tensors.items() if t.stored]
         model = load_torch_model(source, torch.bfloat16)
         assert {model.get_parameter(n).dtype for n in added} == {torch.float32}
+        stock = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+        assert {stock.get_parameter(n).dtype for n in added} == {torch.float32}
+        assert stock.get_parameter("lm_head.weight").dtype == torch.bfloat16
         # A step of 2e-5 from 1 is none in bfloat16.
         overwrite(source, {n: Checkpoint(source).read(n) + np.float32(2e-5) for n in added})
         moved = load_torch_model(source, torch.bfloat16).get_parameter(added[0])
