@@ -15,8 +15,7 @@ struct Scratch {
 // Refusal of a call with input_scale or hidden_scale.
 constexpr const char* kNoScales =
     "the inputs input_scale and hidden_scale are not known to the CUDA kernels; run the model on "
-    "the "
-    "CPU, or on the GPU without the library";
+    "the CPU, or on the GPU without the library";
 
 // Enqueues a call whose shapes passed the check, with all data on the device. Waits for nothing and
 // reads nothing from the device, so the launches can be captured into a graph. Throws Error.
