@@ -31,3 +31,8 @@ def documented(heading: str) -> set[str]:
     """The keys in the table under a heading of docs/reference/report.md."""
     section = DOCS.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     return set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE))
+
+
+def of_section(name: str) -> set[str]:
+    """The documented keys of a section of report.json, which not every report has."""
+    return {key for key in documented("report.json") if key.split(".")[0] == name}

@@ -6,6 +6,7 @@ from moe_export.reporting.markdown import report_markdown
 from moe_export.reporting.report_page import report_html
 from moe_export.reporting.tuning_table import tuning_facts, tuning_sentence, tuning_table
 from tests.helpers.report_artifacts import REPORT
+from tests.helpers.report_keys import of_section, paths_of
 from tests.helpers.result_artifacts import TUNING
 
 
@@ -24,6 +25,11 @@ def test_the_sentence_names_method_loss_and_what_is_computed_per_token() -> None
     sentence = tuning_sentence(tuning_facts(distilled))
     assert "the divergence from the source is 3.00 nats per token" in sentence
     assert "whose entries moved by 0.125 from 1 on the average at the input." in sentence
+
+
+def test_its_keys_are_those_that_are_documented() -> None:
+    found = {key for key in paths_of(REPORT.plain()) if key.split(".")[0] == "tuning"}
+    assert found == of_section("tuning")
 
 
 def test_both_renderings_have_the_sources() -> None:

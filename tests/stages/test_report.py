@@ -15,7 +15,7 @@ from moe_export.reporting.build import build_report
 from moe_export.reporting.sentences import compensation_sentence
 from moe_export.reporting.tables import gates_table
 from tests.helpers.artifacts import save_json
-from tests.helpers.report_keys import documented, paths_of
+from tests.helpers.report_keys import documented, of_section, paths_of
 from tests.helpers.synthetic_runs import write_report, write_run
 
 FILES = (Report.FILE, Report.TEXT, Report.PAGE)
@@ -32,15 +32,15 @@ def read(run: Path, name: str) -> str:
     return (run / "report" / name).read_text(encoding="utf-8")
 
 
-def of_ranking() -> set[str]:
-    """Keys of a comparison of rankings, which the synthetic run has none of."""
-    keys = {key for key in documented("report.json") if key.split(".")[0] == "ranking"}
-    return keys | {"calibration.sources[].held_out_sequences"}
+def absent() -> set[str]:
+    """Keys of tuning and of a comparison of rankings, which the synthetic run has none of."""
+    of_calibration = "calibration.sources[].held_out_sequences"
+    return of_section("ranking") | of_section("tuning") | {of_calibration}
 
 
 def test_every_key_of_the_report_is_documented_and_every_documented_key_is_there(run: Path) -> None:
     found = set(paths_of(json.loads(read(run, "report.json"))))
-    assert found == documented("report.json") - of_ranking()
+    assert found == documented("report.json") - absent()
 
 
 def test_a_report_without_a_baseline_has_the_same_keys(run: Path, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_report_without_a_baseline_has_the_same_keys(run: Path, tmp_path: Path
     alone = json.loads(read(tmp_path / "alone", "report.json"))
     # An empty list of what was not loaded: nothing is known of its content.
     not_exported = {"memory.variants[].resident"}
-    assert set(paths_of(alone)) - not_exported == documented("report.json") - of_ranking()
+    assert set(paths_of(alone)) - not_exported == documented("report.json") - absent()
 
 
 def test_the_report_is_the_same_bytes_for_the_same_inputs(run: Path, tmp_path: Path) -> None:
