@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from moe_export.recipe.base import Count, Factor, Fraction, Section
 
@@ -61,7 +62,13 @@ def _on_or_off(value: object) -> object:
 
 
 def _on(value: object) -> object:
-    """A section of defaults for `true`; other values are returned as they are."""
+    """A section of defaults for `true`; sections and `false` are returned as they are.
+
+    Raises:
+        PydanticCustomError: The value is a number, of which 0 would pass for `false`.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise PydanticCustomError("on_or_off", "Input should be true, false or a section")
     return {} if value is True else value
 
 

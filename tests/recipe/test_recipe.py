@@ -348,6 +348,13 @@ def test_distilling_is_off_or_on_by_a_word_or_a_section(tmp_path: Path) -> None:
         load_recipe(path, ("prune.distill_router.step=7",))
 
 
+@pytest.mark.parametrize("key", ["refit", "distill_blocks"])
+@pytest.mark.parametrize("value", ["0", "-0.0", "1.0"])
+def test_a_number_does_not_turn_fitting_off(tmp_path: Path, key: str, value: str) -> None:
+    with pytest.raises(RecipeError, match="true, false or a section"):
+        load_recipe(recipe_with(tmp_path, MINIMAL), (f"prune.{key}={value}",))
+
+
 def test_refitting_is_on_and_its_off_is_read_back(tmp_path: Path) -> None:
     path = recipe_with(tmp_path, MINIMAL)
     plain = load_recipe(path).prune
