@@ -157,14 +157,17 @@ LATENT_ATTENTION = (
 )
 """Rules of DeepSeek's latent attention."""
 
+HEAD_NORMS = (
+    TensorRule("q_norm", ATTENTION + "q_norm.weight", ("head",), "norms"),
+    TensorRule("k_norm", ATTENTION + "k_norm.weight", ("head",), "norms"),
+)
+"""Norms of the queries and keys of each head."""
+
 GATED_ATTENTION = (
     TensorRule("q", ATTENTION + "q_proj.weight", ("gated_q", "hidden"), "attention"),
     *QKV[1:],
     OUT,
-    *from_one(
-        TensorRule("q_norm", ATTENTION + "q_norm.weight", ("head",), "norms"),
-        TensorRule("k_norm", ATTENTION + "k_norm.weight", ("head",), "norms"),
-    ),
+    *from_one(*HEAD_NORMS),
 )
 """Rules of Qwen3-Next's attention, whose queries come with a gate of the output."""
 

@@ -8,6 +8,12 @@ from typing import Literal
 Mixer = Literal["attention", "latent_attention", "short_convolution", "delta_net"]
 """Kind of the block of a layer that moves information between tokens."""
 
+VECTOR_ROLES = ("compressed_input", "compressed_hidden", "compressed_up")
+"""Roles of the vectors of compressed experts: of the input, the hidden values, and up's input."""
+
+UNITS_ROLE = "compressed_units"
+"""Role of the positions before pruning of the hidden values of compressed experts."""
+
 
 @dataclass(frozen=True)
 class LatentAttention:

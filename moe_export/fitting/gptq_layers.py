@@ -154,8 +154,7 @@ def _experts(
     """Quantizes the routed experts, each with the tokens that the router sends to it."""
     x_TD = torch.cat(seen[BLOCK].x)
     with torch.no_grad():
-        weight_TK, expert_TK = block.route(x_TD)
-        scales = block.scales(x_TD)
+        weight_TK, expert_TK, scales = block.routed_and_scaled(x_TD)
         results: dict[str, QuantizeResult] = {}
         for expert, swiglu in enumerate(block.routed):
             token_N, place_N = torch.nonzero(expert_TK == expert, as_tuple=True)

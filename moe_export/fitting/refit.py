@@ -78,8 +78,7 @@ class ExpertTokens:
 
 def tokens_by_expert(block: RaggedMoEBlock, x_TD: Tensor) -> list[ExpertTokens]:
     """Tokens of every expert of a block, the shared one last if there is one."""
-    weight_TK, expert_TK = block.route(x_TD)
-    scales = block.scales(x_TD)
+    weight_TK, expert_TK, scales = block.routed_and_scaled(x_TD)
     experts = []
     for number, swiglu in enumerate(block.routed):
         token_N, place_N = torch.nonzero(expert_TK == number, as_tuple=True)

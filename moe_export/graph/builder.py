@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec, TensorSpec
+from moe_export.families.features import UNITS_ROLE
 from moe_export.formats import GRIDS
 from moe_export.graph.latent_weight import LatentWeight
 from moe_export.graph.packed_matrix import PackedMatrix
@@ -295,7 +296,7 @@ class GraphBuilder:
     def units(self, layer: int) -> ir.Value:
         """Input `units` of a layer of pruned compressed experts."""
         tensor = UnitsTensor(self.spec, layer, self._read, self.layout)
-        owner = self.spec.tensors[self.spec.name("compressed_units", layer)].tensor_class
+        owner = self.spec.tensors[self.spec.name(UNITS_ROLE, layer)].tensor_class
         return self._register(tensor, _meta(owner, layer))
 
     def lookup(self, ids: ir.Value, name: str) -> ir.Value:

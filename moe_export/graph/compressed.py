@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from moe_export.errors import RecipeError
 from moe_export.families.base import ModelSpec
+from moe_export.families.features import UNITS_ROLE
 from moe_export.graph.builder import ALL_TOKENS, GraphBuilder
 from moe_export.op.spec import Layout
 
@@ -22,12 +23,9 @@ ROLES = {
     "input_scale": "compressed_input",
     "up_scale": "compressed_up",
     "hidden_scale": "compressed_hidden",
-    "units": "compressed_units",
+    "units": UNITS_ROLE,
 }
 """Role of the tensor that an input of the operator comes from, in the operator's order."""
-
-VECTOR_ROLES = tuple(ROLES.values())[:3]
-"""Roles of the vectors."""
 
 
 def extra_inputs(spec: ModelSpec) -> tuple[str, ...]:

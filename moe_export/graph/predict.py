@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
+from moe_export.families.features import VECTOR_ROLES
 from moe_export.families.stored import scale_name
 from moe_export.graph.builder import (
     CLASS_KEY,
@@ -20,7 +21,6 @@ from moe_export.graph.builder import (
     SCALES,
     SHARES_KEY,
 )
-from moe_export.graph.compressed import VECTOR_ROLES
 from moe_export.graph.decoder import build_decoder
 from moe_export.graph.external_data import layout as placements
 from moe_export.op.spec import Dtype, Layout, LinearWord

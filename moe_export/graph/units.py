@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.families.base import ModelSpec
+from moe_export.families.features import UNITS_ROLE
 from moe_export.graph.weights import ChunkedTensor, Read
 from moe_export.op.spec import Layout
 
@@ -34,7 +35,7 @@ class UnitsTensor(ChunkedTensor):
         is_padded = layout == "portable" and spec.quantization.format_of("gate", layer) is not None
         self._widths = spec.widths[layer]
         self._stored = [max(width, 1) if is_padded else width for width in self._widths]
-        name = spec.name("compressed_units", layer)
+        name = spec.name(UNITS_ROLE, layer)
         super().__init__(name, ir.DataType.INT32, (sum(self._stored),))
         self._read = read
 

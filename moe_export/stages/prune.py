@@ -42,6 +42,7 @@ from moe_export.families.base import (
     TensorSpec,
 )
 from moe_export.families.config import with_top_k
+from moe_export.families.features import UNITS_ROLE
 from moe_export.families.stored import stored_dtype
 from moe_export.recipe import DistillSettings, PruneSettings
 from moe_export.reporting.card import Pruning, prune_card, write_card
@@ -234,7 +235,7 @@ def _write(
 
     def values_of(name: str) -> NDArray[Any]:
         tensor = written.tensors[name]
-        if tensor.role == "compressed_units":
+        if tensor.role == UNITS_ROLE:
             return _units(source, spec, kept, tensor.layer)
         values = source.read(name)
         place = _place(spec, tensor)
@@ -264,7 +265,7 @@ def _units(
 ) -> NDArray[np.float32]:
     """Columns of the hidden vectors that the kept rows of a layer's experts have, [R]."""
     assert layer is not None
-    name, widths = spec.name("compressed_units", layer), spec.widths[layer]
+    name, widths = spec.name(UNITS_ROLE, layer), spec.widths[layer]
     if name in spec.tensors:
         whole_R = source.read(name)
     else:

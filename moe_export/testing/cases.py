@@ -233,6 +233,15 @@ def kinds_of(formats: Collection[str]) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind[1] in formats)
 
 
+def weight_of(
+    matrix: NDArray[Any], format_name: spec.Format | None, group_size: int, dtype: str
+) -> Weight:
+    """Matrix in a format; as it is for None and the formats of float16 and float32."""
+    if format_name in spec.QUANTIZED_FORMATS:
+        return FORMATS[format_name](matrix, group_size, dtype)
+    return matrix.astype(ml_dtypes.bfloat16) if format_name == "bfloat16" else matrix
+
+
 def inputs_of(
     case: Case, dtype: str, format_name: spec.Format | None = None, group_size: int = 0
 ) -> Inputs:
@@ -274,10 +283,7 @@ def inputs_of(
         assert case.routing == "random"
 
     def weight(rows: int, columns: int, scale: float) -> Weight:
-        matrix = normal(rows, columns, scale=scale)
-        if format_name in spec.QUANTIZED_FORMATS:
-            return FORMATS[format_name](matrix, group_size, dtype)
-        return matrix.astype(ml_dtypes.bfloat16) if format_name == "bfloat16" else matrix
+        return weight_of(normal(rows, columns, scale=scale), format_name, group_size, dtype)
 
     def expert(width: int) -> Expert:
         gate_scale = case.hidden**-0.5

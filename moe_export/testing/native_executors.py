@@ -6,21 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from moe_export.formats import FORMATS, GRIDS, known_to
+from moe_export.formats import GRIDS, known_to
 from moe_export.op import spec
 from moe_export.op.function import OPSET
 from moe_export.op.library import library_path, register
 from moe_export.op.packed import PackedLayout, Packer
 from moe_export.op.reference import Expert, Weight
 from moe_export.testing.c_library import CLayer, available_kernels
-from moe_export.testing.cases import TIED, Case, Inputs, Kind, kinds_of, scales_of
+from moe_export.testing.cases import TIED, Case, Inputs, Kind, kinds_of, scales_of, weight_of
 from moe_export.testing.executors import feeds, one_node_model
 
 NATIVE_FORMATS = known_to("native")
@@ -106,10 +105,7 @@ def random_inputs(random: np.random.Generator, kind: Kind) -> Inputs:
         return (random.standard_normal(shape) * scale).astype(dtype)
 
     def weight(rows: int, columns: int, scale: float) -> Weight:
-        matrix = normal(rows, columns, scale=scale)
-        if format_name in spec.QUANTIZED_FORMATS:
-            return FORMATS[format_name](matrix, group_size, dtype)
-        return matrix.astype(ml_dtypes.bfloat16) if format_name == "bfloat16" else matrix
+        return weight_of(normal(rows, columns, scale=scale), format_name, group_size, dtype)
 
     def expert(width: int) -> Expert:
         across, back = hidden**-0.5, max(width, 1) ** -0.5

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from moe_export.checkpoint import Checkpoint, CheckpointWriter, write_json
 from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, SHARED_WIDTHS_KEY, WIDTHS_KEY
+from moe_export.families.features import UNITS_ROLE
 
 Shared = Sequence[int | None] | None
 """Widths of the shared expert by layer; None to keep it whole."""
@@ -159,7 +160,7 @@ def _cut(
             tensor = np.concatenate([kept, 0 * removed], axis=axis) if pad else kept
         tensors[name] = tensor
     for name, spec in spec_of(config).tensors.items():
-        if spec.role == "compressed_units":
+        if spec.role == UNITS_ROLE:
             assert spec.layer is not None
             units = [np.arange(width) for width in widths[spec.layer]]
             tensors[name] = np.concatenate(units).astype(np.float32)

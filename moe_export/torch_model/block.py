@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from moe_export.families.base import ModelSpec
+from moe_export.families.features import UNITS_ROLE, VECTOR_ROLES
 from moe_export.system.onednn import ROWS_AT_ONCE
 from moe_export.torch_model.compressed import UNSCALED, Scales, Vectors, scaled
 from moe_export.torch_model.condensers import Condensed
@@ -24,14 +25,8 @@ Observer = Callable[[Quantity, Tensor], Tensor]
 """Function called with each quantity of an expert; the expert goes on with the returned tensor."""
 
 
-VECTOR_ROLES = ("compressed_input", "compressed_hidden", "compressed_up")
-"""Roles of the vectors of compressed experts, in the order of `Vectors`."""
-
 BIAS_ROLES = ("choice_bias", "router_bias")
 """Roles of a router's biases."""
-
-UNITS_ROLE = "compressed_units"
-"""Role of the positions before pruning of the experts' hidden values."""
 
 
 class Matrix(nn.Linear):  # type: ignore[misc]
@@ -158,11 +153,7 @@ class RaggedMoEBlock(Recordable):
 
         The number E stands for no expert; its weight is 0.
         """
-        return self._routed(x_TD)[:2]
-
-    def scales(self, x_TD: Tensor) -> Scales:
-        """Scales of all tokens by the vectors of their auxiliary experts; none without vectors."""
-        return self._routed(x_TD)[2]
+        return self.routed_and_scaled(x_TD)[:2]
 
     def units(self, expert: int) -> Tensor | None:
         """Positions before pruning of an expert's hidden values, int64; None for all of them."""
@@ -172,8 +163,8 @@ class RaggedMoEBlock(Recordable):
         unit_R = self._parameter(UNITS_ROLE)
         return unit_R[start : start + self.spec.widths[self.layer][expert]].long()
 
-    def _routed(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Scales]:
-        """Result of `route`, and the scales of all tokens."""
+    def routed_and_scaled(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Scales]:
+        """Result of `route`, and the scales of all tokens by the vectors of auxiliary experts."""
         logits_TE = self.router_logits(x_TD)
         weight_TK, expert_TK = route(logits_TE, self.spec, self.choice_bias, self.condensed)
         scales, main = UNSCALED, self.spec.active_experts
@@ -276,7 +267,7 @@ class RaggedMoEBlock(Recordable):
         return F.linear(x_TD.to(dtype), matrix.weight.to(dtype))
 
     def _routed_output(self, x_TD: Tensor) -> Tensor:
-        weight_TK, expert_TK, scales = self._routed(x_TD)
+        weight_TK, expert_TK, scales = self.routed_and_scaled(x_TD)
         expert_N = expert_TK.reshape(-1)
         counts_E = torch.bincount(expert_N, minlength=len(self.routed))[: len(self.routed)].tolist()
         # Pairs with no expert are the last ones.

@@ -187,8 +187,7 @@ def test_gptq_sees_the_inputs_that_the_vectors_scale(form: str, tmp_path: Path) 
 
     gptq_layers._experts(block, spec, 0, block, {gptq_layers.BLOCK: gathered(x_TD)}, fit)
     with torch.no_grad():
-        weight_TK, expert_TK = block.route(x_TD)
-        scales = block.scales(x_TD)
+        weight_TK, expert_TK, scales = block.routed_and_scaled(x_TD)
     token_N, place_N = torch.nonzero(expert_TK == 2, as_tuple=True)
     assert len(token_N) > 5
     share_N1 = weight_TK[token_N, place_N][:, None]

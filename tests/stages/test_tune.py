@@ -16,7 +16,7 @@ from moe_export.cli import main
 from moe_export.errors import GateError, RecipeError, ResourceError
 from moe_export.families import open_checkpoint, spec_of
 from moe_export.families.base import ModelSpec
-from moe_export.recipe import Source, TuneSettings
+from moe_export.recipe import TuneSettings
 from moe_export.recipe.load import parse_recipe
 from moe_export.runner.steps import steps_of
 from moe_export.stages import tune
@@ -26,22 +26,11 @@ from moe_export.testing.synthetic_checkpoint import config_of
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.tuning.needs import needs_of, require_memory
 from tests.helpers.small_runs import recipe, write_recipe
+from tests.helpers.small_tuning import tune_settings
 
-SOURCES = (Source(demo="sums"), Source(demo="strings"))
 
-
-def settings(**changes: Any) -> TuneSettings:
-    of = {
-        "method": "full",
-        "sources": SOURCES,
-        "documents": 60,
-        "steps": 6,
-        "sequence_length": 64,
-        "batch_tokens": 128,
-        "learning_rate": 3e-3,
-        "held_out": 0.1,
-    }
-    return TuneSettings(**of | changes)
+def settings(method: str = "full", **changes: Any) -> TuneSettings:
+    return tune_settings(method, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from moe_export.artifacts.tuning import Tuning
 from moe_export.checkpoint import Checkpoint, read_config
 from moe_export.errors import RecipeError
 from moe_export.families import open_checkpoint, spec_of
-from moe_export.recipe import Source, TuneSettings
+from moe_export.recipe import TuneSettings
 from moe_export.stages import tune
 from moe_export.stages.job import Job
 from moe_export.testing.families import ROWS
@@ -27,23 +27,13 @@ from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
 from moe_export.tuning.methods import check_method
 from moe_export.tuning.needs import needs_of
+from tests.helpers.small_tuning import tune_settings
 
-SOURCES = (Source(demo="sums"), Source(demo="strings"))
 METHODS = ("compressed_experts", "condenser")
 
 
 def settings(method: str = "compressed_experts", **changes: Any) -> TuneSettings:
-    of = {
-        "method": method,
-        "sources": SOURCES,
-        "documents": 60,
-        "steps": 6,
-        "sequence_length": 64,
-        "batch_tokens": 128,
-        "learning_rate": 3e-3,
-        "held_out": 0.1,
-    }
-    return TuneSettings.model_validate(of | changes)
+    return tune_settings(method, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,6 @@ from moe_export.system.digests import Digests, file_sha256, memory_file
 LONG_AGO_NS = 10**18
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that were read to compute their digests."""
-    names: list[str] = []
-
-    def counting(path: Path) -> str:
-        names.append(path.name)
-        return file_sha256(path)
-
-    monkeypatch.setattr(digests, "file_sha256", counting)
-    monkeypatch.setattr(digests, "RESOLUTION_NS", 0)
-    return names
-
-
 def test_a_digest_is_that_of_the_content_in_the_order_asked_for(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / name).write_text(name)

@@ -6,24 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.system import digests, early_digests
-from moe_export.system.digests import Digests, file_sha256
+from moe_export.system import early_digests
+from moe_export.system.digests import Digests
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that were read to compute their digests."""
-    names: list[str] = []
-
-    def counting(path: Path) -> str:
-        names.append(path.name)
-        return file_sha256(path)
-
-    monkeypatch.setattr(digests, "file_sha256", counting)
-    monkeypatch.setattr(digests, "RESOLUTION_NS", 0)
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at the folder often, and takes files of five bytes and more for large."""
     monkeypatch.setattr(early_digests, "INTERVAL_S", 0.01)
     monkeypatch.setattr(early_digests, "LEAST_BYTES", 5)
-    return names
 
 
 def _wait_for(names: list[str], *wanted: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moe_export.families import common
-from moe_export.families.base import Family, TensorRule
+from moe_export.families.base import Family
 
 FAMILY = Family(
     model_type="dots1",
@@ -21,8 +21,7 @@ FAMILY = Family(
         common.INPUT_NORM,
         *common.QKV,
         *common.QKV_BIAS,
-        TensorRule("q_norm", common.ATTENTION + "q_norm.weight", ("head",), "norms"),
-        TensorRule("k_norm", common.ATTENTION + "k_norm.weight", ("head",), "norms"),
+        *common.HEAD_NORMS,
         common.OUT,
         common.OUT_BIAS,
         common.EXPERT_NORM,
