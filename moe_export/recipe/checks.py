@@ -67,19 +67,10 @@ def check_vectors(recipe: Recipe) -> None:
         )
     if tune.method == "condenser":
         return
-    native = recipe.validate_.operator == "native"
-    if native and "cuda" in recipe.validate_.providers:
+    if recipe.validate_.operator == "native" and "cuda" in recipe.validate_.providers:
         raise ValueError(
             "validate.providers has cuda, whose native kernels do not know compressed experts; set "
             "validate.operator to portable"
-        )
-    if tune.compressed is None or tune.compressed.form != "three":
-        return
-    if native or recipe.export.library or recipe.export.layout == "packed":
-        raise ValueError(
-            "tune.compressed.form is three, and the native kernels multiply gate and up by one "
-            "input; set export.library to false, export.layout to portable and validate.operator "
-            "to portable, or the form to tied"
         )
 
 

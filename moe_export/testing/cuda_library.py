@@ -113,6 +113,7 @@ class CudaLayer:
                 device.tensor(inputs.routing_weights),
                 device.tensor(inputs.shared_weight),
                 device.tensor(inputs.extra_inputs.get("input_scale")),
+                device.tensor(inputs.extra_inputs.get("up_scale")),
                 device.tensor(inputs.extra_inputs.get("hidden_scale")),
                 y,
             )

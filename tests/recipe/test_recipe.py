@@ -199,17 +199,6 @@ COMPRESSED = "tune: {method: compressed_experts, sources: [{demo: sums}]}\n"
             MINIMAL + COMPRESSED + "export: {dtype: float16}\nvalidate: {providers: [cuda]}\n",
             "native kernels do not know compressed experts; set validate.operator to portable",
         ),
-        *(
-            (
-                MINIMAL + COMPRESSED.replace("}\n", ", compressed: {form: three}}\n") + settings,
-                "set export.library to false, export.layout to portable and validate.operator",
-            )
-            for settings in (
-                "",
-                "export: {library: false}\n",
-                "export: {library: true}\nvalidate: {operator: portable}\n",
-            )
-        ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",

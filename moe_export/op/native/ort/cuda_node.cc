@@ -29,7 +29,8 @@ class CudaNode {
     const Info info(api, kernel_info, kRaggedMoe);
     name_ = info.name();
     const StoredWeights stored(api, info, x_type, false);
-    if (stored.places().input_scale != 0 || stored.places().hidden_scale != 0) {
+    const ExtraPlaces& scales = stored.places();
+    if (scales.input_scale != 0 || scales.up_scale != 0 || scales.hidden_scale != 0) {
       fail(api, name_, cuda::kNoScales);
     }
     places_ = stored.places();

@@ -16,13 +16,14 @@ constexpr size_t kFirstWeight = 3;
 
 // Places of the inputs that only some nodes have; 0 for those that are not there.
 struct ExtraPlaces {
-  size_t shared_weight = 0, input_scale = 0, hidden_scale = 0, units = 0;
+  size_t shared_weight = 0, input_scale = 0, up_scale = 0, hidden_scale = 0, units = 0;
 };
 
-// Reads the attribute extra_inputs. Fails if it has names that the CPU kernels do not know.
+// Reads the attribute extra_inputs of a node whose activation is known. Fails if it has unknown
+// names, or names that do not go together.
 class ExtraInputs {
  public:
-  ExtraInputs(Api api, const Info& info);
+  ExtraInputs(Api api, const Info& info, const Problem& problem);
 
   size_t count() const { return names_.size(); }
 
@@ -77,7 +78,7 @@ class CallInputs {
   Api api_;
   ort::KernelContext* context_;
   View x_, expert_indices_, routing_weights_;
-  std::optional<View> shared_weight_, input_scale_, hidden_scale_;
+  std::optional<View> shared_weight_, input_scale_, up_scale_, hidden_scale_;
   MoeCall call_;
 };
 
