@@ -55,7 +55,8 @@ ExtraPlaces ExtraInputs::places(size_t first, bool has_shared) const {
   return places;
 }
 
-StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations)
+StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations,
+                             const ToHost& to_host)
     : activation_(info.text("activation")), format_(info.text("format")) {
   weights_ = {
       info.number("num_experts"),
@@ -80,6 +81,8 @@ StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exa
   if (places_.units != 0 && num_inputs > before) {
     units_.reset(new View(info.weight(places_.units)));
     weights_.units = units_->tensor();
+    if (to_host) units_copy_ = to_host(places_.units, *units_);
+    if (!units_copy_.empty()) weights_.units.data = units_copy_.data();
   }
   for (size_t input = first_input_; input < num_inputs; ++input) {
     views_.push_back(info.weight(input));

@@ -1,7 +1,9 @@
 // What the CPU and the CUDA node read from ONNX Runtime: stored weights, and the inputs of a call.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <vector>
 
 #include "common/ragged_moe.h"
 #include "ort/objects.h"
@@ -35,10 +37,14 @@ class ExtraInputs {
   std::vector<std::string> names_;
 };
 
+// Copies a stored input to host memory; gives nothing if it is there.
+using ToHost = std::function<std::vector<uint8_t>(size_t input, const View& view)>;
+
 // The attributes and stored weights of a RaggedMoE node, checked. Fails if they do not fit.
 class StoredWeights {
  public:
-  StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations);
+  StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations,
+                const ToHost& to_host = nullptr);
   StoredWeights(const StoredWeights&) = delete;
   StoredWeights& operator=(const StoredWeights&) = delete;
 
@@ -53,6 +59,7 @@ class StoredWeights {
  private:
   std::string activation_, format_;
   std::unique_ptr<View> units_;
+  std::vector<uint8_t> units_copy_;  // empty if they are in host memory
   std::vector<View> views_;
   std::vector<MoeTensor> tensors_;
   MoeWeights weights_;
