@@ -22,17 +22,28 @@ og = pytest.importorskip(
     "onnxruntime_genai", reason="onnxruntime-genai is not installed; it is in the extra genai"
 )
 
+BOS, PAD = 0, 1
+"""Tokens of the demo model."""
+
 
 @dataclass
 class Runtime:
-    """The demo model in onnxruntime-genai."""
+    """The demo model in onnxruntime-genai.
+
+    Attributes:
+        folder: Folder of the export.
+        model: Model of onnxruntime-genai.
+        tokenizer: Its tokenizer.
+        start: Tokens that the caller puts before a text; old versions cannot add BOS.
+    """
 
     folder: Path
     model: Any
     tokenizer: Any
+    start: list[int]
 
     def encode(self, text: str) -> list[int]:
-        return [int(token) for token in self.tokenizer.encode(text)]
+        return [*self.start, *(int(token) for token in self.tokenizer.encode(text))]
 
     def generator(self, **search: Any) -> Any:
         params = og.GeneratorParams(self.model)
@@ -60,8 +71,10 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     export_model(checkpoint_dir(), folder, "float32", library=True)
     model = og.Model(str(folder))
     tokenizer = og.Tokenizer(model)
+    if not hasattr(tokenizer, "update_options"):  # 0.9
+        return Runtime(folder, model, tokenizer, [BOS])
     tokenizer.update_options(add_special_tokens="true")
-    return Runtime(folder, model, tokenizer)
+    return Runtime(folder, model, tokenizer, [])
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +100,21 @@ def test_answers_to_all_demo_prompts_are_ours(
     assert [runtime.answer(runtime.encode(prompt)) for prompt in prompts] == answers
 
 
-def test_a_batch_padded_on_the_right_gives_the_same_answers(
-    runtime: Runtime, prompts: list[str], answers: list[list[int]]
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_gives_the_same_answers(
+    side: str, runtime: Runtime, prompts: list[str], answers: list[list[int]]
 ) -> None:
-    batch, expected = prompts[18:26], answers[18:26]
-    assert len({len(runtime.encode(prompt)) for prompt in batch}) > 1
-    ids = runtime.tokenizer.encode_batch(batch)
-    generator = runtime.generator(batch_size=len(batch), max_length=ids.shape()[1] + NEW_TOKENS)
-    generator.append_tokens(ids)
+    batch, expected = [runtime.encode(prompt) for prompt in prompts[18:26]], answers[18:26]
+    longest = max(map(len, batch))
+    assert len(set(map(len, batch))) > 1
+    padding = [[PAD] * (longest - len(ids)) for ids in batch]
+    pairs = zip(padding, batch, strict=True) if side == "left" else zip(batch, padding, strict=True)
+    ids_BS = np.array([first + last for first, last in pairs], np.int32)
+    if side == "right" and not runtime.start:
+        own = runtime.tokenizer.encode_batch(prompts[18:26])
+        np.testing.assert_array_equal(own.as_numpy(), ids_BS)
+    generator = runtime.generator(batch_size=len(batch), max_length=longest + NEW_TOKENS)
+    generator.append_tokens(ids_BS)
     rows: list[list[int]] = [[] for _ in batch]
     while not generator.is_done():
         generator.generate_next_token()
