@@ -24,7 +24,9 @@ if (folder === undefined) {
 }
 const json = async (name) => JSON.parse(await readFile(path.join(folder, name), "utf8"));
 const ends = [(await json("config.json")).eos_token_id ?? []].flat();
-const session = await ort.InferenceSession.create(path.join(folder, "model.onnx"));
+// A warning would tell of the input logits_from, which has a default.
+const options = { logSeverityLevel: 3 };
+const session = await ort.InferenceSession.create(path.join(folder, "model.onnx"), options);
 
 if (prompt !== undefined) {
   const tokenizer = new Tokenizer(await json("tokenizer.json"), await json("tokenizer_config.json"));
