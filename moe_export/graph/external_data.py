@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,7 @@ import onnx_ir as ir
 from moe_export.graph.builder import CLASS_KEY
 from moe_export.graph.shapes import with_shapes
 from moe_export.graph.weights import ChunkedTensor
+from moe_export.system.digested import DigestedFile, digested
 from moe_export.system.disk import disk_error
 from moe_export.variants import DATA_FILE, MODEL_FILE
 
@@ -137,12 +138,12 @@ def _graph_bytes(model: ir.Model, placements: list[Placement], data_name: str) -
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path) -> Iterator[DigestedFile]:
     """Opens a temporary file that gets its name when all of it is on the disk."""
     temporary = path.with_name(path.name + ".partial")
     try:
-        with temporary.open("wb") as file:
-            yield file
+        with digested(temporary) as (written, file):
+            yield written
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
