@@ -1,7 +1,7 @@
 /**
  * Runs an exported model in Node.
  *
- *     npm install && node generate.mjs FOLDER [PROMPT]
+ *     npm install --ignore-scripts && node generate.mjs FOLDER [PROMPT]
  *
  * FOLDER is one exported model. Without PROMPT, each line of the input is a prompt as token ids,
  * and each line of the output its answer as token ids.

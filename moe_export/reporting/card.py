@@ -32,6 +32,13 @@ PADDING = (
 )
 """Paragraph about batches."""
 
+TRANSFORMERS_JS = (
+    "With transformers.js 4, which reads the folder `onnx`, in Node or the browser "
+    "(`npm install --ignore-scripts @huggingface/transformers@4`):"
+)
+"""Heading of the code for transformers.js. The install script of onnxruntime-node, which comes with
+it, downloads libraries for CUDA."""
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -311,7 +318,7 @@ def _export_code(facts: ExportFacts) -> list[str]:
         )
     if facts.web:
         parts += [
-            "With transformers.js 4 (`npm install @huggingface/transformers@4`), from `onnx`:",
+            TRANSFORMERS_JS,
             snippets.filled(snippets.TRANSFORMERS_JS, "js"),
         ]
     return parts
