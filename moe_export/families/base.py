@@ -311,6 +311,15 @@ class ModelSpec:
         return any(width is not None for width in self.shared_widths)
 
     @property
+    def largest_part(self) -> int:
+        """Values of the largest layer, or of the tensors outside of one role if they are more."""
+        parts: dict[object, int] = {}
+        for tensor in self.tensors.values():
+            part = tensor.role if tensor.layer is None else tensor.layer
+            parts[part] = parts.get(part, 0) + tensor.elements
+        return max(parts.values())
+
+    @property
     def chosen_experts(self) -> int:
         """Experts that the router chooses for a token, those of vectors alone included."""
         kept = self.condensers is not None and self.condensers.kept_budget
