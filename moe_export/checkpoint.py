@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from moe_export.errors import CheckpointError
 from moe_export.formats import block_scaled
 from moe_export.quantization import QUANTIZATION_KEY
+from moe_export.system.digested import digested
 from moe_export.system.digests import Digests, open_regular
 from moe_export.system.disk import disk_error
 from moe_export.system.published_files import other_weights, require_content
@@ -353,7 +354,7 @@ class CheckpointWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         try:
-            with (self.directory / shard).open("wb") as file:
+            with digested(self.directory / shard) as (file, _):
                 file.write(struct.pack("<Q", len(text)) + text)
                 for (name, (dtype, shape)), value in zip(layout.items(), values, strict=True):
                     tensor = np.ascontiguousarray(value)

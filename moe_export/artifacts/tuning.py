@@ -49,6 +49,23 @@ class TunedRouter(Record):
     probabilities: tuple[float, ...]
 
 
+class TunedLayer(Record):
+    """Errors of one layer's block, trained towards the source with `tune.only`.
+
+    They are squared distances from the wanted outputs over the squares of these, on held-out
+    documents, with errors of tokens divided by the mean square of the layer's output.
+
+    Attributes:
+        layer: number of the layer.
+        before: error with the weights before.
+        after: error afterwards; as before where training did not lower it and was undone.
+    """
+
+    layer: int
+    before: float
+    after: float
+
+
 class VectorMovement(Record):
     """Mean distance of the entries of trained vectors from 1, where they began.
 
@@ -69,19 +86,21 @@ class Tuning(JsonArtifact):
     Attributes:
         method: method of training, in the recipe's word.
         objective: goal of the loss, in the recipe's word.
+        only: weights that were trained layer by layer, in the recipe's word; None for the method's.
         top_k: experts per token that the routers of the tuned model were made for.
         active_experts: routed experts that are computed for a token, at most.
-        steps: number of steps.
+        steps: number of steps, in each layer if it went layer by layer.
         epochs: passes over the documents, a fraction if steps were given.
         tokens: tokens trained on, padding excluded, each as often as it was.
         padding: share of the positions that were padding.
-        losses: loss of each step, nats per weighted token.
+        losses: loss of each step, nats per weighted token; none if it went layer by layer.
         sources: the sources of documents with their held-out losses.
         before: held-out loss before, the mean over the sources by weight.
         after: the same loss afterwards.
         experts: experts that were trained, one list per layer; None if all were.
         routers: routers that got a bias, one per layer with experts; None without.
         vectors: movement of the vectors of compressed experts; None without.
+        layers: errors of each layer with experts; None unless it went layer by layer.
         trained_parameters: number of parameters that were trained.
         changed: names of the tensors that are not those of the model before, or not in it.
         equal: number of tensors that are, byte for byte.
@@ -91,6 +110,7 @@ class Tuning(JsonArtifact):
 
     method: str
     objective: Literal["next_token", "distill"]
+    only: Literal["vectors", "routers", "vectors_and_routers"] | None = None
     top_k: int
     active_experts: int
     steps: int
@@ -104,6 +124,7 @@ class Tuning(JsonArtifact):
     experts: tuple[tuple[int, ...], ...] | None = None
     routers: tuple[TunedRouter, ...] | None = None
     vectors: VectorMovement | None = None
+    layers: tuple[TunedLayer, ...] | None = None
     trained_parameters: int
     changed: tuple[str, ...]
     equal: int

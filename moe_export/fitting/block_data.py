@@ -12,18 +12,15 @@ The squared error of a token is divided by the mean square of O of the unpruned 
 next norm divides by it too. In some models the first token of a sequence has a residual stream a
 hundred times as large as the others', which otherwise decides the whole fit.
 
-Legend: T real tokens of all batches, B sequences of a batch, L positions, D hidden.
+Legend: T real tokens of all batches, D hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from torch import Tensor, nn
-
-from moe_export.torch_model.block import RaggedMoEBlock
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -56,29 +53,3 @@ class BlockData:
     def rows(self, tokens: slice) -> BlockData:
         """Data of a range of tokens, without a copy."""
         return BlockData(self.x_TD[tokens], self.wanted_TD[tokens], self.weight_T[tokens])
-
-
-@dataclass
-class Seen:
-    """Input and output of a block in its last call, [..., D]; set before they are read."""
-
-    x: Tensor = field(init=False)
-    output: Tensor = field(init=False)
-
-
-@contextmanager
-def watched(block: RaggedMoEBlock) -> Iterator[Seen]:
-    """Records the input and output of a block in a `with` block."""
-    seen = Seen()
-
-    def after(
-        _module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor | tuple[Tensor, Tensor]
-    ) -> None:
-        seen.x = arguments[0]
-        seen.output = output[0] if isinstance(output, tuple) else output
-
-    handle = block.register_forward_hook(after)
-    try:
-        yield seen
-    finally:
-        handle.remove()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
-from moe_export.fitting.block_data import BlockData, watched
+from moe_export.fitting.block_data import BlockData
 from moe_export.fitting.compact import Kept, compact_block, in_place_of
 from moe_export.fitting.fit_block import FitRule, fit_block
 from moe_export.fitting.fit_tokens import FitTokens
@@ -32,6 +32,7 @@ from moe_export.fitting.refit import ExpertTokens, tokens_by_expert
 from moe_export.passes.carried import BATCH_TOKENS
 from moe_export.passes.layers import INPUT, Passes
 from moe_export.passes.states import States
+from moe_export.passes.watched import watched
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model.block import RaggedMoEBlock
 from moe_export.torch_model.deterministic import deterministic

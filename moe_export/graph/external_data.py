@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,7 @@ import onnx_ir as ir
 from moe_export.graph.builder import CLASS_KEY
 from moe_export.graph.shapes import with_shapes
 from moe_export.graph.weights import ChunkedTensor
+from moe_export.system.digested import DigestedFile, digested
 from moe_export.system.disk import disk_error
 from moe_export.variants import DATA_FILE, MODEL_FILE
 
@@ -39,19 +40,31 @@ class Placement(NamedTuple):
 
 
 def layout(model: ir.Model) -> list[Placement]:
-    """Placement of every weight in the data file, in file order; the only source of offsets."""
+    """Placement of every weight in the data file, in file order."""
     placements, end = [], 0
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        assert tensor is not None
-        outside = CLASS_KEY in value.meta or tensor.dtype.is_floating_point()
-        if not outside or not len(tensor.shape) or not tensor.nbytes:
-            continue
-        alignment = LARGE_ALIGNMENT_BYTES if tensor.nbytes >= LARGE_BYTES else ALIGNMENT_BYTES
-        offset = -(-end // alignment) * alignment
-        placements.append(Placement(name, offset, tensor.nbytes))
-        end = offset + tensor.nbytes
+    for value in model.graph.initializers.values():
+        if is_outside(value):
+            assert value.name is not None
+            assert value.const_value is not None
+            size_bytes = value.const_value.nbytes
+            offset = offset_after(end, size_bytes)
+            placements.append(Placement(value.name, offset, size_bytes))
+            end = offset + size_bytes
     return placements
+
+
+def is_outside(value: ir.Value) -> bool:
+    """True for an initializer whose values are in the data file."""
+    tensor = value.const_value
+    assert tensor is not None
+    large = CLASS_KEY in value.meta or tensor.dtype.is_floating_point()
+    return bool(large and len(tensor.shape) and tensor.nbytes)
+
+
+def offset_after(end: int, size_bytes: int) -> int:
+    """Offset of a weight behind the one that ends at a byte; the only source of offsets."""
+    alignment = LARGE_ALIGNMENT_BYTES if size_bytes >= LARGE_BYTES else ALIGNMENT_BYTES
+    return -(-end // alignment) * alignment
 
 
 def save_model(
@@ -125,12 +138,12 @@ def _graph_bytes(model: ir.Model, placements: list[Placement], data_name: str) -
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path) -> Iterator[DigestedFile]:
     """Opens a temporary file that gets its name when all of it is on the disk."""
     temporary = path.with_name(path.name + ".partial")
     try:
-        with temporary.open("wb") as file:
-            yield file
+        with digested(temporary) as (written, file):
+            yield written
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_export.families.alike import first_alike, with_layers
 from moe_export.families.base import TENSOR_CLASSES, ModelSpec
 from moe_export.families.features import VECTOR_ROLES
 from moe_export.families.stored import scale_name
@@ -22,7 +23,7 @@ from moe_export.graph.builder import (
     SHARES_KEY,
 )
 from moe_export.graph.decoder import build_decoder
-from moe_export.graph.external_data import layout as placements
+from moe_export.graph.external_data import is_outside, offset_after
 from moe_export.op.spec import Dtype, Layout, LinearWord
 
 
@@ -83,27 +84,94 @@ class PredictedBytes:
         }
 
 
+@dataclass(frozen=True)
+class _Weight:
+    """Weight of the data file.
+
+    Attributes:
+        layer: Layer of the built model; None for a weight outside the layers.
+        size_bytes: Size in the file.
+        shares: Bytes by class.
+        expert_bytes: Bytes that belong to routed experts, scales included.
+        embedding_bytes: Bytes of the table that token embeddings are looked up in.
+        vectors_bytes: Bytes of the vectors of compressed experts.
+    """
+
+    layer: int | None
+    size_bytes: int
+    shares: dict[str, int]
+    expert_bytes: int
+    embedding_bytes: int
+    vectors_bytes: int
+
+
 def predicted_bytes(
     spec: ModelSpec, dtype: Dtype, layout: Layout = "portable", linear: LinearWord = "auto"
 ) -> PredictedBytes:
-    """Exact bytes of a model's weights once exported; see `build_decoder` for the arguments."""
-    model = build_decoder(spec, dtype, None, layout, linear)
+    """Exact bytes of a model's weights once exported; see `build_decoder` for the arguments.
+
+    The graph of one layer of each kind tells the sizes of all that are alike.
+    """
+    firsts = first_alike(spec)
+    built = sorted(set(firsts))
+    weights = _weights(with_layers(spec, built), dtype, layout, linear)
     by_class = dict.fromkeys((*TENSOR_CLASSES, SCALES, CONSTANTS, "padding"), 0)
     experts = [0] * spec.num_layers
-    embedding = spec.name("embedding")
-    vectors = {name for name, tensor in spec.tensors.items() if tensor.role in VECTOR_ROLES}
     embedding_bytes = vectors_bytes = end = 0
-    for name, offset, size_bytes in placements(model):
-        meta = model.graph.initializers[name].meta
-        shares = meta.get(SHARES_KEY, {meta.get(CLASS_KEY, CONSTANTS): size_bytes})
-        for tensor_class, share_bytes in shares.items():
+    for weight, layer in _in_file_order(weights, [built.index(first) for first in firsts]):
+        for tensor_class, share_bytes in weight.shares.items():
             by_class[tensor_class] += share_bytes
+        offset = offset_after(end, weight.size_bytes)
         by_class["padding"] += offset - end
-        if name in (embedding, scale_name(embedding)):
-            embedding_bytes += size_bytes
-        if name in vectors:
-            vectors_bytes += size_bytes
-        if meta.get(OWNER_KEY) == "experts":
-            experts[meta[LAYER_KEY]] += meta.get(EXPERT_BYTES_KEY, size_bytes)
-        end = offset + size_bytes
+        end = offset + weight.size_bytes
+        embedding_bytes += weight.embedding_bytes
+        vectors_bytes += weight.vectors_bytes
+        if layer is not None:
+            experts[layer] += weight.expert_bytes
     return PredictedBytes(by_class, tuple(experts), embedding_bytes, vectors_bytes)
+
+
+def _weights(spec: ModelSpec, dtype: Dtype, layout: Layout, linear: LinearWord) -> list[_Weight]:
+    """Weights of a model's data file, in file order."""
+    embedding = spec.name("embedding")
+    embeddings = {embedding, scale_name(embedding)}
+    vectors = {name for name, tensor in spec.tensors.items() if tensor.role in VECTOR_ROLES}
+    weights = []
+    for value in build_decoder(spec, dtype, None, layout, linear).graph.initializers.values():
+        if not is_outside(value):
+            continue
+        assert value.const_value is not None
+        meta, size_bytes = value.meta, value.const_value.nbytes
+        of_experts = meta.get(OWNER_KEY) == "experts"
+        weights.append(
+            _Weight(
+                meta.get(LAYER_KEY),
+                size_bytes,
+                meta.get(SHARES_KEY, {meta.get(CLASS_KEY, CONSTANTS): size_bytes}),
+                meta.get(EXPERT_BYTES_KEY, size_bytes) if of_experts else 0,
+                size_bytes if value.name in embeddings else 0,
+                size_bytes if value.name in vectors else 0,
+            )
+        )
+    return weights
+
+
+def _in_file_order(
+    weights: Sequence[_Weight], kinds: Sequence[int]
+) -> Iterator[tuple[_Weight, int | None]]:
+    """Weights of a whole model in the order of its data file, each with its layer, if it has one.
+
+    Args:
+        weights: Weights of one layer of each kind, and those outside the layers.
+        kinds: Built layer that each layer is like.
+    """
+    before: list[_Weight] = []
+    after: list[_Weight] = []
+    blocks: list[list[_Weight]] = [[] for _ in set(kinds)]
+    for weight in weights:
+        outside = after if blocks[0] else before
+        (outside if weight.layer is None else blocks[weight.layer]).append(weight)
+    yield from ((weight, None) for weight in before)
+    for layer, kind in enumerate(kinds):
+        yield from ((weight, layer) for weight in blocks[kind])
+    yield from ((weight, None) for weight in after)

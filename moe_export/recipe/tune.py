@@ -25,6 +25,15 @@ TuneMethod = Literal[
 EXTENDING = ("condenser", "compressed_experts")
 """Methods that add tensors to the model."""
 
+Only = Literal["vectors", "routers", "vectors_and_routers"]
+
+METHOD_OF_ONLY = {
+    "vectors": "compressed_experts",
+    "routers": "full",
+    "vectors_and_routers": "compressed_experts",
+}
+"""Method that each word of `only` is for."""
+
 
 class EsftSettings(Section):
     """Choice of the experts that `method: esft` trains.
@@ -116,6 +125,10 @@ class TuneSettings(Section):
         prompt_weight: Weight of a token of a prompt in the loss; that of other tokens is 1.
         objective: `next_token`, or `distill`, the divergence from the source with all its experts
             per token, which needs no right answers.
+        only: Weights that are trained in place of all that the method trains: `vectors` or
+            `vectors_and_routers` of `compressed_experts`, or the `routers` of `full`. They are
+            trained towards the source's output of every layer with one layer in memory at a time,
+            in steps of each layer, for models larger than memory. Needs `objective: distill`.
         seed: Seed of the draw and of the order of documents.
         esft: Choice of experts, for that method alone.
         compressed: Vectors, for `method: compressed_experts` alone.
@@ -138,6 +151,7 @@ class TuneSettings(Section):
     weight_decay: Fraction = 0.0
     prompt_weight: Fraction = 1.0
     objective: Literal["next_token", "distill"] = "next_token"
+    only: Only | None = None
     seed: Seed = 0
     esft: EsftSettings | None = None
     compressed: CompressedSettings | None = None
@@ -167,6 +181,22 @@ class TuneSettings(Section):
             raise ValueError(
                 f"after: {self.after} is for methods that change weights alone, and method is "
                 f"{self.method}, which decides what importance and plan look at; leave after out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layer_by_layer(self) -> TuneSettings:
+        if self.only is None:
+            return self
+        if self.objective != "distill":
+            raise ValueError(
+                f"only: {self.only} trains each layer towards the source's output, and objective "
+                f"is {self.objective}; set objective to distill, or leave only out"
+            )
+        if self.method != METHOD_OF_ONLY[self.only]:
+            raise ValueError(
+                f"only: {self.only} is for method {METHOD_OF_ONLY[self.only]}, and method is "
+                f"{self.method}; change one of them"
             )
         return self
 

@@ -98,12 +98,13 @@ def sizes_of(
         )
     spec = spec_of(config)
     routed = [replace(spec, top_k=_checked(spec, top_k)) for top_k in top_ks or (spec.top_k,)]
-    models = tuple(
-        _size_of(model, keep, name) for model in routed for keep in keeps for name in formats
-    )
+    models = [
+        size for model in routed for keep in keeps for size in _sizes_of(model, keep, formats)
+    ]
+    [whole] = _sizes_of(replace(spec, compressed=None, condensers=None), 1.0, ["float16"])
     return Sizes(
-        _size_of(replace(spec, compressed=None, condensers=None), 1.0, "float16"),
-        models,
+        whole,
+        tuple(models),
         token_bytes(spec, "float16"),
         fixed_bytes(spec, "float16"),
     )
@@ -152,20 +153,26 @@ def cache_sentence(sizes: Sizes, contexts: Sequence[int] = CONTEXTS) -> str:
     )
 
 
-def _size_of(spec: ModelSpec, keep: float, name: str) -> ModelSize:
-    model = replace(narrowed(spec, keep), quantization=_quantization(name))
-    dtype: Dtype = "float32" if name == "float32" else "float16"
-    size_bytes = predicted_bytes(model, dtype)
-    active_bytes = size_bytes.active_bytes(model, uniform_shares(spec))
-    return ModelSize(
-        keep,
-        name,
-        model.parameters,
-        size_bytes.total_bytes,
-        active_bytes,
-        _active_parameters(model),
-        spec.active_experts,
-    )
+def _sizes_of(spec: ModelSpec, keep: float, formats: Sequence[str]) -> list[ModelSize]:
+    """Sizes of a model with a share of its experts' widths, one for each format."""
+    model, shares = narrowed(spec, keep), uniform_shares(spec)
+    parameters, active = model.parameters, _active_parameters(model)
+    sizes = []
+    for name in formats:
+        dtype: Dtype = "float32" if name == "float32" else "float16"
+        size_bytes = predicted_bytes(replace(model, quantization=_quantization(name)), dtype)
+        sizes.append(
+            ModelSize(
+                keep,
+                name,
+                parameters,
+                size_bytes.total_bytes,
+                size_bytes.active_bytes(model, shares),
+                active,
+                spec.active_experts,
+            )
+        )
+    return sizes
 
 
 def _active_parameters(spec: ModelSpec) -> int:

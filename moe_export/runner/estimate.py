@@ -35,9 +35,10 @@ from moe_export.fitting.limits import (
 from moe_export.graph.predict import predicted_bytes
 from moe_export.op.spec import uses_panels
 from moe_export.ort.predicted_memory import library_roles, predicted_resident, widened_bytes
+from moe_export.passes.limits import LOGIT_BYTES
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import AUTO, ImportanceSettings, Recipe, rounding_pair
+from moe_export.recipe import AUTO, ImportanceSettings, Recipe, TuneSettings, rounding_pair
 from moe_export.recipe.evaluate import TORCH_MODELS
 from moe_export.recipe.tune import EXTENDING
 from moe_export.runner.rates import (
@@ -52,7 +53,6 @@ from moe_export.runner.rates import (
     KERNEL_BYTES,
     LIBRARY_BYTES,
     LM_EVAL_BYTES,
-    LOGIT_BYTES,
     PRIMITIVE_BYTES,
     PRIMITIVES,
     PYTHON_BYTES,
@@ -69,7 +69,7 @@ from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
 from moe_export.tuning.extension import extended
 from moe_export.tuning.methods import check_method
-from moe_export.tuning.needs import SAVES, VALUE_BYTES, needs_of
+from moe_export.tuning.needs import SAVES, VALUE_BYTES, layer_needs, needs_of, state_bytes
 
 FITTING_PASSES = 3
 """Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
@@ -211,7 +211,7 @@ class _Models:
     def layerwise_bytes(self) -> int:
         """Memory of one layer in torch beside hidden states and inputs of the fitting tokens."""
         states = 4 * 4 * self.spec.hidden_size * self.fitting_tokens
-        return TORCH_BYTES - PYTHON_BYTES + 4 * _held_at_once(self.spec) + states
+        return TORCH_BYTES - PYTHON_BYTES + 4 * self.spec.largest_part + states
 
 
 def _predicted(step: Step, models: _Models) -> StageEstimate:
@@ -228,6 +228,8 @@ def _tune(models: _Models) -> StageEstimate:
     settings = models.recipe.tune
     assert settings is not None
     spec = models.spec if settings.after is None else models.kept
+    if settings.only is not None:
+        return _tune_by_layer(spec, settings)
     needs = needs_of(spec, settings)
     batch_tokens = settings.rows * settings.sequence_length
     drawn = settings.documents * settings.sequence_length
@@ -240,6 +242,25 @@ def _tune(models: _Models) -> StageEstimate:
         TORCH_BYTES + needs.peak_bytes,
         10 + flops / FLOPS_PER_S["float32"] + SAVES * state_bytes / COPIED_PER_S,
         2 * state_bytes,
+    )
+
+
+def _tune_by_layer(spec: ModelSpec, settings: TuneSettings) -> StageEstimate:
+    """Three passes of all documents through a layer, two of them of the source, and its steps."""
+    needs = layer_needs(spec, settings)
+    drawn = settings.documents * settings.sequence_length
+    training = (1 - settings.held_out) * drawn
+    steps = settings.steps or math.ceil((settings.epochs or 1) * training / settings.batch_tokens)
+    positions = min(training, steps * settings.batch_tokens) + settings.held_out * drawn
+    flops = 6 * _active_parameters(spec) * positions + steps * needs.flops
+    read = 2 * STORED_BYTES * spec.parameters
+    return StageEstimate(
+        "tune",
+        STORED_BYTES * spec.parameters,
+        TORCH_BYTES + needs.peak_bytes,
+        10 + flops / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
+        state_bytes(spec, round(positions)),
+        read,
     )
 
 
@@ -272,7 +293,7 @@ def _ranking(models: _Models) -> StageEstimate:
     return StageEstimate(
         "ranking",
         1 << 16,
-        TORCH_BYTES + LOGIT_BYTES + 4 * (_held_at_once(spec) + 4 * spec.hidden_size * held),
+        TORCH_BYTES + LOGIT_BYTES + 4 * (spec.largest_part + 4 * spec.hidden_size * held),
         5 + flops / FLOPS_PER_S["float32"] + read / COPIED_PER_S,
         read_bytes=read,
     )
@@ -343,7 +364,7 @@ def _fitting(models: _Models) -> StageEstimate:
     if steps := settings.block_steps:
         flops += solving + 6 * experts * steps.steps * steps.tokens_per_step
         copies = 5.0
-    held_bytes = round(4 * max(_held_at_once(spec), copies * _held_at_once(kept)))
+    held_bytes = round(4 * max(spec.largest_part, copies * kept.largest_part))
     states = 4 * spec.hidden_size * tokens
     return StageEstimate(
         "prune",
@@ -381,7 +402,7 @@ def _validate(models: _Models) -> StageEstimate:
     scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
     scored //= models.recipe.calibrate.sequences
     # Torch holds a matrix twice while it is read.
-    in_torch = 8 * _held_at_once(models.kept) + LOGIT_BYTES
+    in_torch = 8 * models.kept.largest_part + LOGIT_BYTES
     return StageEstimate(
         "validate",
         1 << 16,
@@ -497,7 +518,7 @@ def importance_estimate(
     batch_tokens = min(settings.batch_tokens, tokens)
     activations = _activations(spec)
     peak = TORCH_BYTES + element_bytes * (
-        _held_at_once(spec) + batch_tokens * activations * (1 if losses else 0)
+        spec.largest_part + batch_tokens * activations * (1 if losses else 0)
     )
     if settings.dtype == "bfloat16":
         peak += _kernels(spec, tokens, batch_tokens, 4 if losses else 2)
@@ -542,7 +563,7 @@ def _distilling(recipe: Recipe, spec: ModelSpec, kept: ModelSpec, tokens: int) -
     step_tokens = min(settings.tokens_per_step, tokens)
     passes = 2 * tokens * _active_parameters(spec)
     passes += settings.steps * 6 * step_tokens * _active_parameters(kept)
-    held, read = _held_at_once(spec), settings.steps * 2 * STORED_BYTES * kept.parameters
+    held, read = spec.largest_part, settings.steps * 2 * STORED_BYTES * kept.parameters
     if 4 * kept.parameters <= SMALL_MODEL_BYTES:
         held, read = max(held, kept.parameters), 0
     activations = _activations(kept)
@@ -560,15 +581,6 @@ def _activations(spec: ModelSpec) -> int:
     """Values of a token that a layer keeps for its backward pass."""
     shared_width = max(width or 0 for width in spec.shared_widths)
     return ACTIVATIONS * (spec.active_experts * _width(spec) + shared_width) + 16 * spec.hidden_size
-
-
-def _held_at_once(spec: ModelSpec) -> int:
-    """Parameters of the largest layer, or of the head or the embeddings if there are more."""
-    parts: dict[object, int] = {}
-    for tensor in spec.tensors.values():
-        part = tensor.role if tensor.layer is None else tensor.layer
-        parts[part] = parts.get(part, 0) + tensor.elements
-    return max(parts.values())
 
 
 def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:

@@ -29,9 +29,6 @@ ENCODING_FACTOR = 260
 ACTIVATIONS = 8
 """Activations of an expert that a backward pass and the scores need, each of the expert's width."""
 
-LOGIT_BYTES = 4 * 128 << 20
-"""Memory of the logits of a chunk of tokens and of their gradients; see `passes.loss`."""
-
 SCORING_COPIES = 4
 """Arrays of the size of `evaluation.tally.CHUNK_BYTES` while a model's answers are scored."""
 

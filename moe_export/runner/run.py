@@ -216,7 +216,7 @@ class Run:
         with ThreadPoolExecutor(WRITERS) as writers:
             # The digests are computed while the disk writes.
             synced = [writers.submit(sync, path) for path in present]
-            digests = self._digests.of(files)
+            digests = self._digests.of(files, as_written=True)
             for each in synced:
                 each.result()
         sync(out)

@@ -6,21 +6,17 @@ take in its place.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from moe_export.artifacts.tuning import TunedRouter, TunedSource, Tuning, VectorMovement
+from moe_export.artifacts.tuning import TunedSource, Tuning, VectorMovement
 from moe_export.checkpoint import Checkpoint, CheckpointWriter
 from moe_export.documents.licence_files import copy_licence_files
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
-from moe_export.documents.tokens import TokenSequence
-from moe_export.errors import CheckpointError, GateError
+from moe_export.errors import GateError
 from moe_export.families import open_checkpoint
 from moe_export.families.base import ModelSpec
 from moe_export.recipe import TuneSettings
@@ -29,30 +25,13 @@ from moe_export.reporting.card_source import source_of
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
 from moe_export.system.host import physical_bytes
-from moe_export.torch_model import load_torch_model
-from moe_export.tuning.condense import Condensing
+from moe_export.tuning.by_layer import tuned_by_layer
 from moe_export.tuning.draw import TuningSet, drawn
-from moe_export.tuning.esft import chosen_experts
-from moe_export.tuning.extension import condensers_of, config_keys, extended
-from moe_export.tuning.forward import mean_loss
-from moe_export.tuning.methods import Chosen, Trained, check_method
+from moe_export.tuning.extension import config_keys, extended
+from moe_export.tuning.methods import check_method
 from moe_export.tuning.needs import require_memory
-from moe_export.tuning.packing import PackedBatch, batch_of, packings, packs
-from moe_export.tuning.train import Training
-from moe_export.tuning.usage import Usage, usage_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Models:
-    """Models of a tuning: the one that is trained, and the goal of distilling if there is one."""
-
-    student: PreTrainedModel
-    teacher: PreTrainedModel | None
+from moe_export.tuning.outcome import Outcome
+from moe_export.tuning.whole import tuned_in_memory
 
 
 def run(job: Job[TuneSettings]) -> None:
@@ -71,147 +50,52 @@ def run(job: Job[TuneSettings]) -> None:
     require_memory(spec, settings, physical_bytes())
     require_space(job.out, _bytes(checkpoint), "the tuned checkpoint")
     sets = drawn(settings, job.model)
+    train = tuned_in_memory if settings.only is None else tuned_by_layer
     spec = extended(spec, settings)
-    models = _models(job, before, config_keys(spec))
-    judged = [_packed(each.held_out, spec, settings) for each in sets]
-    was = [mean_loss(models.student, batches, models.teacher) for batches in judged]
-    used = _usage(models.student, spec, judged)
-    documents = [document for each in sets for document in each.training]
-    experts = _experts(models.student, spec, documents, settings)
-    training = _training(job, models, spec, Trained(settings.method, experts), documents)
-    losses = training.run()
-    spec = _with_condensers(training, spec)
-    values = _rounded(training, checkpoint, spec)
-    became = [mean_loss(models.student, batches, models.teacher) for batches in judged]
-    account = _account(sets, was, became)
-    _require_gain(account, len(losses))
-    changed = _write(job.out, checkpoint, spec, values)
-    routers = _routers(training, used, _usage(models.student, spec, judged))
-    _copy_files(job, spec, before)
-    batches = [training.batch(number) for number in range(len(losses))]
-    tokens = sum(int(batch.is_real_RL.sum()) for batch in batches)
-    documents_used = sum(len(row) for packed in training.steps for row in packed)
-    Tuning(
-        method=settings.method,
-        objective=settings.objective,
-        top_k=spec.top_k,
-        active_experts=spec.active_experts,
-        steps=len(losses),
-        epochs=round(documents_used / len(documents), 3),
-        tokens=tokens,
-        padding=1 - tokens / sum(batch.is_real_RL.numel() for batch in batches),
-        losses=tuple(losses),
-        sources=account,
-        before=_mean(account, "before"),
-        after=_mean(account, "after"),
-        experts=experts,
-        routers=routers,
-        vectors=_movement(values, spec),
-        trained_parameters=sum(weight.numel() for weight in training.parameters.values()),
-        changed=tuple(changed),
-        equal=len(spec.tensors) - len(changed),
-    ).save(job.out)
+    found = train(job.model, checkpoint, spec, sets, settings, job.partial, job.progress)
+    account = _account(sets, found.before, found.after)
+    _require_gain(account, found.steps)
+    changed = _write(job.out, checkpoint, found)
+    _copy_files(job, found.spec, before)
+    _tuning(settings, found, sets, account, changed).save(job.out)
     job.progress(1, 1, "done")
 
 
-def _models(job: Job[TuneSettings], before: Path, added: dict[str, Any]) -> _Models:
-    settings = job.settings
-    student = load_torch_model(before, torch.float32, settings.top_k, added)
-    teacher = None
-    if settings.objective == "distill":
-        teacher = load_torch_model(job.model, torch.float32)
-    return _Models(student, teacher)
-
-
-def _training(
-    job: Job[TuneSettings],
-    models: _Models,
-    spec: ModelSpec,
-    rule: Trained,
-    documents: list[TokenSequence],
-) -> Training:
-    settings = job.settings
-    epochs = None if settings.steps else settings.epochs or 1
-    steps = packings(
-        [len(document.tokens) - 1 for document in documents],
-        settings.rows,
-        settings.sequence_length,
-        seed=settings.seed,
-        epochs=epochs,
-        steps=settings.steps,
-        alone=not packs(spec),
-    )
-    return Training(
-        models.student,
-        rule.names(spec),
-        documents,
-        steps,
-        settings,
-        job.partial,
-        models.teacher,
-        Condensing(models.student, settings, len(steps)) if spec.condensers is not None else None,
-        lambda step: job.progress(step, len(steps), f"step {step}"),
+def _tuning(
+    settings: TuneSettings,
+    found: Outcome,
+    sets: list[TuningSet],
+    account: tuple[TunedSource, ...],
+    changed: list[str],
+) -> Tuning:
+    return Tuning(
+        method=settings.method,
+        objective=settings.objective,
+        only=settings.only,
+        top_k=found.spec.top_k,
+        active_experts=found.spec.active_experts,
+        steps=found.steps,
+        epochs=round(found.documents / sum(len(each.training) for each in sets), 3),
+        tokens=found.tokens,
+        padding=1 - found.tokens / found.positions,
+        losses=tuple(found.losses),
+        sources=account,
+        before=_mean(account, "before"),
+        after=_mean(account, "after"),
+        experts=found.experts,
+        routers=found.routers,
+        vectors=_movement(found.values, found.spec),
+        layers=found.layers,
+        trained_parameters=_trained_parameters(found),
+        changed=tuple(changed),
+        equal=len(found.spec.tensors) - len(changed),
     )
 
 
-def _packed(
-    documents: list[TokenSequence], spec: ModelSpec, settings: TuneSettings
-) -> list[PackedBatch]:
-    """Batches with each document once."""
-    lengths = [len(document.tokens) - 1 for document in documents]
-    row = settings.sequence_length
-    return [
-        batch_of(packed, documents, row, settings.prompt_weight)
-        for packed in packings(
-            lengths, settings.rows, row, seed=settings.seed, epochs=1, alone=not packs(spec)
-        )
-    ]
-
-
-def _experts(
-    model: PreTrainedModel, spec: ModelSpec, documents: list[TokenSequence], settings: TuneSettings
-) -> Chosen | None:
-    """Experts that `esft` trains; None for other methods."""
-    if settings.method != "esft":
-        return None
-    batches = _packed(documents, spec, settings)
-    return chosen_experts(model, spec.num_layers, batches, settings.choice)
-
-
-def _with_condensers(training: Training, spec: ModelSpec) -> ModelSpec:
-    """Sizes of the model with the condensers that the training has chosen."""
-    if training.condensing is None:
-        return spec
-    chosen = training.condensing.experts
-    experts = tuple(chosen.get(layer, ()) for layer in range(spec.num_layers))
-    return replace(spec, condensers=condensers_of(training.settings, experts))
-
-
-def _usage(
-    model: PreTrainedModel, spec: ModelSpec, judged: list[list[PackedBatch]]
-) -> dict[int, Usage]:
-    """Use of the experts by the held-out documents; nothing unless routers have a bias."""
-    if spec.condensers is None:
-        return {}
-    return usage_of(model, (batch for batches in judged for batch in batches))
-
-
-def _routers(
-    training: Training, before: dict[int, Usage], after: dict[int, Usage]
-) -> tuple[TunedRouter, ...] | None:
-    if training.condensing is None:
-        return None
-    return tuple(
-        TunedRouter(
-            layer=block.layer,
-            load_before=before[block.layer].load,
-            load_after=after[block.layer].load,
-            largest_bias=float(block.router_bias.abs().max()),
-            condensers=block.own_condensers,
-            probabilities=after[block.layer].probability(block.own_condensers),
-        )
-        for block in training.condensing.blocks
-    )
+def _trained_parameters(found: Outcome) -> int:
+    """Number of values that gradients trained; biases have a rule of their own."""
+    tensors = found.spec.tensors
+    return sum(v.size for name, v in found.values.items() if tensors[name].role != "router_bias")
 
 
 def _movement(values: dict[str, NDArray[Any]], spec: ModelSpec) -> VectorMovement | None:
@@ -224,32 +108,6 @@ def _movement(values: dict[str, NDArray[Any]], spec: ModelSpec) -> VectorMovemen
         return float(np.mean([np.abs(v - 1).mean(dtype=np.float64) for v in own])) if own else None
 
     return VectorMovement(input=mean("input") or 0.0, hidden=mean("hidden"), up=mean("up"))
-
-
-def _rounded(
-    training: Training, checkpoint: Checkpoint, spec: ModelSpec
-) -> dict[str, NDArray[Any]]:
-    """Trained weights in the dtypes of the checkpoint; the model gets the rounded values.
-
-    Vectors and biases stay float32.
-
-    Raises:
-        CheckpointError: a weight is too large for its dtype.
-    """
-    values = {}
-    for name, parameter in training.parameters.items():
-        own = spec.tensors[name].stored
-        dtype = checkpoint.tensors[name].dtype if own is None else np.dtype(own)
-        values[name] = parameter.detach().numpy().astype(dtype)
-        rounded = values[name].astype(np.float32)
-        if not np.isfinite(rounded).all():
-            raise CheckpointError(
-                f"tune: {name} has values that {dtype} cannot hold; lower tune.learning_rate"
-            )
-        parameter.data.copy_(torch.from_numpy(rounded))
-    for block in training.condensing.blocks if training.condensing is not None else ():
-        values[spec.name("router_bias", block.layer)] = block.router_bias.numpy()
-    return values
 
 
 def _account(
@@ -291,11 +149,10 @@ def _require_gain(account: tuple[TunedSource, ...], steps: int) -> None:
         )
 
 
-def _write(
-    out: Path, checkpoint: Checkpoint, spec: ModelSpec, values: dict[str, NDArray[Any]]
-) -> list[str]:
+def _write(out: Path, checkpoint: Checkpoint, found: Outcome) -> list[str]:
     """Writes one shard per layer and one for the rest, and returns the tensors that changed."""
     changed: list[str] = []
+    spec, values = found.spec, found.values
     layers: list[int | None] = [None, *range(spec.num_layers)]
     config = checkpoint.config | config_keys(spec)
     with CheckpointWriter(out, config, num_shards=len(layers)) as writer:

@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
 
+from moe_export.system.digested import take_written
+
 RESOLUTION_NS = 2_000_000_000
 """Coarsest resolution of the times of files on common file systems."""
 
@@ -70,8 +72,13 @@ class Digests:
         self._memory = memory
         self._known = {} if memory is None else _read(memory)
 
-    def of(self, paths: Iterable[Path]) -> list[str]:
+    def of(self, paths: Iterable[Path], *, as_written: bool = False) -> list[str]:
         """Returns the SHA-256 of every file in hex, in order.
+
+        Args:
+            paths: Files.
+            as_written: True if files that this process has written with `digested` and nobody has
+                asked for yet are not read: their digests are those of the bytes written.
 
         Raises:
             OSError: a file is missing, unreadable or not regular.
@@ -79,22 +86,22 @@ class Digests:
         before = dict(self._known)
         paths = list(paths)
         if sum(path.stat().st_size for path in paths) < ALONE_BYTES:
-            digests = [self._digest(path) for path in paths]
+            digests = [self._digest(path, as_written) for path in paths]
         else:
             with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as readers:
-                digests = list(readers.map(self._digest, paths))
+                digests = list(readers.map(lambda path: self._digest(path, as_written), paths))
         if self._memory is not None and self._known != before:
             _write(self._memory, self._known)
         return digests
 
-    def _digest(self, path: Path) -> str:
+    def _digest(self, path: Path, as_written: bool) -> str:
         name = str(path.absolute())
         facts = _facts(path)
         known = self._known.get(name)
         if known is not None and known[0] == facts:
             return known[1]
         started_ns = time.time_ns()
-        digest = file_sha256(path)
+        digest = (take_written(path) if as_written else None) or file_sha256(path)
         if _facts(path) == facts and _is_old(facts, started_ns):
             self._known[name] = (facts, digest)
         return digest

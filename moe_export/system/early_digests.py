@@ -48,7 +48,7 @@ def _look(digests: Digests, folder: Path, end: threading.Event) -> None:
                     return
                 if _is_due(digests, path):
                     sync(path)
-                    digests.of([path])
+                    digests.of([path], as_written=True)
 
 
 def _is_due(digests: Digests, path: Path) -> bool:

@@ -5,20 +5,25 @@ Legend: B sequences of a batch, L positions, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from moe_export.families import open_checkpoint, spec_of
-from moe_export.families.stored import read_values
+from moe_export.families import spec_of
 from moe_export.system.memory import trim
 from moe_export.torch_model.block import RaggedMoEBlock
-from moe_export.torch_model.load import dtype_of, empty_model, to_torch
+from moe_export.torch_model.load import (
+    dtype_of,
+    empty_model,
+    extended_checkpoint,
+    stored_or_neutral,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -171,14 +176,21 @@ class StreamedModel(LayeredModel):
         directory: Checkpoint of a known family, pruned and quantized or not.
         dtype: Dtype of the parameters in memory; stored values are converted.
         top_k: Experts per token, in place of the config's; None to keep those.
+        added: Config keys that the checkpoint lacks, as for `load_torch_model`.
 
     Raises:
         RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
 
-    def __init__(self, directory: Path, dtype: torch.dtype, top_k: int | None = None) -> None:
-        self.checkpoint, self.spec = open_checkpoint(directory, top_k)
+    def __init__(
+        self,
+        directory: Path,
+        dtype: torch.dtype,
+        top_k: int | None = None,
+        added: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.checkpoint, self.spec = extended_checkpoint(directory, top_k, added)
         super().__init__(empty_model(self.checkpoint, self.spec, dtype))
         self._dtype = dtype
 
@@ -202,13 +214,12 @@ class StreamedModel(LayeredModel):
         empty = {}
         try:
             for name, stored in names.items():
-                values = read_values(self.checkpoint, self.spec, stored)
+                values = stored_or_neutral(self.checkpoint, self.spec, stored)
                 path, _, last = name.rpartition(".")
                 module = self.model.get_submodule(path)
                 empty[name] = getattr(module, last)
                 dtype = dtype_of(self.spec.tensors[stored], self._dtype)
-                parameter = to_torch(values).to(dtype)
-                setattr(module, last, nn.Parameter(parameter, requires_grad=False))
+                setattr(module, last, nn.Parameter(values.to(dtype), requires_grad=False))
             yield
         finally:
             for name, parameter in empty.items():

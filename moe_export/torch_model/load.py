@@ -53,14 +53,10 @@ def load_torch_model(
         RecipeError: `top_k` is more than the model's.
         CheckpointError: A file or tensor is missing, damaged, unknown or superfluous.
     """
-    checkpoint, stored = open_checkpoint(directory, top_k)
-    checkpoint.config |= added
-    spec = spec_of(checkpoint.config)
+    checkpoint, spec = extended_checkpoint(directory, top_k, added)
     model = empty_model(checkpoint, spec, dtype)
     tensors = {
-        name: to_torch(read_values(checkpoint, spec, name)).to(dtype_of(tensor, dtype))
-        if name in stored.tensors
-        else neutral(tensor)
+        name: stored_or_neutral(checkpoint, spec, name).to(dtype_of(tensor, dtype))
         for name, tensor in spec.tensors.items()
     }
     if spec.tied_embeddings:
@@ -68,6 +64,24 @@ def load_torch_model(
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()
     return model
+
+
+def extended_checkpoint(
+    directory: Path, top_k: int | None, added: Mapping[str, Any]
+) -> tuple[Checkpoint, ModelSpec]:
+    """Opens a checkpoint, with config keys that it lacks; see `load_torch_model`."""
+    checkpoint, spec = open_checkpoint(directory, top_k)
+    if not added:
+        return checkpoint, spec
+    checkpoint.config |= added
+    return checkpoint, spec_of(checkpoint.config)
+
+
+def stored_or_neutral(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> Tensor:
+    """Tensor of a checkpoint in its stored dtype, or neutral values where it has none."""
+    if spec.tensors[name].stored is not None and name not in checkpoint.tensors:
+        return neutral(spec.tensors[name])
+    return to_torch(read_values(checkpoint, spec, name))
 
 
 def neutral(tensor: TensorSpec) -> Tensor:

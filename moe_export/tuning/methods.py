@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from moe_export.errors import RecipeError
 from moe_export.families.base import ModelSpec, TensorSpec
+from moe_export.families.features import VECTOR_ROLES
 from moe_export.recipe import TuneSettings
 from moe_export.tuning.extension import check_extension
 
@@ -29,6 +30,7 @@ def check_method(spec: ModelSpec, settings: TuneSettings) -> None:
         RecipeError: Its routers, or its number of experts per token, do not suit the method.
     """
     check_extension(spec, settings)
+    _check_only(spec, settings)
     if settings.method == "dense_mixer" and (
         spec.family.routing.score != "softmax" or spec.groups is not None
     ):
@@ -38,6 +40,30 @@ def check_method(spec: ModelSpec, settings: TuneSettings) -> None:
         )
 
 
+def _check_only(spec: ModelSpec, settings: TuneSettings) -> None:
+    """Checks that there is something to train towards the source, and a gradient of routers."""
+    if settings.only != "routers":
+        return
+    if settings.after is None and settings.top_k is None:
+        raise RecipeError(
+            "tune.only is routers and nothing sets the model apart from the source that they are "
+            "trained towards; give plan.top_k, or tune.after: prune"
+        )
+    if spec.top_k == 1 and spec.normalize_top_k:
+        raise RecipeError(
+            "tune.only is routers, and every token takes one expert with the weight 1, so that "
+            "routers have no gradient; give a plan.top_k of 2 or more, or another method"
+        )
+
+
+ROLES_OF_ONLY = {
+    "vectors": VECTOR_ROLES,
+    "routers": ("router",),
+    "vectors_and_routers": (*VECTOR_ROLES, "router"),
+}
+"""Roles of the tensors that each word of `only` stands for."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """Rule that says which tensors are trained.
@@ -45,13 +71,17 @@ class Trained:
     Attributes:
         method: Word of the recipe.
         experts: Experts that `esft` trains; None for other methods.
+        only: Word of the recipe for weights in place of the method's; None for those.
     """
 
     method: str
     experts: Chosen | None = None
+    only: str | None = None
 
     def has(self, tensor: TensorSpec) -> bool:
         """True if a tensor is trained."""
+        if self.only is not None:
+            return tensor.role in ROLES_OF_ONLY[self.only]
         if tensor.role in NEVER:
             return False
         if self.experts is not None:

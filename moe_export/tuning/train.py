@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,19 +19,12 @@ from moe_export.tuning.condense import Condensing
 from moe_export.tuning.dense_mixer import mixed_densely
 from moe_export.tuning.forward import loss_of
 from moe_export.tuning.needs import SAVES
+from moe_export.tuning.optimizer import adam_of, take_step
 from moe_export.tuning.packing import PackedBatch, Packing, batch_of
-from moe_export.tuning.schedule import rate_at
 from moe_export.tuning.state import Losses, load_state, save_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-BETAS = (0.9, 0.95)
-COMPRESSED = ".compressed."
-"""Part of the names of the vectors of compressed experts."""
-
-LARGEST_NORM = 1.0
-"""Norm of all gradients together above which they are scaled down."""
 
 
 @dataclass
@@ -77,7 +70,7 @@ class Training:
         self.model.requires_grad_(False)
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        adam = self._optimizer()
+        adam = adam_of(self.parameters, self.settings)
         losses = load_state(self.folder, self.parameters, adam, self.condensing)
         every = max(1, len(self.steps) // SAVES)
         densely = self.settings.method == "dense_mixer"
@@ -89,16 +82,6 @@ class Training:
                     save_state(self.folder, self.parameters, adam, losses, self.condensing)
         self.model.requires_grad_(False)
         return losses
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        """AdamW; vectors have a rate of their own, and no decay towards zero."""
-        vectors = [p for name, p in self.parameters.items() if COMPRESSED in name]
-        others = [p for name, p in self.parameters.items() if COMPRESSED not in name]
-        groups: list[dict[str, Any]] = [{"params": others, "factor": 1.0}]
-        if vectors:
-            factor = self.settings.vectors.vector_rate
-            groups.append({"params": vectors, "factor": factor, "weight_decay": 0.0})
-        return torch.optim.AdamW(groups, betas=BETAS, weight_decay=self.settings.weight_decay)
 
     def batch(self, number: int) -> PackedBatch:
         """Batch of a step."""
@@ -122,14 +105,8 @@ class Training:
                 "weights of the model that are not finite"
             )
         loss.backward()
-        for parameter in self.parameters.values():
-            if parameter.grad is None:  # an expert that no token reached
-                parameter.grad = torch.zeros_like(parameter)
-        nn.utils.clip_grad_norm_(list(self.parameters.values()), LARGEST_NORM)
-        for group in adam.param_groups:
-            group["lr"] = group["factor"] * rate_at(number, len(self.steps), self.settings)
-        adam.step()
-        adam.zero_grad(set_to_none=True)
+        trained = list(self.parameters.values())
+        take_step(adam, trained, number, len(self.steps), self.settings)
         self._condense(number)
         return nats
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from moe_export.fitting.block_data import BlockData, watched
+from moe_export.fitting.block_data import BlockData
 from moe_export.fitting.block_steps import StepRule
 from moe_export.fitting.compact import compact_block, in_place_of
 from moe_export.fitting.fit_block import FitRule, fit_block, relative_error
 from moe_export.fitting.fit_tokens import FitTokens
+from moe_export.passes.watched import watched
 from moe_export.testing.tiny import tiny_checkpoint
 from moe_export.torch_model import load_torch_model
 from moe_export.torch_model.block import RaggedMoEBlock

@@ -22,7 +22,7 @@ from moe_export.artifacts.sweep import (
     Unpruned,
     Verdict,
 )
-from moe_export.artifacts.tuning import TunedRouter, TunedSource, Tuning, VectorMovement
+from moe_export.artifacts.tuning import TunedLayer, TunedRouter, TunedSource, Tuning, VectorMovement
 from moe_export.artifacts.validation import (
     AnswerEnds,
     Gate,
@@ -243,6 +243,7 @@ SWEEP = Sweep(
 TUNING = Tuning(
     method="esft",
     objective="next_token",
+    only="routers",
     top_k=2,
     steps=2,
     epochs=0.5,
@@ -275,6 +276,7 @@ TUNING = Tuning(
         ),
     ),
     vectors=VectorMovement(input=0.125, hidden=0.25, up=0.0625),
+    layers=(TunedLayer(layer=0, before=0.25, after=0.125),),
     trained_parameters=96,
     changed=("model.layers.0.mlp.experts.0.up_proj.weight",),
     equal=7,

@@ -11,13 +11,13 @@ import pytest
 from moe_export.cli import main
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
+from moe_export.passes.limits import LOGIT_BYTES
 from moe_export.recipe.load import load_recipe, parse_recipe
 from moe_export.runner.estimate import StageEstimate, estimate
 from moe_export.runner.rates import (
     COPIED_PER_S,
     FLOPS_PER_S,
     LIBRARY_BYTES,
-    LOGIT_BYTES,
     TORCH_BYTES,
 )
 from moe_export.testing.synthetic_checkpoint import config_of
@@ -31,11 +31,13 @@ def predicted(
     dtype: str,
     score: str | None = None,
     ranking: dict[str, Any] | None = None,
+    tune: dict[str, Any] | None = None,
     **prune: Any,
 ) -> dict[str, StageEstimate]:
     (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
     recipe = {
         "model": {"source": str(tmp_path)},
+        "tune": tune,
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
         "importance": {"scores": scores, "dtype": dtype, "batch_tokens": 2048},
         "plan": {"keep": 0.5, "score": score or scores[0]},
@@ -144,6 +146,31 @@ def test_distilling_routers_is_counted_by_its_steps(tmp_path: Path) -> None:
     assert (many.seconds - few.seconds) / 20 > 2 * 2 * 8.0872e9 / 400e6
     assert few.peak_bytes < 6 * GIB
     assert few.disk_bytes == plain.disk_bytes
+
+
+def test_tuning_by_layer_holds_one_layer_and_keeps_its_streams_on_the_disk(tmp_path: Path) -> None:
+    section = {
+        "method": "compressed_experts",
+        "objective": "distill",
+        "only": "vectors_and_routers",
+        "sources": [{"demo": "text"}],
+        "documents": 100,
+        "held_out": 0.1,
+        "batch_tokens": 2048,
+    }
+    few, many = (
+        predicted(tmp_path, ["fisher_margin"], "bfloat16", tune=section | {"steps": steps})["tune"]
+        for steps in (10, 20)
+    )
+    # The largest layer has 0.57 B parameters in float32; the model has 14.3 B.
+    assert 4 * 0.57e9 < few.peak_bytes < 6 * GIB
+    # Eight states of 2,048 floats of a step's tokens, and of 5,120 held-out tokens.
+    assert few.partial_bytes == 8 * (20480 + 5120) * 2048 * 4
+    assert many.partial_bytes - few.partial_bytes == 8 * 20480 * 2048 * 4
+    # A step goes forward and back through 2 experts of a layer; a token in two layers and one.
+    active = (many.seconds - few.seconds) * FLOPS_PER_S["float32"] / 20480
+    assert active > 6 * 24 * 2 * 3 * 1408 * 2048
+    assert few.read_bytes == pytest.approx(2 * 2 * 14.32e9, rel=1e-2)
 
 
 def test_a_choice_among_rankings_is_counted_by_its_candidates_and_finalists(tmp_path: Path) -> None:
