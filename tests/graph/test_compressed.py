@@ -114,6 +114,23 @@ def test_vectors_of_ones_are_the_model_with_fewer_experts(tmp_path: Path) -> Non
     expected = expected_of(plain, top_k=2)
     assert np.abs(trained - expected).max() > 100 * LIMIT
     portable = exported(source, tmp_path / "portable")
+    packed = exported(source, tmp_path / "packed", layout="packed")
+    for folder, native in ((portable, False), (portable, True), (packed, True)):
+        actual = Decoder(folder, native=native).start(IDS)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=LIMIT)
+
+
+def test_auxiliary_weights_that_underflow_to_zero_scale_nothing(tmp_path: Path) -> None:
+    source = tiny(tmp_path / "source", "tied")
+    checkpoint, spec = open_checkpoint(source)
+    routers = [name for name, tensor in spec.tensors.items() if tensor.role == "router"]
+    steep = {name: 1e4 * checkpoint.read(name) for name in routers}
+    overwrite(source, steep)
+    plain = tiny_checkpoint(tmp_path / "plain", num_experts_per_tok=4)
+    overwrite(plain, steep)
+    expected = expected_of(plain, top_k=2)
+    np.testing.assert_allclose(expected_of(source), expected, rtol=0, atol=LIMIT)
+    portable = exported(source, tmp_path / "portable")
     for native in (False, True):
         actual = Decoder(portable, native=native).start(IDS)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=LIMIT)
