@@ -136,7 +136,7 @@ def _tuned(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
     if tune is None or plan is None or tune.after is not None:
         return spec
     routed = replace(spec, top_k=plan.top_k or spec.top_k)
-    check_method(routed, tune)
+    check_method(routed, tune.model_copy(update={"top_k": plan.top_k}))
     return extended(routed, tune, chosen=True) if tune.method in EXTENDING else spec
 
 

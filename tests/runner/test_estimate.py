@@ -32,6 +32,7 @@ def predicted(
     score: str | None = None,
     ranking: dict[str, Any] | None = None,
     tune: dict[str, Any] | None = None,
+    top_k: int | None = None,
     **prune: Any,
 ) -> dict[str, StageEstimate]:
     (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
@@ -40,7 +41,7 @@ def predicted(
         "tune": tune,
         "calibrate": {"sources": [{"demo": "text"}], "sequences": 16, "sequence_length": 512},
         "importance": {"scores": scores, "dtype": dtype, "batch_tokens": 2048},
-        "plan": {"keep": 0.5, "score": score or scores[0]},
+        "plan": {"keep": 0.5, "score": score or scores[0], "top_k": top_k},
         "ranking": ranking or {},
         "prune": prune,
         "quantize": {"experts": "int4", "dense": "int8"},
@@ -162,6 +163,10 @@ def test_tuning_by_layer_holds_one_layer_and_keeps_its_streams_on_the_disk(tmp_p
         predicted(tmp_path, ["fisher_margin"], "bfloat16", tune=section | {"steps": steps})["tune"]
         for steps in (10, 20)
     )
+    routers = section | {"method": "full", "only": "routers", "steps": 10}
+    fewer = predicted(tmp_path, ["fisher_margin"], "bfloat16", tune=routers, top_k=2)["tune"]
+    assert fewer.partial_bytes == few.partial_bytes
+    assert 4 * 0.57e9 < fewer.peak_bytes < 6 * GIB
     # The largest layer has 0.57 B parameters in float32; the model has 14.3 B.
     assert 4 * 0.57e9 < few.peak_bytes < 6 * GIB
     # Eight states of 2,048 floats of a step's tokens, and of 5,120 held-out tokens.

@@ -147,10 +147,17 @@ def test_distilling_trains_vectors_towards_the_source_with_all_experts(
     assert 0 < found.after < found.before
 
 
+@pytest.mark.parametrize(
+    ("method", "experts"),
+    [
+        ("compressed_experts", "2, and the vectors of 2 more"),
+        ("condenser", "4, and 2 that every token gets"),
+    ],
+)
 def test_stock_transformers_refuses_by_name(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, experts: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuned(model, tmp_path / "tune", settings(steps=1))
+    tuned(model, tmp_path / "tune", settings(method, steps=1))
     with monkeypatch.context() as stock:
         stock.setattr(CONFIG_MAPPING, "_extra_content", {})  # as without moe_export
         with pytest.raises(ValueError, match="moe_export_qwen2_moe"):
@@ -159,7 +166,7 @@ def test_stock_transformers_refuses_by_name(
     with torch.no_grad():
         assert load_torch_model(tmp_path / "tune", torch.float32)(ids).logits.isfinite().all()
     card = (tmp_path / "tune" / "README.md").read_text()
-    assert "| experts per token | 2, and the vectors of 2 more |" in card
+    assert f"| experts per token | {experts} |" in card
     assert "import moe_export" in card
 
 

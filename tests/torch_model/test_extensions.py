@@ -228,6 +228,46 @@ def test_condensers_are_appended_once_with_their_own_share(
     assert block.spec.active_experts == chosen + 2
 
 
+def test_a_condenser_that_counts_twice_adds_its_share_once_more(tmp_path: Path) -> None:
+    condensed = block_of(tiny(tmp_path / "condensed", **CONDENSERS))
+    biased = block_of(tiny(tmp_path / "biased", router_bias=True))
+    x_TD = torch.randn(40, 64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        once_TD, chosen_TD = condensed._routed_output(x_TD), biased._routed_output(x_TD)
+        logits_TE = biased.router_logits(x_TD) + biased.get_parameter("gate.bias")
+        share_TE = torch.softmax(logits_TE, -1)
+        appended_CTD = torch.stack([share_TE[:, [e]] * output(biased, e, x_TD) for e in (1, 4)])
+        is_chosen_CT = (biased.route(x_TD)[1][None] == torch.tensor([[[1]], [[4]]])).any(-1)
+        twice_TD = chosen_TD + appended_CTD.sum(0)
+        more_TD = (appended_CTD * is_chosen_CT[:, :, None]).sum(0)
+    assert 0 < int(is_chosen_CT.sum()) < is_chosen_CT.numel()
+    torch.testing.assert_close(twice_TD - once_TD, more_TD, rtol=0, atol=1e-6)
+    assert float(more_TD.abs().max()) > 1e-3
+
+
+def output(block: RaggedMoEBlock, expert: int, x_TD: Tensor) -> Tensor:
+    gate, up, down = block.routed[expert]
+    found: Tensor = down(torch.nn.functional.silu(gate(x_TD)) * up(x_TD))
+    return found
+
+
+def test_a_bias_is_a_router_weight_of_a_constant_input(tmp_path: Path) -> None:
+    block = block_of(tiny(tmp_path / "source", **CONDENSERS))
+    x_TD = torch.randn(40, 64, generator=torch.Generator().manual_seed(2))
+    x_TD[:, 9] = 1.0
+    with torch.no_grad():
+        weight_TK, expert_TK = block.route(x_TD)
+        bias_E = block.get_parameter("gate.bias")
+        block.router.weight[:, 9] += bias_E
+        bias_E.zero_()
+        folded_TK, folded_expert_TK = block.route(x_TD)
+        block.router.weight[:, 9] = 0.0
+        without_TK = block.route(x_TD)[1]
+    assert torch.equal(folded_expert_TK, expert_TK)
+    torch.testing.assert_close(folded_TK, weight_TK, rtol=0, atol=1e-6)
+    assert not torch.equal(without_TK, expert_TK)
+
+
 def test_a_bias_for_the_choice_alone_leaves_the_weights(tmp_path: Path) -> None:
     changes = CONDENSERS | {"router_bias_in_weights": False}
     _, found_TE, choice_TE, logits_TE = routing_of(tiny(tmp_path / "source", **changes))

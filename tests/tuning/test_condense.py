@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from moe_export.documents.tokens import TokenSequence
 from moe_export.families import open_checkpoint
@@ -18,6 +20,7 @@ from moe_export.tuning.extension import config_keys, extended
 from moe_export.tuning.forward import run_packed
 from moe_export.tuning.packing import PackedBatch, batch_of
 
+LAYER = "model.layers.0"
 DOCUMENTS = [
     TokenSequence(tokens=[(7 * i + 3 * j) % 250 for j in range(9 + i)], prompt_tokens=2)
     for i in range(4)
@@ -99,6 +102,25 @@ def test_two_batches_of_a_step_give_what_one_gives_and_padding_nothing(model: Pa
             assert torch.equal(bias_E, half_E)
             assert torch.equal(bias_E, longer_E)
     assert max(float(bias_E.abs().max()) for bias_E in expected) == pytest.approx(3 * 0.4 / 8)
+
+
+def test_recomputing_a_forward_pass_moves_no_bias(model: Path) -> None:
+    plain, checkpointed = condensing(model), condensing(model)
+    block = checkpointed.blocks[0]
+    forwards = []
+    block.register_forward_pre_hook(lambda *_: forwards.append(1))
+    recomputed = partial(checkpoint, checkpointed.model.get_submodule(LAYER).forward)
+    checkpointed.model.get_submodule(LAYER).forward = partial(recomputed, use_reentrant=False)
+    for of in (plain, checkpointed):
+        of.model.train().requires_grad_(True)
+        with of.watched(rows(0, 1)):
+            run_packed(of.model, rows(0, 1)).square().mean().backward()
+        of.model.requires_grad_(False)
+        of.step(0)
+    assert len(forwards) == 2
+    for expected, found in zip(plain.blocks, checkpointed.blocks, strict=True):
+        assert float(expected.router_bias.abs().max()) > 0
+        assert torch.equal(found.router_bias, expected.router_bias)
 
 
 @pytest.mark.parametrize(("choose", "best"), [("lowest", [1, 4]), ("highest", [0, 2])])
