@@ -18,8 +18,14 @@ from tools.arm import programs
 
 NATIVE = programs.HERE.parents[1] / "moe_export" / "op" / "native"
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", f"-I{NATIVE}", "-S")
+SCHEDULING = "--param=sched-pressure-algorithm=1"  # as arm.cmake says
 FORMATS = {"int8": (3, 8), "int4": (4, 4)}
 """Number of each format in `common/formats.h`, and its bits."""
+
+# A product of one row may be inlined into the function that chooses by the number of rows, whose
+# first number is that of the sides.
+ONE_ROW = re.compile(r"by_countI.*ELi1ELi\d+EE|runILi1ELi1EE")
+"""Names of products with one side that multiply one row."""
 
 CODES = {"sdot": 16, "usdot": 16, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8}
 """Codes that an instruction multiplies."""
@@ -32,7 +38,7 @@ class Kernel:
     Attributes:
         name: Name of the kernel.
         source: File in `cpu`.
-        flags: Option of the compiler for its instructions.
+        flags: Options of the compiler for it.
         models: Processors, as LLVM names them.
     """
 
@@ -47,13 +53,13 @@ KERNELS = (
     Kernel(
         "dotprod",
         "kernels_5_dotprod.cc",
-        ("-march=armv8.2-a+dotprod",),
+        ("-march=armv8.2-a+dotprod", SCHEDULING),
         ("cortex-a76", "neoverse-n1"),
     ),
     Kernel(
         "i8mm",
         "kernels_6_i8mm.cc",
-        ("-march=armv8.2-a+dotprod+i8mm",),
+        ("-march=armv8.2-a+dotprod+i8mm", SCHEDULING),
         ("neoverse-v1", "neoverse-n2", "neoverse-v2"),
     ),
 )
@@ -85,11 +91,10 @@ def codes_of(loop: list[str]) -> int:
 
 def one_row(loops: dict[str, list[list[str]]], number: int) -> list[str]:
     """The loop that multiplies codes of a format with one row; the longest if it has copies."""
-    # A product of one row may be inlined into the function that chooses by the number of rows.
     found = [
         loop
         for name, inner in loops.items()
-        if ("by_count" in name or "runILi1E" in name) and f"FormatE{number}E" in name
+        if f"FormatE{number}E" in name and ONE_ROW.search(name)
         for loop in inner
         if codes_of(loop)
     ]

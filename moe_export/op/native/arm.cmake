@@ -3,6 +3,8 @@
 include(CheckCXXCompilerFlag)
 
 function(arm_flags folder)
+  # GCC 12's default for Arm spills sums of one row, so that int4 takes 9 % more instructions.
+  set(scheduling $<$<CXX_COMPILER_ID:GNU>:--param=sched-pressure-algorithm=1>)
   foreach(kernel 5_dotprod 6_i8mm)
     set(features dotprod)
     if(kernel STREQUAL "6_i8mm")
@@ -12,7 +14,8 @@ function(arm_flags folder)
       string(MAKE_C_IDENTIFIER "MOE_EXPORT_HAS${flag}" known)
       check_cxx_compiler_flag(${flag} ${known})
       if(${known})
-        set_source_files_properties(${folder}/kernels_${kernel}.cc PROPERTIES COMPILE_OPTIONS ${flag})
+        set_source_files_properties(${folder}/kernels_${kernel}.cc
+          PROPERTIES COMPILE_OPTIONS "${flag};${scheduling}")
         break()
       endif()
     endforeach()
