@@ -30,6 +30,7 @@ def main(folder: str, prompt: str = "12+30=", new_tokens: int = 32) -> None:
 
 def open_session(folder: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.log_severity_level = 3  # no warning about the default of logits_from
     library = folder / "libmoe_export_ops.so"
     if library.exists():  # faster; without it the same answers come from standard operators
         options.register_custom_ops_library(str(library))

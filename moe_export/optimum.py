@@ -35,7 +35,7 @@ class ORTModelForCausalLM(_ORTModelForCausalLM):  # type: ignore[misc]
             )
         _, heads, _, head_dim = self.input_shapes["past_key_values.0.key"]
         self.num_key_value_heads, self.embed_size_per_head = heads, head_dim
-        # Optimum's names for DeepSeek-V3, whose values our exports pad to the length of keys.
+        # Optimum's names for DeepSeek-V3, whose latent vectors are cached as two halves.
         self.qk_head_dim = self.v_head_dim = head_dim
 
     @classmethod

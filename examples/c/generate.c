@@ -174,7 +174,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   OrtEnv* env;
-  check(ort->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "generate_c", &env));
+  /* A warning would tell of the input logits_from, which has a default. */
+  check(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "generate_c", &env));
   check(ort->GetAllocatorWithDefaultOptions(&memory));
   open_model(&model, env, argv[1]);
   for (int i = 3; i < argc; i++) ends[i - 3] = atoll(argv[i]);

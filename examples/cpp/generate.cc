@@ -223,7 +223,8 @@ std::vector<Tokens> read_prompts(std::istream& in) {
 
 void run(const char* folder, size_t new_tokens, const Tokens& ends) {
   if (ort == nullptr) throw std::runtime_error("ONNX Runtime 1.18 or newer is needed");
-  const auto env = made<OrtEnv>(ort->CreateEnv, ORT_LOGGING_LEVEL_WARNING, "generate_cpp");
+  // A warning would tell of the input logits_from, which has a default.
+  const auto env = made<OrtEnv>(ort->CreateEnv, ORT_LOGGING_LEVEL_ERROR, "generate_cpp");
   const Model model(env.get(), folder);
   const std::vector<Tokens> prompts = read_prompts(std::cin);
   for (size_t first = 0; first < prompts.size(); first += kBatchSize) {

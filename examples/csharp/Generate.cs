@@ -12,7 +12,8 @@ var folder = args[0];
 var newTokens = int.Parse(args[1]);
 var ends = args.Skip(2).Select(long.Parse).ToHashSet();
 
-using var options = new SessionOptions();
+// A warning would tell of the input logits_from, which has a default.
+using var options = new SessionOptions { LogSeverityLevel = OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR };
 var library = Path.Combine(folder, "libmoe_export_ops.so");
 // Faster with the library, which is for Linux x86-64; without it the same answers come from
 // standard operators.

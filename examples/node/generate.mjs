@@ -1,7 +1,7 @@
 /**
  * Runs an exported model in Node.
  *
- *     npm install && node generate.mjs FOLDER [PROMPT]
+ *     npm install --ignore-scripts && node generate.mjs FOLDER [PROMPT]
  *
  * FOLDER is one exported model. Without PROMPT, each line of the input is a prompt as token ids,
  * and each line of the output its answer as token ids.
@@ -24,7 +24,9 @@ if (folder === undefined) {
 }
 const json = async (name) => JSON.parse(await readFile(path.join(folder, name), "utf8"));
 const ends = [(await json("config.json")).eos_token_id ?? []].flat();
-const session = await ort.InferenceSession.create(path.join(folder, "model.onnx"));
+// A warning would tell of the input logits_from, which has a default.
+const options = { logSeverityLevel: 3 };
+const session = await ort.InferenceSession.create(path.join(folder, "model.onnx"), options);
 
 if (prompt !== undefined) {
   const tokenizer = new Tokenizer(await json("tokenizer.json"), await json("tokenizer_config.json"));

@@ -28,6 +28,7 @@ async function load() {
   const tokenizer = new Tokenizer(await json("tokenizer.json"), await json("tokenizer_config.json"));
   const session = await ort.InferenceSession.create(`${folder}/model.onnx`, {
     executionProviders: ["wasm"],
+    logSeverityLevel: 3, // a warning would tell of the input logits_from, which has a default
     // The graph names its weights by this path; a browser cannot look there by itself.
     externalData: [{ path: WEIGHTS, data: `${folder}/${WEIGHTS}` }],
   });

@@ -44,6 +44,9 @@ REST_S = 0.1
 LOOKUPS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding")
 """Operators that read a few rows of their weights."""
 
+PADDING = re.compile(r"padding\..*|(?!router|condensers).*\.chosen")
+"""Names of the nodes that move padding behind the tokens of a row and back."""
+
 
 @dataclass(frozen=True)
 class NodeGroup:
@@ -110,34 +113,37 @@ def nodes_of(model: Model, threads: int, context: int, steps: int) -> Nodes:
 
 
 def node_table(name: str, found: Nodes) -> Table:
-    """Times of the nodes that read weights; all others together in the last row.
+    """Times of the nodes that read weights, of those for padding, and of all others together.
 
     Args:
         name: Name of the model.
         found: Times of its nodes.
     """
     total_s = sum(group.seconds for group in found.groups)
-    reading = [group for group in found.groups if group.read_bytes]
-    rest = [group for group in found.groups if not group.read_bytes]
-    rows = []
-    for group in reading:
+    rows: list[list[str]] = []
+    padding: list[NodeGroup] = []
+    others: list[NodeGroup] = []
+    for group in found.groups:
+        if not group.read_bytes:
+            (padding if PADDING.fullmatch(group.name) else others).append(group)
+            continue
         rate = group.read_bytes / group.seconds
         rows.append(
             [
-                *_cells(group.name, group.nodes, group.seconds, total_s),
+                *_cells(group.name, [group], total_s),
                 f"{group.read_bytes / 1e6:.1f}",
                 f"{rate / 1e9:.1f}",
                 f"{rate / found.read_bytes_per_s:.2f}",
             ]
         )
-    others = _cells(
-        "others", sum(group.nodes for group in rest), sum(group.seconds for group in rest), total_s
-    )
     head = [name, "nodes", "ms", "of all", "MB", "GB/s", "of a plain read"]
-    return Table(head, [*rows, [*others, "", "", ""]])
+    rest = {"padding": padding, "others": others}
+    return Table(head, [*rows, *([*_cells(n, rest[n], total_s), "", "", ""] for n in rest)])
 
 
-def _cells(name: str, nodes: int, seconds: float, total_s: float) -> list[str]:
+def _cells(name: str, groups: Sequence[NodeGroup], total_s: float) -> list[str]:
+    seconds = sum(group.seconds for group in groups)
+    nodes = sum(group.nodes for group in groups)
     return [name, str(nodes), f"{seconds * 1e3:.2f}", percent(seconds / total_s)]
 
 

@@ -9,7 +9,7 @@ from moe_export.families.base import ModelSpec
 
 
 def first_alike(spec: ModelSpec) -> tuple[int, ...]:
-    """Number of the first layer that each layer is like: of equal mixer, window, widths and format.
+    """Number of the first layer that each layer is like, in mixer, attention, widths and format.
 
     Condensers do not count: which experts they are changes no size.
     """
@@ -35,6 +35,7 @@ def with_layers(spec: ModelSpec, layers: Sequence[int]) -> ModelSpec:
         num_layers=len(layers),
         mixers=tuple(spec.mixers[layer] for layer in layers),
         windows=tuple(spec.windows[layer] for layer in layers),
+        rotates=tuple(spec.rotates[layer] for layer in layers),
         widths=tuple(spec.widths[layer] for layer in layers),
         shared_widths=tuple(spec.shared_widths[layer] for layer in layers),
         condensers=condensers,
@@ -48,6 +49,7 @@ def _kind(spec: ModelSpec, layer: int) -> Hashable:
     return (
         spec.mixers[layer],
         spec.windows[layer],
+        spec.rotates[layer],
         spec.widths[layer],
         spec.shared_widths[layer],
         experts if isinstance(experts, str) else experts[layer],

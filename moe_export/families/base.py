@@ -115,6 +115,8 @@ class Family:
         gates_attention: True if queries come with a gate of the attention's output.
         windows: Layers whose attention sees only the config's `sliding_window`: none of them, all,
             or those that `layer_types` calls sliding.
+        rotates_windows_alone: True if layers of a model with a window rotate queries and keys only
+            where attention is within it; the others go without positions.
         norm: Norm of the residual stream: root-mean-square, or LayerNorm with a bias.
         qk_norm: Norm of queries and keys: within each head, over all heads together, or none.
         qk_norm_flag: Config key that switches the norm of queries and keys on; None if it is always
@@ -153,6 +155,7 @@ class Family:
     mixers: dict[str, Mixer] = field(default_factory=dict)
     gates_attention: bool = False
     windows: Literal["none", "all", "layer_types"] = "none"
+    rotates_windows_alone: bool = False
     norm: Literal["rms", "layer"] = "rms"
     qk_norm: Literal["head", "all"] | None = None
     qk_norm_flag: str | None = None
@@ -238,6 +241,7 @@ class ModelSpec:
         delta_net: Sizes of gated delta nets; None without one.
         windows: Number of tokens, its own included, that a token attends to, one per layer; 0 for
             all of them.
+        rotates: True for each layer whose attention rotates queries and keys.
         widths: Widths of the routed experts, one tuple per layer; empty in a layer without experts.
             All are equal until the model is pruned.
         shared_widths: Width of the always-on expert, one per layer; None without such an expert.
@@ -267,6 +271,7 @@ class ModelSpec:
     convolution_taps: int
     delta_net: DeltaNet | None
     windows: tuple[int, ...]
+    rotates: tuple[bool, ...]
     vocab_size: int
     max_positions: int
     num_experts: int

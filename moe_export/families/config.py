@@ -200,6 +200,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         convolution_taps=reader.number_or("convolution_taps", 0),
         delta_net=_read_delta_net(reader),
         windows=_read_windows(reader),
+        rotates=_read_rotates(reader),
         vocab_size=number("vocab_size"),
         max_positions=number("max_positions"),
         num_experts=num_experts,
@@ -443,6 +444,21 @@ def _read_windows(reader: _ConfigReader) -> tuple[int, ...]:
                 "the model; attention within a window is not supported for "
                 f"{reader.family.model_type}"
             )
+
+
+def _read_rotates(reader: _ConfigReader) -> tuple[bool, ...]:
+    """True for each layer whose attention rotates queries and keys.
+
+    Raises:
+        CheckpointError: It depends on a window and on `layer_types`, and one of them is missing or
+            has other values.
+    """
+    num_layers: int = reader.number("num_layers")
+    if not reader.family.rotates_windows_alone:
+        return (True,) * num_layers
+    reader.require(WINDOW, reader.values.get("sliding_window"), "sliding_window")
+    types = _layer_types(reader, num_layers, *ATTENTION_TYPES)
+    return tuple(kind == ATTENTION_TYPES[1] for kind in types)
 
 
 def _check_types(reader: _ConfigReader, known: tuple[str, ...]) -> None:

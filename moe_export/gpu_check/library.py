@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from moe_export.op.library import library_path
-from moe_export.testing.cases import CASES, Case, Inputs, Kind, inputs_of
+from moe_export.op.scales import TokenScales
+from moe_export.op.triton.build import SCALED_X_DTYPE
+from moe_export.testing.cases import CASES, SCALED_CASES, Case, Inputs, Kind, inputs_of
 from moe_export.testing.cuda_kinds import PACKAGED_KINDS
 from moe_export.testing.cuda_library import CudaLayer, DeviceMemory
 from moe_export.testing.executors import run_reference
@@ -63,7 +65,12 @@ def conformance() -> list[dict[str, Any]]:
     """Checks every case in every packaged kind, by rows and tiles; gives one row for each kind."""
     torch.zeros(1, device="cuda")  # makes the context current that the library takes
     memory = TorchMemory()
-    return [row_of(library_path(), memory, kind, CASES) for kind in PACKAGED_KINDS]
+    return [row_of(library_path(), memory, kind, cases_of(kind)) for kind in PACKAGED_KINDS]
+
+
+def cases_of(kind: Kind) -> tuple[Case, ...]:
+    """Cases that the packaged kernels run; factors per token where x is float16."""
+    return (*CASES, *SCALED_CASES) if kind[0] == SCALED_X_DTYPE else CASES
 
 
 def row_of(
@@ -106,4 +113,12 @@ def _repeated(inputs: Inputs, times: int) -> Inputs:
         expert_indices=tiled(inputs.expert_indices),
         routing_weights=tiled(inputs.routing_weights),
         shared_weight=None if inputs.shared_weight is None else tiled(inputs.shared_weight),
+        scales=None if inputs.scales is None else _tiled_scales(inputs.scales, tiled),
     )
+
+
+def _tiled_scales(
+    scales: TokenScales, tiled: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+) -> TokenScales:
+    factors = {name: tiled(array) for name, array in scales.by_name.items() if name != "units"}
+    return TokenScales(**factors, units=scales.units)

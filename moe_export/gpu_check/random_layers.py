@@ -89,6 +89,7 @@ def random_layer(
         **absent,
         codebook=np.zeros(0, np.float32),
         table=np.array([widths, *starts], np.int32),
+        columns=np.zeros(0, np.int32),
     )
     codebook = np.zeros(UNUSED, np.float32)
     if grid is not None and grid.codebook is not None:
@@ -96,6 +97,7 @@ def random_layer(
     tensors = {
         "codebook": torch.from_numpy(codebook).to(device),
         "table": torch.from_numpy(layout.table).to(device),
+        "columns": torch.zeros(UNUSED, dtype=torch.int32, device=device),
     }
     of_row = 0 if grid is None else -(-hidden_size // group_size)
     for role in ROLES:

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 
 from moe_export.artifacts.measurements import Measurements
+from moe_export.gpu_check.library import cases_of
 from moe_export.gpu_check.parts import DEMO_RECIPE
 from moe_export.op.library import register
 from moe_export.ort.benchmark import probe
@@ -20,12 +21,15 @@ from moe_export.ort.decoding import generate
 from moe_export.ort.measuring import Setup
 from moe_export.ort.session import OrtModel
 from moe_export.recipe import SpeedSettings
-from moe_export.testing.cases import CASES, inputs_of
+from moe_export.testing.cases import inputs_of
 from moe_export.testing.cuda_kinds import PACKAGED_KINDS
 from moe_export.testing.executors import feeds, one_node_model, run_reference
 from moe_export.testing.tolerance import error_bound
 
-THROUGH_ONNX_RUNTIME = ("one_token", "many_tokens", "relu2_and_a_shared_expert")
+THROUGH_ONNX_RUNTIME = (
+    *("one_token", "many_tokens", "relu2_and_a_shared_expert"),
+    *("scaled_units_and_one_token", "scaled_units_beside_a_shared_expert"),
+)
 
 # Float16 errs by 0.01 in the logits of the demo model, and may turn a token over.
 DEMO_WORDS = (
@@ -49,7 +53,7 @@ def cases() -> list[dict[str, Any]]:
     rows = []
     for kind in PACKAGED_KINDS:
         failures = []
-        for case in (case for case in CASES if case.name in THROUGH_ONNX_RUNTIME):
+        for case in (c for c in cases_of(kind) if c.name in THROUGH_ONNX_RUNTIME):
             inputs = inputs_of(case, *kind)
             model: onnx.ModelProto = one_node_model(inputs)
             y = _session(model.SerializeToString()).run(None, feeds(inputs))[0]

@@ -89,7 +89,7 @@ def attention(builder: GraphBuilder, x: ir.Value, shared: AttentionInputs, layer
 def grouped_query_attention(
     builder: GraphBuilder, inputs: Sequence[ir.Value | None], shared: AttentionInputs, layer: int
 ) -> ir.Value:
-    """Fused operator that rotates queries and keys, extends the caches and attends.
+    """Fused operator that rotates queries and keys if the layer does, extends caches and attends.
 
     Args:
         builder: Graph that the nodes are added to.
@@ -117,15 +117,14 @@ def grouped_query_attention(
         *past,
         shared.last_position,
         shared.total_length,
-        shared.cos,
-        shared.sin,
+        *((shared.cos, shared.sin) if spec.rotates[layer] else ()),
         name=f"layers.{layer}.attention.heads",
         num_outputs=3,
         domain=ORT_DOMAIN,
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_kv_heads,
         scale=spec.attention_scale,
-        do_rotary=1,
+        do_rotary=int(spec.rotates[layer]),
         **within,
     )
     for value, state in zip(present, states, strict=True):

@@ -13,11 +13,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.errors import RecipeError
 from moe_export.families.base import ModelSpec
 from moe_export.families.features import UNITS_ROLE
 from moe_export.graph.builder import ALL_TOKENS, GraphBuilder
-from moe_export.op.spec import Layout
 
 ROLES = {
     "input_scale": "compressed_input",
@@ -32,26 +30,6 @@ def extra_inputs(spec: ModelSpec) -> tuple[str, ...]:
     """Names of the inputs that scale the experts of a model, of `op.spec.SCALE_INPUTS`."""
     has = (spec.scales_input, spec.scales_up, spec.scales_hidden, spec.has_units)
     return tuple(name for name, is_there in zip(ROLES, has, strict=True) if is_there)
-
-
-def check_kernels(spec: ModelSpec, layout: Layout, *, library: bool = False) -> None:
-    """Checks that the native kernels know the vectors of a model that is to run in them.
-
-    Args:
-        spec: Sizes of the model.
-        layout: Layout of the experts' weights.
-        library: True if the native library is to lie beside the model.
-
-    Raises:
-        RecipeError: `up` has vectors of its own.
-    """
-    if spec.scales_up and (layout == "packed" or library):
-        key = "export.layout is packed" if layout == "packed" else "export.library is true"
-        raise RecipeError(
-            f"{key}, and this model has compressed_form three, in which up has an input of its "
-            "own, while the native kernels multiply gate and up by one input; export it as "
-            "portable and without the library, or tune it in the form tied"
-        )
 
 
 def compressed(

@@ -12,7 +12,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
 from moe_export.graph.builder import CHOSEN_AXES, GraphBuilder, linear_overload
-from moe_export.graph.compressed import check_kernels, extra_inputs
+from moe_export.graph.compressed import extra_inputs
 from moe_export.graph.mixer import mixer, mixer_inputs
 from moe_export.graph.mlp import dense_mlp
 from moe_export.graph.moe import moe, overload_of
@@ -57,7 +57,6 @@ def build_decoder(
         layout: Layout of the experts' weights.
         linear: Nodes of the matrices outside the experts.
     """
-    check_kernels(spec, layout)
     builder = GraphBuilder(spec, dtype, weights.read if weights else _no_values, layout, linear)
     input_ids = builder.input("input_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
     mask = builder.input(

@@ -65,21 +65,12 @@ def check_vectors(recipe: Recipe) -> None:
             "prune.save_padded is for stock loaders, which would drop the tensors that tune.method "
             f"{tune.method} adds; leave one of them out"
         )
-    if tune.method == "condenser":
-        return
-    native = recipe.validate_.operator == "native"
-    if native and "cuda" in recipe.validate_.providers:
-        raise ValueError(
-            "validate.providers has cuda, whose native kernels do not know compressed experts; set "
-            "validate.operator to portable"
-        )
     if tune.compressed is None or tune.compressed.form != "three":
         return
-    if native or recipe.export.library or recipe.export.layout == "packed":
+    if recipe.validate_.operator == "native" and "cuda" in recipe.validate_.providers:
         raise ValueError(
-            "tune.compressed.form is three, and the native kernels multiply gate and up by one "
-            "input; set export.library to false, export.layout to portable and validate.operator "
-            "to portable, or the form to tied"
+            "validate.providers has cuda, whose native kernels multiply gate and up by one input, "
+            "and tune.compressed.form is three; set it to tied, or validate.operator to portable"
         )
 
 

@@ -26,6 +26,19 @@ UNMEASURED = (
 )
 """Paragraph that the complete card of the report stage has results in place of."""
 
+PADDING = (
+    "Rows of a batch may be padded on either side, with 0 in `attention_mask` there. With "
+    "`logits_from` -1 the logits are those of the last token of each row."
+)
+"""Paragraph about batches."""
+
+TRANSFORMERS_JS = (
+    "With transformers.js 4, which reads the folder `onnx`, in Node or the browser "
+    "(`npm install --ignore-scripts @huggingface/transformers@4`):"
+)
+"""Heading of the code for transformers.js. The install script of onnxruntime-node, which comes with
+it, downloads libraries for CUDA."""
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -86,6 +99,7 @@ def export_card(facts: ExportFacts) -> str:
         "made from": facts.source.name,
         "family": spec.family.model_type,
         "expert dimensions kept": _kept(facts.pruning),
+        "experts per token": _experts_text(spec),
         "formats": formats_text(spec),
         "activations and KV cache": facts.dtype,
         "weights": f"{size(facts.data_bytes)}, {spec.parameters:,} parameters",
@@ -279,7 +293,7 @@ def _export_code(facts: ExportFacts) -> list[str]:
         comment = "" if facts.layout == "packed" else snippets.FASTER
         library = _registration(facts, comment)
     parts += [
-        "With ONNX Runtime 1.22 or newer:",
+        "With ONNX Runtime 1.22 or newer (`pip install onnxruntime tokenizers`):",
         snippets.filled(
             snippets.ONNX_RUNTIME,
             imports="import platform\n\n" if facts.platforms else "",
@@ -288,7 +302,8 @@ def _export_code(facts: ExportFacts) -> list[str]:
             ends=ends,
             bos="" if facts.start.missing_bos is None else f"[{facts.start.missing_bos}] + ",
         ),
-        "With onnxruntime-genai 0.18:",
+        PADDING,
+        "With onnxruntime-genai 0.18 (`pip install 'onnxruntime-genai==0.18.*'`):",
         _genai_code(facts),
     ]
     if facts.platforms:
@@ -303,7 +318,7 @@ def _export_code(facts: ExportFacts) -> list[str]:
         )
     if facts.web:
         parts += [
-            "With transformers.js 4, in Node or the browser, from the folder `onnx`:",
+            TRANSFORMERS_JS,
             snippets.filled(snippets.TRANSFORMERS_JS, "js"),
         ]
     return parts

@@ -33,7 +33,6 @@ from moe_export.graph import (
     predicted_bytes,
     save_model,
 )
-from moe_export.graph.compressed import check_kernels
 from moe_export.graph.external_data import save_graph
 from moe_export.graph.metadata import model_metadata
 from moe_export.graph.web import CONFIG_KEY, check_web, web_config, web_dtype, web_file
@@ -139,7 +138,6 @@ def export_model(
         RecipeError: `web` is asked for, and transformers.js has no class for the family.
     """
     checkpoint, spec = open_checkpoint(checkpoint_dir)
-    check_kernels(spec, layout, library=library)
     libraries = library_files(platforms, wheels) if library else {}
     if not (checkpoint_dir / "tokenizer.json").exists():
         raise CheckpointError(

@@ -34,6 +34,7 @@ class Call(ctypes.Structure):
         ("routing_weights", c_interface.Tensor),
         ("shared_weight", c_interface.Tensor),
         ("input_scale", c_interface.Tensor),
+        ("up_scale", c_interface.Tensor),
         ("hidden_scale", c_interface.Tensor),
         ("y", ctypes.c_void_p),
     )
@@ -81,6 +82,7 @@ class _Layer:
             _tensor(routing_weights, keep),
             _tensor(shared_weight, keep),
             _tensor(scales.get("input_scale"), keep),
+            _tensor(scales.get("up_scale"), keep),
             _tensor(scales.get("hidden_scale"), keep),
             y.ctypes.data,
         )

@@ -155,10 +155,12 @@ SCALED_CASES = (
     ),
     Case("scaled_geglu", MIXED, tokens=7, top_k=2, activation="geglu", scales=(*TIED, "units")),
 )
-"""Cases with factors per token, in the forms that all executors on a CPU know."""
+"""Cases with factors per token that gate and up share."""
 
 UP_SCALED_CASES = (
     Case("scaled_up", MIXED, tokens=7, top_k=2, scales=THREE),
+    Case("scaled_up_and_one_token", MIXED, tokens=1, top_k=3, hidden=80, scales=THREE[:2]),
+    Case("scaled_up_geglu", MIXED, tokens=25, top_k=2, activation="geglu", scales=THREE),
     Case(
         "scaled_up_and_units_beside_a_shared_expert",
         (3, 0, 65),
@@ -168,7 +170,7 @@ UP_SCALED_CASES = (
         scales=spec.SCALE_INPUTS,
     ),
 )
-"""Cases in which `up` has factors of its own, which the native kernels refuse."""
+"""Cases in which `up` has factors of its own, which the CUDA kernels refuse."""
 
 DTYPES = ("float32", "float16")
 

@@ -85,6 +85,8 @@ class CudaLayer:
             inputs.group_size,
             *(ONNX_TYPES[inputs.x.dtype.name], 0, tensors, len(weights)),
         )
+        if (units := inputs.extra_inputs.get("units")) is not None:
+            described.units = tensor(units, keep)
         self._layer = ctypes.c_void_p()
         message = ctypes.create_string_buffer(1024)
         if self._library.moe_export_cuda_create(
@@ -113,6 +115,7 @@ class CudaLayer:
                 device.tensor(inputs.routing_weights),
                 device.tensor(inputs.shared_weight),
                 device.tensor(inputs.extra_inputs.get("input_scale")),
+                device.tensor(inputs.extra_inputs.get("up_scale")),
                 device.tensor(inputs.extra_inputs.get("hidden_scale")),
                 y,
             )

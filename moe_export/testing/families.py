@@ -397,6 +397,41 @@ SOLAR_OPEN = FamilyRow(
     oldest_transformers=5,
 )
 
+EXAONE_MOE = FamilyRow(
+    config={
+        key: value
+        for key, value in DOTS1.config.items()
+        if key not in ("n_routed_experts", "n_shared_experts")
+    }
+    | {
+        "architectures": ["ExaoneMoeForCausalLM"],
+        "model_type": "exaone_moe",
+        "num_experts": EXPERTS,
+        "num_shared_experts": 1,
+        "rope_theta": 1e4,
+        "sliding_window": 5,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
+    variants=(
+        {"layer_types": ["sliding_attention"] * 3, "norm_topk_prob": False, "head_dim": 32},
+        {
+            "sliding_window": 256,  # longer than the context, and still no positions in two layers
+            "mlp_layer_types": ["sparse", "dense", "sparse"],
+            "num_shared_experts": 2,
+            "n_group": 3,
+            "topk_group": 2,
+        },
+    ),
+    refused=(
+        ({"layer_types": None}, "layer_types is"),
+        ({"sliding_window": None}, "sliding_window is"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types is"),
+        ({"scoring_func": "softmax"}, "scoring_func"),
+    ),
+    dense_layers=(0,),
+    oldest_transformers=5,
+)
+
 LFM2_MOE = FamilyRow(
     config=COMMON
     | {

@@ -22,16 +22,21 @@ ALL = [
     "packed_int4_shared",
     "packed_int4_uniform",
     "packed_int4_half",
-    "packed_int4_compressed",
+    "packed_int4_tied",
+    "packed_int4_three",
     "body_int4",
     "qmoe_int4_padded",
     "moe_float32_padded",
     "ggml_q4_0",
     "ggml_q4_0_dense_shared",
 ]
-HALF = ("_half", "_compressed")
-"""Ends of the names of candidates with half of the experts per token; with factors per token in
-place of the others, as compressed experts have, in the second."""
+FACTORS: dict[str, tuple[str, ...]] = {
+    "_half": (),
+    "_tied": ("input_scale", "hidden_scale"),
+    "_three": ("input_scale", "up_scale", "hidden_scale"),
+}
+"""Factors per token by the ends of names of candidates. All have half of the experts per token, and
+the last two the factors of compressed experts in place of the others."""
 
 DEFAULT = ["ragged_int4", "ragged_int8", "body_int4", "qmoe_int4_padded"]
 
@@ -44,7 +49,12 @@ GGML = {
 
 def top_k_of(name: str) -> int:
     """Experts per token of a candidate."""
-    return sizes.TOP_K // 2 if name.endswith(HALF) else sizes.TOP_K
+    return sizes.TOP_K // 2 if name.endswith(tuple(FACTORS)) else sizes.TOP_K
+
+
+def factors_of(name: str) -> tuple[str, ...]:
+    """Inputs with factors per token of a candidate."""
+    return next((found for end, found in FACTORS.items() if name.endswith(end)), ())
 
 
 def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec.Format, bool]:
@@ -56,7 +66,7 @@ def parts(name: str, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], spec
     if name.endswith("_uniform"):
         widths = np.full(sizes.EXPERTS, sizes.MEAN_WIDTH)
     stem = name
-    for end in ("_shared", "_uniform", *HALF):
+    for end in ("_shared", "_uniform", *FACTORS):
         stem = stem.removesuffix(end)
     return widths, stem.rsplit("_", maxsplit=1)[-1], shared
 
@@ -101,10 +111,9 @@ def feeds(
         fed |= {key: fed[key].astype(np.float16) for key in ("x", "routing_weights")}
     if name.endswith("_shared"):
         fed["shared_weight"] = random.random((tokens, 1), np.float32)
-    if name.endswith("_compressed"):
-        fed["input_scale"] = 1 + random.standard_normal((tokens, sizes.HIDDEN), np.float32) / 8
-        hidden = random.standard_normal((tokens, sizes.FULL_WIDTH), np.float32)
-        fed["hidden_scale"] = 1 + hidden / 8
+    for factor in factors_of(name):
+        columns = sizes.FULL_WIDTH if factor == "hidden_scale" else sizes.HIDDEN
+        fed[factor] = 1 + random.standard_normal((tokens, columns), np.float32) / 8
     return fed
 
 
@@ -136,8 +145,8 @@ def build(
     else:
         widths, format_name, shared = parts(name, widths)
         x_dtype = "float16" if format_name == "float16" else x_dtype
-        scaled = name.endswith("_compressed")
-        kind = nodes.Kind(format_name, x_dtype, group_size, shared, top_k_of(name), scaled)
+        factors = factors_of(name)
+        kind = nodes.Kind(format_name, x_dtype, group_size, shared, top_k_of(name), factors)
         layer_of = nodes.packed if name.startswith("packed") else nodes.ragged
         inputs = nodes.ragged_inputs(kind)
         layer_nodes = [layer_of(kind, widths, weights, layer) for layer in range(layers)]

@@ -35,7 +35,7 @@ class Kind:
         group_size: Depths that share a scale.
         shared: True if it has a shared expert.
         top_k: Experts per token.
-        scaled: True if x and the hidden values have factors per token.
+        factors: Inputs with factors per token, of `spec.SCALE_INPUTS`.
     """
 
     format_name: Any
@@ -43,18 +43,20 @@ class Kind:
     group_size: int
     shared: bool
     top_k: int = sizes.TOP_K
-    scaled: bool = False
+    factors: tuple[str, ...] = ()
 
     @property
     def scales(self) -> dict[str, int]:
         """Columns of the factors by name, in the operator's order."""
-        columns = {"input_scale": sizes.HIDDEN, "hidden_scale": sizes.FULL_WIDTH}
-        return columns if self.scaled else {}
+        return {
+            name: sizes.FULL_WIDTH if name == "hidden_scale" else sizes.HIDDEN
+            for name in self.factors
+        }
 
     @property
     def extra(self) -> dict[str, Any]:
         """Attribute that names the factors, if there are any."""
-        return {"extra_inputs": " ".join(self.scales)} if self.scaled else {}
+        return {"extra_inputs": " ".join(self.factors)} if self.factors else {}
 
 
 def value(name: str, dtype: ir.DataType, shape: list[Any]) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -137,7 +138,12 @@ def test_nodes_are_timed_against_a_plain_read_of_their_weights(
     # Two of six routed experts of 72 rows in all, and the shared one of 40; three vectors a row.
     assert groups["experts"]["read_bytes"] == pytest.approx(2 * (72 / 3 + 40) * 3 * 64 * 4)
     assert groups["logits"]["read_bytes"] == 264 * 64 * 4
-    assert "of a plain read" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "of a plain read" in shown
+    moved = {"attention.out.chosen", "input_norm:3.chosen"}
+    assert moved < groups.keys()
+    (padding,) = re.findall(r"^padding +(\d+) ", shown, re.MULTILINE)
+    assert int(padding) == sum(n.startswith("padding.") or n in moved for n in groups)
 
 
 def test_nodes_of_a_model_without_the_library_are_refused(run: Path) -> None:

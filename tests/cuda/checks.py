@@ -19,7 +19,16 @@ from moe_export.gpu_check.library import row_of
 from moe_export.op.c_interface import RefusedError
 from moe_export.op.spec import ACTIVATIONS
 from moe_export.ort.device_memory import DeviceMemory
-from moe_export.testing.cases import CASES, SCALED_CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import (
+    CASES,
+    SCALED_CASES,
+    TIED,
+    UP_SCALED_CASES,
+    Case,
+    Inputs,
+    Kind,
+    inputs_of,
+)
 from moe_export.testing.cuda_kinds import CUDA_KINDS, PACKAGED_KINDS
 from moe_export.testing.cuda_library import CudaLayer
 from moe_export.testing.executors import run_reference
@@ -99,8 +108,8 @@ def weights_are_laid_out_as_in_the_definition_of_the_layout(
 ) -> None:
     """The device holds the arrays of the layout, byte for byte, and nothing else."""
     cases = [(Case("bytes", (64, 0, 130), 1, top_k=1, hidden=96), kind) for kind in PACKAGED_KINDS]
-    ungated = Case("ungated", (33, 7), 1, top_k=1, activation="relu2")
-    for case, kind in (*cases, (ungated, ("float16", "uint4", 32))):
+    others = Case("others", (33, 7), 1, top_k=1, activation="relu2", scales=(*TIED, "units"))
+    for case, kind in (*cases, (others, ("float16", "uint4", 32))):
         inputs = inputs_of(case, *kind)
         layer = CudaLayer(library, stand_in, inputs)
         assert stand_in.allocated_bytes == layer.device_bytes
@@ -124,15 +133,53 @@ def a_token_with_many_experts_goes_by_tiles(library: Path, stand_in: StandIn) ->
         assert stand_in.launches[0].key.split(".")[0] == kernel
 
 
-def factors_per_token_are_refused(library: Path, stand_in: StandIn) -> None:
-    """No kernel of CUDA scales what it reads or computes."""
-    inputs = inputs_of(SCALED_CASES[0], "float16")
-    layer = CudaLayer(library, stand_in, inputs)
-    assert _refusal(lambda: layer.run(inputs)) == (
-        "the inputs input_scale and hidden_scale are not known to the CUDA kernels; run the model "
-        "on the CPU, or on the GPU without the library"
+def factors_per_token_equal_the_reference(library: Path, stand_in: StandIn) -> None:
+    """Factors of x, of hidden values and of both, by rows and by tiles."""
+    scales = (*TIED, "units")
+    of_rows = Case("rows", (33, 0, 70), tokens=2, top_k=2, shared_width=40, scales=scales)
+    of_tiles = replace(of_rows, tokens=9)
+    odd = replace(of_rows, hidden=33, shared_width=None, scales=TIED)
+    cases = (of_rows, of_tiles, odd, replace(of_tiles, scales=TIED[:1]))
+    for case in (*cases, replace(odd, tokens=9, scales=TIED[1:])):
+        _assert_equal(library, stand_in, inputs_of(case, "float16", "int4", 32))
+    assert stand_in.allocated_bytes == 0
+    kernels = {launch.key for launch in stand_in.launches}
+    assert {"gate_up_rows.float16.int4.scaled", "shift_pairs.any"} < kernels
+    assert {"scale_rows.float16", "scale_pairs.float16"} < kernels
+
+
+def factors_per_token_run_as_onnx_runtime_would_run_them(library: Path, stand_in: StandIn) -> None:
+    """Factors come on the device, and so does what is stored where factors may stand."""
+    case = Case("node", (33, 0, 7), tokens=2, top_k=2, scales=(*TIED, "units"))
+    for shared_width in (None, 40):
+        inputs = inputs_of(replace(case, shared_width=shared_width), "float16", "int4", 32)
+        node = CudaNode(library, stand_in, inputs)
+        y = node.run(inputs)
+        error = np.abs(y.astype(np.float64) - run_reference(inputs).astype(np.float64))
+        assert (error <= error_bound(inputs)).all(), f"worst {error.max()}"
+        node.destroy()
+
+
+def factors_whose_kernels_are_not_packaged_are_refused(library: Path, stand_in: StandIn) -> None:
+    """The layer refuses them when it is run, the node when it is made."""
+    of_up = (
+        "the input up_scale is not known to the CUDA kernels, which multiply gate and up by one "
+        "row of x; run the model on the CPU, or tune it in the form tied"
     )
-    layer.destroy()
+    of_float32 = (
+        "the CUDA kernels for the inputs input_scale and hidden_scale are for models in float16; "
+        "export in float16, or run on the CPU"
+    )
+    for case, dtype, sentence in (
+        (UP_SCALED_CASES[0], "float16", of_up),
+        (SCALED_CASES[0], "float32", of_float32),
+    ):
+        inputs = inputs_of(case, dtype)
+        layer = CudaLayer(library, stand_in, inputs)
+        assert _refusal(lambda inputs=inputs, layer=layer: layer.run(inputs)) == sentence
+        layer.destroy()
+        message = _refusal(lambda inputs=inputs: CudaNode(library, stand_in, inputs))
+        assert message == f"RaggedMoE node 'the node': {sentence}"
 
 
 def a_value_that_float16_does_not_reach_is_refused(library: Path, stand_in: StandIn) -> None:
@@ -188,9 +235,9 @@ def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -
         Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), "float16", "int4", 32
     )
     node = CudaNode(library, stand_in, inputs)
-    first_weight = 4
-    assert [node.memory_type(place) for place in range(first_weight)] == [0] * first_weight
-    assert {node.memory_type(place) for place in (first_weight, 50, 4095)} == {HOST_INPUT}
+    on_device = 6
+    assert [node.memory_type(place) for place in range(on_device)] == [0] * on_device
+    assert {node.memory_type(place) for place in (on_device, 50, 4095)} == {HOST_INPUT}
     assert node.input_counts() == {4096}
     first, again = node.run(inputs), node.run(inputs)
     np.testing.assert_array_equal(first, again)
@@ -204,7 +251,7 @@ def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -
 
 
 def a_weight_that_comes_on_the_device_is_taken_from_there(library: Path, stand_in: StandIn) -> None:
-    """The first weight moves with the input before it, as gate_0 does without a shared expert."""
+    """The first weights lie where factors and a shared expert's weight would be."""
     node = CudaNode(library, stand_in, GOOD)
     error = np.abs(node.run(GOOD).astype(np.float64) - run_reference(GOOD).astype(np.float64))
     assert (error <= error_bound(GOOD)).all(), f"worst {error.max()}"
@@ -308,6 +355,7 @@ def _refusal(action: Callable[[], object]) -> str:
 
 TOGETHER = (
     equals_the_reference,
+    factors_per_token_equal_the_reference,
     launches_are_those_of_the_manifest,
     x_that_begins_anywhere_is_padded,
     weights_are_laid_out_as_in_the_definition_of_the_layout,
@@ -320,7 +368,8 @@ TOGETHER = (
     a_weight_that_comes_on_the_device_is_taken_from_there,
     activations_equal_the_reference,
     formats_whose_kernels_are_not_packaged_are_refused,
-    factors_per_token_are_refused,
+    factors_per_token_run_as_onnx_runtime_would_run_them,
+    factors_whose_kernels_are_not_packaged_are_refused,
     gpu_check_tells_of_errors,
 )
 """Checks that leave the driver as it was."""

@@ -74,13 +74,14 @@ class CudaNode:
             if self._ask(op, PROVIDER, ctypes.c_char_p) == b"CUDAExecutionProvider"
             and self._ask(op, 4, ctypes.c_int, 0) == x_type
         )
-        computed = [inputs.x, inputs.expert_indices, inputs.routing_weights]
-        if inputs.shared_weight is not None:
-            computed.append(inputs.shared_weight)
-        self._first_weight = len(computed)
+        if inputs.extra_inputs:
+            self._attributes["extra_inputs"] = " ".join(inputs.extra_inputs)
+        self._first_weight = len(_computed(inputs))
+        units = inputs.extra_inputs.get("units")
+        stored = inputs.weights if units is None else [units, *inputs.weights]
         self._weights = [
             self._value(array, self._memory_of(self._first_weight + i))
-            for i, array in enumerate(inputs.weights)
+            for i, array in enumerate(stored)
         ]
         self._y = 0
         self._inputs: list[int] = []
@@ -90,8 +91,7 @@ class CudaNode:
 
     def run(self, inputs: Inputs) -> NDArray[Any]:
         """One execution, with everything on the device."""
-        arrays = [inputs.x, inputs.expert_indices, inputs.routing_weights, inputs.shared_weight]
-        computed = [self._value(a, b"Cuda") for a in arrays if a is not None]
+        computed = [self._value(array, b"Cuda") for array in _computed(inputs)]
         self._inputs = [*computed, *self._weights]
         compute = self._function(COMPUTE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self._raise(compute(self._kernel, 1))
@@ -175,7 +175,9 @@ class CudaNode:
             self._ops.append(op)
             return 0
 
-        def text(value: str, out: int | None, size: int) -> int:
+        def text(value: str | None, out: int | None, size: int) -> int:
+            if value is None:
+                return create_status(0, ctypes.addressof(missing))
             if out:
                 ctypes.memmove(out, value.encode() + b"\0", len(value) + 1)
             return number(size, len(value) + 1)
@@ -219,6 +221,8 @@ class CudaNode:
             self._keep.append(buffer)
             return number(out, ctypes.addressof(buffer))
 
+        missing = ctypes.create_string_buffer(b"no such attribute")
+        self._keep.append(missing)
         attributes = self._attributes
         slots: dict[int, tuple[int, Callable[..., int]]] = {
             0: (2, create_status),
@@ -234,7 +238,7 @@ class CudaNode:
             75: (3, allocate),
             76: (2, free),
             86: (3, lambda _i, key, out: number(out, attributes[ctypes.string_at(key).decode()])),
-            87: (4, lambda _i, key, out, size: text(attributes[_text(key)], out, size)),
+            87: (4, lambda _i, key, out, size: text(attributes.get(_text(key)), out, size)),
             90: (3, lambda _context, place, out: number(out, self._inputs[place or 0])),
             91: (5, output),
             93: (1, lambda _status: 0),
@@ -253,6 +257,13 @@ class CudaNode:
             self._keep.append(made)
             table[slot] = ctypes.cast(made, ctypes.c_void_p)
         return table
+
+
+def _computed(inputs: Inputs) -> list[NDArray[Any]]:
+    """Inputs of a call, in the node's order: all but the stored ones."""
+    scales = [array for name, array in inputs.extra_inputs.items() if name != "units"]
+    first = [inputs.x, inputs.expert_indices, inputs.routing_weights]
+    return [*first, *([] if inputs.shared_weight is None else [inputs.shared_weight]), *scales]
 
 
 def _text(address: int) -> str:

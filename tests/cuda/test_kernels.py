@@ -11,6 +11,7 @@ from moe_export.op.spec import Activation
 from moe_export.op.triton import plan
 from moe_export.testing.cases import (
     CASES,
+    SCALED_CASES,
     Case,
     Inputs,
     Kind,
@@ -68,6 +69,17 @@ def test_the_kernels_equal_the_reference(case: Case, kind: Kind) -> None:
 @pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.name)
 def test_the_kernels_equal_the_reference_in_every_activation(case: Case, kind: Kind) -> None:
     # It comes after the sums, whatever the format is.
+    inputs = inputs_of(case, *kind)
+    for path in paths_of(case, kind):
+        assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
+
+
+# Factors multiply floats, whatever the format is: each case in one kind.
+SCALED = [(case, THOROUGH[number % 2]) for number, case in enumerate(SCALED_CASES)]
+
+
+@pytest.mark.parametrize(("case", "kind"), SCALED, ids=id_of)
+def test_the_kernels_equal_the_reference_with_factors_per_token(case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
     for path in paths_of(case, kind):
         assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)

@@ -83,7 +83,7 @@ def test_c_and_cpp_pass_on_the_words_of_onnx_runtime(
 
 @pytest.mark.skipif(
     not (EXAMPLES / "node" / "node_modules").exists() or shutil.which("node") is None,
-    reason="`npm install` in examples/node was not run",
+    reason="`npm install --ignore-scripts` in examples/node was not run",
 )
 def test_node_gives_our_answers(model: Path, prompts: list[list[int]]) -> None:
     some = prompts[::4]

@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from moe_export.checkpoint import overwrite
-from moe_export.errors import RecipeError
 from moe_export.families import open_checkpoint, spec_of
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import Layout
 from moe_export.recipe import QuantizeSettings
-from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.stages.quantize import run as quantize
 from moe_export.testing.families import ROWS, FamilyRow
@@ -73,7 +71,7 @@ def test_every_family_equals_torch_in_every_executor(row: FamilyRow, tmp_path: P
 
 @pytest.mark.parametrize("widths", [None, WIDTHS], ids=["whole", "pruned"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_equals_torch_in_every_executor_that_knows_it(
+def test_every_form_equals_torch_in_every_executor(
     form: str, widths: list[list[int]] | None, tmp_path: Path
 ) -> None:
     checkpoint = tiny(tmp_path / "source", form)
@@ -83,9 +81,8 @@ def test_every_form_equals_torch_in_every_executor_that_knows_it(
     expected = expected_of(checkpoint)
     portable = exported(checkpoint, tmp_path / "portable")
     decoders = [Decoder(portable)]
-    if form != "three":
-        packed = exported(checkpoint, tmp_path / "packed", layout="packed")
-        decoders += [Decoder(model, native=True) for model in (portable, packed)]
+    packed = exported(checkpoint, tmp_path / "packed", layout="packed")
+    decoders += [Decoder(model, native=True) for model in (portable, packed)]
     for decoder in decoders:
         np.testing.assert_allclose(logits_of(decoder), expected, rtol=0, atol=LIMIT)
 
@@ -190,14 +187,3 @@ def test_a_token_reads_the_vectors_of_its_auxiliary_experts_alone(tmp_path: Path
         predicted_bytes(each, "float32").active_bytes(each, shares) for each in (spec, fewer)
     )
     assert active - plain == 3 * 2 * (64 + 24) * 4
-
-
-def test_the_native_kernels_refuse_an_input_of_its_own_for_up(tmp_path: Path) -> None:
-    source = tiny(tmp_path / "source", "three")
-    with pytest.raises(RecipeError, match=r"export.layout is packed, .* tune it in the form tied"):
-        exported(source, tmp_path / "packed", layout="packed")
-    with pytest.raises(RecipeError, match=r"export.library is true, and this .*_form three"):
-        export_model(source, tmp_path / "library", "float32", library=True)
-    portable = exported(source, tmp_path / "portable")
-    with pytest.raises(Exception, match="the input up_scale is not known to the native kernels"):
-        Decoder(portable, native=True)

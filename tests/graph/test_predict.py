@@ -10,7 +10,7 @@ import pytest
 from moe_export.families import spec_of
 from moe_export.families.alike import first_alike, with_layers
 from moe_export.families.base import ModelSpec
-from moe_export.graph import build_decoder, predicted_bytes
+from moe_export.graph import build_decoder, predict, predicted_bytes
 from moe_export.graph.external_data import layout as placements
 from moe_export.op.spec import Layout
 from moe_export.quantization import Quantization
@@ -55,3 +55,17 @@ def test_tuned_models_of_unequal_widths_and_formats(added: dict[str, Any]) -> No
     assert first_alike(spec) == (0, 1, 0, 1, 0, 0, 0)
     for quantization in (Quantization(), MIXED):
         assert_as_in_the_graph(replace(spec, quantization=quantization), "portable")
+
+
+def test_one_layer_of_each_kind_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = next(row for row in ROWS if row.model_type == "qwen3_moe")
+    built: list[int] = []
+
+    def noted(spec: ModelSpec, *others: Any) -> Any:
+        built.append(spec.num_layers)
+        return build_decoder(spec, *others)
+
+    monkeypatch.setattr(predict, "build_decoder", noted)
+    spec = spec_of(row.config | {"num_hidden_layers": 258})
+    assert len(predict.predicted_bytes(spec, "float16").experts_by_layer) == 258
+    assert built == [1]

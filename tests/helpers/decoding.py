@@ -34,13 +34,13 @@ def exported(
 class Decoder:
     """Session of ONNX Runtime with its KV cache; stock, or with the native library."""
 
-    def __init__(self, directory: Path, *, native: bool = False) -> None:
+    def __init__(self, directory: Path, *, native: bool = False, file: str = "model.onnx") -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         if native:
             register(options)
         self.session = onnxruntime.InferenceSession(
-            directory / "model.onnx", options, providers=["CPUExecutionProvider"]
+            directory / file, options, providers=["CPUExecutionProvider"]
         )
         self._outputs = [output.name for output in self.session.get_outputs()]
         self._cache: dict[str, NDArray[Any]] = {}

@@ -24,6 +24,7 @@ def layout_of(inputs: Inputs) -> DeviceLayout:
         inputs.x.shape[1],
         inputs.x.dtype.name,
         inputs.activation,
+        inputs.extra_inputs.get("units"),
     )
 
 
@@ -41,6 +42,8 @@ def run_kernels(inputs: Inputs, path: plan.Path, pairs: int | None = None) -> ND
         DeviceLayer.of(layout_of(inputs), "cpu"),
         *(_tensor(array) for array in (inputs.x, inputs.expert_indices, inputs.routing_weights)),
         None if inputs.shared_weight is None else _tensor(inputs.shared_weight),
+        input_scale_TD=_scale(inputs, "input_scale"),
+        hidden_scale_TW=_scale(inputs, "hidden_scale"),
         path=path,
         pairs=pairs,
     )
@@ -48,6 +51,11 @@ def run_kernels(inputs: Inputs, path: plan.Path, pairs: int | None = None) -> ND
         buffer.fill_(float("nan"))
     y: NDArray[Any] = call.run().numpy()
     return y
+
+
+def _scale(inputs: Inputs, name: str) -> torch.Tensor | None:
+    array = inputs.extra_inputs.get(name)
+    return None if array is None else _tensor(array)
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:

@@ -217,7 +217,7 @@ class Fuzzer {
     int64_t rows = 0;
     for (size_t i = 0; i < routed; ++i) rows += widths[i];
     const int64_t columns = 130 + upto(3);
-    const Scales scales = some_scales(&info, rows, columns);
+    const Scales scales = some_scales(&info, down == 2, rows, columns);
     info.inputs.resize((shared ? 4 : 3) + scales.computed());
     if (scales.units) info.inputs.push_back(broken() ? nullptr : scales.units.get());
     for (const auto& weight : weights) info.inputs.push_back(broken() ? nullptr : weight.get());
@@ -276,7 +276,8 @@ class Fuzzer {
     info.inputs = {nullptr, nullptr, nullptr, broken() ? nullptr : packed.get()};
     if (shared != broken()) info.inputs.push_back(nullptr);
     const int64_t columns = 130 + upto(3);
-    const Scales scales = some_scales(&info, rows, columns);
+    const Scales scales =
+        some_scales(&info, moe_export::is_gated(problem.activation), rows, columns);
     info.inputs.resize(info.inputs.size() + scales.computed());
     if (scales.units) info.inputs.push_back(broken() ? nullptr : scales.units.get());
     static const moe_export::RaggedMoePackedOp ops[] = {
@@ -371,19 +372,21 @@ class Fuzzer {
 
   // The inputs behind shared_weight that a node has.
   struct Scales {
-    bool input = false, hidden = false;
+    bool input = false, up = false, hidden = false;
     std::unique_ptr<Value> units;
 
-    size_t computed() const { return static_cast<size_t>(input) + static_cast<size_t>(hidden); }
+    size_t computed() const { return static_cast<size_t>(input) + up + hidden; }
   };
 
   // Half of the nodes have none.
-  Scales some_scales(ort::KernelInfo* info, int64_t rows, int64_t columns) {
+  Scales some_scales(ort::KernelInfo* info, bool gated, int64_t rows, int64_t columns) {
     Scales scales;
     if (upto(2) == 0) return scales;
     scales.input = upto(3) > 0;
+    scales.up = scales.input && gated && upto(2) == 0;
     scales.hidden = upto(3) > 0;
     std::string names = scales.input ? "input_scale" : "";
+    if (scales.up) names += " up_scale";
     if (scales.hidden) names += scales.input ? " hidden_scale" : "hidden_scale";
     if (scales.hidden && upto(3) > 0) {
       scales.units = value(moe_export::kInt32, {rows});
@@ -419,6 +422,7 @@ class Fuzzer {
       const std::unique_ptr<Value> routing = value(x_type, {tokens, top_k});
       const std::unique_ptr<Value> share = value(x_type, {tokens, 1});
       const std::unique_ptr<Value> input_scale = value(x_type, {tokens, hidden});
+      const std::unique_ptr<Value> up_scale = value(x_type, {tokens, hidden});
       const std::unique_ptr<Value> hidden_scale = value(x_type, {tokens, sizes.columns});
       int64_t* index = reinterpret_cast<int64_t*>(indices->data.get());
       for (size_t i = 0; i < bytes_of(indices->type, indices->shape) / 8; ++i) {
@@ -430,6 +434,7 @@ class Fuzzer {
       std::vector<const Value*> computed;
       if (sizes.shared) computed.push_back(share.get());
       if (scales.input) computed.push_back(input_scale.get());
+      if (scales.up) computed.push_back(up_scale.get());
       if (scales.hidden) computed.push_back(hidden_scale.get());
       for (size_t i = 0; i < computed.size() && sizes.share_input + i < info.inputs.size(); ++i) {
         context.inputs[sizes.share_input + i] = broken() ? nullptr : computed[i];

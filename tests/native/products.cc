@@ -18,13 +18,14 @@ int main() {
     for (int count = 1; count <= moe_export::kTile; ++count, ++compared) {
       const moe_export::RandomRows x(kDepth, plain, &random);
       const std::vector<const void*> rows = x.rows(format);
-      float sums[2][moe_export::kTile * moe_export::kColumns] = {};
-      const int number = static_cast<int>(format);
-      plain.product[number](panel.data(), kDepth, rows.data(), count, sums[0]);
-      dot.product[number](panel.data(), kDepth, rows.data(), count, sums[1]);
-      if (std::memcmp(sums[0], sums[1], sizeof sums[0]) != 0 || sums[0][0] == 0) {
-        std::printf("format %d with %d rows differs\n", number, count);
-        return 1;
+      for (int sides : {0, 1}) {
+        float sums[2][moe_export::kTile * moe_export::kColumns] = {};
+        plain.products[sides][format](panel.data(), kDepth, rows.data(), count, sums[0]);
+        dot.products[sides][format](panel.data(), kDepth, rows.data(), count, sums[1]);
+        if (std::memcmp(sums[0], sums[1], sizeof sums[0]) != 0 || sums[0][0] == 0) {
+          std::printf("format %d with %d rows differs\n", static_cast<int>(format), count);
+          return 1;
+        }
       }
     }
   }

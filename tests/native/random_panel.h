@@ -32,11 +32,13 @@ inline std::vector<uint8_t> random_panel(Format format, int64_t depth, std::mt19
   return panel;
 }
 
-// Random activations of kTile rows, as floats and as codes.
+// Random activations, as floats and as codes: rows of two sides for kTile rows of sums.
 struct RandomRows {
+  static constexpr int kCount = 2 * kTile;
+
   RandomRows(int64_t depth, const Kernels& kernels, std::mt19937* random) {
     std::normal_distribution<float> normal;
-    for (int row = 0; row < kTile; ++row) {
+    for (int row = 0; row < kCount; ++row) {
       for (int64_t d = 0; d < depth; ++d) values[row].push_back(normal(*random));
       blocks[row].resize(static_cast<size_t>((depth + kBlock - 1) / kBlock));
       kernels.quantize(values[row].data(), depth, blocks[row].data());
@@ -46,15 +48,15 @@ struct RandomRows {
   // Rows as a product with this format takes them.
   std::vector<const void*> rows(Format format) const {
     std::vector<const void*> pointers;
-    for (int row = 0; row < kTile; ++row) {
+    for (int row = 0; row < kCount; ++row) {
       pointers.push_back(has_integer_codes(format) ? static_cast<const void*>(blocks[row].data())
                                                    : values[row].data());
     }
     return pointers;
   }
 
-  std::vector<float> values[kTile];
-  std::vector<QuantizedBlock> blocks[kTile];
+  std::vector<float> values[kCount];
+  std::vector<QuantizedBlock> blocks[kCount];
 };
 
 }  // namespace moe_export

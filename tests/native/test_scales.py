@@ -14,10 +14,20 @@ import pytest
 
 from moe_export.op.scales import TokenScales
 from moe_export.testing.c_library import OpenedLayer, RefusedError
-from moe_export.testing.cases import SCALED_CASES, UP_SCALED_CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import (
+    SCALED_CASES,
+    TIED,
+    UP_SCALED_CASES,
+    Case,
+    Inputs,
+    Kind,
+    id_of,
+    inputs_of,
+)
 from moe_export.testing.executors import feeds, one_node_model
 from moe_export.testing.native_executors import (
     KERNELS,
+    NATIVE_KINDS,
     layer_of,
     native_session,
     packed,
@@ -36,10 +46,16 @@ SCALED_KINDS: tuple[Kind, ...] = (
     ("float16", "nf4", 64),
 )
 UNITS = next(case for case in SCALED_CASES if case.name == "scaled_units_beside_a_shared_expert")
+UP_UNITS = UP_SCALED_CASES[-1]
+
+# A product of two sides is written for each format.
+PAIRS = [
+    *((case, kind) for case in SCALED_CASES for kind in SCALED_KINDS),
+    *((case, kind) for case in UP_SCALED_CASES for kind in NATIVE_KINDS),
+]
 
 
-@pytest.mark.parametrize("kind", SCALED_KINDS, ids=str)
-@pytest.mark.parametrize("case", SCALED_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "kind"), PAIRS, ids=id_of)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_equals_the_reference(library: Path, kernel: str, case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
@@ -49,7 +65,7 @@ def test_a_kernel_equals_the_reference(library: Path, kernel: str, case: Case, k
 
 
 @pytest.mark.parametrize("kind", SCALED_KINDS, ids=str)
-@pytest.mark.parametrize("case", SCALED_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*SCALED_CASES, *UP_SCALED_CASES], ids=lambda case: case.name)
 def test_onnx_runtime_and_packed_layers_give_the_bits_of_the_kernel(
     library: Path, case: Case, kind: Kind
 ) -> None:
@@ -70,7 +86,7 @@ def test_onnx_runtime_and_packed_layers_give_the_bits_of_the_kernel(
 def test_factors_of_one_change_no_bit_and_threads_neither(
     library: Path, kernel: str, kind: Kind
 ) -> None:
-    case = replace(UNITS, widths=(200, 0, 33, 96), tokens=64, hidden=512)
+    case = replace(UP_UNITS, widths=(200, 0, 33, 96), tokens=64, hidden=512)
     inputs = inputs_of(case, *kind)
     first = run_kernel(library, inputs, kernel)
     np.testing.assert_array_equal(run_kernel(library, inputs, kernel, 3), first)
@@ -80,6 +96,21 @@ def test_factors_of_one_change_no_bit_and_threads_neither(
     assert (plain != first).any()
     same = replace(inputs, scales=TokenScales(**ones))
     np.testing.assert_array_equal(run_kernel(library, same, kernel), plain)
+
+
+@pytest.mark.parametrize("kind", NATIVE_KINDS, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_factors_of_x_given_to_up_again_change_no_bit(
+    library: Path, kernel: str, kind: Kind
+) -> None:
+    # Expert 0 is chosen by one row of x, then by two, and so on: every number of rows in a product.
+    for tokens in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 30):
+        case = Case("rows", (40,), tokens, top_k=1, hidden=530, scales=TIED)
+        tied = inputs_of(case, *kind)
+        assert tied.scales is not None
+        given = replace(tied.scales, up_scale=tied.scales.input_scale)
+        same = run_kernel(library, replace(tied, scales=given), kernel)
+        np.testing.assert_array_equal(same, run_kernel(library, tied, kernel))
 
 
 INPUTS = inputs_of(UNITS, "float32", "int4", 32)
@@ -103,6 +134,14 @@ def _run(layer: Any, inputs: Inputs) -> Any:
         (
             {"input_scale": SCALES["input_scale"].astype(np.float16)},
             "input_scale is float16 [13, 33], expected float32 [13, 33]",
+        ),
+        (
+            {"up_scale": SCALES["input_scale"][:, :32]},
+            "up_scale is float32 [13, 32], expected float32 [13, 33]",
+        ),
+        (
+            {"input_scale": None, "up_scale": SCALES["input_scale"]},
+            "the input up_scale is given without input_scale or without a gate; scale x by",
         ),
         (
             {"hidden_scale": SCALES["hidden_scale"][1:]},
@@ -158,10 +197,7 @@ def _packed(library: Path) -> onnx.ModelProto:
             "hidden_scale input_scale units",
             "attribute extra_inputs is 'hidden_scale input_scale units', expected some of",
         ),
-        (
-            "input_scale up_scale units",
-            "the input up_scale is not known to the native kernels, which multiply gate and up by",
-        ),
+        ("up_scale hidden_scale units", "the input up_scale is given without input_scale or"),
         ("input_scale units", "the input units is given without hidden_scale"),
         ("input_scale", "inputs, expected 6|input 4 is not a constant"),
         (None, "inputs, expected 5|input 3 is not a constant"),
@@ -182,9 +218,9 @@ def test_a_node_whose_attribute_does_not_name_its_inputs_is_refused(
     assert any(part in str(refused.value) for part in message.split("|"))
 
 
-def test_without_the_library_up_may_have_factors_of_its_own(library: Path) -> None:
-    inputs = inputs_of(UP_SCALED_CASES[0], "float32")
-    with pytest.raises(Exception, match="the input up_scale is not known to the native kernels"):
+def test_factors_for_up_need_a_gate(library: Path) -> None:
+    inputs = inputs_of(replace(UP_UNITS, activation="relu2"), "float32")
+    with pytest.raises(Exception, match=r"the input up_scale is given .* without a gate"):
         run_in_onnx_runtime(library, inputs)
 
 

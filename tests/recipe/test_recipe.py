@@ -196,19 +196,10 @@ COMPRESSED = "tune: {method: compressed_experts, sources: [{demo: sums}]}\n"
             "prune.save_padded is for stock loaders, which would drop the tensors that tune.method",
         ),
         (
-            MINIMAL + COMPRESSED + "export: {dtype: float16}\nvalidate: {providers: [cuda]}\n",
-            "native kernels do not know compressed experts; set validate.operator to portable",
-        ),
-        *(
-            (
-                MINIMAL + COMPRESSED.replace("}\n", ", compressed: {form: three}}\n") + settings,
-                "set export.library to false, export.layout to portable and validate.operator",
-            )
-            for settings in (
-                "",
-                "export: {library: false}\n",
-                "export: {library: true}\nvalidate: {operator: portable}\n",
-            )
+            MINIMAL
+            + COMPRESSED.replace("}\n", ", compressed: {form: three}}\n")
+            + "export: {dtype: float16}\nvalidate: {providers: [cuda]}\n",
+            "whose native kernels multiply gate and up by one input, and tune.compressed.form is",
         ),
         (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from moe_export.demo import checkpoint_dir
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families import spec_of
 from moe_export.op.platforms import this_platform
+from moe_export.op.spec import Dtype
 from moe_export.recipe import QuantizeSettings
 from moe_export.reporting.card import (
     UNMEASURED,
@@ -41,6 +43,7 @@ from tests.helpers.report_artifacts import REPORT
 from tests.helpers.wheels import ops_wheel
 
 WIDTHS = ((128, 64, 96, 32) * 4,) * 4
+NODE_MODULES = Path(__file__).parents[2] / "examples" / "node" / "node_modules"
 GENAI = importlib.util.find_spec("onnxruntime_genai") is not None
 
 
@@ -136,6 +139,30 @@ def test_the_code_of_a_packed_quantized_export_runs(pruned: Path, tmp_path: Path
     assert "experts int4, dense int8" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.skipif(
+    not (NODE_MODULES / "@huggingface" / "transformers").exists() or shutil.which("node") is None,
+    reason="transformers.js is not in examples/node; CI installs it there",
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_code_for_transformers_js_runs(dtype: Dtype, pruned: Path, tmp_path: Path) -> None:
+    source = quantized(pruned, tmp_path / "quantized") if dtype == "float16" else pruned
+    export_model(source, tmp_path / "out", dtype, web=True)
+    card = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"```js\n(.*?)```", card, re.DOTALL)
+    (tmp_path / "code.mjs").write_text(code)
+    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+    done = subprocess.run(
+        ["node", tmp_path / "code.mjs"],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = moe_export.load(tmp_path / "out", operator="portable").generate(PROMPT, NEW_TOKENS)
+    assert done.stdout == f"{answer}\n" != "\n"
+
+
 def test_the_code_of_pruned_checkpoints_runs(pruned: Path, tmp_path: Path) -> None:
     spec, whole = (spec_of(Checkpoint(path).config) for path in (pruned, checkpoint_dir()))
     padded = masked_checkpoint(checkpoint_dir(), tmp_path / "padded", WIDTHS)
@@ -155,6 +182,8 @@ def test_a_card_states_what_was_kept_and_where_it_is_from(pruned: Path, tmp_path
     assert (
         f"| expert dimensions kept | {100 * kept / whole:.1f} % ({kept:,} of {whole:,}) |" in card
     )
+    assert "| experts per token | 2 |" in card
+    assert "padded on either side" in card
     assert front_matter(card) == {
         "library_name": "onnxruntime",
         "pipeline_tag": "text-generation",

@@ -50,9 +50,9 @@ def test_answers_are_counted_against_our_own_decoding(questions: Questions, tmp_
 def test_an_application_that_only_shows_a_model_opens_it_or_says_why_not(
     questions: Questions, tmp_path: Path
 ) -> None:
-    shown = App("app", "1.0", (), lambda app, cache, questions: ["96"], opens=True)
+    shown = App("app", "1.0", (), lambda app, cache, questions: ["96"], result="opens")
     assert outcome(shown, tmp_path, questions) == "opens"
-    refused = App("app", "1.0", (), failing, opens=True)
+    refused = App("app", "1.0", (), failing, result="opens")
     results = ["opens", outcome(refused, tmp_path, questions)]
     rows = [
         {"app": "app", "version": "1.0", "export": kind.name, "result": result}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_a_page_and_its_data_are_written_with_rounded_floats(
         "some.json",
         "some.md",
     ]
+
+
+def test_draws_of_the_real_model_are_averaged_and_their_range_is_shown() -> None:
+    data = read_data("real_model")
+    row = data["rows"][0]
+    texts = data["unpruned"].keys() - data["choices"].keys()
+    for draw, nats in enumerate((0.5, 0.7)):
+        for text in texts:
+            row["scores"][text]["kl_nats"] = nats
+        data["rows"].append(deepcopy(row) | {"keep": 0.1, "draw": draw})
+    page = import_module("tools.pages.real_model").markdown(data)
+    assert f"| 10% | {row['way']} | 2 | KL 0.600" in page
+    assert "| 0.600 (0.500 to 0.700) |" in page
+    assert "real_model --draws 0 1`" in page
 
 
 def test_draws_of_one_model_are_joined_and_those_of_another_refused() -> None:

@@ -44,7 +44,7 @@ class App:
         answers: Function that returns what it prints to the questions, one line per prompt.
         native: True if it runs the operator library where that is beside the model.
         prints_texts: True if answers are texts and not token ids.
-        opens: True if it only shows a model, and answers nothing.
+        result: Word for what it does with a model, if it does not answer with it.
     """
 
     name: str
@@ -53,7 +53,7 @@ class App:
     answers: Callable[[App, Path, Questions], list[str]]
     native: bool = True
     prints_texts: bool = False
-    opens: bool = False
+    result: str | None = None
 
     @property
     def folder(self) -> str:
@@ -176,6 +176,12 @@ def _olive(app: App, cache: Path, questions: Questions) -> list[str]:
         return _output(command, questions.ids).splitlines()
 
 
+def _olive_tuning(app: App, cache: Path, questions: Questions) -> list[str]:
+    python = python_environment(cache / app.folder, app.packages)
+    command = [str(python), str(DRIVERS / "olive_tuning.py"), str(questions.folder)]
+    return _output(command, "").splitlines()
+
+
 def _runtime(name: str, version: str, numpy: str = "numpy") -> App:
     packages = (f"onnxruntime=={version}", numpy, "tokenizers")
     return App(name, version, packages, _onnx_runtime if name == "ONNX Runtime" else _c)
@@ -192,7 +198,7 @@ OPTIMUM = (
     *("torch==2.13.0", "onnx-ir>=1.1,<2", "pydantic", "pyyaml", "ml-dtypes", "numpy"),
 )
 
-OLIVE = ("olive-ai==0.13.0", "onnxruntime==1.32.0", "requests", "numpy", "tokenizers")
+OLIVE = ("olive-ai==0.13.0", "onnxruntime==1.32.0", "requests", "psutil", "numpy", "tokenizers")
 
 APPS = (
     _runtime("ONNX Runtime", "1.32.0"),
@@ -226,7 +232,8 @@ APPS = (
     _js("transformers.js in Node", "3.8.1", _transformers_js),
     _js("transformers.js in Chromium", "4.3.2", _web_transformers),
     App("Olive, peephole pass", "0.13.0", OLIVE, _olive),
-    App("Netron", "9.3.3", ("netron==9.3.3",), _netron, opens=True),
+    App("Olive, session tuning", "0.13.0", OLIVE, _olive_tuning, result="tunes"),
+    App("Netron", "9.3.3", ("netron==9.3.3",), _netron, result="opens"),
 )
 """Applications in the order of the table: the newest version first, then the oldest that works. One
 older version of transformers.js shows why it does not."""

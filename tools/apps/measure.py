@@ -13,9 +13,6 @@ from tools.apps.applications import APPS, App, AppError
 from tools.apps.exports import make_exports
 from tools.apps.questions import Questions
 
-OPENS = "opens"
-"""Result of an application that only shows a model."""
-
 LONGEST = 200
 """Characters of an application's message that the table shows."""
 
@@ -62,8 +59,8 @@ def outcome(app: App, cache: Path, questions: Questions) -> str:
         answers = app.answers(app, cache, questions)
     except (AppError, OSError) as error:
         return message(str(error))
-    if app.opens:
-        return OPENS
+    if app.result is not None:
+        return app.result
     native = app.native and (questions.folder / "libmoe_export_ops.so").exists()
     expected = questions.expected_texts() if app.prints_texts else questions.expected_ids(native)
     if len(answers) != len(expected):

@@ -12,7 +12,7 @@ from moe_export.reporting.tables import Table
 from moe_export.system.machine import machine, versions
 from tools.apps.applications import APPS
 from tools.apps.exports import KINDS
-from tools.apps.measure import OPENS, measured
+from tools.apps.measure import measured
 from tools.pages.page import write_page
 
 INTRODUCTION = (
@@ -36,10 +36,13 @@ TEXT = (
     "ONNX Runtime, C and C++ are given token ids. onnxruntime-genai, Optimum, onnxruntime-node and "
     "transformers.js in Node are given texts, which their own tokenizers must turn into the same "
     "ids. C++ and Optimum answer in batches padded on the left. Pages in Chromium are given ids. "
-    "Olive writes the model anew, and ONNX Runtime answers with what it wrote. Netron draws the "
-    "graph. vLLM takes checkpoints, not ONNX: [loading-elsewhere.md]"
-    "(../guide/loading-elsewhere.md) says how the padded twin ran there."
+    "Olive writes the model anew, and ONNX Runtime answers with what it wrote; its session tuning "
+    "runs standard operators. Netron draws the graph. vLLM takes checkpoints, not ONNX: "
+    "[loading-elsewhere.md](../guide/loading-elsewhere.md) says how the padded twin ran there."
 )
+
+RESULTS = {app.result for app in APPS}
+"""Words for what applications do that answer nothing."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +95,7 @@ def markdown(data: dict[str, Any]) -> str:
 
 
 def _is_message(result: str) -> bool:
-    return result != OPENS and not result.endswith("equal")
+    return result not in RESULTS and not result.endswith("equal")
 
 
 def _cell(result: str | None, notes: list[str]) -> str:

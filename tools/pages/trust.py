@@ -45,9 +45,9 @@ OPEN = (
     "The bad cases of this table, mended with tests and tried again on the mended code: weights so "
     "large that fitting overflows float32 (five tracebacks), `validate.providers` that is a number "
     "(two tracebacks), `prune.refit` given as 0, which passed for `false`, a value of "
-    "`generation_config.json` that transformers logged before we refused it, and an error that "
-    "ONNX Runtime logged beside raising it. Not mended: `sizes` of configs with 256 and 258 "
-    "layers, which builds ten graphs in 8 to 10 s of processor time on the busy machine. The "
+    "`generation_config.json` that transformers logged before we refused it, an error that ONNX "
+    "Runtime logged beside raising it, and `sizes` of configs with 256 and 258 layers, which built "
+    "ten graphs of all layers in 8 to 10 s of processor time and now takes less than one. The "
     "campaign ran on the code before these mends."
 )
 NOT_TRIED = (

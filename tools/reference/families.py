@@ -72,7 +72,8 @@ def _facts(family: Family, tried: FamilyRow) -> list[str]:
         "shared expert": _shared(family, spec),
         "layers without experts": ", ".join(f"`{rule}`" for rule in family.dense_layers) or "none",
         "rotation": ", ".join(family.rope_types)
-        + (", part of a head" if _is_partial(family) else ""),
+        + (", part of a head" if _is_partial(family) else "")
+        + (", in layers with a window alone" if family.rotates_windows_alone else ""),
         "states of a layer": ", ".join(_states(spec)),
         "onnxruntime-genai": f"as `{family.genai_type}`",
         "transformers.js": "yes" if family.in_transformers_js else "no",

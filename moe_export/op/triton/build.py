@@ -44,12 +44,18 @@ X_TYPES = {"float32": "fp32", "float16": "fp16"}
 WEIGHT_TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Triton types of the float formats; codes are bytes."""
 
-_X = ("x", "hidden", "out", "weights", "shared_weight", "y", "padded")
+SCALED_X_DTYPE = "float16"
+"""Dtype of x in the packaged kernels for factors per token, that of whole models on CUDA."""
+
+_X = (
+    *("x", "hidden", "out", "weights", "shared_weight", "y", "padded"),
+    *("scale", "scaled", "input_scale", "hidden_scale"),
+)
 _WEIGHTS = ("gate", "up", "down")
 _SCALES = ("gate_scale", "up_scale", "down_scale")
 _ZEROS = ("gate_zero", "up_zero", "down_zero")
-_INT32 = ("table", "pairs", "starts", "counts", "unit_map")
-_ALIGNED = ("x", "hidden", "out", *_WEIGHTS, "padded")
+_INT32 = ("table", "pairs", "shifted", "starts", "counts", "unit_map", "columns")
+_ALIGNED = ("x", "hidden", "out", *_WEIGHTS, "padded", "scaled", "input_scale")
 _MULTIPLES_OF_16 = ("x_columns", "depth", "hidden_stride", "out_stride", "padded_columns")
 
 
@@ -75,13 +81,16 @@ class Variant:
     def key(self) -> str:
         """Name in the package: kernel, dtype of x, format, pairs of a tile.
 
-        For example `gate_up_tiles.float16.int4.128`.
+        For example `gate_up_tiles.float16.int4.128`; `gate_up_rows.float16.int4.scaled` is the
+        variant for factors per token.
         """
         parts = [self.kernel.__name__, self.x_dtype]
         if self.format_name is not None:
             parts.append(self.format_name)
         if self.shape.pairs > 1:
             parts.append(str(self.kind))
+        if self.constants.get("SCALED"):
+            parts.append("scaled")
         return ".".join(parts)
 
     @property
@@ -96,6 +105,9 @@ def variants(architecture: int) -> Iterator[Variant]:
     group = plan.Shape(1, 1, plan.GROUP_BLOCK, 4, 1)
     copy = plan.Shape(1, 1, plan.COPY_BLOCK, 4, 1)
     yield Variant(kernels_1_common.group_pairs, "any", None, {"BLOCK": plan.GROUP_BLOCK}, group)
+    yield Variant(kernels_1_common.shift_pairs, "any", None, {"BLOCK": plan.GROUP_BLOCK}, group)
+    for kernel in (kernels_1_common.scale_rows, kernels_1_common.scale_pairs):
+        yield Variant(kernel, SCALED_X_DTYPE, None, {"BLOCK": plan.COPY_BLOCK}, copy)
     for x_dtype, formats in FORMATS_OF.items():
         for kernel in (kernels_1_common.pad_rows, kernels_1_common.add_pairs):
             yield Variant(kernel, x_dtype, None, {"BLOCK": plan.COPY_BLOCK}, copy)
@@ -103,6 +115,10 @@ def variants(architecture: int) -> Iterator[Variant]:
             for kernel in (kernels_2_rows.gate_up_rows, kernels_2_rows.down_rows):
                 shape = plan.shape_of(kernel.__name__, format_name, x_dtype, 1, architecture)
                 yield _variant(kernel, x_dtype, format_name, shape)
+            if x_dtype == SCALED_X_DTYPE:
+                rows = kernels_2_rows.gate_up_rows
+                shape = plan.shape_of(rows.__name__, format_name, x_dtype, 1, architecture)
+                yield _variant(rows, x_dtype, format_name, shape, scaled=True)
             for pairs in (plan.SMALL_TILE_PAIRS, plan.LARGE_TILE_PAIRS):
                 for kernel in (kernels_3_tiles.gate_up_tiles, kernels_3_tiles.down_tiles):
                     shape = plan.shape_of(
@@ -111,8 +127,10 @@ def variants(architecture: int) -> Iterator[Variant]:
                     yield _variant(kernel, x_dtype, format_name, shape)
 
 
-def _variant(kernel: Any, x_dtype: str, format_name: Format, shape: plan.Shape) -> Variant:
-    constants = plan.constants_of(kernel.__name__, format_name, shape)
+def _variant(
+    kernel: Any, x_dtype: str, format_name: Format, shape: plan.Shape, *, scaled: bool = False
+) -> Variant:
+    constants = plan.constants_of(kernel.__name__, format_name, shape, scaled=scaled)
     return Variant(kernel, x_dtype, format_name, constants, shape)
 
 
@@ -144,8 +162,8 @@ def compile_variant(variant: Variant, architecture: int) -> package.Kernel:
     types = signature(variant)
     hints = {
         (position,): [["tt.divisibility", 16]]
-        for position, name in enumerate(types)
-        if name in (*_ALIGNED, *_MULTIPLES_OF_16)
+        for position, (name, kind) in enumerate(types.items())
+        if name in (*_ALIGNED, *_MULTIPLES_OF_16) and kind != "constexpr"
     }
     constants = {
         (position,): variant.constants[name]
@@ -254,6 +272,9 @@ LAUNCH_GRIDS = {
     "group_pairs": ["E"],
     "pad_rows": ["T", "ceil(x_columns / BLOCK)"],
     "add_pairs": ["T", "ceil(D / BLOCK)"],
+    "scale_rows": ["T, or 2 * T with a shared expert", "ceil(x_columns / BLOCK)"],
+    "shift_pairs": ["ceil(T * S / BLOCK)"],
+    "scale_pairs": ["T * S", "ceil(hidden_stride / BLOCK)"],
     "gate_up_rows": ["max(ceil(hidden_stride / ROWS), 1)", "T"],
     "down_rows": ["ceil(D / ROWS)", "T"],
     "gate_up_tiles": ["ceil(hidden_stride / ROWS)", "min(T * S, E + T * S / PAIRS)"],

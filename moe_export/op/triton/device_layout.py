@@ -54,6 +54,8 @@ class DeviceLayout:
         down_zero: zero points, uint8, in the shape of down_scale.
         codebook: values of the codes of nf4, [16] float32; otherwise empty.
         table: places of the experts, [4, E] int32; its rows are WIDTH, ROW, DEPTH and GROUP.
+        columns: column of the hidden values' factors for each row of the routed experts, int32;
+            empty if the rows of an expert take the columns 0 to w - 1.
         activation: activation of the layer.
     """
 
@@ -72,6 +74,7 @@ class DeviceLayout:
     down_zero: NDArray[np.uint8]
     codebook: NDArray[np.float32]
     table: NDArray[np.int32]
+    columns: NDArray[np.int32]
     activation: Activation = "swiglu"
 
     @property
@@ -136,6 +139,7 @@ def lay_out(
     hidden_size: int,
     x_dtype: str,
     activation: Activation = "swiglu",
+    columns: NDArray[np.int32] | None = None,
 ) -> DeviceLayout:
     """Lays the experts side by side.
 
@@ -148,6 +152,7 @@ def lay_out(
         x_dtype: dtype of x; where it is float16, bfloat16 weights are rounded to float16 here,
             once, instead of at every product.
         activation: activation of the layer.
+        columns: `units` of the node, if it has them.
     """
     if device_format(format_name, x_dtype) != format_name:
         format_name = device_format(format_name, x_dtype)
@@ -175,6 +180,7 @@ def lay_out(
         **parts,
         codebook=np.zeros(0, np.float32) if codebook is None else codebook,
         table=table,
+        columns=np.zeros(0, np.int32) if columns is None else columns,
         activation=activation,
     )
 

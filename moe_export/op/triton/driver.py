@@ -18,7 +18,14 @@ import torch
 from moe_export.op.spec import ACTIVATIONS, GATED
 from moe_export.op.triton import plan
 from moe_export.op.triton.device_layout import RUN, DeviceLayout, codes_per_byte, padded_depth
-from moe_export.op.triton.kernels_1_common import add_pairs, group_pairs, pad_rows
+from moe_export.op.triton.kernels_1_common import (
+    add_pairs,
+    group_pairs,
+    pad_rows,
+    scale_pairs,
+    scale_rows,
+    shift_pairs,
+)
 from moe_export.op.triton.kernels_2_rows import MAP_ROWS, down_rows, gate_up_rows
 from moe_export.op.triton.kernels_3_tiles import down_tiles, gate_up_tiles
 
@@ -77,6 +84,8 @@ class Call:
         indices_TK: experts of each token, [T, K] int64.
         weights_TK: routing weights, [T, K] in x's dtype.
         shared_weight_T1: weights of the shared expert, [T, 1] in x's dtype; None without one.
+        input_scale_TD: factors of x for the routed experts, in x's dtype; None without any.
+        hidden_scale_TW: factors of their hidden values, in x's dtype; None without any.
         path: path of kernels; chosen by the number of tokens if None.
         pairs: kind of tile; chosen by the number of pairs if None.
         shapes: shapes by kernel that replace those of the plan.
@@ -90,6 +99,8 @@ class Call:
         weights_TK: torch.Tensor,
         shared_weight_T1: torch.Tensor | None = None,
         *,
+        input_scale_TD: torch.Tensor | None = None,
+        hidden_scale_TW: torch.Tensor | None = None,
         path: plan.Path | None = None,
         pairs: int | None = None,
         shapes: Mapping[str, plan.Shape] | None = None,
@@ -97,6 +108,7 @@ class Call:
         layout = layer.layout
         self.layer, self.x, self.indices, self.weights = layer, x_TD, indices_TK, weights_TK
         self.shared_weight = weights_TK if shared_weight_T1 is None else shared_weight_T1
+        self.input_scale, self.hidden_scale = input_scale_TD, hidden_scale_TW
         self.tokens, self.top_k = indices_TK.shape
         self.hidden_size = layout.hidden_size
         shared = shared_weight_T1 is not None
@@ -121,7 +133,11 @@ class Call:
             return torch.empty(shape, dtype=dtype, device=x_TD.device)
 
         self.rows_x = scratch(self.tokens, self.x_columns) if self.pads else x_TD
+        self.scaled = input_scale_TD is not None or hidden_scale_TW is not None
         if self.path == "rows":
+            self.rows_scale = input_scale_TD
+            if input_scale_TD is not None and self.pads:
+                self.rows_scale = scratch(self.tokens, self.x_columns)
             self.hidden_stride = plan.token_stride(
                 layout.widths, self.top_k, shared, layout.format_name
             )
@@ -133,6 +149,10 @@ class Call:
             self.hidden = scratch(count, self.hidden_stride)
             self.out = scratch(count, self.x_columns)
             self.pairs = scratch(count, dtype=torch.int32)
+            self.gate_up_pairs = self.pairs
+            if input_scale_TD is not None:
+                self.rows_x = scratch((1 + shared) * self.tokens, self.x_columns)
+                self.gate_up_pairs = torch.empty_like(self.pairs) if shared else self.pairs
             self.starts = scratch(self.num_experts, dtype=torch.int32)
             self.counts = scratch(self.num_experts, dtype=torch.int32)
 
@@ -146,11 +166,55 @@ class Call:
 
     def launches(self) -> Iterator[tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]]:
         """Kernel, grid, arguments and constants of each launch."""
-        if self.pads:
-            arguments = (self.x, self.rows_x, self.hidden_size, self.x_columns)
-            grid = (self.tokens, -(-self.x_columns // plan.COPY_BLOCK))
-            yield pad_rows, grid, arguments, {"BLOCK": plan.COPY_BLOCK}
+        if self.input_scale is not None and self.path == "tiles":
+            yield self._scaled_rows(self.input_scale)
+        elif self.pads:
+            yield self._padded(self.x, self.rows_x)
         yield from self._rows() if self.path == "rows" else self._tiles()
+
+    def _padded(self, x_TD: torch.Tensor, padded: torch.Tensor) -> Any:
+        grid = (self.tokens, -(-self.x_columns // plan.COPY_BLOCK))
+        arguments = (x_TD, padded, self.hidden_size, self.x_columns)
+        return pad_rows, grid, arguments, {"BLOCK": plan.COPY_BLOCK}
+
+    def _scaled_rows(self, scale_TD: torch.Tensor) -> Any:
+        grid = (len(self.rows_x), -(-self.x_columns // plan.COPY_BLOCK))
+        sizes = (self.tokens, self.hidden_size, self.x_columns)
+        return scale_rows, grid, (self.x, scale_TD, self.rows_x, *sizes), {"BLOCK": plan.COPY_BLOCK}
+
+    def _shifted_pairs(self) -> Any:
+        count = self.tokens * self.slots
+        sizes = (count, self.tokens, self.top_k, self.slots)
+        grid = (-(-count // plan.GROUP_BLOCK),)
+        arguments = (self.pairs, self.gate_up_pairs, *sizes)
+        return shift_pairs, grid, arguments, {"BLOCK": plan.GROUP_BLOCK}
+
+    def _scaled_pairs(self, scale_TW: torch.Tensor, w: Mapping[str, torch.Tensor]) -> Any:
+        arguments = (
+            *(self.hidden, self.indices, self.pairs, self.starts, self.counts, scale_TW),
+            *(w["columns"], w["table"], self.hidden_stride, scale_TW.shape[1]),
+            *(int(self._has_columns), self.top_k, self.slots, self.num_routed, self.num_experts),
+        )
+        grid = (self.tokens * self.slots, -(-self.hidden_stride // plan.COPY_BLOCK))
+        return scale_pairs, grid, arguments, {"BLOCK": plan.COPY_BLOCK}
+
+    def _scales(self) -> tuple[Any, ...]:
+        """Arguments of `gate_up_rows` for factors, which need not all be there."""
+        columns, anything = self.layer.tensors["columns"], self.x
+        hidden = anything if self.hidden_scale is None else self.hidden_scale
+        return (
+            *(anything if self.rows_scale is None else self.rows_scale, hidden, columns),
+            hidden.shape[1],
+            *(
+                0 if scale is None else self.top_k
+                for scale in (self.input_scale, self.hidden_scale)
+            ),
+            self.top_k if self._has_columns else 0,
+        )
+
+    @property
+    def _has_columns(self) -> bool:
+        return self.layer.layout.columns.size > 0
 
     def _weights(self) -> tuple[dict[str, torch.Tensor], int, int, int]:
         layout = self.layer.layout
@@ -166,7 +230,8 @@ class Call:
 
     def _constants(self, name: str) -> dict[str, Any]:
         shape = self.shapes[name]
-        constants = plan.constants_of(name, self.layer.layout.format_name, shape)
+        format_name = self.layer.layout.format_name
+        constants = plan.constants_of(name, format_name, shape, scaled=self.scaled)
         return constants | {"num_warps": shape.warps, "num_stages": shape.stages}
 
     def _tiles_of(self, name: str, size: int) -> int:
@@ -174,12 +239,15 @@ class Call:
 
     def _rows(self) -> Iterator[Any]:
         w, depth, scale_stride, shift = self._weights()
+        if self.pads and self.input_scale is not None and self.rows_scale is not None:
+            yield self._padded(self.input_scale, self.rows_scale)
         gate_up = (
             *(self.rows_x, self.indices, self.weights, self.shared_weight, self.hidden),
             *(self.unit_map, w["gate"], w["up"], w["gate_scale"], w["up_scale"], w["gate_zero"]),
             *(w["up_zero"], w["codebook"], w["table"], self.hidden_size, self.x_columns, depth),
             *(self.hidden_stride, scale_stride, shift, self.top_k, self.slots, self.num_routed),
             *(self.num_experts, self.activation),
+            *(self._scales() if self.scaled else ()),
         )
         # The map is written also where all widths are 0.
         grid = (max(self._tiles_of("gate_up_rows", self.hidden_stride), 1), self.tokens)
@@ -198,8 +266,11 @@ class Call:
             *(self.slots, self.num_routed),
         )
         yield group_pairs, (self.num_experts,), group, {"BLOCK": plan.GROUP_BLOCK}
+        if self.gate_up_pairs is not self.pairs:
+            yield self._shifted_pairs()
         gate_up = (
-            *(self.rows_x, self.pairs, self.starts, self.counts, self.hidden, w["gate"], w["up"]),
+            *(self.rows_x, self.gate_up_pairs, self.starts, self.counts, self.hidden),
+            *(w["gate"], w["up"]),
             *(w["gate_scale"], w["up_scale"], w["gate_zero"], w["up_zero"], w["codebook"]),
             *(w["table"], self.x_columns, depth, self.hidden_stride, scale_stride, shift),
             *(self.slots, self.num_experts, self.activation),
@@ -208,6 +279,8 @@ class Call:
         most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])
         grid = (self._tiles_of("gate_up_tiles", self.hidden_stride), most)
         yield gate_up_tiles, grid, gate_up, constants
+        if self.hidden_scale is not None:
+            yield self._scaled_pairs(self.hidden_scale, w)
         down = (
             *(self.hidden, self.pairs, self.starts, self.counts, self.out, w["down"]),
             *(w["down_scale"], w["down_zero"], w["codebook"], w["table"], self.hidden_size),

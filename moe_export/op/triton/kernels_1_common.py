@@ -222,6 +222,86 @@ def pad_rows(x, padded, num_columns, padded_columns, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def scale_rows(x, scale, scaled, num_tokens, num_columns, padded_columns, BLOCK: tl.constexpr):
+    """scaled[t] = x[t] * scale[t] for x [T, D], in rows as `pad_rows` writes them.
+
+    Grid: (T, tiles of BLOCK columns), or twice as many rows: then rows T + t are those of x, for
+    the shared expert, which is not scaled.
+    """
+    row = tl.program_id(0)
+    is_scaled = row < num_tokens
+    token = tl.where(is_scaled, row, row - num_tokens).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = token * num_columns + column
+    value = tl.load(x + place, mask=column < num_columns, other=0.0).to(tl.float32)
+    num_scaled = tl.where(is_scaled, num_columns, 0)
+    value *= tl.load(scale + place, mask=column < num_scaled, other=1.0).to(tl.float32)
+    target = scaled + row.to(tl.int64) * padded_columns + column
+    tl.store(target, value.to(scaled.dtype.element_ty), mask=column < padded_columns)
+
+
+@triton.jit
+def shift_pairs(pairs, shifted, num_pairs, num_tokens, top_k, slots, BLOCK: tl.constexpr):
+    """Copies pairs; those of the shared expert take row T + t of `scale_rows` for their token."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    pair = tl.load(pairs + place, mask=place < num_pairs, other=0)
+    pair = tl.where(pair % slots < top_k, pair, pair + num_tokens * slots)
+    tl.store(shifted + place, pair, mask=place < num_pairs)
+
+
+@triton.jit
+def scale_pairs(
+    hidden,
+    indices,
+    pairs,
+    starts,
+    counts,
+    hidden_scale,
+    columns,
+    table,
+    hidden_stride,
+    scale_columns,
+    has_columns,
+    top_k,
+    slots,
+    num_routed,
+    num_experts,
+    BLOCK: tl.constexpr,
+):
+    """hidden[i, j] *= hidden_scale[t, columns[j]] for the pair in place i, of token t; not where
+    its expert is the shared one.
+
+    Grid: (pairs, tiles of BLOCK hidden values).
+
+    Args:
+        columns: column of hidden_scale for each row of gate and up, [R] int32; not read unless
+            has_columns is 1: then the rows of an expert take the columns 0 to w - 1.
+    """
+    place = tl.program_id(0)
+    last = num_experts - 1
+    # Negative indices leave places free before the first pair, those beyond the experts at the end.
+    if (place < tl.load(starts)) | (place >= tl.load(starts + last) + tl.load(counts + last)):
+        return
+    pair = tl.load(pairs + place)
+    slot = pair % slots
+    if slot >= top_k:
+        return
+    token = (pair // slots).to(tl.int64)
+    expert = expert_of(indices, token, slot, top_k, num_routed)
+    value = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    width = tl.load(table + TABLE_WIDTH * num_experts + expert)
+    exists = value < width
+    row = tl.load(table + TABLE_ROW * num_experts + expert) + value
+    num_mapped = tl.where(has_columns != 0, width, 0)
+    column = tl.load(columns + row, mask=value < num_mapped, other=0)
+    column = tl.where(has_columns != 0, column, value)
+    factor = tl.load(hidden_scale + token * scale_columns + column, mask=exists, other=0.0)
+    target = hidden + place.to(tl.int64) * hidden_stride + value
+    result = tl.load(target, mask=exists, other=0.0).to(tl.float32) * factor.to(tl.float32)
+    tl.store(target, result.to(hidden.dtype.element_ty), mask=exists)
+
+
+@triton.jit
 def add_pairs(
     out,
     indices,

@@ -137,6 +137,14 @@ def gate_up_half(
 
 
 @triton.jit
+def scaled_vector(vector, input_scale, num_scaled, run):
+    """Vector [UNITS, RUN] of x, of the runs `run` [UNITS], times the token's num_scaled factors."""
+    column = run[:, None] * RUN_DEPTHS + tl.arange(0, RUN_DEPTHS)[None, :]
+    factor = tl.load(input_scale + column, mask=column < num_scaled, other=1.0)
+    return vector * factor.to(tl.float32)
+
+
+@triton.jit
 def gate_up_rows(
     x,
     indices,
@@ -163,10 +171,18 @@ def gate_up_rows(
     num_routed,
     num_experts,
     activation,
+    input_scale,
+    hidden_scale,
+    columns,
+    scale_columns,
+    input_slots,
+    hidden_slots,
+    column_slots,
     FORMAT: tl.constexpr,
     SLOTS: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
+    SCALED: tl.constexpr,
 ):
     """hidden[t, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the hidden units j of the token's
     experts side by side (another activation likewise), and the token's unit map for `down_rows`.
@@ -184,6 +200,12 @@ def gate_up_rows(
         up: weights [R, depth].
         depth: padded depth of a row of gate and up.
         activation: index in `spec.ACTIVATIONS`.
+        input_scale: factors of x, [T, x_columns]; this and what follows is None unless SCALED.
+        hidden_scale: factors of the hidden values, [T, scale_columns].
+        columns: column of hidden_scale for each row of gate and up, [R] int32.
+        input_slots: number of slots that read x times input_scale: top_k, or 0 without it.
+        hidden_slots: number of slots whose hidden values are multiplied, likewise.
+        column_slots: number of slots that have `columns`; the others take the columns 0 to w - 1.
     """
     token = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
@@ -237,6 +259,10 @@ def gate_up_rows(
         vector, groups_a, groups_b = gate_up_half(
             x_row, x_columns, scales, zeros, rows, run, scale_stride, group_shift, FORMAT
         )
+        if SCALED:
+            scale_row = input_scale + token * x_columns
+            num_scaled = tl.where(tile_slot < input_slots, x_columns, 0)
+            vector = scaled_vector(vector, scale_row, num_scaled, run)
         upper = vector
         upper_a = groups_a
         upper_b = groups_b
@@ -244,6 +270,8 @@ def gate_up_rows(
             upper, upper_a, upper_b = gate_up_half(
                 x_row, x_columns, scales, zeros, rows, run + 1, scale_stride, group_shift, FORMAT
             )
+            if SCALED:
+                upper = scaled_vector(upper, scale_row, num_scaled, run + 1)
         a = unit_sums(a, gate_codes, vector, groups_a, codebook, 0, FORMAT, ROWS, UNITS)
         b = unit_sums(b, up_codes, vector, groups_b, codebook, 0, FORMAT, ROWS, UNITS)
         if halves == 2:
@@ -253,6 +281,13 @@ def gate_up_rows(
     a_rows = tl.sum(tl.reshape(a, (ROWS, UNITS * parts)), axis=1)
     b_rows = tl.sum(tl.reshape(b, (ROWS, UNITS * parts)), axis=1)
     result = tl.where(row_exists, activated(a_rows, b_rows, activation), 0.0)
+    if SCALED:
+        num_multiplied = tl.where(tile_slot < hidden_slots, width, 0)
+        num_mapped = tl.where(tile_slot < column_slots, num_multiplied, 0)
+        column = tl.load(columns + row, mask=value < num_mapped, other=0)
+        column = tl.where(tile_slot < column_slots, column, value)
+        places = hidden_scale + token * scale_columns + column
+        result *= tl.load(places, mask=value < num_multiplied, other=1.0).to(tl.float32)
     result = result.to(hidden.dtype.element_ty)
     tl.store(hidden + token * hidden_stride + tile * ROWS + tl.arange(0, ROWS), result)
 

@@ -87,7 +87,16 @@ def shape_of(
     return Shape(pairs, 128, 32 if four_bits else 64, 8, 3)
 
 
-def constants_of(kernel: str, format_name: Format, shape: Shape) -> dict[str, Any]:
+SCALE_ARGUMENTS = (
+    *("input_scale", "hidden_scale", "columns"),
+    *("scale_columns", "input_slots", "hidden_slots", "column_slots"),
+)
+"""Arguments of `gate_up_rows` that only its variant for factors per token has."""
+
+
+def constants_of(
+    kernel: str, format_name: Format, shape: Shape, *, scaled: bool = False
+) -> dict[str, Any]:
     """Compile-time arguments of a kernel, by name.
 
     >>> constants_of("down_rows", "int8", Shape(1, 4, 1024, 4, 1))
@@ -97,7 +106,8 @@ def constants_of(kernel: str, format_name: Format, shape: Shape) -> dict[str, An
     if kernel.endswith("tiles"):
         return constants | {"PAIRS": shape.pairs, "ROWS": shape.rows, "COLUMNS": shape.columns}
     if kernel == "gate_up_rows":
-        constants["SLOTS"] = MOST_SLOTS
+        constants |= {"SLOTS": MOST_SLOTS, "SCALED": scaled}
+        constants |= {} if scaled else dict.fromkeys(SCALE_ARGUMENTS)
     return constants | {"ROWS": shape.rows, "UNITS": shape.columns // RUN}
 
 

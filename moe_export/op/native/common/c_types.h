@@ -49,14 +49,15 @@ struct LinearWeights {
 };
 
 // One execution of a RaggedMoE node. `shared_weight` is read if the layer has a shared expert.
-// `input_scale` and `hidden_scale` are of type 0 where nothing is scaled. `y` has the shape and
-// type of `x`.
+// `input_scale`, `up_scale` and `hidden_scale` are of type 0 where nothing is scaled; without
+// `up_scale`, up reads what gate reads. `y` has the shape and type of `x`.
 struct MoeCall {
   struct MoeTensor x;
   struct MoeTensor expert_indices;
   struct MoeTensor routing_weights;
   struct MoeTensor shared_weight;
   struct MoeTensor input_scale;
+  struct MoeTensor up_scale;
   struct MoeTensor hidden_scale;
   void* y;
 };

@@ -132,6 +132,11 @@ Refusal check_scales(const Problem& problem, const MoeCall& call) {
     refusal = check_tensor("input_scale", call.input_scale, problem.x_type,
                            {tokens, problem.hidden_size}, "");
   }
+  if (!refusal && call.up_scale.type != 0) {
+    if (call.input_scale.type == 0 || !is_gated(problem.activation)) return kUpScaleAlone;
+    refusal =
+        check_tensor("up_scale", call.up_scale, problem.x_type, {tokens, problem.hidden_size}, "");
+  }
   if (refusal || call.hidden_scale.type == 0) return refusal;
   refusal = check_tensor("hidden_scale", call.hidden_scale, problem.x_type, {tokens, kAny}, "W");
   if (refusal) return refusal;

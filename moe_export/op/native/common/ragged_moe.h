@@ -35,6 +35,10 @@ struct Problem {
   int tensors_per_expert() const { return matrices_per_expert() * tensors_per_matrix(); }
 };
 
+// Refusal of up_scale where gate has no scale, or there is no gate.
+constexpr const char* kUpScaleAlone =
+    "the input up_scale is given without input_scale or without a gate; scale x by input_scale";
+
 // Fills `problem` with what the node's attributes say.
 Refusal check_attributes(const MoeWeights& weights, Problem* problem);
 

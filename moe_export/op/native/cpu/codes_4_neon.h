@@ -23,10 +23,10 @@ struct QuantizedProduct {
 
   // Begins the sums of 8 columns, which are the vectors v and v + 1: the number that `Codes`
   // subtracted less the columns' zero, times the sum of the activations' codes.
-  template <int kRows>
+  template <int kRows, int kVectors>
   MOE_EXPORT_INLINE static void start(const uint8_t* block, int64_t column,
                                       const QuantizedBlock* const* x, int v,
-                                      int32x4_t (&sum)[kRows][kVectorsOfCodes<kRows>]) {
+                                      int32x4_t (&sum)[kRows][kVectors]) {
     if constexpr (!has_zero_points(kFormat)) {
 #pragma GCC unroll 8
       for (int row = 0; row < kRows; ++row) {
@@ -61,15 +61,14 @@ struct QuantizedProduct {
     for (int i = 0; i < kVectors; ++i) vst1q_f32(sums + 4 * i, total[i]);
   }
 
-  // Adds a block's products with `kVectorsOfCodes` vectors of columns to their sums.
-  template <int kRows>
+  // Adds a block's products with kVectors vectors of columns to their sums.
+  template <int kVectors, int kRows>
   MOE_EXPORT_INLINE static void add(const uint8_t* block, int64_t column,
                                     const QuantizedBlock* const* x,
                                     const Activations<kRows>& activations, float* sums) {
-    constexpr int kVectors = kVectorsOfCodes<kRows>;
     int32x4_t sum[kRows][kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v += 2) start<kRows>(block, column, x, v, sum);
+    for (int v = 0; v < kVectors; v += 2) start(block, column, x, v, sum);
     add_dots<kFourBits>(block + codes_offset(kFormat) + 4 * column, activations, sum);
     // Sums of a row lie side by side, so they are loaded and stored in pairs.
     constexpr int kTogether = kVectors < 4 ? kVectors : 4;
@@ -86,17 +85,21 @@ struct QuantizedProduct {
     }
   }
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
+    constexpr int kVectors = kVectorsOfCodes<kRows, kSides>;
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
-    const QuantizedBlock* x[kRows];
-    for (int row = 0; row < kRows; ++row) x[row] = static_cast<const QuantizedBlock*>(rows[row]);
+    const QuantizedBlock* x[kSides][kRows];
+    take_sides(rows, x);
     for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes(kFormat)) {
-      const Activations<kRows> activations(x);
-      for (int64_t column = 0; column < kColumns; column += 4 * kVectorsOfCodes<kRows>) {
-        add<kRows>(panel, column, x, activations, sums);
+      for (int side = 0; side < kSides; ++side) {
+        const Activations<kRows> activations(x[side]);
+        constexpr int64_t kWidth = kColumns / kSides;
+        for (int64_t column = 0; column < kWidth; column += 4 * kVectors) {
+          add<kVectors>(panel, side * kWidth + column, x[side], activations, sums);
+        }
+        for (int row = 0; row < kRows; ++row) ++x[side][row];
       }
-      for (int row = 0; row < kRows; ++row) ++x[row];
       // Sums stay in memory between blocks: GCC 12 would keep some in registers that the next block
       // needs, and spill others.
       __asm__ volatile("" : : : "memory");

@@ -11,8 +11,8 @@ struct Codes {
   static constexpr int32_t kTaken = kFourBits ? 0 : 128;  // subtracted from the codes
 };
 
-// A vector of 16-bit sums is two columns.
-template <int kRows>
+// A vector of 16-bit sums is two columns. All vectors are of one side.
+template <int kRows, int kSides>
 constexpr int kVectorsOfCodes = kRows == 1   ? 8
                                 : kRows <= 3 ? 4
                                              : 2;

@@ -28,8 +28,8 @@ struct Codes {
   int8x16_t first, second;
 };
 
-template <int kRows>
-constexpr int kVectorsOfCodes = kVectorsOf<kRows>;
+template <int kRows, int kSides>
+constexpr int kVectorsOfCodes = kVectorsOf<kRows, kSides>;
 
 constexpr int kMostRowsOfCodes = 6;
 

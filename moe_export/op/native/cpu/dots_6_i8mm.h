@@ -38,8 +38,8 @@ struct Codes {
 };
 
 // With 8 rows, 8 columns: 16 registers of sums, 4 of activations and 4 of codes.
-template <int kRows>
-constexpr int kVectorsOfCodes = kRows == 1   ? 16
+template <int kRows, int kSides>
+constexpr int kVectorsOfCodes = kRows == 1   ? 16 / kSides
                                 : kRows == 2 ? 8
                                 : kRows <= 4 ? 4
                                              : 2;
@@ -72,14 +72,14 @@ struct Activations<1> {
   const int8_t* codes;
 };
 
-template <bool kFourBits>
+template <bool kFourBits, int kVectors>
 MOE_EXPORT_INLINE void add_dots(const uint8_t* codes, const Activations<1>& x,
-                                int32x4_t (&sum)[1][kVectorsOfPanel]) {
+                                int32x4_t (&sum)[1][kVectors]) {
 #pragma GCC unroll 1
   for (int step = 0; step < kBlock / 8; ++step, codes += Codes<kFourBits>::kStep) {
     const int8x8_t values = vld1_s8(x.codes + 8 * step);
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectorsOfPanel; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       const Codes<kFourBits> code(codes + 16 * v);
       sum[0][v] = vusdotq_lane_s32(sum[0][v], code.first, values, 0);
       sum[0][v] = vusdotq_lane_s32(sum[0][v], code.second, values, 1);

@@ -28,20 +28,20 @@ void dequantize(Format format, const uint8_t* block, int64_t depth, float* weigh
 }  // namespace
 
 void exact_product(const Kernels& kernels, Format format, const uint8_t* panel, int64_t depth,
-                   const void* const* rows, int count, float* sums) {
+                   const void* const* rows, int count, int sides, float* sums) {
   const size_t size = static_cast<size_t>(count) * kColumns;
   std::memset(sums, 0, size * sizeof(float));
   for (int64_t first = 0; first < depth; first += kBlock, panel += block_bytes(format)) {
     const int64_t step_depth = std::min(kBlock, depth - first);
     alignas(64) float weights[kBlock * kColumns];
     dequantize(format, panel, step_depth, weights);
-    const void* block_rows[kTile];
-    for (int row = 0; row < count; ++row) {
+    const void* block_rows[2 * kTile];
+    for (int row = 0; row < sides * count; ++row) {
       block_rows[row] = static_cast<const float*>(rows[row]) + first;
     }
     alignas(64) float block_sums[kTile * kColumns];
-    kernels.product[static_cast<int>(Format::kFloat32)](reinterpret_cast<const uint8_t*>(weights),
-                                                        step_depth, block_rows, count, block_sums);
+    kernels.products[sides - 1][Format::kFloat32](reinterpret_cast<const uint8_t*>(weights),
+                                                  step_depth, block_rows, count, block_sums);
     for (size_t i = 0; i < size; ++i) sums[i] += block_sums[i];
   }
 }

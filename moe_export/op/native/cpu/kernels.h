@@ -37,12 +37,21 @@ constexpr float kGeluCubic = 0.07135481282550528f;
 
 // sums[row * 64 + column] = sum over d < depth of rows[row][d] * panel[d][column], in float32.
 // `rows` point to floats, or to QuantizedBlocks in formats of integer codes; 1 <= count <= kTile.
+// A product of two sides reads rows[2 * row] for the first 32 columns, which are gate's, and
+// rows[2 * row + 1] for the others, which are up's.
 using Product = void(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                      float* sums);
 
+// A product for each format, in the order of `Format`.
+struct Products {
+  Product* of_format[kNumFormats];
+
+  Product* operator[](Format format) const { return of_format[static_cast<int>(format)]; }
+};
+
 struct Kernels {
   const char* name;
-  Product* product[kNumFormats];  // in the order of `Format`
+  Products products[2];  // of one side, and of two
   // hidden[unit] = f(sums[unit]) * sums[32 + unit] for 32 units, or f(sums[unit]) for 64 where
   // there is no gate; in the order of `Activation`.
   void (*activate[kNumActivations])(const float* sums, float* hidden);

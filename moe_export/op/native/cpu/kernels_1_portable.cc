@@ -36,16 +36,21 @@ struct Bfloat16 {
   }
 };
 
-template <typename Weight>
+// Columns of a side, which are multiplied by the same row.
+template <int kSides>
+constexpr int64_t kWidth = kColumns / kSides;
+
+template <typename Weight, int kSides>
 void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count, float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
   for (int64_t d = 0; d < depth; ++d, panel += kColumns * Weight::kBytes) {
     float weights[kColumns];
     for (int64_t c = 0; c < kColumns; ++c) weights[c] = Weight::load(panel + c * Weight::kBytes);
-    for (int row = 0; row < count; ++row) {
+    for (int row = 0; row < kSides * count; ++row) {
       const float x = static_cast<const float*>(rows[row])[d];
-      float* sum = sums + row * kColumns;
-      for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
+      const float* factors = weights + row % kSides * kWidth<kSides>;
+      float* sum = sums + row * kWidth<kSides>;
+      for (int64_t c = 0; c < kWidth<kSides>; ++c) sum[c] += x * factors[c];
     }
   }
 }
@@ -81,15 +86,16 @@ void unpack(const uint8_t* block, Codes codes) {
   }
 }
 
-// Dot products of a block's columns with 32 activations. Products of `kGroupsInShort` groups are
-// summed in 16 bits: two of 8 bits (2 * 128 * 127), eight of 4 bits (8 * 15 * 127).
+// Dot products of the columns [begin, end) of a block with 32 activations. Products of
+// `kGroupsInShort` groups are summed in 16 bits: two of 8 bits (2 * 128 * 127), eight of 4 bits
+// (8 * 15 * 127).
 template <int64_t kGroupsInShort>
-void dot(const Codes codes, const int8_t* x, int32_t* sums) {
+void dot(const Codes codes, const int8_t* x, int64_t begin, int64_t end, int32_t* sums) {
   int16_t repeated[kGroups][kLanes];
   for (int64_t group = 0; group < kGroups; ++group) {
     for (int64_t i = 0; i < kLanes; ++i) repeated[group][i] = x[group * kQuad + i % kQuad];
   }
-  for (int64_t first = 0; first < kGroup; first += kLanes) {
+  for (int64_t first = kQuad * begin; first < kQuad * end; first += kLanes) {
     int32_t wide[kLanes] = {};
     for (int64_t group = 0; group < kGroups; group += kGroupsInShort) {
       int16_t narrow[kLanes] = {};
@@ -106,7 +112,7 @@ void dot(const Codes codes, const int8_t* x, int32_t* sums) {
   }
 }
 
-template <Format kFormat>
+template <Format kFormat, int kSides>
 void quantized_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                        float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
@@ -119,18 +125,21 @@ void quantized_product(const uint8_t* panel, int64_t depth, const void* const* r
       zero[c] = has_zero_points(kFormat) ? panel[kScaleBytes + c] : zero_code(kFormat);
       scale[c] = Float16::load(panel + 2 * c);
     }
-    for (int row = 0; row < count; ++row) {
+    for (int row = 0; row < kSides * count; ++row) {
       const QuantizedBlock& x = static_cast<const QuantizedBlock*>(rows[row])[block];
+      const int64_t begin = row % kSides * kWidth<kSides>, end = begin + kWidth<kSides>;
       int32_t sum[kColumns];
-      dot<has_four_bits(kFormat) ? 8 : 2>(codes, x.codes, sum);
-      for (int64_t c = 0; c < kColumns; ++c) {
+      dot<has_four_bits(kFormat) ? 8 : 2>(codes, x.codes, begin, end, sum);
+      float* to = sums + row / kSides * kColumns;
+      for (int64_t c = begin; c < end; ++c) {
         const int32_t exact = sum[c] + (kTaken<kFormat> - zero[c]) * x.sum;
-        sums[row * kColumns + c] += static_cast<float>(exact) * (scale[c] * x.scale);
+        to[c] += static_cast<float>(exact) * (scale[c] * x.scale);
       }
     }
   }
 }
 
+template <int kSides>
 void nf4_product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
                  float* sums) {
   std::memset(sums, 0, static_cast<size_t>(count) * kColumns * sizeof(float));
@@ -144,10 +153,11 @@ void nf4_product(const uint8_t* panel, int64_t depth, const void* const* rows, i
       for (int64_t c = 0; c < kColumns; ++c) {
         weights[c] = kNf4[codes[d / kQuad][c * kQuad + d % kQuad]] * scale[c];
       }
-      for (int row = 0; row < count; ++row) {
+      for (int row = 0; row < kSides * count; ++row) {
         const float x = static_cast<const float*>(rows[row])[first + d];
-        float* sum = sums + row * kColumns;
-        for (int64_t c = 0; c < kColumns; ++c) sum[c] += x * weights[c];
+        const float* factors = weights + row % kSides * kWidth<kSides>;
+        float* sum = sums + row * kWidth<kSides>;
+        for (int64_t c = 0; c < kWidth<kSides>; ++c) sum[c] += x * factors[c];
       }
     }
   }
@@ -217,16 +227,20 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   for (int64_t i = 0; i < count; ++i) halves[i] = half_of_float(values[i]);
 }
 
-const Kernels kKernels = {
-    "portable",
-    {product<Float32>, product<Float16>, product<Bfloat16>, quantized_product<Format::kInt8>,
-     quantized_product<Format::kInt4>, quantized_product<Format::kUint8>,
-     quantized_product<Format::kUint4>, nf4_product},
-    {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
-    quantize,
-    widen,
-    narrow,
-    portable_rounding};
+template <int kSides>
+constexpr Products kProducts = {
+    {product<Float32, kSides>, product<Float16, kSides>, product<Bfloat16, kSides>,
+     quantized_product<Format::kInt8, kSides>, quantized_product<Format::kInt4, kSides>,
+     quantized_product<Format::kUint8, kSides>, quantized_product<Format::kUint4, kSides>,
+     nf4_product<kSides>}};
+
+const Kernels kKernels = {"portable",
+                          {kProducts<1>, kProducts<2>},
+                          {gated<Silu>, gated<Gelu>, plain<Silu>, plain<Relu>, plain<Relu2>},
+                          quantize,
+                          widen,
+                          narrow,
+                          portable_rounding};
 
 }  // namespace
 

@@ -100,12 +100,17 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   for (; i < count; ++i) halves[i] = _cvtss_sh(values[i], _MM_FROUND_TO_NEAREST_INT);
 }
 
+template <int kSides>
+constexpr Products kProducts = {
+    {by_count<FloatProduct<Float32>, kSides>, by_count<FloatProduct<Float16>, kSides>,
+     by_count<FloatProduct<Bfloat16>, kSides>, by_count<QuantizedProduct<Format::kInt8>, kSides>,
+     by_count<QuantizedProduct<Format::kInt4>, kSides>,
+     by_count<QuantizedProduct<Format::kUint8>, kSides>,
+     by_count<QuantizedProduct<Format::kUint4>, kSides>, by_count<Nf4Product, kSides>}};
+
 constexpr Kernels kernels_named(const char* name) {
   return {name,
-          {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
-           by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Format::kInt8>>,
-           by_count<QuantizedProduct<Format::kInt4>>, by_count<QuantizedProduct<Format::kUint8>>,
-           by_count<QuantizedProduct<Format::kUint4>>, by_count<Nf4Product>},
+          {kProducts<1>, kProducts<2>},
           {gated<Vector, Silu>, gated<Vector, Gelu>, plain<Vector, Silu>, plain<Vector, Relu>,
            plain<Vector, Relu2>},
           quantize,

@@ -83,19 +83,23 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   }
 }
 
-const Kernels kKernels = {
-    "avx512",
-    {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
-     by_count<FloatProduct<Bfloat16>>, by_count<QuantizedProduct<Format::kInt8>, kTile>,
-     by_count<QuantizedProduct<Format::kInt4>, kTile>,
-     by_count<QuantizedProduct<Format::kUint8>, kTile>,
-     by_count<QuantizedProduct<Format::kUint4>, kTile>, by_count<Nf4Product>},
-    {gated<Vector, Silu>, gated<Vector, Gelu>, plain<Vector, Silu>, plain<Vector, Relu>,
-     plain<Vector, Relu2>},
-    quantize,
-    widen,
-    narrow,
-    avx512_rounding};
+template <int kSides>
+constexpr Products kProducts = {
+    {by_count<FloatProduct<Float32>, kSides>, by_count<FloatProduct<Float16>, kSides>,
+     by_count<FloatProduct<Bfloat16>, kSides>,
+     by_count<QuantizedProduct<Format::kInt8>, kSides, kTile>,
+     by_count<QuantizedProduct<Format::kInt4>, kSides, kTile>,
+     by_count<QuantizedProduct<Format::kUint8>, kSides, kTile>,
+     by_count<QuantizedProduct<Format::kUint4>, kSides, kTile>, by_count<Nf4Product, kSides>}};
+
+const Kernels kKernels = {"avx512",
+                          {kProducts<1>, kProducts<2>},
+                          {gated<Vector, Silu>, gated<Vector, Gelu>, plain<Vector, Silu>,
+                           plain<Vector, Relu>, plain<Vector, Relu2>},
+                          quantize,
+                          widen,
+                          narrow,
+                          avx512_rounding};
 
 }  // namespace
 

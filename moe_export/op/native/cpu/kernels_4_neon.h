@@ -91,18 +91,22 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   }
 }
 
-template <Format kFormat>
+template <Format kFormat, int kSides>
 constexpr Product* product_of_codes() {
-  return by_count<QuantizedProduct<kFormat>, kMostRowsOfCodes>;
+  return by_count<QuantizedProduct<kFormat>, kSides, kMostRowsOfCodes>;
 }
+
+template <int kSides>
+constexpr Products kProducts = {
+    {by_count<FloatProduct<Float32>, kSides>, by_count<FloatProduct<Float16>, kSides>,
+     by_count<FloatProduct<Bfloat16>, kSides>, product_of_codes<Format::kInt8, kSides>(),
+     product_of_codes<Format::kInt4, kSides>(), product_of_codes<Format::kUint8, kSides>(),
+     product_of_codes<Format::kUint4, kSides>(), by_count<Nf4Product, kSides>}};
 
 // Rounding is plain C++, which compilers turn into the same vectors.
 constexpr Kernels kernels_named(const char* name) {
   return {name,
-          {by_count<FloatProduct<Float32>>, by_count<FloatProduct<Float16>>,
-           by_count<FloatProduct<Bfloat16>>, product_of_codes<Format::kInt8>(),
-           product_of_codes<Format::kInt4>(), product_of_codes<Format::kUint8>(),
-           product_of_codes<Format::kUint4>(), by_count<Nf4Product>},
+          {kProducts<1>, kProducts<2>},
           {gated<Vector, Silu>, gated<Vector, Gelu>, plain<Vector, Silu>, plain<Vector, Relu>,
            plain<Vector, Relu2>},
           quantize,

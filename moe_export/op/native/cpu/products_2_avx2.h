@@ -50,20 +50,20 @@ struct Bfloat16 {
 
 template <typename Weight>
 struct FloatProduct {
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     constexpr int64_t kChunk = 32;
-    constexpr int kVectors = 8;
+    constexpr int kVectors = 8 / kSides;
     constexpr int64_t kStep = kColumns * Weight::kBytes;
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
     for (int64_t first = 0; first < depth; first += kChunk, panel += kChunk * kStep) {
       const int64_t size = first + kChunk < depth ? kChunk : depth - first;
-      for (int row = 0; row < kRows; ++row) {
+      for (int row = 0; row < kSides * kRows; ++row) {
         const float* x = static_cast<const float*>(rows[row]) + first;
-        float* row_sums = sums + row * kColumns;
+        float* row_sums = sums + row * (kColumns / kSides);
         __m256 sum[kVectors];
         for (int v = 0; v < kVectors; ++v) sum[v] = _mm256_loadu_ps(row_sums + 8 * v);
-        const uint8_t* at = panel;
+        const uint8_t* at = panel + row % kSides * (kStep / kSides);
         for (int64_t d = 0; d < size; ++d, at += kStep) {
           if (row == 0) prefetch(at, kStep);
           const __m256 value = _mm256_set1_ps(x[d]);
@@ -222,16 +222,17 @@ struct QuantizedProduct {
     return _mm256_madd_epi16(taken, _mm256_set1_epi32(x->sum & 0xffff));
   }
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     constexpr int kVectors = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
-    const QuantizedBlock* x[kRows];
-    for (int row = 0; row < kRows; ++row) x[row] = static_cast<const QuantizedBlock*>(rows[row]);
+    const QuantizedBlock* sides[kSides][kRows];
+    take_sides(rows, sides);
     constexpr int64_t kBytes = block_bytes(kFormat);
     for (int64_t d = 0; d < depth; d += kBlock, panel += kBytes) {
       prefetch(panel, kBytes);
       for (int64_t column = 0; column < kColumns; column += 8 * kVectors) {
+        const auto& x = sides[side_of<kSides>(column)];
         __m256i sum[kRows][kVectors];
         const uint8_t* codes = panel + codes_offset(kFormat) + 4 * column;
         Codes::template dot<kRows, kVectors>(codes, x, sum);
@@ -247,7 +248,9 @@ struct QuantizedProduct {
           }
         }
       }
-      for (int row = 0; row < kRows; ++row) ++x[row];
+      for (auto& side : sides) {
+        for (int row = 0; row < kRows; ++row) ++side[row];
+      }
     }
   }
 };
@@ -285,21 +288,26 @@ struct Nf4Product {
     }
   }
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
+    const float* whole_rows[kSides][kRows];
+    take_sides(rows, whole_rows);
     __m256i bytes[4];
     tables(bytes);
     const __m256i nibble = _mm256_set1_epi8(15);
     constexpr int64_t kBytes = block_bytes(Format::kNf4);
     for (int64_t d = 0; d < depth; d += kBlock, panel += kBytes) {
       prefetch(panel, kBytes);
-      float padded[kRows][kBlock];
-      const float* x[kRows];
-      for (int row = 0; row < kRows; ++row) {
-        x[row] = whole_block(static_cast<const float*>(rows[row]) + d, depth - d, padded[row]);
+      float padded[kSides][kRows][kBlock];
+      const float* sides[kSides][kRows];
+      for (int side = 0; side < kSides; ++side) {
+        for (int row = 0; row < kRows; ++row) {
+          sides[side][row] = whole_block(whole_rows[side][row] + d, depth - d, padded[side][row]);
+        }
       }
       for (int64_t column = 0; column < kColumns; column += 8) {
+        const auto& x = sides[side_of<kSides>(column)];
         const uint8_t* codes = panel + codes_offset(Format::kNf4) + 4 * column;
         __m256 values[kBlock];
         for (int step = 0; step < kBlock / 8; ++step) {

@@ -55,12 +55,13 @@ struct Bfloat16 {
 
 template <typename Weight>
 struct FloatProduct {
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
-    const float* x[kRows];
+    constexpr int kEach = kVectors / kSides;
+    const float* x[kSides][kRows];
+    take_sides(rows, x);
     __m512 sum[kRows][kVectors];
     for (int row = 0; row < kRows; ++row) {
-      x[row] = static_cast<const float*>(rows[row]);
       for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm512_setzero_ps();
     }
     constexpr int64_t kStep = kColumns * Weight::kBytes;
@@ -71,9 +72,11 @@ struct FloatProduct {
         weights[v] = Weight::load(panel + v * 16 * Weight::kBytes);
       }
       for (int row = 0; row < kRows; ++row) {
-        const __m512 value = _mm512_set1_ps(x[row][d]);
-        for (int v = 0; v < kVectors; ++v) {
-          sum[row][v] = _mm512_fmadd_ps(weights[v], value, sum[row][v]);
+        for (int side = 0; side < kSides; ++side) {
+          const __m512 value = _mm512_set1_ps(x[side][row][d]);
+          for (int v = side * kEach; v < (side + 1) * kEach; ++v) {
+            sum[row][v] = _mm512_fmadd_ps(weights[v], value, sum[row][v]);
+          }
         }
       }
     }
@@ -106,18 +109,21 @@ __m512i start(const uint8_t* block, int v, const QuantizedBlock* x) {
 }
 
 struct EightBits {
-  template <int kRows, int kParts>
-  static void add(const uint8_t* codes, const QuantizedBlock* const* x, bool fetches,
-                  __m512i (&sum)[kRows][kParts]) {
+  template <int kRows, int kParts, int kSides>
+  static void add(const uint8_t* codes, const QuantizedBlock* const (&x)[kSides][kRows],
+                  bool fetches, __m512i (&sum)[kRows][kParts]) {
+    constexpr int kEach = kParts / kSides;
 #pragma GCC unroll 8
     for (int step = 0; step < kBlock / 4; ++step, codes += 4 * kColumns) {
       if (fetches) prefetch<kRows>(codes, 4 * kColumns);
       __m512i weights[kParts];
       for (int v = 0; v < kParts; ++v) weights[v] = _mm512_loadu_si512(codes + 64 * v);
       for (int row = 0; row < kRows; ++row) {
-        const __m512i value = broadcast(x[row]->codes + 4 * step);
-        for (int v = 0; v < kParts; ++v) {
-          sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], weights[v], value);
+        for (int side = 0; side < kSides; ++side) {
+          const __m512i value = broadcast(x[side][row]->codes + 4 * step);
+          for (int v = side * kEach; v < (side + 1) * kEach; ++v) {
+            sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], weights[v], value);
+          }
         }
       }
     }
@@ -127,32 +133,39 @@ struct EightBits {
 struct FourBits {
   // With one row, splitting the nibbles is most of the work. So high nibbles stay in place, as 16
   // times their value, and have sums of their own.
-  static void add_one(const uint8_t* codes, const QuantizedBlock* x, __m512i (&sum)[kVectors]) {
+  template <int kParts, int kSides>
+  static void add_one(const uint8_t* codes, const QuantizedBlock* const (&x)[kSides][1],
+                      bool fetches, __m512i (&sum)[kParts]) {
     const __m512i nibble = _mm512_set1_epi8(15);
-    __m512i sixteen[kVectors];
-    for (int v = 0; v < kVectors; ++v) sixteen[v] = _mm512_setzero_si512();
+    __m512i sixteen[kParts];
+    for (int v = 0; v < kParts; ++v) sixteen[v] = _mm512_setzero_si512();
 #pragma GCC unroll 4
     for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
-      prefetch<1>(codes, 4 * kColumns);
-      const __m512i first = broadcast(x->codes + 8 * step);
-      const __m512i second = broadcast(x->codes + 8 * step + 4);
-      for (int v = 0; v < kVectors; ++v) {
+      if (fetches) prefetch<1>(codes, 4 * kColumns);
+      __m512i first[kSides], second[kSides];
+      for (int side = 0; side < kSides; ++side) {
+        first[side] = broadcast(x[side][0]->codes + 8 * step);
+        second[side] = broadcast(x[side][0]->codes + 8 * step + 4);
+      }
+      for (int v = 0; v < kParts; ++v) {
+        const int side = v * kSides / kParts;
         __m512i pairs = _mm512_loadu_si512(codes + 64 * v);
         __asm__("" : "+v"(pairs));  // or the compiler loads it twice, and loads are scarce
         const __m512i low = _mm512_and_si512(pairs, nibble);
-        sum[v] = _mm512_dpbusd_epi32(sum[v], low, first);
-        sixteen[v] = _mm512_dpbusd_epi32(sixteen[v], _mm512_xor_si512(pairs, low), second);
+        sum[v] = _mm512_dpbusd_epi32(sum[v], low, first[side]);
+        sixteen[v] = _mm512_dpbusd_epi32(sixteen[v], _mm512_xor_si512(pairs, low), second[side]);
       }
     }
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kParts; ++v) {
       sum[v] = _mm512_add_epi32(sum[v], _mm512_srai_epi32(sixteen[v], 4));
     }
   }
 
-  template <int kRows, int kParts>
-  static void add(const uint8_t* codes, const QuantizedBlock* const* x, bool fetches,
-                  __m512i (&sum)[kRows][kParts]) {
-    if constexpr (kRows == 1 && kParts == kVectors) return add_one(codes, x[0], sum[0]);
+  template <int kRows, int kParts, int kSides>
+  static void add(const uint8_t* codes, const QuantizedBlock* const (&x)[kSides][kRows],
+                  bool fetches, __m512i (&sum)[kRows][kParts]) {
+    constexpr int kEach = kParts / kSides;
+    if constexpr (kRows == 1) return add_one(codes, x, fetches, sum[0]);
     const __m512i nibble = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
     for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
@@ -164,15 +177,19 @@ struct FourBits {
         high[v] = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), nibble);
       }
       for (int row = 0; row < kRows; ++row) {
-        const __m512i first = broadcast(x[row]->codes + 8 * step);
-        for (int v = 0; v < kParts; ++v) {
-          sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], low[v], first);
+        for (int side = 0; side < kSides; ++side) {
+          const __m512i first = broadcast(x[side][row]->codes + 8 * step);
+          for (int v = side * kEach; v < (side + 1) * kEach; ++v) {
+            sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], low[v], first);
+          }
         }
       }
       for (int row = 0; row < kRows; ++row) {
-        const __m512i second = broadcast(x[row]->codes + 8 * step + 4);
-        for (int v = 0; v < kParts; ++v) {
-          sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], high[v], second);
+        for (int side = 0; side < kSides; ++side) {
+          const __m512i second = broadcast(x[side][row]->codes + 8 * step + 4);
+          for (int v = side * kEach; v < (side + 1) * kEach; ++v) {
+            sum[row][v] = _mm512_dpbusd_epi32(sum[row][v], high[v], second);
+          }
         }
       }
     }
@@ -192,27 +209,31 @@ struct QuantizedProduct {
   // Blocks of which all columns are done before the next ones: they stay in the first-level cache.
   static constexpr int64_t kChunk = 16;
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     constexpr int kParts = kPartsOf<kRows>;
     const int64_t blocks = (depth + kBlock - 1) / kBlock;
-    if constexpr (kParts == kVectors) return add<kRows, kParts>(panel, 0, blocks, rows, 0, sums);
+    const QuantizedBlock* x[kSides][kRows];
+    take_sides(rows, x);
+    if constexpr (kParts == kVectors) return add<kRows, kParts>(panel, 0, blocks, x, 0, sums);
     for (int64_t first = 0; first < blocks; first += kChunk) {
       const int64_t last = first + kChunk < blocks ? first + kChunk : blocks;
       for (int v = 0; v < kVectors; v += kParts) {
-        add<kRows, kParts>(panel, first, last, rows, v, sums);
+        const QuantizedBlock* side[1][kRows];
+        for (int row = 0; row < kRows; ++row) side[0][row] = x[side_of<kSides>(16 * v)][row];
+        add<kRows, kParts>(panel, first, last, side, v, sums);
       }
     }
   }
 
-  // Adds the products of blocks [first, last) to kParts vectors of columns.
-  template <int kRows, int kParts>
-  static void add(const uint8_t* panel, int64_t first, int64_t last, const void* const* rows,
-                  int vector, float* sums) {
-    const QuantizedBlock* x[kRows];
+  // Adds the products of blocks [first, last) to kParts vectors of columns, of so many sides.
+  template <int kRows, int kParts, int kSides>
+  static void add(const uint8_t* panel, int64_t first, int64_t last,
+                  const QuantizedBlock* const (&rows)[kSides][kRows], int vector, float* sums) {
+    const QuantizedBlock* x[kSides][kRows];
     __m512 total[kRows][kParts];
     for (int row = 0; row < kRows; ++row) {
-      x[row] = static_cast<const QuantizedBlock*>(rows[row]) + first;
+      for (int side = 0; side < kSides; ++side) x[side][row] = rows[side][row] + first;
       for (int v = 0; v < kParts; ++v) {
         const float* from = sums + row * kColumns + (vector + v) * 16;
         total[row][v] = first > 0 ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
@@ -224,18 +245,23 @@ struct QuantizedProduct {
       if (fetches) prefetch<kRows>(panel, kScaleBytes);
       __m512i sum[kRows][kParts];
       for (int row = 0; row < kRows; ++row) {
-        for (int v = 0; v < kParts; ++v) sum[row][v] = start<kFormat>(panel, vector + v, x[row]);
+        for (int v = 0; v < kParts; ++v) {
+          sum[row][v] = start<kFormat>(panel, vector + v, x[v * kSides / kParts][row]);
+        }
       }
       Codes::template add<kRows, kParts>(panel + codes_offset(kFormat) + 64 * vector, x, fetches,
                                          sum);
       for (int v = 0; v < kParts; ++v) {
         const __m512 scale = Float16::load(panel + 32 * (vector + v));
         for (int row = 0; row < kRows; ++row) {
-          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[row]->scale));
+          const float x_scale = x[v * kSides / kParts][row]->scale;
+          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
           total[row][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[row][v]), both, total[row][v]);
         }
       }
-      for (int row = 0; row < kRows; ++row) ++x[row];
+      for (auto& side : x) {
+        for (int row = 0; row < kRows; ++row) ++side[row];
+      }
     }
     for (int row = 0; row < kRows; ++row) {
       for (int v = 0; v < kParts; ++v) {
@@ -249,9 +275,10 @@ struct QuantizedProduct {
 // shifted into place one after the other, in the order of depths 0, 4, 1, 5, 2, 6, 3, 7.
 struct Nf4Product {
   // Adds the products with a block, with (kScaled) or without its scales.
-  template <int kRows, bool kScaled>
-  static void add(const uint8_t* block, const float* const* x, __m512 codebook,
+  template <int kRows, bool kScaled, int kSides>
+  static void add(const uint8_t* block, const float* const (&x)[kSides][kRows], __m512 codebook,
                   __m512 (&sum)[kRows][kVectors]) {
+    constexpr int kEach = kVectors / kSides;
     const uint8_t* codes = block + codes_offset(Format::kNf4);
     for (int step = 0; step < kBlock / 8; ++step, codes += 4 * kColumns) {
       prefetch<kRows>(codes, 4 * kColumns);
@@ -267,31 +294,37 @@ struct Nf4Product {
           lanes[v] = _mm512_srli_epi32(lanes[v], 4);
         }
         for (int row = 0; row < kRows; ++row) {
-          const __m512 value = _mm512_set1_ps(x[row][8 * step + i / 2 + i % 2 * 4]);
-          for (int v = 0; v < kVectors; ++v) {
-            sum[row][v] = _mm512_fmadd_ps(weights[v], value, sum[row][v]);
+          for (int side = 0; side < kSides; ++side) {
+            const __m512 value = _mm512_set1_ps(x[side][row][8 * step + i / 2 + i % 2 * 4]);
+            for (int v = side * kEach; v < (side + 1) * kEach; ++v) {
+              sum[row][v] = _mm512_fmadd_ps(weights[v], value, sum[row][v]);
+            }
           }
         }
       }
     }
   }
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     const __m512 codebook = _mm512_loadu_ps(kNf4);
+    const float* x[kSides][kRows];
+    take_sides(rows, x);
     __m512 total[kRows][kVectors];
     for (int row = 0; row < kRows; ++row) {
       for (int v = 0; v < kVectors; ++v) total[row][v] = _mm512_setzero_ps();
     }
     for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes(Format::kNf4)) {
       prefetch<kRows>(panel, kScaleBytes);
-      float padded[kRows][kBlock];
-      const float* x[kRows];
-      for (int row = 0; row < kRows; ++row) {
-        x[row] = whole_block(static_cast<const float*>(rows[row]) + d, depth - d, padded[row]);
+      float padded[kSides][kRows][kBlock];
+      const float* block[kSides][kRows];
+      for (int side = 0; side < kSides; ++side) {
+        for (int row = 0; row < kRows; ++row) {
+          block[side][row] = whole_block(x[side][row] + d, depth - d, padded[side][row]);
+        }
       }
       if constexpr (kRows > 2) {
-        add<kRows, true>(panel, x, codebook, total);
+        add<kRows, true>(panel, block, codebook, total);
       } else {
         // Few rows leave registers for sums of a block, which are scaled instead of all weights:
         // 5 % less time for one row.
@@ -299,7 +332,7 @@ struct Nf4Product {
         for (int row = 0; row < kRows; ++row) {
           for (int v = 0; v < kVectors; ++v) sum[row][v] = _mm512_setzero_ps();
         }
-        add<kRows, false>(panel, x, codebook, sum);
+        add<kRows, false>(panel, block, codebook, sum);
         for (int v = 0; v < kVectors; ++v) {
           const __m512 scale = Float16::load(panel + 32 * v);
           for (int row = 0; row < kRows; ++row) {

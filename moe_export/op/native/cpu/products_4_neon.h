@@ -17,8 +17,8 @@ constexpr int kVectorsOfPanel = 16;
 
 // Vectors of columns whose sums are in registers at once. A block of the panel is read in stripes
 // of so many vectors; it stays in the first-level cache meanwhile.
-template <int kRows>
-constexpr int kVectorsOf = kRows == 1   ? kVectorsOfPanel
+template <int kRows, int kSides = 1>
+constexpr int kVectorsOf = kRows == 1   ? kVectorsOfPanel / kSides
                            : kRows <= 3 ? 8
                                         : 4;
 
@@ -72,16 +72,20 @@ struct FloatProduct {
     }
   }
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
-    constexpr int kVectors = kVectorsOf<kRows>;
+    constexpr int kVectors = kVectorsOf<kRows, kSides>;
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
     for (int64_t first = 0; first < depth; first += kBlock, panel += kBlock * kStep) {
       const int64_t size = first + kBlock < depth ? kBlock : depth - first;
-      const float* x[kRows];
-      for (int row = 0; row < kRows; ++row) x[row] = static_cast<const float*>(rows[row]) + first;
+      const float* x[kSides][kRows];
+      take_sides(rows, x);
+      for (auto& side : x) {
+        for (int row = 0; row < kRows; ++row) side[row] += first;
+      }
       for (int64_t column = 0; column < kColumns; column += 4 * kVectors) {
-        add<kRows, kVectors>(panel + column * Weight::kBytes, size, x, sums + column);
+        add<kRows, kVectors>(panel + column * Weight::kBytes, size, x[side_of<kSides>(column)],
+                             sums + column);
       }
     }
   }
@@ -145,20 +149,24 @@ struct Nf4Product {
     }
   }
 
-  template <int kRows>
+  template <int kRows, int kSides>
   static void run(const uint8_t* panel, int64_t depth, const void* const* rows, float* sums) {
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
+    const float* whole_rows[kSides][kRows];
+    take_sides(rows, whole_rows);
     uint8x16_t bytes[4];
     tables(bytes);
     for (int64_t d = 0; d < depth; d += kBlock, panel += block_bytes(Format::kNf4)) {
-      float padded[kRows][kBlock];
-      const float* x[kRows];
-      for (int row = 0; row < kRows; ++row) {
-        x[row] = whole_block(static_cast<const float*>(rows[row]) + d, depth - d, padded[row]);
+      float padded[kSides][kRows][kBlock];
+      const float* x[kSides][kRows];
+      for (int side = 0; side < kSides; ++side) {
+        for (int row = 0; row < kRows; ++row) {
+          x[side][row] = whole_block(whole_rows[side][row] + d, depth - d, padded[side][row]);
+        }
       }
       for (int64_t column = 0; column < kColumns; column += 4) {
         add<kRows>(bytes, panel + codes_offset(Format::kNf4) + 4 * column,
-                   Float16::load(panel + 2 * column), x, sums + column);
+                   Float16::load(panel + 2 * column), x[side_of<kSides>(column)], sums + column);
       }
     }
   }

@@ -59,11 +59,11 @@ void RowForm::prepare_scaled(const MoeTensor& x, const MoeTensor& scale, size_t 
 }
 
 void RowForm::product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
-                      float* sums) const {
+                      float* sums, int sides) const {
   if (has_integer_codes(format_) && !is_quantized_) {
-    return exact_product(kernels_, format_, panel, depth, rows, count, sums);
+    return exact_product(kernels_, format_, panel, depth, rows, count, sides, sums);
   }
-  kernels_.product[static_cast<int>(format_)](panel, depth, rows, count, sums);
+  kernels_.products[sides - 1][format_](panel, depth, rows, count, sums);
 }
 
 void store(const Kernels& kernels, int32_t type, const float* from, size_t count, void* y,

@@ -33,9 +33,10 @@ class RowForm {
   // Converts a row of x times the same row of `scale`, which is of x's type and shape.
   void prepare_scaled(const MoeTensor& x, const MoeTensor& scale, size_t row, uint8_t* to) const;
 
-  // The product of rows with a panel; 1 <= count <= kTile.
-  void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count,
-               float* sums) const;
+  // The product of rows with a panel; 1 <= count <= kTile. With two sides gate's columns and up's
+  // read rows of their own (kernels.h).
+  void product(const uint8_t* panel, int64_t depth, const void* const* rows, int count, float* sums,
+               int sides = 1) const;
 
  private:
   const Kernels& kernels_;

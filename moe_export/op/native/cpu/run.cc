@@ -2,7 +2,8 @@
 // token each group has one row. Then three steps run, each in parallel:
 //
 //   1. prepare   an item is a token: its row of x, scaled if the call says so, in the form that the
-//                products take; and the row as it is for the shared expert, which is not scaled
+//                products take; the row for up, if its scale is another; and the row as it is for
+//                the shared expert, which is not scaled
 //   2. gate_up   an item is a panel of an expert: 32 hidden units, or 64 without a gate, for all
 //                rows of its group; hidden values are scaled before they are quantized
 //   3. down      an item is a range of 64-column panels of y for all tokens, expert after expert
@@ -50,6 +51,7 @@ class LayerRun {
             threads() * (tokens_ <= kDecodingTokens ? kDecodingItemsPerThread : kItemsPerThread))) {
     group_pairs();
     if (scales_x() || !x_is_ready()) x_rows_ = allocate(tokens_ * row_bytes_);
+    if (call.up_scale.type != 0) up_rows_ = allocate(tokens_ * row_bytes_);
     if (scales_x() && !x_is_ready() && problem_.has_shared_expert()) {
       shared_rows_ = allocate(tokens_ * row_bytes_);
     }
@@ -157,6 +159,9 @@ class LayerRun {
            token * static_cast<size_t>(problem_.hidden_size);
   }
 
+  // Rows that each token has in a product of gate and up.
+  int sides_of(const Group& group) const { return up_rows_ && !is_shared(group) ? 2 : 1; }
+
   uint8_t* hidden_row(const Group& group, size_t row) const {
     return hidden_.get() + group.hidden_offset + row * row_bytes(problem_.widths[group.expert]);
   }
@@ -165,6 +170,9 @@ class LayerRun {
 
   void prepare_scaled(size_t token) {
     form_.prepare_scaled(call_.x, call_.input_scale, token, x_rows_.get() + token * row_bytes_);
+    if (up_rows_) {
+      form_.prepare_scaled(call_.x, call_.up_scale, token, up_rows_.get() + token * row_bytes_);
+    }
     if (shared_rows_) form_.prepare(call_.x, token, shared_rows_.get() + token * row_bytes_);
   }
 
@@ -193,13 +201,16 @@ class LayerRun {
     // Rows have room for whole blocks, with zeros beyond the units.
     const int64_t room = round_up(units, kBlock);
     const bool scales_hidden = hidden_scale_ != nullptr && !is_shared(group);
+    const int sides = sides_of(group);
     for_tiles(group.count, [&](size_t first, int count) {
-      const void* rows[kTile] = {};
+      const void* rows[2 * kTile] = {};
       for (int i = 0; i < count; ++i) {
-        rows[i] = x_row(group, pair_token_[group.first_pair + first + static_cast<size_t>(i)]);
+        const size_t token = pair_token_[group.first_pair + first + static_cast<size_t>(i)];
+        rows[sides * i] = x_row(group, token);
+        if (sides == 2) rows[2 * i + 1] = up_rows_.get() + token * row_bytes_;
       }
       alignas(64) float sums[kTile * kColumns];
-      form_.product(panel, problem_.hidden_size, rows, count, sums);
+      form_.product(panel, problem_.hidden_size, rows, count, sums, sides);
       for (int i = 0; i < count; ++i) {
         alignas(64) float hidden[kColumns];
         kernels_.activate[static_cast<int>(problem_.activation)](sums + i * kColumns, hidden);
@@ -286,6 +297,7 @@ class LayerRun {
   std::vector<float> wide_scale_;        // holds it if it is not float32 in the call
 
   Memory x_rows_;       // [T] prepared rows of x, scaled if asked for; empty if x itself serves
+  Memory up_rows_;      // [T] rows of x for up; empty if up reads those of gate
   Memory shared_rows_;  // [T] unscaled rows, if the shared expert needs others than x_rows_ and x
   Memory hidden_;       // one row per pair: silu(x gate) * (x up)
   Memory y_;            // [panels of y][T][64] floats

@@ -44,11 +44,11 @@ int moe_export_cuda_create(const MoeWeights* weights, MoeCudaLayer** layer, char
 
 int moe_export_cuda_run(const MoeCudaLayer* layer, const MoeCall* call, void* stream, char* message,
                         size_t message_bytes) try {
-  const Refusal refusal = moe_export::check_call_shapes(layer->layer.problem(), *call);
+  Refusal refusal = moe_export::check_call_shapes(layer->layer.problem(), *call);
   if (refusal) return refuse(*refusal, message, message_bytes);
-  if (call->input_scale.type != 0 || call->hidden_scale.type != 0) {
-    return refuse(cuda::kNoScales, message, message_bytes);
-  }
+  refusal = cuda::check_factors(call->x.type, call->input_scale.type != 0, call->up_scale.type != 0,
+                                call->hidden_scale.type != 0);
+  if (refusal) return refuse(*refusal, message, message_bytes);
   cuda::run(layer->layer, *call, static_cast<cuda::Stream>(stream), {allocate, release, nullptr});
   return 0;
 } catch (const cuda::Error& error) {

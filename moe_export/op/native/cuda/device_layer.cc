@@ -89,6 +89,7 @@ DeviceLayer::DeviceLayer(const Problem& problem, const MoeWeights& weights,
   }
   parts[kCodebook] = format == Format::kNf4 ? sizeof kNf4 : 0;
   parts[kTable] = table.size() * 4;
+  parts[kColumnsOfScale] = problem.units.size() * 4;
   for (size_t i = 0; i < kNumParts; ++i) {
     offsets_[i] = bytes_;
     bytes_ += (parts[i] + kAlignment - 1) / kAlignment * kAlignment;
@@ -96,6 +97,7 @@ DeviceLayer::DeviceLayer(const Problem& problem, const MoeWeights& weights,
   check(driver().memory_allocate(&data_, bytes_), "allocate the weights of a layer");
   try {
     upload(this->table(), table.data(), parts[kTable]);
+    upload(columns(), problem.units.data(), parts[kColumnsOfScale]);
     upload(codebook(), kNf4, parts[kCodebook]);
     upload_matrices(weights, on_device);
   } catch (...) {

@@ -42,10 +42,21 @@ class DeviceLayer {
   Pointer zeros(size_t role) const { return part(kZeros, role); }
   Pointer codebook() const { return data_ + offsets_[kCodebook]; }
   Pointer table() const { return data_ + offsets_[kTable]; }
+  // Column of hidden_scale for each row of the routed experts; not read if has_columns() is false.
+  Pointer columns() const { return data_ + offsets_[kColumnsOfScale]; }
+  bool has_columns() const { return !problem_.units.empty(); }
 
  private:
   // Arrays of the layer, in order; three each of weights, scales and zero points.
-  enum Part : size_t { kWeights = 0, kScales = 3, kZeros = 6, kCodebook = 9, kTable, kNumParts };
+  enum Part : size_t {
+    kWeights = 0,
+    kScales = 3,
+    kZeros = 6,
+    kCodebook = 9,
+    kTable,
+    kColumnsOfScale,
+    kNumParts
+  };
 
   Pointer part(Part first, size_t role) const {
     return data_ + offsets_[first + (role == 0 && !is_gated(problem_.activation) ? 1 : role)];

@@ -15,6 +15,7 @@ constexpr int64_t kSmallTilePairs = 16;
 constexpr int64_t kLargeTilePairs = 128;
 constexpr int64_t kMostSlots = 16;
 constexpr int64_t kCopyBlock = 1024;
+constexpr int64_t kGroupBlock = 1024;
 
 // Rows of a token's unit map, after the number of its units: MAP_ROWS of kernels_2_rows.py.
 constexpr int64_t kMapRows = 6;
@@ -53,7 +54,7 @@ class Arguments {
   // A 32-bit argument is the lower half of its entry.
   void add(uint64_t value) { values_[count_++] = value; }
 
-  uint64_t values_[32];
+  uint64_t values_[40];
   size_t count_ = 0;
 };
 
@@ -71,14 +72,22 @@ class DeviceRun {
         x_columns_(round_up(problem_.hidden_size, kAlignedValues)),
         pads_(x_columns_ != problem_.hidden_size || pointer(call.x) % kAlignedBytes != 0),
         hidden_stride_(rows_path_ ? layer.token_stride(top_k_) : layer.pair_stride()),
-        depth_(padded_depth(problem_.hidden_size, layer.format())) {
+        depth_(padded_depth(problem_.hidden_size, layer.format())),
+        scales_x_(call.input_scale.type != 0),
+        scales_hidden_(call.hidden_scale.type != 0),
+        x_rows_(!rows_path_ && scales_x_ && problem_.has_shared_expert() ? 2 * tokens_ : tokens_),
+        pads_scale_(rows_path_ && scales_x_ &&
+                    (x_columns_ != problem_.hidden_size ||
+                     pointer(call.input_scale) % kAlignedBytes != 0)) {
     const int64_t value_bytes = problem_.x_type == kFloat16 ? 2 : 4, pairs = tokens_ * slots_;
     const int64_t capacity = hidden_stride_ / padded_depth(1, layer.format());
-    padded_ = reserve(pads_ ? tokens_ * x_columns_ * value_bytes : 0);
+    padded_ = reserve(pads_ || scales_rows() ? x_rows_ * x_columns_ * value_bytes : 0);
+    padded_scale_ = reserve(pads_scale_ ? tokens_ * x_columns_ * value_bytes : 0);
     hidden_ = reserve((rows_path_ ? tokens_ : pairs) * hidden_stride_ * value_bytes);
     unit_map_ = reserve(rows_path_ ? tokens_ * (1 + kMapRows * capacity) * 4 : 0);
     out_ = reserve(rows_path_ ? 0 : pairs * x_columns_ * value_bytes);
     pairs_ = reserve(rows_path_ ? 0 : pairs * 4);
+    shifted_ = reserve(x_rows_ > tokens_ ? pairs * 4 : 0);
     starts_ = reserve(rows_path_ ? 0 : layer.num_experts() * 4);
     counts_ = reserve(rows_path_ ? 0 : layer.num_experts() * 4);
     for (int64_t size = problem_.group_size; size > 32; size /= 2) ++group_shift_;
@@ -89,12 +98,14 @@ class DeviceRun {
 
   void execute(Pointer scratch) {
     scratch_ = scratch;
-    x_ = pads_ ? scratch_ + padded_ : pointer(call_.x);
-    if (pads_) {
+    x_ = pads_ || scales_rows() ? scratch_ + padded_ : pointer(call_.x);
+    if (scales_rows()) {
       Arguments()
-          .pointers({pointer(call_.x), x_})
-          .numbers({problem_.hidden_size, x_columns_})
-          .launch(kernel("pad_rows", false), stream_, tokens_, ceil_of(x_columns_, kCopyBlock));
+          .pointers({pointer(call_.x), pointer(call_.input_scale), x_})
+          .numbers({tokens_, problem_.hidden_size, x_columns_})
+          .launch(kernel("scale_rows", false), stream_, x_rows_, ceil_of(x_columns_, kCopyBlock));
+    } else if (pads_) {
+      pad(pointer(call_.x), x_);
     }
     if (rows_path_) {
       rows();
@@ -111,10 +122,31 @@ class DeviceRun {
     return offset;
   }
 
-  const Kernel& kernel(const std::string& name, bool by_format, int64_t pairs = 0) const {
+  // True if x is scaled before the products, as tiles need it; rows scale what they load.
+  bool scales_rows() const { return !rows_path_ && scales_x_; }
+
+  bool is_scaled() const { return scales_x_ || scales_hidden_; }
+
+  void pad(Pointer from, Pointer to) const {
+    Arguments()
+        .pointers({from, to})
+        .numbers({problem_.hidden_size, x_columns_})
+        .launch(kernel("pad_rows", false), stream_, tokens_, ceil_of(x_columns_, kCopyBlock));
+  }
+
+  int64_t scale_columns() const { return scales_hidden_ ? call_.hidden_scale.shape[1] : 0; }
+
+  // A kernel takes no null pointer; it does not read this one where nothing is scaled.
+  Pointer scale_or_x(const MoeTensor& scale) const {
+    return pointer(scale.type != 0 ? scale : call_.x);
+  }
+
+  const Kernel& kernel(const std::string& name, bool by_format, int64_t pairs = 0,
+                       bool scaled = false) const {
     std::string key = name + (problem_.x_type == kFloat16 ? ".float16" : ".float32");
     if (by_format) key += std::string(".") + facts_of(layer_.format()).name;
     if (pairs > 0) key += "." + std::to_string(pairs);
+    if (scaled) key += ".scaled";
     return layer_.kernels()[key];
   }
 
@@ -128,17 +160,27 @@ class DeviceRun {
 
   void rows() {
     const int64_t experts = layer_.num_experts();
-    const Kernel& gate_up = kernel("gate_up_rows", true);
-    Arguments()
+    const Kernel& gate_up = kernel("gate_up_rows", true, 0, is_scaled());
+    Arguments arguments;
+    arguments
         .pointers({x_, pointer(call_.expert_indices), pointer(call_.routing_weights),
                    shared_weight(), scratch_ + hidden_, scratch_ + unit_map_, layer_.weights(0),
                    layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
                    layer_.zeros(1), layer_.codebook(), layer_.table()})
         .numbers({problem_.hidden_size, x_columns_, depth_, hidden_stride_, scale_stride_,
-                  group_shift_, top_k_, slots_, problem_.num_experts, experts, activation()})
-        // At least one program, which writes the map where all widths are 0.
-        .launch(gate_up, stream_, std::max<int64_t>(ceil_of(hidden_stride_, gate_up.rows), 1),
-                tokens_);
+                  group_shift_, top_k_, slots_, problem_.num_experts, experts, activation()});
+    if (is_scaled()) {
+      const Pointer padded = scratch_ + padded_scale_;
+      if (pads_scale_) pad(pointer(call_.input_scale), padded);
+      arguments
+          .pointers({pads_scale_ ? padded : scale_or_x(call_.input_scale),
+                     scale_or_x(call_.hidden_scale), layer_.columns()})
+          .numbers({scale_columns(), scales_x_ ? top_k_ : 0, scales_hidden_ ? top_k_ : 0,
+                    layer_.has_columns() ? top_k_ : 0});
+    }
+    // At least one program, which writes the map where all widths are 0.
+    arguments.launch(gate_up, stream_, std::max<int64_t>(ceil_of(hidden_stride_, gate_up.rows), 1),
+                     tokens_);
     const Kernel& down = kernel("down_rows", true);
     Arguments()
         .pointers({scratch_ + hidden_, scratch_ + unit_map_, reinterpret_cast<Pointer>(call_.y),
@@ -156,17 +198,33 @@ class DeviceRun {
         .pointers({pointer(call_.expert_indices), sorted, starts, counts})
         .numbers({tokens_, top_k_, slots_, problem_.num_experts})
         .launch(layer_.kernels()["group_pairs.any"], stream_, experts, 1);
+    const bool shifts = x_rows_ > tokens_;
+    if (shifts) {
+      Arguments()
+          .pointers({sorted, scratch_ + shifted_})
+          .numbers({pairs, tokens_, top_k_, slots_})
+          .launch(layer_.kernels()["shift_pairs.any"], stream_, ceil_of(pairs, kGroupBlock), 1);
+    }
     const auto most_tiles = [&](const Kernel& k) {
       return std::min(pairs, experts + pairs / k.pairs);
     };
     const Kernel& gate_up = kernel("gate_up_tiles", true, kind);
     Arguments()
-        .pointers({x_, sorted, starts, counts, scratch_ + hidden_, layer_.weights(0),
-                   layer_.weights(1), layer_.scales(0), layer_.scales(1), layer_.zeros(0),
-                   layer_.zeros(1), layer_.codebook(), layer_.table()})
+        .pointers({x_, shifts ? scratch_ + shifted_ : sorted, starts, counts, scratch_ + hidden_,
+                   layer_.weights(0), layer_.weights(1), layer_.scales(0), layer_.scales(1),
+                   layer_.zeros(0), layer_.zeros(1), layer_.codebook(), layer_.table()})
         .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, slots_, experts,
                   activation()})
         .launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), most_tiles(gate_up));
+    if (scales_hidden_) {
+      Arguments()
+          .pointers({scratch_ + hidden_, pointer(call_.expert_indices), sorted, starts, counts,
+                     pointer(call_.hidden_scale), layer_.columns(), layer_.table()})
+          .numbers({hidden_stride_, scale_columns(), layer_.has_columns() ? 1 : 0, top_k_, slots_,
+                    problem_.num_experts, experts})
+          .launch(kernel("scale_pairs", false), stream_, pairs,
+                  ceil_of(hidden_stride_, kCopyBlock));
+    }
     const Kernel& down = kernel("down_tiles", true, kind);
     Arguments()
         .pointers({scratch_ + hidden_, sorted, starts, counts, scratch_ + out_, layer_.weights(2),
@@ -193,16 +251,34 @@ class DeviceRun {
   const bool pads_;
   const int64_t hidden_stride_;
   const int64_t depth_;
+  const bool scales_x_;
+  const bool scales_hidden_;
+  const int64_t x_rows_;   // rows of x in scratch: twice the tokens if some are scaled, some not
+  const bool pads_scale_;  // input_scale is copied to aligned rows
   int64_t group_shift_ = 0;
   int64_t scale_stride_ = 0;
 
   size_t scratch_bytes_ = 0;
-  size_t padded_, hidden_, unit_map_, out_, pairs_, starts_, counts_;  // offsets in scratch
+  // Offsets in scratch.
+  size_t padded_, padded_scale_, hidden_, unit_map_, out_, pairs_, shifted_, starts_, counts_;
   Pointer scratch_ = 0;
   Pointer x_ = 0;
 };
 
 }  // namespace
+
+Refusal check_factors(int32_t x_type, bool has_input_scale, bool has_up_scale,
+                      bool has_hidden_scale) {
+  if (has_up_scale) {
+    return "the input up_scale is not known to the CUDA kernels, which multiply gate and up by one "
+           "row of x; run the model on the CPU, or tune it in the form tied";
+  }
+  if ((has_input_scale || has_hidden_scale) && x_type != kFloat16) {
+    return "the CUDA kernels for the inputs input_scale and hidden_scale are for models in "
+           "float16; export in float16, or run on the CPU";
+  }
+  return std::nullopt;
+}
 
 void run(const DeviceLayer& layer, const MoeCall& call, Stream stream, const Scratch& scratch) {
   if (call.x.shape[0] == 0) return;

@@ -12,10 +12,10 @@ struct Scratch {
   void* owner;
 };
 
-// Refusal of a call with input_scale or hidden_scale.
-constexpr const char* kNoScales =
-    "the inputs input_scale and hidden_scale are not known to the CUDA kernels; run the model on "
-    "the CPU, or on the GPU without the library";
+// Refuses factors per token that no packaged kernel knows: those of up alone, and any where x is
+// not float16.
+Refusal check_factors(int32_t x_type, bool has_input_scale, bool has_up_scale,
+                      bool has_hidden_scale);
 
 // Enqueues a call whose shapes passed the check, with all data on the device. Waits for nothing and
 // reads nothing from the device, so the launches can be captured into a graph. Throws Error.

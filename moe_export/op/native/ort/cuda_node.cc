@@ -8,12 +8,13 @@ namespace {
 
 // ONNX Runtime asks once per declared input where it must lie, and puts what a variadic input takes
 // beyond its first on the device, where it would keep a second copy of the weights. So the inputs
-// are declared one by one: the first four come on the device, the stored weights stay in the file.
+// are declared one by one: the first six come on the device, the stored weights stay in the file.
 // These suffice for 682 experts in int4 and 454 in the formats with zero points.
 constexpr size_t kPlacedInputs = 4096;
 
-// In a node without a shared expert, gate_0 comes on the device too.
-constexpr size_t kDeviceInputs = 4;
+// x, indices, routing weights, shared_weight, input_scale and hidden_scale. In a node that lacks
+// some, as many stored weights come on the device too.
+constexpr size_t kDeviceInputs = 6;
 
 bool is_on_device(Api api, const ort::Value* value) {
   const ort::MemoryInfo* memory = nullptr;
@@ -23,16 +24,29 @@ bool is_on_device(Api api, const ort::Value* value) {
   return std::strcmp(name, "Cuda") == 0;
 }
 
+// The values of `units` in host memory; nothing if they are not int32, which is refused later.
+std::vector<uint8_t> host_copy(const View& view) {
+  size_t bytes = view.tensor().type == kInt32 ? sizeof(int32_t) : 0;
+  for (const int64_t size : view.shape()) bytes *= static_cast<size_t>(size);
+  std::vector<uint8_t> copy(bytes);
+  if (bytes == 0) return copy;
+  const auto from = reinterpret_cast<cuda::Pointer>(view.tensor().data);
+  cuda::check(cuda::driver().copy_to_host(copy.data(), from, bytes), "read units from the device");
+  return copy;
+}
+
 class CudaNode {
  public:
   CudaNode(Api api, const ort::KernelInfo* kernel_info, int32_t x_type) : api_(api) {
     const Info info(api, kernel_info, kRaggedMoe);
     name_ = info.name();
-    const StoredWeights stored(api, info, x_type, false);
-    if (stored.places().input_scale != 0 || stored.places().hidden_scale != 0) {
-      fail(api, name_, cuda::kNoScales);
-    }
+    const StoredWeights stored(api, info, x_type, false, [&](size_t input, const View& view) {
+      return is_on_device(api, info.constant(input)) ? host_copy(view) : std::vector<uint8_t>();
+    });
     places_ = stored.places();
+    const Refusal refusal = cuda::check_factors(x_type, places_.input_scale != 0,
+                                                places_.up_scale != 0, places_.hidden_scale != 0);
+    if (refusal) fail(api, name_, *refusal);
     layer_.reset(new cuda::DeviceLayer(stored.problem(), stored.weights(), [&](size_t tensor) {
       return is_on_device(api, info.constant(stored.first_input() + tensor));
     }));

@@ -13,7 +13,7 @@ using Op = const ort::CustomOp*;
 constexpr const char* kRaggedMoePacked = "RaggedMoEPacked";
 // Inputs of RaggedMoEPacked: behind `packed`, shared_weight and those of the attribute
 // extra_inputs.
-constexpr size_t kPacked = 3, kBehindPacked = 4, kMostPackedInputs = 8;
+constexpr size_t kPacked = 3, kBehindPacked = 4, kMostPackedInputs = 9;
 
 // A node on the CPU: its layer, and the places of the inputs that only some nodes have.
 class MoeNode {
@@ -39,7 +39,7 @@ class MoeNode {
     Refusal refusal =
         read_packed(packed.data(), packed.size(), x_type, exact, &problem, &first_panel);
     if (refusal) fail(api, info.name(), *refusal);
-    const ExtraInputs extra(api, info);
+    const ExtraInputs extra(api, info, problem);
     const size_t expected = kBehindPacked + (problem.has_shared_expert() ? 1 : 0) + extra.count();
     if (info.num_inputs() != expected) {
       fail(api, info.name(),

@@ -7,8 +7,8 @@
 namespace moe_export {
 namespace {
 
-// In the order of `SCALE_INPUTS` in op/spec.py, without up_scale.
-constexpr const char* kExtraInputs[] = {"input_scale", "hidden_scale", "units"};
+// In the order of `SCALE_INPUTS` in op/spec.py.
+constexpr const char* kExtraInputs[] = {"input_scale", "up_scale", "hidden_scale", "units"};
 
 std::vector<std::string> words(const std::string& text) {
   std::istringstream stream(text);
@@ -21,14 +21,9 @@ bool contains(const std::vector<std::string>& names, const char* name) {
 
 }  // namespace
 
-ExtraInputs::ExtraInputs(Api api, const Info& info) {
+ExtraInputs::ExtraInputs(Api api, const Info& info, const Problem& problem) {
   const std::string text = info.optional_text("extra_inputs");
   names_ = words(text);
-  if (contains(names_, "up_scale")) {
-    fail(api, info.name(),
-         "the input up_scale is not known to the native kernels, which multiply gate and up by one "
-         "row of x; run the model without the library, or tune it in the form tied");
-  }
   std::vector<std::string> known;
   for (const char* name : kExtraInputs) {
     if (contains(names_, name)) known.push_back(name);
@@ -36,7 +31,11 @@ ExtraInputs::ExtraInputs(Api api, const Info& info) {
   if (known != names_) {
     fail(api, info.name(),
          "attribute extra_inputs is '" + text +
-             "', expected some of input_scale hidden_scale units, in this order");
+             "', expected some of input_scale up_scale hidden_scale units, in this order");
+  }
+  if (contains(names_, "up_scale") &&
+      (!contains(names_, "input_scale") || !is_gated(problem.activation))) {
+    fail(api, info.name(), kUpScaleAlone);
   }
   if (contains(names_, "units") && !contains(names_, "hidden_scale")) {
     fail(api, info.name(),
@@ -49,13 +48,15 @@ ExtraPlaces ExtraInputs::places(size_t first, bool has_shared) const {
   if (has_shared) places.shared_weight = first++;
   for (const std::string& name : names_) {
     if (name == "input_scale") places.input_scale = first++;
+    if (name == "up_scale") places.up_scale = first++;
     if (name == "hidden_scale") places.hidden_scale = first++;
     if (name == "units") places.units = first++;
   }
   return places;
 }
 
-StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations)
+StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations,
+                             const ToHost& to_host)
     : activation_(info.text("activation")), format_(info.text("format")) {
   weights_ = {
       info.number("num_experts"),
@@ -72,7 +73,7 @@ StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exa
   if (refusal) fail(api, info.name(), *refusal);
   const size_t each = static_cast<size_t>(problem_.tensors_per_expert());
   const size_t num_inputs = info.num_inputs();
-  const ExtraInputs extra(api, info);
+  const ExtraInputs extra(api, info, problem_);
   const size_t before = kFirstWeight + extra.count();
   const bool has_shared = num_inputs > before && (num_inputs - before) % each == 1;
   first_input_ = has_shared ? before + 1 : before;
@@ -80,6 +81,8 @@ StoredWeights::StoredWeights(Api api, const Info& info, int32_t x_type, bool exa
   if (places_.units != 0 && num_inputs > before) {
     units_.reset(new View(info.weight(places_.units)));
     weights_.units = units_->tensor();
+    if (to_host) units_copy_ = to_host(places_.units, *units_);
+    if (!units_copy_.empty()) weights_.units.data = units_copy_.data();
   }
   for (size_t input = first_input_; input < num_inputs; ++input) {
     views_.push_back(info.weight(input));
@@ -106,6 +109,7 @@ CallInputs::CallInputs(Api api, ort::KernelContext* context, const ExtraPlaces& 
            routing_weights_.tensor(),
            extra(places.shared_weight, &shared_weight_),
            extra(places.input_scale, &input_scale_),
+           extra(places.up_scale, &up_scale_),
            extra(places.hidden_scale, &hidden_scale_),
            nullptr};
 }

@@ -1,7 +1,9 @@
 // What the CPU and the CUDA node read from ONNX Runtime: stored weights, and the inputs of a call.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <vector>
 
 #include "common/ragged_moe.h"
 #include "ort/objects.h"
@@ -16,13 +18,14 @@ constexpr size_t kFirstWeight = 3;
 
 // Places of the inputs that only some nodes have; 0 for those that are not there.
 struct ExtraPlaces {
-  size_t shared_weight = 0, input_scale = 0, hidden_scale = 0, units = 0;
+  size_t shared_weight = 0, input_scale = 0, up_scale = 0, hidden_scale = 0, units = 0;
 };
 
-// Reads the attribute extra_inputs. Fails if it has names that the CPU kernels do not know.
+// Reads the attribute extra_inputs of a node whose activation is known. Fails if it has unknown
+// names, or names that do not go together.
 class ExtraInputs {
  public:
-  ExtraInputs(Api api, const Info& info);
+  ExtraInputs(Api api, const Info& info, const Problem& problem);
 
   size_t count() const { return names_.size(); }
 
@@ -34,10 +37,14 @@ class ExtraInputs {
   std::vector<std::string> names_;
 };
 
+// Copies a stored input to host memory; gives nothing if it is there.
+using ToHost = std::function<std::vector<uint8_t>(size_t input, const View& view)>;
+
 // The attributes and stored weights of a RaggedMoE node, checked. Fails if they do not fit.
 class StoredWeights {
  public:
-  StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations);
+  StoredWeights(Api api, const Info& info, int32_t x_type, bool exact_activations,
+                const ToHost& to_host = nullptr);
   StoredWeights(const StoredWeights&) = delete;
   StoredWeights& operator=(const StoredWeights&) = delete;
 
@@ -52,6 +59,7 @@ class StoredWeights {
  private:
   std::string activation_, format_;
   std::unique_ptr<View> units_;
+  std::vector<uint8_t> units_copy_;  // empty if they are in host memory
   std::vector<View> views_;
   std::vector<MoeTensor> tensors_;
   MoeWeights weights_;
@@ -77,7 +85,7 @@ class CallInputs {
   Api api_;
   ort::KernelContext* context_;
   View x_, expert_indices_, routing_weights_;
-  std::optional<View> shared_weight_, input_scale_, hidden_scale_;
+  std::optional<View> shared_weight_, input_scale_, up_scale_, hidden_scale_;
   MoeCall call_;
 };
 
