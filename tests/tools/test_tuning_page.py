@@ -129,7 +129,7 @@ def test_ways_towards_the_source_learn_from_skills_that_it_has() -> None:
         row(TOWARDS[0].name, seed, 0.9) | {"held_out_nats": [0.02, after], "trained_parameters": 7}
         for seed, after in enumerate((0.01, 0.015))
     ]
-    text = page(row("source", None, 0.95), towards=found)
+    text = page(row("source", None, 0.95), row("source", None, 0.5, keep=0.5), towards=found)
     old = "90.0 | 90.0 | 90.0 | 90.0 | 90.0 [90, 90] | 3.50 | 7 | 0.20 | 2 |"
     assert f"| routers, by layer | 20.0 → 12.5 [10.0, 15.0] | {old}" in text
     assert "| source |  | 95.0 | 95.0 | 95.0 | 95.0 | 95.0 | 3.50 |  |  |  |" in text

@@ -50,7 +50,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_table(whole),
         *_pruned(data["rows"]),
-        *_towards(data["rows"], data.get("towards", [])),
+        *_towards(whole, data.get("towards", [])),
         *_speed(data.get("speed")),
         *large_lines(data.get("large", [])),
         *_missing(data["rows"]),
