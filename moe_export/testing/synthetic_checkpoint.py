@@ -77,10 +77,35 @@ SIZES: dict[tuple[str, str], dict[str, Any]] = {
         "use_sliding_window": False,
         "vocab_size": 151936,
     },
+    ("olmoe", "olmoe-1b-7b"): {
+        "architectures": ["OlmoeForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": 50279,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 1024,
+        "max_position_embeddings": 4096,
+        "model_type": "olmoe",
+        "norm_topk_prob": False,
+        "num_attention_heads": 16,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 16,
+        "pad_token_id": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": 50304,
+    },
 }
 """Family and size to the config, with the keys that define a model."""
 
-ORDINARY_TOKENS = 151_643
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -219,7 +244,7 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
 
 
 def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
-    """Writes a byte-level BPE with as many tokens as the released one.
+    """Writes a byte-level BPE with as many ordinary tokens as the released one, and its end.
 
     Its tokens are bytes, pairs, and pairs with one more character, the commonest first, so that
     English takes about one token for two characters.
@@ -233,7 +258,7 @@ def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
         heads = letters if length == 2 else [head + tail for head, tail in merges]
         for head in heads:
             for tail in letters:
-                if len(tokens) < ORDINARY_TOKENS:
+                if len(tokens) < config["eos_token_id"]:
                     merges.append((head, tail))
                     tokens.append(head + tail)
     vocabulary = {token: number for number, token in enumerate(tokens)}

@@ -33,9 +33,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_config_gives_the_parameters_of_the_released_model() -> None:
-    spec = spec_of(config_of("qwen2_moe", "qwen1.5-moe-a2.7b"))
-    assert sum(tensor.elements for tensor in spec.tensors.values()) == 14_315_784_192
+@pytest.mark.parametrize(
+    ("family", "size", "parameters"),
+    [
+        ("qwen2_moe", "qwen1.5-moe-a2.7b", 14_315_784_192),
+        ("olmoe", "olmoe-1b-7b", 6_919_161_856),
+    ],
+)
+def test_the_config_gives_the_parameters_of_the_released_model(
+    family: str, size: str, parameters: int
+) -> None:
+    spec = spec_of(config_of(family, size))
+    assert sum(tensor.elements for tensor in spec.tensors.values()) == parameters
 
 
 def test_the_checkpoint_holds_every_tensor_of_the_family_in_shards(small: Path) -> None:
