@@ -15,7 +15,8 @@ from tools.pages.stage_runs import machine_words, stage_table
 HEAD = """\
 # Mixers of every kind at the sizes of released models
 
-`python -m tools.pages shapes HOME` made this page and [shapes.json](data/shapes.json). Each model
+`python -m tools.pages shapes HOME` made this page and [shapes.json](data/shapes.json), with
+`--sequences` 8 or 2. Each model
 has the config of the released one, with its first layers only and 32,000 tokens in place of its
 vocabulary. Weights are random, so that nothing here says anything about accuracy. Recipe: half of
 all expert dimensions kept, importance in bfloat16, experts in int4, attention and lm_head in int8,
