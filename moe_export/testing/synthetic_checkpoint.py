@@ -37,6 +37,7 @@ from moe_export.system.prefetch import prefetched
 from moe_export.testing.published import (
     GLM_4_7_FLASH,
     LFM2_8B_A1B,
+    OLMOE_1B_7B,
     QWEN1_5_MOE,
     QWEN3_5_35B_TEXT,
 )
@@ -52,6 +53,7 @@ SEED = 20240328
 
 SIZES: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2_moe", "qwen1.5-moe-a2.7b"): QWEN1_5_MOE,
+    ("olmoe", "olmoe-1b-7b"): OLMOE_1B_7B,
     ("lfm2_moe", "lfm2-8b-a1b"): LFM2_8B_A1B,
     ("glm4_moe_lite", "glm-4.7-flash"): GLM_4_7_FLASH,
     ("qwen3_5_moe_text", "qwen3.5-35b-a3b"): QWEN3_5_35B_TEXT,
@@ -61,7 +63,9 @@ SIZES: dict[tuple[str, str], dict[str, Any]] = {
 RESIDUAL_ROLES = frozenset({"o", "conv_out", "delta_out", "down", "shared_down", "dense_down"})
 """Roles of the matrices whose products are added to the residual stream."""
 
-ORDINARY_TOKENS = 151_643
+BYTES = 256
+"""Tokens that every byte-level tokenizer has."""
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -111,15 +115,20 @@ def config_of(
     if "layer_types" in config:
         config["layer_types"] = config["layer_types"][: layers or most]
     if vocabulary is not None:
-        end = _ordinary_tokens(vocabulary)
+        end = vocabulary - len(SPECIAL_TOKENS)
         config |= {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end}
         config |= {"pad_token_id": end} if "pad_token_id" in config else {}
     return config
 
 
-def _ordinary_tokens(vocabulary: int) -> int:
-    """Number of the invented tokenizer's tokens that are not special."""
-    return min(ORDINARY_TOKENS, vocabulary - len(SPECIAL_TOKENS))
+def _ordinary_tokens(config: dict[str, Any]) -> int:
+    """Number of the invented tokenizer's tokens that are not special.
+
+    They come before the end token where a released tokenizer has it last, and fill the vocabulary
+    otherwise.
+    """
+    end, room = config["eos_token_id"], config["vocab_size"] - len(SPECIAL_TOKENS)
+    return end if isinstance(end, int) and BYTES <= end <= room else room
 
 
 def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> int:
@@ -222,7 +231,7 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
 
 
 def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
-    """Writes a byte-level BPE with as many tokens as the model knows, at most 151,646.
+    """Writes a byte-level BPE with as many ordinary tokens as the released one or the model has.
 
     Its tokens are bytes, pairs, and pairs with one more character, the commonest first, so that
     English takes about one token for two characters.
@@ -231,7 +240,7 @@ def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
     # In the alphabet of byte-level BPE, the space is written like this.
     letters = "\u0120etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPVBGKJQXZ0123456789.,:;!?'\"()-"
     tokens = list(alphabet)
-    most = _ordinary_tokens(config["vocab_size"])
+    most = _ordinary_tokens(config)
     merges: list[tuple[str, str]] = []
     for length in (2, 3):
         heads = letters if length == 2 else [head + tail for head, tail in merges]

@@ -37,6 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("model", "parameters"),
     [
         (("qwen2_moe", "qwen1.5-moe-a2.7b"), 14_315_784_192),
+        (("olmoe", "olmoe-1b-7b"), 6_919_161_856),
         (("lfm2_moe", "lfm2-8b-a1b"), 8_339_930_560),
         (("glm4_moe_lite", "glm-4.7-flash"), 29_943_393_920),
         (("qwen3_5_moe_text", "qwen3.5-35b-a3b"), 34_660_610_688),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from moe_export.runner.steps import steps_of
-from tools.pages.tuning_arms import ARMS, BY_NAME, FULL, HALF, HALF_TUNED, recipe_of
+from tools.pages.tuning_arms import ARMS, BY_NAME, FULL, HALF, HALF_TUNED, OLD, TOWARDS, recipe_of
+from tools.pages.tuning_large import LARGE, WAYS, large_lines
 from tools.pages.tuning_skills import SKILLS, documents_of, write_skills
 from tools.pages.tuning_words import Lead, lead, markdown
 
@@ -25,10 +26,10 @@ def row(arm: str, seed: int | None, share: float, keep: float = 1.0) -> dict[str
     return about | training | {"tasks": tasks}
 
 
-def page(*rows: dict[str, Any]) -> str:
+def page(*rows: dict[str, Any], **more: Any) -> str:
     settings = {"steps": 150, "rate": 1e-3}
     about = {"machine": "a CPU", "versions": {"torch": "2"}, "settings": settings}
-    return markdown(about | {"rows": list(rows), "speed": None})
+    return markdown(about | {"rows": list(rows), "speed": None} | more)
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -116,3 +117,52 @@ def test_what_stopped_and_what_is_missing_is_said() -> None:
     assert "| full | 70.0 | 70.0 | 1.00 |" in text
     assert text.rstrip().endswith("condenser, (K - r) + r; full, K + r experts.")
     assert "esft, gate;" not in text.splitlines()[-2]
+
+
+def test_ways_towards_the_source_learn_from_skills_that_it_has() -> None:
+    for arm in TOWARDS:
+        recipe = recipe_of(arm, Path("skills"), seed=1, steps=9, rate=1e-3)
+        assert recipe.tune is not None
+        assert recipe.tune.objective == "distill"
+        assert [source.demo for source in recipe.tune.sources] == list(OLD)
+    found = [
+        row(TOWARDS[0].name, seed, 0.9) | {"held_out_nats": [0.02, after], "trained_parameters": 7}
+        for seed, after in enumerate((0.01, 0.015))
+    ]
+    text = page(row("source", None, 0.95), row("source", None, 0.5, keep=0.5), towards=found)
+    old = "90.0 | 90.0 | 90.0 | 90.0 | 90.0 [90, 90] | 3.50 | 7 | 0.20 | 2 |"
+    assert f"| routers, by layer | 20.0 → 12.5 [10.0, 15.0] | {old}" in text
+    assert "| source |  | 95.0 | 95.0 | 95.0 | 95.0 | 95.0 | 3.50 |  |  |  |" in text
+
+
+def test_times_at_large_shapes_are_by_a_line_through_two_depths() -> None:
+    times = {"2 layers": ([4.0, 4.4], [3.0, 3.3]), "4 layers": ([6.0, 6.6], [4.0, 4.4])}
+    seconds = {
+        f"{way}, {depth}": half if way.startswith("K/2") else full
+        for depth, (full, half) in times.items()
+        for way in WAYS
+    }
+    about = {
+        "layers": 16,
+        "kernel": "avx2",
+        "onnxruntime": "1",
+        "prompt_tokens": 8,
+        "new_tokens": 9,
+        "load": 1.0,
+    }
+    names = {"name": "olmoe-int4", "title": "OLMoE"}
+    sizes = {way: 60 if way.startswith("K/2") else 100 for way in WAYS}
+    text = "\n".join(large_lines([about | names | {"seconds": seconds, "active_bytes": sizes}]))
+    # 4.2 + 14.7 = 18.9 s at 16 layers with all experts, and 3.15 + 7.35 with half of them.
+    assert "| OLMoE (16 layers) | K/2 | 0.60 | 0.75 [0.75, 0.75] | 0.67 [0.67, 0.67] | 0.56" in text
+    assert "OLMoE: compressed experts at K/2 take 44% less time per decoded token" in text
+
+
+def test_bytes_at_large_shapes_are_those_of_fewer_experts() -> None:
+    olmoe, _, qwen = LARGE
+    of = {large.name: [large.active_bytes(way) for way in WAYS] for large in (olmoe, qwen)}
+    for full, half, vectors, more in of.values():
+        assert half < vectors < 1.01 * half
+        assert half < full < more
+    assert 1 - of["olmoe-int4"][1] / of["olmoe-int4"][0] == pytest.approx(0.34, abs=0.02)
+    assert 1 - of["qwen1.5-int4"][1] / of["qwen1.5-int4"][0] == pytest.approx(0.175, abs=0.02)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tools.wheels import findings, source, twice
+from tools.wheels import findings, pythons, source, twice
 from tools.wheels.archive import read_wheel, tagged, write_wheel
+from tools.wheels.check import FASTEST, expected_here
+from tools.wheels.make import PROJECTS
 
 INFO = "thing-1.0.dist-info"
 CONTENTS = {
@@ -78,3 +81,26 @@ def test_findings_of_several_checks_are_gathered_by_platform(tmp_path: Path) -> 
         "win_amd64": {"state": "built", "twice": "yes"},
         "win_arm64": {"state": "built"},
     }
+
+
+def test_the_archive_of_the_operator_library_builds_from_sources_of_its_own(tmp_path: Path) -> None:
+    origin = PROJECTS["moe-export-ops"].source
+    copy = source.with_native(origin, tmp_path / "ops")
+    settings = tomllib.loads((copy / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    (override,) = settings["overrides"]
+    assert override["if"] == {"from-sdist": True}
+    own = copy / override["cmake"]["source-dir"]
+    outside = (origin / settings["cmake"]["source-dir"]).resolve()
+    assert {path.relative_to(own) for path in own.rglob("*")} == {
+        path.relative_to(outside) for path in outside.rglob("*")
+    }
+    assert (own / "CMakeLists.txt").is_file()
+    assert not list((copy / "moe_export_ops").glob("*.so"))
+
+
+def test_another_python_has_to_take_the_fastest_kernel_and_say_the_same() -> None:
+    here = {"kernel": f"{expected_here()}: {FASTEST}", "text": "Oslo", "installed_equal": True}
+    pythons.compare(here, here, "Python 3.12")
+    for key, value in (("kernel", "portable: no"), ("text", "Rome"), ("installed_equal", None)):
+        with pytest.raises(RuntimeError, match=r"^Python 3\.12: .* expected"):
+            pythons.compare(here, here | {key: value}, "Python 3.12")

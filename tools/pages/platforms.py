@@ -26,6 +26,7 @@ COMMANDS = """\
 ```
 python -m tools.arm.system SYSTEM               # Debian's Python and ONNX Runtime for Arm, no root
 python -m tools.wheels --twice --sdist --arm-root SYSTEM/root --findings FILE
+python -m tools.wheels.pythons dist/moe_export_ops-*x86_64.whl MODEL PYTHON... --findings FILE
 python -m tools.wheels.main_job dist/moe_export-*x86_64.whl --findings FILE
 python -m tools.arm.folder MODEL... --system SYSTEM --findings FILE \\
     --wheel dist/moe_export_ops-*aarch64.whl
@@ -33,7 +34,9 @@ python -m tools.arm.folder MODEL... --system SYSTEM --findings FILE \\
 
 CHECKS = {
     "twice": "a second build, from nothing and in another folder",
-    "source": "the source archive",
+    "source": "the source archives of both projects",
+    "pythons": "moe-export-ops in fresh environments, no compiler on the path, an exported folder "
+    "run by the code of its card",
     "main job": "moe-export and its packages in a fresh environment, no compiler on the path",
     "folder": "folders exported on x86-64 for both, run by the code of their cards where only ONNX "
     "Runtime, tokenizers and moe-export-ops are installed",

@@ -231,14 +231,14 @@ def _introduction(data: dict[str, Any]) -> str:
 def _of_ways(data: dict[str, Any]) -> str:
     """Sentences about the ways to fit that the page has."""
     ways = " ".join(row["way"] for row in data["rows"])
-    fitted = f"`down` is refitted on all tokens ({_words(data['refit'])})"
-    blocks = f"blocks are distilled by `prune.distill_blocks` ({_words(data['distill_blocks'])})"
-    trained = (
-        "End to end, all weights of the pruned model are trained towards the unpruned model's "
-        f"distributions by a section `tune` ({_words(data['tune'])})."
-    )
-    said = {"refitted": f"Then {fitted}.", "blocks": f"Then {blocks}.", "trained": trained}
-    return " ".join(sentence for word, sentence in said.items() if word in ways)
+    said = {
+        "refitted": f"`down` refitted on all tokens ({_words(data['refit'])})",
+        "blocks": f"blocks distilled by `prune.distill_blocks` ({_words(data['distill_blocks'])})",
+        "trained": "all weights of the pruned model trained towards the unpruned model's "
+        f"distributions by a section `tune` ({_words(data['tune'])})",
+    }
+    present = [sentence for word, sentence in said.items() if word in ways]
+    return f"As each row says, there follow: {'; '.join(present)}." if present else ""
 
 
 def _of_draws(count: int) -> str:

@@ -1,6 +1,7 @@
 """Methods of tuning against their controls, on a demo model whose experts per token matter.
 
-    python -m tools.pages tuning RUN [--arms NAME ...] [--seeds N ...] [--pruned] [--speed] [--new]
+    python -m tools.pages tuning RUN [--arms NAME ...] [--seeds N ...] [--pruned] [--towards]
+                                     [--speed] [--large NAME ...] [--new]
 
 Rows that the page has are not measured again unless `--new` forgets them all. RUN keeps a run
 directory for each way and seed.
@@ -37,7 +38,16 @@ from moe_export.system.machine import machine, versions
 from moe_export.system.progress import Progress, silent
 from moe_export.torch_model import load_torch_model
 from tools.pages.page import data_file, read_data, rounded, write_page
-from tools.pages.tuning_arms import ARMS, BY_NAME, HALF_TUNED, MORE_TUNED, Arm, recipe_of
+from tools.pages.tuning_arms import (
+    ARMS,
+    BY_NAME,
+    HALF_TUNED,
+    MORE_TUNED,
+    TOWARDS,
+    Arm,
+    recipe_of,
+)
+from tools.pages.tuning_large import LARGE_BY_NAME, measure_large
 from tools.pages.tuning_skills import write_skills
 from tools.pages.tuning_words import markdown
 
@@ -63,7 +73,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of all weights")
     parser.add_argument("--pruned", action="store_true", help="prune each model as well")
     parser.add_argument(
+        "--towards", action="store_true", help="bring half of the experts towards the source"
+    )
+    parser.add_argument(
         "--speed", action="store_true", help="time exports of the models of the first seed"
+    )
+    parser.add_argument(
+        "--large",
+        nargs="+",
+        choices=LARGE_BY_NAME,
+        default=[],
+        help="time exports of the shapes of released models (8 GB of disk each)",
     )
     parser.add_argument("--new", action="store_true", help="forget what the page has")
 
@@ -81,9 +101,19 @@ def make(arguments: argparse.Namespace) -> None:
         # Read again, because another process may have added rows meanwhile.
         content = read_data("tuning")
         _write(content | {"rows": [*content["rows"], row]})
+    for arm, seed in _wanted_towards(arguments):
+        row = measure(arguments, arm, seed, 1.0)
+        content = read_data("tuning")
+        _write(content | {"towards": [*content.get("towards", []), row]})
     if arguments.speed:
         found = speed(arguments)
         _write(read_data("tuning") | {"speed": found})
+    for large in (LARGE_BY_NAME[name] for name in arguments.large):
+        found = measure_large(large, arguments.run / "large")
+        others = [
+            each for each in read_data("tuning").get("large", []) if each["name"] != large.name
+        ]
+        _write(read_data("tuning") | {"large": [*others, found]})
 
 
 def _wanted(arguments: argparse.Namespace) -> Iterator[tuple[Arm, int | None, float]]:
@@ -95,6 +125,15 @@ def _wanted(arguments: argparse.Namespace) -> Iterator[tuple[Arm, int | None, fl
                 place = (arm.name, seed if arm.tunes else None, keep)
                 if place not in map(_place, read_data("tuning")["rows"]):
                     yield arm, place[1], keep
+
+
+def _wanted_towards(arguments: argparse.Namespace) -> Iterator[tuple[Arm, int]]:
+    """Rows of the table on distilling that the page lacks."""
+    for seed in arguments.seeds if arguments.towards else ():
+        for arm in TOWARDS:
+            known = {(row["arm"], row["seed"]) for row in read_data("tuning").get("towards", [])}
+            if (arm.name, seed) not in known:
+                yield arm, seed
 
 
 def _place(row: Row) -> tuple[str, int | None, float]:
@@ -148,7 +187,7 @@ def _recipe(arguments: argparse.Namespace, arm: Arm, seed: int | None, keep: flo
 
 
 def _folder(arguments: argparse.Namespace, arm: Arm, seed: int | None) -> Path:
-    number = [each.name for each in ARMS].index(arm.name)
+    number = (*ARMS, *TOWARDS).index(arm)
     folder: Path = arguments.run / f"{number:02}-{seed or 0}"
     return folder
 
@@ -196,7 +235,7 @@ class _StepClock(Watcher):
         return self._note if step.stage == "tune" else silent
 
     def _note(self, done: int, total: int, what: str) -> None:  # noqa: ARG002 - a Progress
-        if what.startswith("step"):
+        if "step " in what:
             self._times_s.append(time.process_time())
 
     @property

@@ -93,6 +93,17 @@ ARMS: tuple[Arm, ...] = (
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 
+_DISTILL = "tune.objective=distill"
+_TIED = (*_COMPRESSED, "tune.compressed.form=tied", _DISTILL)
+
+TOWARDS: tuple[Arm, ...] = (
+    Arm("routers, by layer", (_DISTILL, _FEWER, "tune.only=routers")),
+    Arm("vectors, by layer", (*_TIED, "tune.only=vectors")),
+    Arm("vectors and routers, by layer", (*_TIED, "tune.only=vectors_and_routers")),
+    Arm("all weights, in memory", (_DISTILL, _FEWER)),
+)
+"""Ways to bring half of the experts back towards the source, on skills that it has."""
+
 
 def recipe_of(
     arm: Arm, skills: Path, *, seed: int, steps: int, rate: float, keep: float = 1.0
@@ -109,6 +120,10 @@ def recipe_of(
     """
     changes = (f"tune.seed={seed}",) if arm.tunes else ()
     content = _content(skills, steps, rate, keep)
+    if arm in TOWARDS:
+        content["tune"]["sources"] = [
+            _source(skills, name, "train") | {"weight": SHARES[name]} for name in OLD
+        ]
     return parse_recipe(content, (*changes, *arm.keys))
 
 

@@ -9,8 +9,22 @@ from typing import Any
 
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
-from tools.pages.tuning_arms import ARMS, CONDENSERS, FULL, HALF, HALF_TUNED, MODEL, TOP_K, Arm
+from tools.pages.tuning_arms import (
+    ARMS,
+    CONDENSERS,
+    FULL,
+    HALF,
+    HALF_TUNED,
+    MODEL,
+    TOP_K,
+    TOWARDS,
+    Arm,
+)
+from tools.pages.tuning_large import large_lines
 from tools.pages.tuning_skills import SKILLS
+
+UNTRAINED = ("source", "half of the experts")
+"""Ways in which nothing is trained."""
 
 OLD_EXACT = ("arithmetic", "sums", "facts", "strings")
 ENOUGH = 0.9
@@ -36,7 +50,9 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_table(whole),
         *_pruned(data["rows"]),
+        *_towards(whole, data.get("towards", [])),
         *_speed(data.get("speed")),
+        *large_lines(data.get("large", [])),
         *_missing(data["rows"]),
     ]
     return "\n".join(lines)
@@ -205,6 +221,46 @@ def _pruned_cells(rows: Rows, arm: Arm, keep: float) -> list[str]:
         return ["", "", ""]
     active = _mean(lambda row: row["active_bytes"], found) / 1e6
     return [_share(new_mean, found), _share(old_mean, found), f"{active:.2f}"]
+
+
+def _towards(rows: Rows, towards: Rows) -> list[str]:
+    """Table of models with half of the experts that were distilled towards the source."""
+    if not towards:
+        return []
+    head = ["way", "divergence", *OLD_EXACT, "old", "text", "trained", "s/step", "seeds"]
+    cells = [[name, "", *_old_cells(_of(rows, name)), "", "", ""] for name in UNTRAINED]
+    for arm in TOWARDS:
+        found = [row for row in _of(towards, arm.name) if "tasks" in row]
+        trained = f"{found[0]['trained_parameters']:,}" if found else ""
+        seeds = [trained, _seconds(found), str(len(found))]
+        cells += [[arm.name, _nats(found), *_old_cells(found), *seeds]] if found else []
+    words = (
+        "`objective: distill` brings the model with half of the experts per token towards the "
+        "source with all of them, with the same steps, rate and number of documents, of the skills "
+        "that the source has. `by layer` is `tune.only`, with its steps in every layer and one "
+        "layer in memory; its seconds are of one layer's step. Divergence is from the source on "
+        "held-out documents, in millinats per weighted token before and after, and vectors are "
+        "tied."
+    )
+    return ["## Towards the source", "", words, "", *_lines(head, cells), ""]
+
+
+def _old_cells(rows: Rows) -> list[str]:
+    if not rows:
+        return [""] * (len(OLD_EXACT) + 2)
+    return [
+        *(f"{100 * _mean(_match(name), rows):.1f}" for name in OLD_EXACT),
+        _share(old_mean, rows),
+        f"{_mean(lambda row: row['tasks']['text']['loss_nats'], rows):.2f}",
+    ]
+
+
+def _nats(rows: Rows) -> str:
+    """Mean divergence before and after, with the range after."""
+    before = 1000 * _mean(lambda row: row["held_out_nats"][0], rows)
+    after = [1000 * row["held_out_nats"][1] for row in rows]
+    spread = f" [{min(after):.1f}, {max(after):.1f}]" if len(after) > 1 else ""
+    return f"{before:.1f} → {fmean(after):.1f}{spread}"
 
 
 def _speed(speed: dict[str, Any] | None) -> list[str]:

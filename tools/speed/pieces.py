@@ -135,7 +135,7 @@ def turns(home: Path, piece: Piece, libraries: Path) -> dict[str, Any]:
             for model in chosen
         }
         seconds = {
-            case: _seconds(processes, sizes, case in PREFILLS, piece.repeats)
+            case: seconds_in_turns(processes, sizes, case in PREFILLS, piece.repeats)
             for case, sizes in piece.cases.items()
         }
         resident = {
@@ -153,10 +153,17 @@ def _facts(piece: Piece) -> dict[str, Any]:
     }
 
 
-def _seconds(
+def seconds_in_turns(
     processes: Mapping[str, ModelProcess], sizes: Sizes, prompt: bool, repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of each model in turn; the first turn, which warms up, is left out."""
+    """Seconds of each model in turn; the first turn, which warms up, is left out.
+
+    Args:
+        processes: Loaded models by name.
+        sizes: Sizes of a measurement.
+        prompt: True for the seconds of the prompt; False for those of a decoding step.
+        repeats: Turns that count.
+    """
     key = "prefill_s" if prompt else "step_s"
     found: dict[str, list[float]] = {name: [] for name in processes}
     for number in range(repeats + 1):

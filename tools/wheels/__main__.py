@@ -3,7 +3,8 @@
 It needs the packages ziglang, auditwheel, scikit-build-core and cmake. With `--arm-root`, a folder
 of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu. With
 `--twice` each platform is compiled a second time from nothing, which takes minutes; with `--sdist`
-the source archive is packed twice and a wheel is built from it by the compiler of this machine.
+the source archives of both projects are packed twice and a wheel is built from each by the compiler
+of this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from tools.arm.programs import find_emulator
 from tools.wheels import findings, source, twice
 from tools.wheels.check import Arm, Verdict, check, run_here
-from tools.wheels.make import make
+from tools.wheels.make import PROJECTS, make
 from tools.wheels.platforms import PLATFORMS, Platform
 
 Wheels = dict[tuple[str, str], Path]
@@ -44,9 +45,9 @@ def main(words: list[str] | None = None) -> int:
     if arguments.twice:
         _twice(wheels, chosen, build, arguments.findings)
     if arguments.sdist:
-        sentence = _source(wheels["moe-export", chosen[0].tag], arguments.out, build)
+        sentence = _source(wheels, chosen[0].tag, arguments.out, build)
         findings.record(arguments.findings, chosen[0].tag, {"source": sentence})
-        print(f"the source archive: {sentence}")
+        print(f"the source archives: {sentence}")
     return 0
 
 
@@ -78,19 +79,24 @@ def _by_name(wheels: Wheels) -> dict[str, Path]:
     return {path.name: path for path in wheels.values()}
 
 
-def _source(wheel: Path, out: Path, build: Path) -> str:
-    """Packs the sources twice and builds a wheel from them; returns a sentence about it."""
-    archive = source.source_archive(out)
-    again = source.source_archive(build / twice.AGAIN / "source")
+def _source(wheels: Wheels, tag: str, out: Path, build: Path) -> str:
+    """Packs the sources twice and builds wheels from them; returns a sentence about them."""
+    kernels = {_from_source(name, wheels[name, tag], out, build) for name in PROJECTS}
+    return (
+        "the same bytes twice; the wheels that pip builds from them here have the same Python "
+        f"files and take `{', '.join(sorted(kernels))}`"
+    )
+
+
+def _from_source(project: str, wheel: Path, out: Path, build: Path) -> str:
+    """The kernel that a wheel takes which is built from a project's source archive."""
+    archive = source.source_archive(project, out)
+    again = source.source_archive(project, build / twice.AGAIN / "source")
     twice.compare({archive.name: archive}, {again.name: again})
     with tempfile.TemporaryDirectory() as folder:
         built = source.wheel_of(archive, Path(folder))
         source.compare_with(built, wheel)
-        kernel = run_here(built)
-    return (
-        "the same bytes twice; the wheel that pip builds from it here has the same Python files "
-        f"and takes `{kernel}`"
-    )
+        return run_here(built)
 
 
 def _arm(root: Path | None) -> Arm | None:
