@@ -356,10 +356,14 @@ class CheckpointWriter:
         try:
             with digested(self.directory / shard) as (file, _):
                 file.write(struct.pack("<Q", len(text)) + text)
-                for (name, (dtype, shape)), value in zip(layout.items(), values, strict=True):
-                    tensor = np.ascontiguousarray(value)
+                remaining = iter(values)
+                for name, (dtype, shape) in layout.items():
+                    tensor = np.ascontiguousarray(next(remaining))
                     assert (tensor.dtype, tensor.shape) == (dtype, shape), name
                     file.write(tensor.reshape(-1).view(np.uint8).data)
+                    # Otherwise it would be in memory until the next one has been read.
+                    del tensor
+                assert next(remaining, None) is None, "more tensors than the layout has"
         except OSError as error:
             raise disk_error(error, self.directory / shard) from error
         self._weight_map |= dict.fromkeys(layout, shard)

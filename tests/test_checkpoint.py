@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from moe_export.checkpoint import LARGEST_JSON_BYTES, Checkpoint, CheckpointWriter
@@ -28,6 +31,21 @@ def test_what_is_written_reads_back_in_its_own_dtype(tmp_path: Path) -> None:
     assert checkpoint.tensors["c"].shape == (0, 3)
     assert np.array_equal(checkpoint.read("a"), np.arange(6).reshape(2, 3))
     assert checkpoint.tensors["a"].size_bytes == 12
+
+
+def test_a_tensor_is_let_go_before_the_next_one_is_made(tmp_path: Path) -> None:
+    def tensors() -> Iterator[NDArray[np.float32]]:
+        first = np.zeros(3, np.float32)
+        held = weakref.ref(first)
+        yield first
+        del first
+        assert held() is None
+        yield np.ones(3, np.float32)
+
+    layout = dict.fromkeys("ab", (np.dtype(np.float32), (3,)))
+    with CheckpointWriter(tmp_path, {"model_type": "x"}, num_shards=1) as writer:
+        writer.stream_shard(layout, tensors())
+    assert Checkpoint(tmp_path).read("b").tolist() == [1, 1, 1]
 
 
 def test_an_interrupted_write_does_not_look_like_a_checkpoint(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ from moe_export.runner.rates import (
     KERNEL_BYTES,
     LIBRARY_BYTES,
     LM_EVAL_BYTES,
+    PLANNED_ROW_BYTES,
     PRIMITIVE_BYTES,
     PRIMITIVES,
     PYTHON_BYTES,
@@ -67,6 +68,7 @@ from moe_export.runner.steps import Step, steps_of
 from moe_export.scores import scores_named
 from moe_export.scores.needs import losses_of, states_at_once
 from moe_export.system.onednn import ROWS_AT_ONCE
+from moe_export.system.prefetch import AHEAD_BYTES
 from moe_export.tuning.extension import extended
 from moe_export.tuning.methods import check_method
 from moe_export.tuning.needs import SAVES, VALUE_BYTES, layer_needs, needs_of, state_bytes
@@ -279,7 +281,9 @@ def _calibrate(models: _Models) -> StageEstimate:
 
 def _plan(models: _Models) -> StageEstimate:
     spec = models.spec
-    return StageEstimate("plan", 100 * spec.num_layers * spec.num_experts, PYTHON_BYTES, 2.0)
+    written = 100 * spec.num_layers * spec.num_experts
+    rows = sum(map(sum, spec.widths))
+    return StageEstimate("plan", written, PYTHON_BYTES + PLANNED_ROW_BYTES * rows, 2.0)
 
 
 def _ranking(models: _Models) -> StageEstimate:
@@ -377,10 +381,12 @@ def _fitting(models: _Models) -> StageEstimate:
 
 def _quantize(models: _Models) -> StageEstimate:
     gptq_bytes = models.layerwise_bytes if models.method == "gptq" else 0
+    # The allocator keeps what rounding ahead took when the largest tensor is read.
+    ahead_bytes = min(AHEAD_BYTES, STORED_BYTES * models.kept.parameters)
     return StageEstimate(
         "quantize",
         _quantized_bytes(models.quantized),
-        PYTHON_BYTES + 2 * models.largest_bytes + gptq_bytes,
+        PYTHON_BYTES + 2 * models.largest_bytes + ahead_bytes + gptq_bytes,
         1 + models.kept.parameters / QUANTIZED_PER_S[models.method],
         read_bytes=STORED_BYTES * models.kept.parameters,
     )

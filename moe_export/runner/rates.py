@@ -14,8 +14,11 @@ EXPORTED_PER_S = 200e6
 LIBRARY_BYTES = 6 << 20
 """Size of the operator library, which is copied beside every exported model."""
 
-PYTHON_BYTES = 100 << 20
+PYTHON_BYTES = 110 << 20
 """Memory of an interpreter with numpy, onnx_ir and safetensors loaded."""
+
+PLANNED_ROW_BYTES = 40
+"""Memory of planning for each row: scores, their ranks and sorted copies, of eight bytes each."""
 
 TOKENIZER_FACTOR = 35
 """Memory of a loaded tokenizer over the size of its `tokenizer.json`."""

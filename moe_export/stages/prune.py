@@ -50,7 +50,7 @@ from moe_export.reporting.card_source import source_of
 from moe_export.scoring.source_weights import SourceWeights
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import prefetched
+from moe_export.system.prefetch import AHEAD_BYTES, prefetched
 
 if TYPE_CHECKING:
     from moe_export.fitting.fitted_layer import FittedLayer
@@ -61,9 +61,6 @@ PADDED_FOLDER = "padded"
 EXPERT_AXIS = {"gate": 0, "up": 0, "down": 1}
 EXPERT_AXIS |= {f"shared_{role}": axis for role, axis in EXPERT_AXIS.items()}
 """The axis of an expert's tensor along which its intermediate dimensions lie, by role."""
-
-AHEAD_BYTES = 128 << 20
-"""Most bytes of tensors that are read before they are written."""
 
 Kept = dict[tuple[int, int], NDArray[np.int64]]
 """Ascending positions of the kept rows, by layer and expert; a pruned shared expert has the number

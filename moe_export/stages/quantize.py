@@ -37,12 +37,9 @@ from moe_export.quantization import QUANTIZATION_KEY, Method, Quantization, Quan
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
-from moe_export.system.prefetch import prefetched
+from moe_export.system.prefetch import AHEAD_BYTES, prefetched
 
 logger = logging.getLogger(__name__)
-
-AHEAD_BYTES = 128 << 20
-"""Most bytes of tensors that are read and rounded before they are written."""
 
 
 @dataclass

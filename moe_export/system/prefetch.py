@@ -10,6 +10,9 @@ from typing import TypeVar
 
 from moe_export.system.host import usable_cores
 
+AHEAD_BYTES = 128 << 20
+"""Bytes of tensors that a stage holds ahead of writing them."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

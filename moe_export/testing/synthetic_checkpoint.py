@@ -34,6 +34,13 @@ from moe_export.errors import MoeExportError, RecipeError, ResourceError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec, TensorSpec
 from moe_export.system.prefetch import prefetched
+from moe_export.testing.published import (
+    GLM_4_7_FLASH,
+    LFM2_8B_A1B,
+    OLMOE_1B_7B,
+    QWEN1_5_MOE,
+    QWEN3_5_35B_TEXT,
+)
 
 SHARD_BYTES = 4_000_000_000
 """Limit of a shard, that of the released model."""
@@ -45,66 +52,19 @@ DTYPE = np.dtype(ml_dtypes.bfloat16)
 SEED = 20240328
 
 SIZES: dict[tuple[str, str], dict[str, Any]] = {
-    ("qwen2_moe", "qwen1.5-moe-a2.7b"): {
-        "architectures": ["Qwen2MoeForCausalLM"],
-        "attention_dropout": 0.0,
-        "bos_token_id": 151643,
-        "decoder_sparse_step": 1,
-        "eos_token_id": 151643,
-        "hidden_act": "silu",
-        "hidden_size": 2048,
-        "initializer_range": 0.02,
-        "intermediate_size": 5632,
-        "max_position_embeddings": 8192,
-        "max_window_layers": 21,
-        "mlp_only_layers": [],
-        "model_type": "qwen2_moe",
-        "moe_intermediate_size": 1408,
-        "norm_topk_prob": False,
-        "num_attention_heads": 16,
-        "num_experts": 60,
-        "num_experts_per_tok": 4,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 16,
-        "qkv_bias": True,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0,
-        "shared_expert_intermediate_size": 5632,
-        "sliding_window": 32768,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": 151936,
-    },
-    ("olmoe", "olmoe-1b-7b"): {
-        "architectures": ["OlmoeForCausalLM"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
-        "eos_token_id": 50279,
-        "hidden_act": "silu",
-        "hidden_size": 2048,
-        "initializer_range": 0.02,
-        "intermediate_size": 1024,
-        "max_position_embeddings": 4096,
-        "model_type": "olmoe",
-        "norm_topk_prob": False,
-        "num_attention_heads": 16,
-        "num_experts": 64,
-        "num_experts_per_tok": 8,
-        "num_hidden_layers": 16,
-        "num_key_value_heads": 16,
-        "pad_token_id": 1,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        "vocab_size": 50304,
-    },
+    ("qwen2_moe", "qwen1.5-moe-a2.7b"): QWEN1_5_MOE,
+    ("olmoe", "olmoe-1b-7b"): OLMOE_1B_7B,
+    ("lfm2_moe", "lfm2-8b-a1b"): LFM2_8B_A1B,
+    ("glm4_moe_lite", "glm-4.7-flash"): GLM_4_7_FLASH,
+    ("qwen3_5_moe_text", "qwen3.5-35b-a3b"): QWEN3_5_35B_TEXT,
 }
 """Family and size to the config, with the keys that define a model."""
+
+RESIDUAL_ROLES = frozenset({"o", "conv_out", "delta_out", "down", "shared_down", "dense_down"})
+"""Roles of the matrices whose products are added to the residual stream."""
+
+BYTES = 256
+"""Tokens that every byte-level tokenizer has."""
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -130,8 +90,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def config_of(family: str, size: str, layers: int | None = None) -> dict[str, Any]:
-    """Config of a released model, with fewer layers if asked for.
+def config_of(
+    family: str, size: str, layers: int | None = None, vocabulary: int | None = None
+) -> dict[str, Any]:
+    """Config of a released model, with fewer layers or tokens if asked for.
+
+    Args:
+        family: model_type of the model.
+        size: Name of its size, see `SIZES`.
+        layers: Number of its first layers; None for all.
+        vocabulary: Number of tokens; None for all. The ids of special tokens are then those of the
+            invented tokenizer.
 
     Raises:
         RecipeError: The family has no such size, or the size has fewer layers.
@@ -143,7 +112,23 @@ def config_of(family: str, size: str, layers: int | None = None) -> dict[str, An
     if layers is not None and not 1 <= layers <= most:
         raise RecipeError(f"--layers {layers}: {size} has {most}; give 1 to {most}")
     config["num_hidden_layers"] = layers or most
+    if "layer_types" in config:
+        config["layer_types"] = config["layer_types"][: layers or most]
+    if vocabulary is not None:
+        end = vocabulary - len(SPECIAL_TOKENS)
+        config |= {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end}
+        config |= {"pad_token_id": end} if "pad_token_id" in config else {}
     return config
+
+
+def _ordinary_tokens(config: dict[str, Any]) -> int:
+    """Number of the invented tokenizer's tokens that are not special.
+
+    They come before the end token where a released tokenizer has it last, and fill the vocabulary
+    otherwise.
+    """
+    end, room = config["eos_token_id"], config["vocab_size"] - len(SPECIAL_TOKENS)
+    return end if isinstance(end, int) and BYTES <= end <= room else room
 
 
 def make(config: dict[str, Any], out: Path, shard_bytes: int = SHARD_BYTES) -> int:
@@ -219,7 +204,9 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
     raw = random.integers(0, 2**64, -(-tensor.elements // 4), dtype=np.uint64)
     bits = table[raw.view(np.uint16)[: tensor.elements]].reshape(tensor.shape)
     if tensor.tensor_class == "norms":
-        norms: NDArray[Any] = (1 + bits.view(DTYPE).astype(np.float32) / 8).astype(DTYPE)
+        norms: NDArray[Any] = (1 - tensor.offset + bits.view(DTYPE).astype(np.float32) / 8).astype(
+            DTYPE
+        )
         return norms
     if tensor.tensor_class == "embeddings":
         exponent = -5
@@ -229,7 +216,7 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
         # Root of the number of terms, so that sums are about 1. Outputs to the residual stream
         # are smaller, or it would grow with every layer.
         exponent = -round(np.log2(tensor.shape[1]) / 2)
-        exponent -= 2 if tensor.role in ("o", "down", "shared_down") else 0
+        exponent -= 2 if tensor.role in RESIDUAL_ROLES else 0
     shift = np.full((*tensor.shape[:1], *(1,) * (bits.ndim - 1)), exponent, np.int16)
     if tensor.expert is not None:
         spread = np.random.default_rng([SEED, tensor.layer or 0, tensor.expert])
@@ -244,7 +231,7 @@ def _values(spec: ModelSpec, name: str, table: NDArray[np.uint16]) -> NDArray[An
 
 
 def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
-    """Writes a byte-level BPE with as many ordinary tokens as the released one, and its end.
+    """Writes a byte-level BPE with as many ordinary tokens as the released one or the model has.
 
     Its tokens are bytes, pairs, and pairs with one more character, the commonest first, so that
     English takes about one token for two characters.
@@ -253,12 +240,13 @@ def _write_tokenizer(out: Path, config: dict[str, Any]) -> None:
     # In the alphabet of byte-level BPE, the space is written like this.
     letters = "\u0120etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPVBGKJQXZ0123456789.,:;!?'\"()-"
     tokens = list(alphabet)
+    most = _ordinary_tokens(config)
     merges: list[tuple[str, str]] = []
     for length in (2, 3):
         heads = letters if length == 2 else [head + tail for head, tail in merges]
         for head in heads:
             for tail in letters:
-                if len(tokens) < config["eos_token_id"]:
+                if len(tokens) < most:
                     merges.append((head, tail))
                     tokens.append(head + tail)
     vocabulary = {token: number for number, token in enumerate(tokens)}

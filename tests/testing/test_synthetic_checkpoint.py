@@ -34,17 +34,31 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "parameters"),
+    ("model", "parameters"),
     [
-        ("qwen2_moe", "qwen1.5-moe-a2.7b", 14_315_784_192),
-        ("olmoe", "olmoe-1b-7b", 6_919_161_856),
+        (("qwen2_moe", "qwen1.5-moe-a2.7b"), 14_315_784_192),
+        (("olmoe", "olmoe-1b-7b"), 6_919_161_856),
+        (("lfm2_moe", "lfm2-8b-a1b"), 8_339_930_560),
+        (("glm4_moe_lite", "glm-4.7-flash"), 29_943_393_920),
+        (("qwen3_5_moe_text", "qwen3.5-35b-a3b"), 34_660_610_688),
     ],
 )
 def test_the_config_gives_the_parameters_of_the_released_model(
-    family: str, size: str, parameters: int
+    model: tuple[str, str], parameters: int
 ) -> None:
-    spec = spec_of(config_of(family, size))
+    spec = spec_of(config_of(*model))
     assert sum(tensor.elements for tensor in spec.tensors.values()) == parameters
+
+
+def test_fewer_tokens_leave_a_tokenizer_and_special_tokens_that_fit(tmp_path: Path) -> None:
+    config = config_of("lfm2_moe", "lfm2-8b-a1b", layers=3, vocabulary=600)
+    small = {"hidden_size": 512, "intermediate_size": 32, "moe_intermediate_size": 32}
+    make(config | small, tmp_path)
+    tokenizer = TextTokenizer(tmp_path)
+    assert tokenizer.eos_ids == [597]
+    assert config["pad_token_id"] == 597
+    assert tokenizer.decode(tokenizer.encode_text("Sixty experts.")) == "Sixty experts."
+    assert max(tokenizer.encode_text("The router sends each token to four.")) < 597
 
 
 def test_the_checkpoint_holds_every_tensor_of_the_family_in_shards(small: Path) -> None:

@@ -12,7 +12,8 @@ from moe_export.ort.decoding import generate
 from moe_export.ort.session import OrtModel
 from moe_export.quantization import Quantization
 from moe_export.testing.synthetic_checkpoint import config_of
-from tools.pages.full_size_run import QUANTIZED_KEYS, carry_out, per_token, prepare
+from tools.pages.full_size_run import QUANTIZED_KEYS, per_token, prepare
+from tools.pages.stage_runs import carry_out
 
 GIB = 2**30
 

@@ -28,10 +28,10 @@ import argparse
 import json
 from pathlib import Path
 
-from moe_export.stages import MAIN_JOB
-from tools.pages.full_size_run import against_dense, carry_out, collect, prepare, shared_out
+from tools.pages.full_size_run import against_dense, collect, prepare, shared_out
 from tools.pages.full_size_text import markdown
 from tools.pages.page import read_data, rounded, write_page
+from tools.pages.stage_runs import STAGES, carry_out
 
 __all__ = ["add_options", "make", "markdown"]
 
@@ -59,7 +59,7 @@ def make(arguments: argparse.Namespace) -> None:
         figures = read_data(NAME) | {"costs": costs}
     else:
         prepare(home, arguments.layers)
-        for stage in (each for each in MAIN_JOB if each != "eval"):
+        for stage in STAGES:
             carry_out(home / "recipe.yaml", home / "run", stage)
         figures = collect(home)
     content = rounded(figures)

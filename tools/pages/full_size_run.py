@@ -7,11 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from string import Template
 from typing import Any
 
 from moe_export.artifacts.calibration import CalibrationSummary
@@ -27,42 +25,13 @@ from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
 from moe_export.quantization import KEYS as QUANTIZED_KEYS
 from moe_export.quantization import Quantization
-from moe_export.recipe.load import load_recipe
-from moe_export.runner.estimate import estimate
-from moe_export.stages import MAIN_JOB
 from moe_export.system.digests import file_sha256
 from moe_export.system.machine import machine, versions
-from moe_export.testing.synthetic_checkpoint import config_of, make
+from moe_export.testing.synthetic_checkpoint import config_of
+from tools.pages.stage_runs import carry_out, stage_figures, write_inputs
 
 FAMILY, SIZE = "qwen2_moe", "qwen1.5-moe-a2.7b"
-ROOT = Path(__file__).parents[2]
-PAGES = (
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "docs/reference/report.md",
-    "docs/reference/operator.md",
-)
 COPIED_STAGES = ("prune", "quantize", "export")
-
-RECIPE = Template("""\
-model: {source: $checkpoint}
-calibrate:
-  sources: [{text: $text}]
-  sequences: 16
-  sequence_length: 512
-importance: {scores: [fisher_margin], batch_tokens: 2048, dtype: bfloat16}
-plan: {keep: 0.5, score: fisher_margin, multiple_of: 32}
-prune: {refit: false}
-quantize: {experts: int4, dense: int8}
-export: {dtype: float16, baseline: false, pruned: false}
-validate:
-  tasks: [{text: $text, items: 2}]
-  sequence_length: 64
-  greedy_tokens: 8
-  greedy_prompts: 1
-  speed: {threads: [2], prompt_tokens: 32, new_tokens: 16, repeats: 2}
-""")
 
 WORKERS_LAYERS, WORKERS_SEQUENCES, WORKERS_TURNS = 3, 32, 2
 
@@ -72,19 +41,6 @@ UNPRUNED = {
     "plan": "{keep: 1.0, score: magnitude}",
 }
 """Changes to the recipe that remove nothing and compute no gradient."""
-
-
-def carry_out(
-    recipe: Path, run: Path, stage: str, changes: Mapping[str, Any] | None = None
-) -> None:
-    """Runs the main job up to a stage, in a process of its own."""
-    command = ["run", str(recipe), "--run", str(run), "--until", stage]
-    for key, value in (changes or {}).items():
-        command += ["--set", f"{key}={value}"]
-    done = subprocess.run([sys.executable, "-m", "moe_export", *command], check=False)
-    # 5 is a gate that was not met: the default gates are for trained weights.
-    if done.returncode not in (0, 5):
-        sys.exit(f"full_size: the stage {stage} failed; run the same command again to resume")
 
 
 def against_dense(home: Path) -> dict[str, Any]:
@@ -132,32 +88,13 @@ def shared_out(home: Path) -> dict[str, Any]:
 
 def prepare(home: Path, layers: int | None) -> None:
     """Writes the checkpoint, the text and the recipe; files that are there are kept."""
-    home.mkdir(parents=True, exist_ok=True)
-    checkpoint, text = home / "checkpoint", home / "text.txt"
-    if not checkpoint.exists():
-        make(config_of(FAMILY, SIZE, layers), checkpoint)
-    if not text.exists():
-        pages = [(ROOT / name).read_text(encoding="utf-8") for name in PAGES]
-        text.write_text("".join(pages), encoding="utf-8")
-    recipe = RECIPE.substitute(checkpoint=checkpoint, text=text)
-    (home / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    write_inputs(home, config_of(FAMILY, SIZE, layers))
 
 
 def collect(home: Path) -> dict[str, Any]:
     """Figures of a finished run."""
     run = home / "run"
-    marks = {stage: StageMark.load(run / stage) for stage in MAIN_JOB if stage != "eval"}
-    recipe = load_recipe(home / "recipe.yaml")
-    predicted = {e.stage: e.cost().plain() for e in estimate(recipe, home / "checkpoint")}
-    stages = {
-        stage: {
-            "predicted": predicted[stage],
-            "wall_s": mark.measured.wall_s,
-            "peak_resident_bytes": mark.measured.peak_resident_bytes,
-            "output_bytes": mark.output_bytes,
-        }
-        for stage, mark in marks.items()
-    }
+    stages = stage_figures(home)
     checkpoint = Checkpoint(home / "checkpoint")
     spec = spec_of(checkpoint.config)
     measurements = Measurements.load(run / "validate").plain()
@@ -168,7 +105,7 @@ def collect(home: Path) -> dict[str, Any]:
     moved = read + sum(stages[s]["output_bytes"] for s in COPIED_STAGES)
     plan = Plan.load(run / "plan")
     kept = replace(spec, widths=tuple(layer.widths for layer in plan.layers))
-    settings = marks["quantize"].identity.settings
+    settings = StageMark.load(run / "quantize").identity.settings
     formats = Quantization(**{key: settings[key] for key in QUANTIZED_KEYS if key in settings})
     return {
         "machine": machine(),

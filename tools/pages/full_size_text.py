@@ -9,6 +9,7 @@ from typing import Any
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import count, figures, seconds, size
+from tools.pages.stage_runs import machine_words, stage_table
 
 PAGE = Template("""\
 # Full size on a small machine
@@ -33,31 +34,12 @@ $checks
 
 def markdown(data: Mapping[str, Any]) -> str:
     """The page from its data."""
-    rows = []
-    for stage, facts in data["stages"].items():
-        predicted = facts["predicted"]
-        rows.append(
-            [
-                stage,
-                *(
-                    f"{shown(predicted.get(key))} / {shown(facts[key])}"
-                    for key, shown in (
-                        ("peak_resident_bytes", size),
-                        ("wall_s", seconds),
-                        ("output_bytes", size),
-                    )
-                ),
-            ]
-        )
-    head = ["stage, predicted / found", "peak resident memory", "time", "output"]
-    cpu = data["machine"]
-    memory = size(cpu["memory_bytes"])
     return PAGE.substitute(
         layers=data["layers"],
         checkpoint_gb=f"{data['checkpoint_bytes'] / 1e9:.1f}",
         tokens=count(data["calibration_tokens"]),
-        machine=f"{cpu['cpu']}, {cpu['cores']} cores, {memory}, GPU: {cpu['gpu'] or 'none'}",
-        stages=table(Table(head, rows)),
+        machine=machine_words(data["machine"]),
+        stages=table(stage_table(data["stages"])),
         checks=table(Table(["", ""], checks(data), words=2)),
     )
 

@@ -1,0 +1,82 @@
+"""The text of the page shapes, from its figures alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from string import Template
+from typing import Any
+
+from moe_export.reporting.markdown import table
+from moe_export.reporting.tables import Table
+from moe_export.reporting.units import count, figures, size
+from tools.pages.stage_runs import machine_words, stage_table
+
+HEAD = """\
+# Mixers of every kind at the sizes of released models
+
+`python -m tools.pages shapes HOME` made this page and [shapes.json](data/shapes.json), with
+`--sequences` 8 or 2. Each model
+has the config of the released one, with its first layers only and 32,000 tokens in place of its
+vocabulary. Weights are random, so that nothing here says anything about accuracy. Recipe: half of
+all expert dimensions kept, importance in bfloat16, experts in int4, attention and lm_head in int8,
+everything else in float16. Each stage is a process of its own. A prediction is what `--dry-run`
+says from the config alone; those of plan and quantize were mended after the first of these runs,
+see [log.md](../log.md). Resident memory in ONNX Runtime is predicted by the report. The state per
+token and per sequence is the size of the tensors that the session gave back after a prompt of 64
+tokens and after 32 more.
+"""
+
+MODEL = Template("""\
+## $title, $layers of $released layers
+
+$mixers; $moe with experts; $gb GB in bfloat16; importance over $tokens tokens. $machine.
+
+$stages
+
+$checks
+""")
+
+
+def markdown(data: Mapping[str, Any]) -> str:
+    """The page from its data."""
+    return "\n".join([HEAD, *map(section, data.values())])
+
+
+def section(model: Mapping[str, Any]) -> str:
+    """Section of one model."""
+    kinds = Counter(model["mixers"])
+    return MODEL.substitute(
+        title=model["title"],
+        layers=len(model["mixers"]),
+        released=model["released_layers"],
+        mixers=", ".join(f"{number} × {kind.replace('_', ' ')}" for kind, number in kinds.items()),
+        moe=model["moe_layers"],
+        gb=f"{model['checkpoint_bytes'] / 1e9:.1f}",
+        tokens=count(model["calibration_tokens"]),
+        machine=machine_words(model["machine"]),
+        stages=table(stage_table(model["stages"], ("peak_resident_bytes", "output_bytes"))),
+        checks=table(Table(["predicted / found", ""], checks(model), words=2)),
+    )
+
+
+def checks(model: Mapping[str, Any]) -> list[list[str]]:
+    """Names and values of the figures of the exported model."""
+    held, states, parity = model["resident"], model["states"], model["parity"]
+    planned, found = states["predicted"], states["found"]
+    same = 100 * parity["top1_agreement"]
+    return [
+        ["resident in ONNX Runtime", f"{size(held['predicted'])} / {size(held['found'])}"],
+        [
+            "state per token of context",
+            f"{count(planned['token_bytes'])} / {count(found['token_bytes'])} bytes",
+        ],
+        [
+            "state of fixed size per sequence",
+            f"{count(planned['fixed_bytes'])} / {count(found['fixed_bytes'])} bytes",
+        ],
+        [
+            f"against torch, {count(parity['tokens'])} tokens",
+            f"KL {figures(parity['kl_nats'])} nats, most likely token the same at {same:.1f} %",
+        ],
+    ]
