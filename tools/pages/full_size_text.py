@@ -125,7 +125,11 @@ def of_hashing_and_syncing(costs: Mapping[str, Any]) -> tuple[str, str]:
     walls_s = costs["median_wall_s"]
     both, neither = walls_s["both"], walls_s["neither"]
     what = f"of {costs['layers']} layers, with / without hashing and syncing"
-    how = f"medians of {costs['repeats']} runs in turn, imports included"
+    spread = " / ".join(
+        f"{seconds(min(costs['walls_s'][mode]))} to {seconds(max(costs['walls_s'][mode]))}"
+        for mode in ("both", "neither")
+    )
+    how = f"medians of {costs['repeats']} runs in turn, imports included; {spread}"
     return (
         f"prune, quantize and export {what}",
         f"{seconds(both)} / {seconds(neither)}, {both / neither - 1:+.1%} ({how})",
