@@ -23,7 +23,8 @@ int main(int count, char** words) {
   const std::vector<const void*> at = x.rows(static_cast<Format>(format));
   float sums[kTile * kColumns];
   for (int time = 0; time < times; ++time) {
-    choice.kernels->products[0][static_cast<Format>(format)](panel.data(), depth, at.data(), rows, sums);
+    choice.kernels->products[0][static_cast<Format>(format)](panel.data(), depth, at.data(), rows,
+                                                             sums);
   }
   std::printf("%d\n", static_cast<int>(panel.size()));
   return 0;
