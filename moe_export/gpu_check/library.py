@@ -13,7 +13,15 @@ import torch
 from moe_export.op.library import library_path
 from moe_export.op.scales import TokenScales
 from moe_export.op.triton.build import SCALED_X_DTYPE
-from moe_export.testing.cases import CASES, SCALED_CASES, Case, Inputs, Kind, inputs_of
+from moe_export.testing.cases import (
+    CASES,
+    SCALED_CASES,
+    UP_SCALED_CASES,
+    Case,
+    Inputs,
+    Kind,
+    inputs_of,
+)
 from moe_export.testing.cuda_kinds import PACKAGED_KINDS
 from moe_export.testing.cuda_library import CudaLayer, DeviceMemory
 from moe_export.testing.executors import run_reference
@@ -70,7 +78,7 @@ def conformance() -> list[dict[str, Any]]:
 
 def cases_of(kind: Kind) -> tuple[Case, ...]:
     """Cases that the packaged kernels run; factors per token where x is float16."""
-    return (*CASES, *SCALED_CASES) if kind[0] == SCALED_X_DTYPE else CASES
+    return (*CASES, *SCALED_CASES, *UP_SCALED_CASES) if kind[0] == SCALED_X_DTYPE else CASES
 
 
 def row_of(

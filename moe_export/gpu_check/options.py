@@ -13,7 +13,7 @@ Checks the CUDA kernels on a machine with an NVIDIA GPU, and times them.
 parts, in the order in which they run:
   conformance  every case of the tests by the packaged kernels, through the native library; those
                with factors per token in float16
-  onnxruntime  some cases under ONNX Runtime's CUDA provider, two of them with factors per token
+  onnxruntime  some cases under ONNX Runtime's CUDA provider, four of them with factors per token
   layers       one layer of the size of Qwen1.5-MoE in every format, against the copy bandwidth and
                the matrix rate of the same run, and beside a fused MoE of one width
   models       whole models of those shapes with random weights in ONNX Runtime: dense, at 50 %, and

@@ -29,6 +29,7 @@ from moe_export.testing.tolerance import error_bound
 THROUGH_ONNX_RUNTIME = (
     *("one_token", "many_tokens", "relu2_and_a_shared_expert"),
     *("scaled_units_and_one_token", "scaled_units_beside_a_shared_expert"),
+    *("scaled_up_and_one_token", "scaled_up_and_units_beside_a_shared_expert"),
 )
 
 # Float16 errs by 0.01 in the logits of the demo model, and may turn a token over.

@@ -56,7 +56,7 @@ def check_tune(recipe: Recipe) -> None:
 
 
 def check_vectors(recipe: Recipe) -> None:
-    """Stops compressed experts that the chosen operator, layout or twin does not know."""
+    """Stops a twin for stock loaders, which would drop what tuning adds."""
     tune = recipe.tune
     if tune is None or tune.method not in ("compressed_experts", "condenser"):
         return
@@ -64,13 +64,6 @@ def check_vectors(recipe: Recipe) -> None:
         raise ValueError(
             "prune.save_padded is for stock loaders, which would drop the tensors that tune.method "
             f"{tune.method} adds; leave one of them out"
-        )
-    if tune.compressed is None or tune.compressed.form != "three":
-        return
-    if recipe.validate_.operator == "native" and "cuda" in recipe.validate_.providers:
-        raise ValueError(
-            "validate.providers has cuda, whose native kernels multiply gate and up by one input, "
-            "and tune.compressed.form is three; set it to tied, or validate.operator to portable"
         )
 
 

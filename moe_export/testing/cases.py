@@ -170,7 +170,7 @@ UP_SCALED_CASES = (
         scales=spec.SCALE_INPUTS,
     ),
 )
-"""Cases in which `up` has factors of its own, which the CUDA kernels refuse."""
+"""Cases in which `up` has factors of its own."""
 
 DTYPES = ("float32", "float16")
 

@@ -22,8 +22,8 @@ from moe_export.ort.device_memory import DeviceMemory
 from moe_export.testing.cases import (
     CASES,
     SCALED_CASES,
+    THREE,
     TIED,
-    UP_SCALED_CASES,
     Case,
     Inputs,
     Kind,
@@ -48,6 +48,10 @@ THROUGH_THE_LIBRARY: tuple[Kind, ...] = (
     ("float16", "nf4", 64),
 )
 """Kinds that together need every array of the layout."""
+
+
+UP_KERNELS = (("rows", "up_scaled"), ("tiles", "16.up_scaled"))
+"""Path, and end of the key of its first kernel."""
 
 
 def equals_the_reference(library: Path, stand_in: StandIn) -> None:
@@ -148,11 +152,26 @@ def factors_per_token_equal_the_reference(library: Path, stand_in: StandIn) -> N
     assert {"scale_rows.float16", "scale_pairs.float16"} < kernels
 
 
+def factors_of_up_alone_equal_the_reference(library: Path, stand_in: StandIn) -> None:
+    """Rows and tiles, and tiles where those of down are of the large kind."""
+    rows = Case("rows", (33, 0, 70), tokens=2, top_k=2, shared_width=40, scales=(*THREE, "units"))
+    odd = replace(rows, hidden=33, shared_width=None, scales=THREE[:2])
+    large = Case("large", (24, 33), tokens=40, top_k=1, hidden=33, scales=THREE)
+    for case in (rows, replace(rows, tokens=9), odd, large):
+        _assert_equal(library, stand_in, inputs_of(case, "float16", "uint4", 32))
+    assert stand_in.allocated_bytes == 0
+    kernels = {launch.key for launch in stand_in.launches}
+    of_up = {f"gate_up_{path}.float16.uint4.{kind}" for path, kind in UP_KERNELS}
+    assert {key for key in kernels if "gate_up" in key} == of_up
+    assert {"shift_pairs.any", "down_tiles.float16.uint4.128"} < kernels
+
+
 def factors_per_token_run_as_onnx_runtime_would_run_them(library: Path, stand_in: StandIn) -> None:
     """Factors come on the device, and so does what is stored where factors may stand."""
     case = Case("node", (33, 0, 7), tokens=2, top_k=2, scales=(*TIED, "units"))
-    for shared_width in (None, 40):
-        inputs = inputs_of(replace(case, shared_width=shared_width), "float16", "int4", 32)
+    three = replace(case, shared_width=40, scales=(*THREE, "units"))
+    for node_case in (case, replace(case, shared_width=40), three):
+        inputs = inputs_of(node_case, "float16", "int4", 32)
         node = CudaNode(library, stand_in, inputs)
         y = node.run(inputs)
         error = np.abs(y.astype(np.float64) - run_reference(inputs).astype(np.float64))
@@ -162,24 +181,16 @@ def factors_per_token_run_as_onnx_runtime_would_run_them(library: Path, stand_in
 
 def factors_whose_kernels_are_not_packaged_are_refused(library: Path, stand_in: StandIn) -> None:
     """The layer refuses them when it is run, the node when it is made."""
-    of_up = (
-        "the input up_scale is not known to the CUDA kernels, which multiply gate and up by one "
-        "row of x; run the model on the CPU, or tune it in the form tied"
+    sentence = (
+        "the CUDA kernels for the inputs input_scale, up_scale and hidden_scale are for models in "
+        "float16; export in float16, or run on the CPU"
     )
-    of_float32 = (
-        "the CUDA kernels for the inputs input_scale and hidden_scale are for models in float16; "
-        "export in float16, or run on the CPU"
-    )
-    for case, dtype, sentence in (
-        (UP_SCALED_CASES[0], "float16", of_up),
-        (SCALED_CASES[0], "float32", of_float32),
-    ):
-        inputs = inputs_of(case, dtype)
-        layer = CudaLayer(library, stand_in, inputs)
-        assert _refusal(lambda inputs=inputs, layer=layer: layer.run(inputs)) == sentence
-        layer.destroy()
-        message = _refusal(lambda inputs=inputs: CudaNode(library, stand_in, inputs))
-        assert message == f"RaggedMoE node 'the node': {sentence}"
+    inputs = inputs_of(SCALED_CASES[0], "float32")
+    layer = CudaLayer(library, stand_in, inputs)
+    assert _refusal(lambda: layer.run(inputs)) == sentence
+    layer.destroy()
+    message = _refusal(lambda: CudaNode(library, stand_in, inputs))
+    assert message == f"RaggedMoE node 'the node': {sentence}"
 
 
 def a_value_that_float16_does_not_reach_is_refused(library: Path, stand_in: StandIn) -> None:
@@ -235,7 +246,7 @@ def a_node_runs_as_onnx_runtime_would_run_it(library: Path, stand_in: StandIn) -
         Case("node", (33, 0, 7), tokens=9, top_k=2, shared_width=40), "float16", "int4", 32
     )
     node = CudaNode(library, stand_in, inputs)
-    on_device = 6
+    on_device = 7
     assert [node.memory_type(place) for place in range(on_device)] == [0] * on_device
     assert {node.memory_type(place) for place in (on_device, 50, 4095)} == {HOST_INPUT}
     assert node.input_counts() == {4096}
@@ -356,6 +367,7 @@ def _refusal(action: Callable[[], object]) -> str:
 TOGETHER = (
     equals_the_reference,
     factors_per_token_equal_the_reference,
+    factors_of_up_alone_equal_the_reference,
     launches_are_those_of_the_manifest,
     x_that_begins_anywhere_is_padded,
     weights_are_laid_out_as_in_the_definition_of_the_layout,

@@ -92,6 +92,8 @@ class CudaNode:
     def run(self, inputs: Inputs) -> NDArray[Any]:
         """One execution, with everything on the device."""
         computed = [self._value(array, b"Cuda") for array in _computed(inputs)]
+        # ONNX Runtime would copy others to the host, where kernels cannot read them.
+        assert {self._memory_of(place) for place in range(len(computed))} == {b"Cuda"}
         self._inputs = [*computed, *self._weights]
         compute = self._function(COMPUTE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self._raise(compute(self._kernel, 1))

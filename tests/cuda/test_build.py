@@ -50,7 +50,7 @@ def test_there_is_a_package_for_every_architecture_with_every_kernel() -> None:
 
 
 def test_all_packages_together_take_little_space() -> None:
-    assert sum(found["bytes"] for found in MANIFEST["architectures"].values()) < 3.2e6
+    assert sum(found["bytes"] for found in MANIFEST["architectures"].values()) < 3.9e6
 
 
 def test_next_to_no_registers_are_spilled() -> None:

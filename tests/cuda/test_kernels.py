@@ -12,6 +12,7 @@ from moe_export.op.triton import plan
 from moe_export.testing.cases import (
     CASES,
     SCALED_CASES,
+    UP_SCALED_CASES,
     Case,
     Inputs,
     Kind,
@@ -75,13 +76,23 @@ def test_the_kernels_equal_the_reference_in_every_activation(case: Case, kind: K
 
 
 # Factors multiply floats, whatever the format is: each case in one kind.
-SCALED = [(case, THOROUGH[number % 2]) for number, case in enumerate(SCALED_CASES)]
+SCALED = [
+    (case, THOROUGH[number % 2]) for number, case in enumerate((*SCALED_CASES, *UP_SCALED_CASES))
+]
 
 
 @pytest.mark.parametrize(("case", "kind"), SCALED, ids=id_of)
 def test_the_kernels_equal_the_reference_with_factors_per_token(case: Case, kind: Kind) -> None:
     inputs = inputs_of(case, *kind)
     for path in paths_of(case, kind):
+        assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CUDA_KINDS if kind not in THOROUGH], ids=str)
+def test_up_reads_rows_of_its_own_in_every_format(kind: Kind) -> None:
+    inputs = inputs_of(UP_SCALED_CASES[1], *kind)
+    paths: tuple[plan.Path, ...] = ("rows", "tiles")
+    for path in paths:
         assert_equals_the_reference(run_kernels(inputs, path, 16), inputs)
 
 

@@ -43,6 +43,7 @@ def run_kernels(inputs: Inputs, path: plan.Path, pairs: int | None = None) -> ND
         *(_tensor(array) for array in (inputs.x, inputs.expert_indices, inputs.routing_weights)),
         None if inputs.shared_weight is None else _tensor(inputs.shared_weight),
         input_scale_TD=_scale(inputs, "input_scale"),
+        up_scale_TD=_scale(inputs, "up_scale"),
         hidden_scale_TW=_scale(inputs, "hidden_scale"),
         path=path,
         pairs=pairs,

@@ -196,12 +196,6 @@ COMPRESSED = "tune: {method: compressed_experts, sources: [{demo: sums}]}\n"
             "prune.save_padded is for stock loaders, which would drop the tensors that tune.method",
         ),
         (
-            MINIMAL
-            + COMPRESSED.replace("}\n", ", compressed: {form: three}}\n")
-            + "export: {dtype: float16}\nvalidate: {providers: [cuda]}\n",
-            "whose native kernels multiply gate and up by one input, and tune.compressed.form is",
-        ),
-        (
             MINIMAL.replace("keep: 0.5", "keep: 0.5, layout: packed"),
             "plan.layout is taken from the export section; leave it out",
         ),

@@ -49,13 +49,16 @@ SCALED_X_DTYPE = "float16"
 
 _X = (
     *("x", "hidden", "out", "weights", "shared_weight", "y", "padded"),
-    *("scale", "scaled", "input_scale", "hidden_scale"),
+    *("scale", "scaled", "input_scale", "hidden_scale", "x_up", "up_input_scale"),
 )
 _WEIGHTS = ("gate", "up", "down")
 _SCALES = ("gate_scale", "up_scale", "down_scale")
 _ZEROS = ("gate_zero", "up_zero", "down_zero")
 _INT32 = ("table", "pairs", "shifted", "starts", "counts", "unit_map", "columns")
-_ALIGNED = ("x", "hidden", "out", *_WEIGHTS, "padded", "scaled", "input_scale")
+_ALIGNED = (
+    *("x", "hidden", "out", *_WEIGHTS, "padded", "scaled"),
+    *("input_scale", "x_up", "up_input_scale"),
+)
 _MULTIPLES_OF_16 = ("x_columns", "depth", "hidden_stride", "out_stride", "padded_columns")
 
 
@@ -82,14 +85,17 @@ class Variant:
         """Name in the package: kernel, dtype of x, format, pairs of a tile.
 
         For example `gate_up_tiles.float16.int4.128`; `gate_up_rows.float16.int4.scaled` is the
-        variant for factors per token.
+        variant for factors per token, `gate_up_rows.float16.int4.up_scaled` that in which `up` has
+        its own.
         """
         parts = [self.kernel.__name__, self.x_dtype]
         if self.format_name is not None:
             parts.append(self.format_name)
         if self.shape.pairs > 1:
             parts.append(str(self.kind))
-        if self.constants.get("SCALED"):
+        if self.constants.get("UP_SCALED"):
+            parts.append("up_scaled")
+        elif self.constants.get("SCALED"):
             parts.append("scaled")
         return ".".join(parts)
 
@@ -116,9 +122,7 @@ def variants(architecture: int) -> Iterator[Variant]:
                 shape = plan.shape_of(kernel.__name__, format_name, x_dtype, 1, architecture)
                 yield _variant(kernel, x_dtype, format_name, shape)
             if x_dtype == SCALED_X_DTYPE:
-                rows = kernels_2_rows.gate_up_rows
-                shape = plan.shape_of(rows.__name__, format_name, x_dtype, 1, architecture)
-                yield _variant(rows, x_dtype, format_name, shape, scaled=True)
+                yield from _scaled_variants(format_name, architecture)
             for pairs in (plan.SMALL_TILE_PAIRS, plan.LARGE_TILE_PAIRS):
                 for kernel in (kernels_3_tiles.gate_up_tiles, kernels_3_tiles.down_tiles):
                     shape = plan.shape_of(
@@ -127,10 +131,25 @@ def variants(architecture: int) -> Iterator[Variant]:
                     yield _variant(kernel, x_dtype, format_name, shape)
 
 
+def _scaled_variants(format_name: Format, architecture: int) -> Iterator[Variant]:
+    kinds: tuple[tuple[Any, int, plan.Factors], ...] = (
+        (kernels_2_rows.gate_up_rows, 1, "scaled"),
+        (kernels_2_rows.gate_up_rows, 1, "up_scaled"),
+        (kernels_3_tiles.gate_up_tiles, plan.UP_TILE_PAIRS, "up_scaled"),
+    )
+    for kernel, pairs, factors in kinds:
+        shape = plan.shape_of(kernel.__name__, format_name, SCALED_X_DTYPE, pairs, architecture)
+        yield _variant(kernel, SCALED_X_DTYPE, format_name, shape, factors)
+
+
 def _variant(
-    kernel: Any, x_dtype: str, format_name: Format, shape: plan.Shape, *, scaled: bool = False
+    kernel: Any,
+    x_dtype: str,
+    format_name: Format,
+    shape: plan.Shape,
+    factors: plan.Factors = "",
 ) -> Variant:
-    constants = plan.constants_of(kernel.__name__, format_name, shape, scaled=scaled)
+    constants = plan.constants_of(kernel.__name__, format_name, shape, factors)
     return Variant(kernel, x_dtype, format_name, constants, shape)
 
 

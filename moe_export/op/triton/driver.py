@@ -85,6 +85,8 @@ class Call:
         weights_TK: routing weights, [T, K] in x's dtype.
         shared_weight_T1: weights of the shared expert, [T, 1] in x's dtype; None without one.
         input_scale_TD: factors of x for the routed experts, in x's dtype; None without any.
+        up_scale_TD: factors of x for their `up` alone, in x's dtype; None for those of
+            `input_scale_TD`, without which it is not given.
         hidden_scale_TW: factors of their hidden values, in x's dtype; None without any.
         path: path of kernels; chosen by the number of tokens if None.
         pairs: kind of tile; chosen by the number of pairs if None.
@@ -100,6 +102,7 @@ class Call:
         shared_weight_T1: torch.Tensor | None = None,
         *,
         input_scale_TD: torch.Tensor | None = None,
+        up_scale_TD: torch.Tensor | None = None,
         hidden_scale_TW: torch.Tensor | None = None,
         path: plan.Path | None = None,
         pairs: int | None = None,
@@ -108,7 +111,8 @@ class Call:
         layout = layer.layout
         self.layer, self.x, self.indices, self.weights = layer, x_TD, indices_TK, weights_TK
         self.shared_weight = weights_TK if shared_weight_T1 is None else shared_weight_T1
-        self.input_scale, self.hidden_scale = input_scale_TD, hidden_scale_TW
+        self.input_scale, self.up_scale = input_scale_TD, up_scale_TD
+        self.hidden_scale = hidden_scale_TW
         self.tokens, self.top_k = indices_TK.shape
         self.hidden_size = layout.hidden_size
         shared = shared_weight_T1 is not None
@@ -118,11 +122,14 @@ class Call:
         self.num_routed = self.num_experts - shared
         self.path = path or plan.path_of(self.tokens, self.slots)
         kind = pairs or plan.tile_pairs(self.tokens, self.slots, self.num_experts)
+        kinds = dict.fromkeys(("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles"), kind)
+        if up_scale_TD is not None:
+            kinds["gate_up_tiles"] = plan.UP_TILE_PAIRS
         x_dtype = "float16" if x_TD.dtype == torch.float16 else "float32"
         architecture = _architecture(x_TD)
         self.shapes = {
-            name: plan.shape_of(name, layout.format_name, x_dtype, kind, architecture)
-            for name in ("gate_up_rows", "down_rows", "gate_up_tiles", "down_tiles")
+            name: plan.shape_of(name, layout.format_name, x_dtype, size, architecture)
+            for name, size in kinds.items()
         } | dict(shapes or {})
         self.y = torch.empty_like(x_TD)
         self.pads = self.hidden_size % ALIGNMENT != 0
@@ -133,11 +140,15 @@ class Call:
             return torch.empty(shape, dtype=dtype, device=x_TD.device)
 
         self.rows_x = scratch(self.tokens, self.x_columns) if self.pads else x_TD
-        self.scaled = input_scale_TD is not None or hidden_scale_TW is not None
+        scaled = input_scale_TD is not None or hidden_scale_TW is not None
+        self.factors: plan.Factors = "scaled" if scaled else ""
+        if up_scale_TD is not None:
+            self.factors = "up_scaled"
         if self.path == "rows":
-            self.rows_scale = input_scale_TD
-            if input_scale_TD is not None and self.pads:
-                self.rows_scale = scratch(self.tokens, self.x_columns)
+            self.rows_scale, self.rows_up_scale = (
+                scratch(self.tokens, self.x_columns) if scale is not None and self.pads else scale
+                for scale in (input_scale_TD, up_scale_TD)
+            )
             self.hidden_stride = plan.token_stride(
                 layout.widths, self.top_k, shared, layout.format_name
             )
@@ -152,6 +163,7 @@ class Call:
             self.gate_up_pairs = self.pairs
             if input_scale_TD is not None:
                 self.rows_x = scratch((1 + shared) * self.tokens, self.x_columns)
+                self.rows_up = self.rows_x if up_scale_TD is None else torch.empty_like(self.rows_x)
                 self.gate_up_pairs = torch.empty_like(self.pairs) if shared else self.pairs
             self.starts = scratch(self.num_experts, dtype=torch.int32)
             self.counts = scratch(self.num_experts, dtype=torch.int32)
@@ -167,7 +179,9 @@ class Call:
     def launches(self) -> Iterator[tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]]:
         """Kernel, grid, arguments and constants of each launch."""
         if self.input_scale is not None and self.path == "tiles":
-            yield self._scaled_rows(self.input_scale)
+            yield self._scaled_rows(self.input_scale, self.rows_x)
+            if self.up_scale is not None:
+                yield self._scaled_rows(self.up_scale, self.rows_up)
         elif self.pads:
             yield self._padded(self.x, self.rows_x)
         yield from self._rows() if self.path == "rows" else self._tiles()
@@ -177,10 +191,10 @@ class Call:
         arguments = (x_TD, padded, self.hidden_size, self.x_columns)
         return pad_rows, grid, arguments, {"BLOCK": plan.COPY_BLOCK}
 
-    def _scaled_rows(self, scale_TD: torch.Tensor) -> Any:
-        grid = (len(self.rows_x), -(-self.x_columns // plan.COPY_BLOCK))
+    def _scaled_rows(self, scale_TD: torch.Tensor, rows: torch.Tensor) -> Any:
+        grid = (len(rows), -(-self.x_columns // plan.COPY_BLOCK))
         sizes = (self.tokens, self.hidden_size, self.x_columns)
-        return scale_rows, grid, (self.x, scale_TD, self.rows_x, *sizes), {"BLOCK": plan.COPY_BLOCK}
+        return scale_rows, grid, (self.x, scale_TD, rows, *sizes), {"BLOCK": plan.COPY_BLOCK}
 
     def _shifted_pairs(self) -> Any:
         count = self.tokens * self.slots
@@ -210,6 +224,7 @@ class Call:
                 for scale in (self.input_scale, self.hidden_scale)
             ),
             self.top_k if self._has_columns else 0,
+            *(() if self.rows_up_scale is None else (self.rows_up_scale,)),
         )
 
     @property
@@ -231,7 +246,7 @@ class Call:
     def _constants(self, name: str) -> dict[str, Any]:
         shape = self.shapes[name]
         format_name = self.layer.layout.format_name
-        constants = plan.constants_of(name, format_name, shape, scaled=self.scaled)
+        constants = plan.constants_of(name, format_name, shape, self.factors)
         return constants | {"num_warps": shape.warps, "num_stages": shape.stages}
 
     def _tiles_of(self, name: str, size: int) -> int:
@@ -239,15 +254,17 @@ class Call:
 
     def _rows(self) -> Iterator[Any]:
         w, depth, scale_stride, shift = self._weights()
-        if self.pads and self.input_scale is not None and self.rows_scale is not None:
-            yield self._padded(self.input_scale, self.rows_scale)
+        scales = ((self.input_scale, self.rows_scale), (self.up_scale, self.rows_up_scale))
+        for scale, rows in scales:
+            if self.pads and scale is not None and rows is not None:
+                yield self._padded(scale, rows)
         gate_up = (
             *(self.rows_x, self.indices, self.weights, self.shared_weight, self.hidden),
             *(self.unit_map, w["gate"], w["up"], w["gate_scale"], w["up_scale"], w["gate_zero"]),
             *(w["up_zero"], w["codebook"], w["table"], self.hidden_size, self.x_columns, depth),
             *(self.hidden_stride, scale_stride, shift, self.top_k, self.slots, self.num_routed),
             *(self.num_experts, self.activation),
-            *(self._scales() if self.scaled else ()),
+            *(self._scales() if self.factors else ()),
         )
         # The map is written also where all widths are 0.
         grid = (max(self._tiles_of("gate_up_rows", self.hidden_stride), 1), self.tokens)
@@ -274,6 +291,7 @@ class Call:
             *(w["gate_scale"], w["up_scale"], w["gate_zero"], w["up_zero"], w["codebook"]),
             *(w["table"], self.x_columns, depth, self.hidden_stride, scale_stride, shift),
             *(self.slots, self.num_experts, self.activation),
+            *(() if self.up_scale is None else (self.rows_up,)),
         )
         constants = self._constants("gate_up_tiles")
         most = plan.most_tiles(self.tokens, self.slots, self.num_experts, constants["PAIRS"])

@@ -178,11 +178,13 @@ def gate_up_rows(
     input_slots,
     hidden_slots,
     column_slots,
+    up_input_scale,
     FORMAT: tl.constexpr,
     SLOTS: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
     SCALED: tl.constexpr,
+    UP_SCALED: tl.constexpr,
 ):
     """hidden[t, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the hidden units j of the token's
     experts side by side (another activation likewise), and the token's unit map for `down_rows`.
@@ -206,6 +208,8 @@ def gate_up_rows(
         input_slots: number of slots that read x times input_scale: top_k, or 0 without it.
         hidden_slots: number of slots whose hidden values are multiplied, likewise.
         column_slots: number of slots that have `columns`; the others take the columns 0 to w - 1.
+        up_input_scale: factors of x for `up`, [T, x_columns], where those of `input_scale` are for
+            `gate` alone; None unless UP_SCALED.
     """
     token = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
@@ -259,24 +263,36 @@ def gate_up_rows(
         vector, groups_a, groups_b = gate_up_half(
             x_row, x_columns, scales, zeros, rows, run, scale_stride, group_shift, FORMAT
         )
+        up_vector = vector
         if SCALED:
             scale_row = input_scale + token * x_columns
             num_scaled = tl.where(tile_slot < input_slots, x_columns, 0)
             vector = scaled_vector(vector, scale_row, num_scaled, run)
+            if UP_SCALED:
+                up_row = up_input_scale + token * x_columns
+                up_vector = scaled_vector(up_vector, up_row, num_scaled, run)
+            else:
+                up_vector = vector
         upper = vector
+        up_upper = up_vector
         upper_a = groups_a
         upper_b = groups_b
         if halves == 2:
             upper, upper_a, upper_b = gate_up_half(
                 x_row, x_columns, scales, zeros, rows, run + 1, scale_stride, group_shift, FORMAT
             )
+            up_upper = upper
             if SCALED:
                 upper = scaled_vector(upper, scale_row, num_scaled, run + 1)
+                if UP_SCALED:
+                    up_upper = scaled_vector(up_upper, up_row, num_scaled, run + 1)
+                else:
+                    up_upper = upper
         a = unit_sums(a, gate_codes, vector, groups_a, codebook, 0, FORMAT, ROWS, UNITS)
-        b = unit_sums(b, up_codes, vector, groups_b, codebook, 0, FORMAT, ROWS, UNITS)
+        b = unit_sums(b, up_codes, up_vector, groups_b, codebook, 0, FORMAT, ROWS, UNITS)
         if halves == 2:
             a = unit_sums(a, gate_codes, upper, upper_a, codebook, 1, FORMAT, ROWS, UNITS)
-            b = unit_sums(b, up_codes, upper, upper_b, codebook, 1, FORMAT, ROWS, UNITS)
+            b = unit_sums(b, up_codes, up_upper, upper_b, codebook, 1, FORMAT, ROWS, UNITS)
     # The padding of a width is zero even where x is NaN.
     a_rows = tl.sum(tl.reshape(a, (ROWS, UNITS * parts)), axis=1)
     b_rows = tl.sum(tl.reshape(b, (ROWS, UNITS * parts)), axis=1)

@@ -133,6 +133,16 @@ def product(w, vectors, total):
 
 
 @triton.jit
+def rows_tile(x, token, column, x_columns, chosen):
+    """Values of x [PAIRS, COLUMNS] in the rows `token` at `column`; 0 unless chosen."""
+    return tl.load(
+        x + token[:, None] * x_columns + column[None, :],
+        mask=chosen[:, None] & (column < x_columns)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
 def gate_up_tiles(
     x,
     pairs,
@@ -155,16 +165,22 @@ def gate_up_tiles(
     slots,
     num_experts,
     activation,
+    x_up,
     FORMAT: tl.constexpr,
     PAIRS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    UP_SCALED: tl.constexpr,
 ):
     """hidden[i, j] = silu(x[t] . gate[j]) * (x[t] . up[j]) for the pair in place i of `pairs`
     (another activation likewise); gate is up where the activation has none.
 
     Grid: (tiles of ROWS units of the widest expert, tiles of PAIRS pairs). Consecutive programs
     share rows of x; those of the next tile find the weights in L2.
+
+    Args:
+        x: rows of x, [rows, x_columns]; read by `gate` alone if UP_SCALED.
+        x_up: rows that `up` reads in place of those of x; None unless UP_SCALED.
     """
     expert, tile = tile_of(counts, tl.program_id(1), num_experts, PAIRS)
     if expert >= num_experts:
@@ -213,14 +229,12 @@ def gate_up_tiles(
                 column = lower_depth(place) + half * RUN_DEPTHS
             else:
                 column = place
-            rows_x = tl.load(
-                x + token[:, None] * x_columns + column[None, :],
-                mask=chosen[:, None] & (column < x_columns)[None, :],
-                other=0.0,
-            )
+            rows_x = rows_tile(x, token, column, x_columns, chosen)
             w = weight_tile(gate, groups_a, codebook, rows, place, half, row_stored, dtype, FORMAT)
             a = product(w, rows_x, a)
             w = weight_tile(up, groups_b, codebook, rows, place, half, row_stored, dtype, FORMAT)
+            if UP_SCALED:
+                rows_x = rows_tile(x_up, token, column, x_columns, chosen)
             b = product(w, rows_x, b)
     # The padding of a width is zero even where x is NaN.
     value = tl.trans(tl.where(unit_exists[:, None], activated(a, b, activation), 0.0).to(dtype))

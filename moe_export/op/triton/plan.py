@@ -14,6 +14,9 @@ from moe_export.op.triton.device_layout import RUN, codes_per_byte, padded_depth
 
 Path = Literal["rows", "tiles"]
 
+Factors = Literal["", "scaled", "up_scaled"]
+"""Factors per token in a kernel: none, a row that `gate` and `up` share, or a row for each."""
+
 ROWS_PATH_TOKENS = 8
 """Most tokens for which each token reads its weights for itself: they seldom share an expert."""
 
@@ -91,11 +94,18 @@ SCALE_ARGUMENTS = (
     *("input_scale", "hidden_scale", "columns"),
     *("scale_columns", "input_slots", "hidden_slots", "column_slots"),
 )
-"""Arguments of `gate_up_rows` that only its variant for factors per token has."""
+"""Arguments of `gate_up_rows` that only its variants for factors per token have."""
+
+UP_ARGUMENTS = {"gate_up_rows": "up_input_scale", "gate_up_tiles": "x_up"}
+"""Arguments that only the variants have in which `up` has factors of its own."""
+
+UP_TILE_PAIRS = SMALL_TILE_PAIRS
+"""Kind of tile of `gate_up_tiles` where `up` has factors of its own, for any number of pairs. One
+kind keeps the packages small, and the large one would spill registers on sm_120."""
 
 
 def constants_of(
-    kernel: str, format_name: Format, shape: Shape, *, scaled: bool = False
+    kernel: str, format_name: Format, shape: Shape, factors: Factors = ""
 ) -> dict[str, Any]:
     """Compile-time arguments of a kernel, by name.
 
@@ -103,11 +113,15 @@ def constants_of(
     {'FORMAT': 'int8', 'ROWS': 4, 'UNITS': 32}
     """
     constants: dict[str, Any] = {"FORMAT": format_name}
+    if kernel in UP_ARGUMENTS:
+        up_scaled = factors == "up_scaled"
+        constants["UP_SCALED"] = up_scaled
+        constants |= {} if up_scaled else {UP_ARGUMENTS[kernel]: None}
     if kernel.endswith("tiles"):
         return constants | {"PAIRS": shape.pairs, "ROWS": shape.rows, "COLUMNS": shape.columns}
     if kernel == "gate_up_rows":
-        constants |= {"SLOTS": MOST_SLOTS, "SCALED": scaled}
-        constants |= {} if scaled else dict.fromkeys(SCALE_ARGUMENTS)
+        constants |= {"SLOTS": MOST_SLOTS, "SCALED": factors != ""}
+        constants |= {} if factors else dict.fromkeys(SCALE_ARGUMENTS)
     return constants | {"ROWS": shape.rows, "UNITS": shape.columns // RUN}
 
 

@@ -46,8 +46,8 @@ int moe_export_cuda_run(const MoeCudaLayer* layer, const MoeCall* call, void* st
                         size_t message_bytes) try {
   Refusal refusal = moe_export::check_call_shapes(layer->layer.problem(), *call);
   if (refusal) return refuse(*refusal, message, message_bytes);
-  refusal = cuda::check_factors(call->x.type, call->input_scale.type != 0, call->up_scale.type != 0,
-                                call->hidden_scale.type != 0);
+  refusal =
+      cuda::check_factors(call->x.type, call->input_scale.type != 0, call->hidden_scale.type != 0);
   if (refusal) return refuse(*refusal, message, message_bytes);
   cuda::run(layer->layer, *call, static_cast<cuda::Stream>(stream), {allocate, release, nullptr});
   return 0;

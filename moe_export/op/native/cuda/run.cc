@@ -13,9 +13,13 @@ constexpr int64_t kRowsPathTokens = 8;
 constexpr int64_t kPairsPerExpert = 16;
 constexpr int64_t kSmallTilePairs = 16;
 constexpr int64_t kLargeTilePairs = 128;
+constexpr int64_t kUpTilePairs = kSmallTilePairs;
 constexpr int64_t kMostSlots = 16;
 constexpr int64_t kCopyBlock = 1024;
 constexpr int64_t kGroupBlock = 1024;
+
+// End of the key of a kernel in which up has factors of its own.
+constexpr const char* kUpScaled = ".up_scaled";
 
 // Rows of a token's unit map, after the number of its units: MAP_ROWS of kernels_2_rows.py.
 constexpr int64_t kMapRows = 6;
@@ -74,15 +78,18 @@ class DeviceRun {
         hidden_stride_(rows_path_ ? layer.token_stride(top_k_) : layer.pair_stride()),
         depth_(padded_depth(problem_.hidden_size, layer.format())),
         scales_x_(call.input_scale.type != 0),
+        scales_up_(call.up_scale.type != 0),
         scales_hidden_(call.hidden_scale.type != 0),
         x_rows_(!rows_path_ && scales_x_ && problem_.has_shared_expert() ? 2 * tokens_ : tokens_),
-        pads_scale_(rows_path_ && scales_x_ &&
-                    (x_columns_ != problem_.hidden_size ||
-                     pointer(call.input_scale) % kAlignedBytes != 0)) {
+        pads_scale_(rows_path_ && pads(call.input_scale)),
+        pads_up_scale_(rows_path_ && pads(call.up_scale)) {
     const int64_t value_bytes = problem_.x_type == kFloat16 ? 2 : 4, pairs = tokens_ * slots_;
     const int64_t capacity = hidden_stride_ / padded_depth(1, layer.format());
-    padded_ = reserve(pads_ || scales_rows() ? x_rows_ * x_columns_ * value_bytes : 0);
-    padded_scale_ = reserve(pads_scale_ ? tokens_ * x_columns_ * value_bytes : 0);
+    const int64_t rows_bytes = x_rows_ * x_columns_ * value_bytes;
+    padded_ = reserve(pads_ || scales_rows() ? rows_bytes : 0);
+    up_rows_ = reserve(scales_rows() && scales_up_ ? rows_bytes : 0);
+    padded_scale_ = reserve(pads_scale_ ? rows_bytes : 0);
+    padded_up_scale_ = reserve(pads_up_scale_ ? rows_bytes : 0);
     hidden_ = reserve((rows_path_ ? tokens_ : pairs) * hidden_stride_ * value_bytes);
     unit_map_ = reserve(rows_path_ ? tokens_ * (1 + kMapRows * capacity) * 4 : 0);
     out_ = reserve(rows_path_ ? 0 : pairs * x_columns_ * value_bytes);
@@ -100,10 +107,8 @@ class DeviceRun {
     scratch_ = scratch;
     x_ = pads_ || scales_rows() ? scratch_ + padded_ : pointer(call_.x);
     if (scales_rows()) {
-      Arguments()
-          .pointers({pointer(call_.x), pointer(call_.input_scale), x_})
-          .numbers({tokens_, problem_.hidden_size, x_columns_})
-          .launch(kernel("scale_rows", false), stream_, x_rows_, ceil_of(x_columns_, kCopyBlock));
+      scale_rows(call_.input_scale, x_);
+      if (scales_up_) scale_rows(call_.up_scale, scratch_ + up_rows_);
     } else if (pads_) {
       pad(pointer(call_.x), x_);
     }
@@ -127,6 +132,26 @@ class DeviceRun {
 
   bool is_scaled() const { return scales_x_ || scales_hidden_; }
 
+  // True if factors of x are given and have to be copied to aligned rows.
+  bool pads(const MoeTensor& scale) const {
+    return scale.type != 0 &&
+           (x_columns_ != problem_.hidden_size || pointer(scale) % kAlignedBytes != 0);
+  }
+
+  // Aligned rows of factors of x, which are copied to an offset in scratch if they have to be.
+  Pointer aligned_rows(const MoeTensor& scale, bool copies, size_t offset) const {
+    if (!copies) return pointer(scale);
+    pad(pointer(scale), scratch_ + offset);
+    return scratch_ + offset;
+  }
+
+  void scale_rows(const MoeTensor& scale, Pointer rows) const {
+    Arguments()
+        .pointers({pointer(call_.x), pointer(scale), rows})
+        .numbers({tokens_, problem_.hidden_size, x_columns_})
+        .launch(kernel("scale_rows", false), stream_, x_rows_, ceil_of(x_columns_, kCopyBlock));
+  }
+
   void pad(Pointer from, Pointer to) const {
     Arguments()
         .pointers({from, to})
@@ -137,16 +162,16 @@ class DeviceRun {
   int64_t scale_columns() const { return scales_hidden_ ? call_.hidden_scale.shape[1] : 0; }
 
   // A kernel takes no null pointer; it does not read this one where nothing is scaled.
-  Pointer scale_or_x(const MoeTensor& scale) const {
-    return pointer(scale.type != 0 ? scale : call_.x);
+  const MoeTensor& scale_or_x(const MoeTensor& scale) const {
+    return scale.type != 0 ? scale : call_.x;
   }
 
   const Kernel& kernel(const std::string& name, bool by_format, int64_t pairs = 0,
-                       bool scaled = false) const {
+                       const char* factors = "") const {
     std::string key = name + (problem_.x_type == kFloat16 ? ".float16" : ".float32");
     if (by_format) key += std::string(".") + facts_of(layer_.format()).name;
     if (pairs > 0) key += "." + std::to_string(pairs);
-    if (scaled) key += ".scaled";
+    key += factors;
     return layer_.kernels()[key];
   }
 
@@ -160,7 +185,8 @@ class DeviceRun {
 
   void rows() {
     const int64_t experts = layer_.num_experts();
-    const Kernel& gate_up = kernel("gate_up_rows", true, 0, is_scaled());
+    const char* const factors = scales_up_ ? kUpScaled : is_scaled() ? ".scaled" : "";
+    const Kernel& gate_up = kernel("gate_up_rows", true, 0, factors);
     Arguments arguments;
     arguments
         .pointers({x_, pointer(call_.expert_indices), pointer(call_.routing_weights),
@@ -170,13 +196,14 @@ class DeviceRun {
         .numbers({problem_.hidden_size, x_columns_, depth_, hidden_stride_, scale_stride_,
                   group_shift_, top_k_, slots_, problem_.num_experts, experts, activation()});
     if (is_scaled()) {
-      const Pointer padded = scratch_ + padded_scale_;
-      if (pads_scale_) pad(pointer(call_.input_scale), padded);
       arguments
-          .pointers({pads_scale_ ? padded : scale_or_x(call_.input_scale),
-                     scale_or_x(call_.hidden_scale), layer_.columns()})
+          .pointers({aligned_rows(scale_or_x(call_.input_scale), pads_scale_, padded_scale_),
+                     pointer(scale_or_x(call_.hidden_scale)), layer_.columns()})
           .numbers({scale_columns(), scales_x_ ? top_k_ : 0, scales_hidden_ ? top_k_ : 0,
                     layer_.has_columns() ? top_k_ : 0});
+    }
+    if (scales_up_) {
+      arguments.pointers({aligned_rows(call_.up_scale, pads_up_scale_, padded_up_scale_)});
     }
     // At least one program, which writes the map where all widths are 0.
     arguments.launch(gate_up, stream_, std::max<int64_t>(ceil_of(hidden_stride_, gate_up.rows), 1),
@@ -208,14 +235,17 @@ class DeviceRun {
     const auto most_tiles = [&](const Kernel& k) {
       return std::min(pairs, experts + pairs / k.pairs);
     };
-    const Kernel& gate_up = kernel("gate_up_tiles", true, kind);
-    Arguments()
+    const Kernel& gate_up = scales_up_ ? kernel("gate_up_tiles", true, kUpTilePairs, kUpScaled)
+                                       : kernel("gate_up_tiles", true, kind);
+    Arguments arguments;
+    arguments
         .pointers({x_, shifts ? scratch_ + shifted_ : sorted, starts, counts, scratch_ + hidden_,
                    layer_.weights(0), layer_.weights(1), layer_.scales(0), layer_.scales(1),
                    layer_.zeros(0), layer_.zeros(1), layer_.codebook(), layer_.table()})
         .numbers({x_columns_, depth_, hidden_stride_, scale_stride_, group_shift_, slots_, experts,
-                  activation()})
-        .launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), most_tiles(gate_up));
+                  activation()});
+    if (scales_up_) arguments.pointers({scratch_ + up_rows_});
+    arguments.launch(gate_up, stream_, ceil_of(hidden_stride_, gate_up.rows), most_tiles(gate_up));
     if (scales_hidden_) {
       Arguments()
           .pointers({scratch_ + hidden_, pointer(call_.expert_indices), sorted, starts, counts,
@@ -252,30 +282,28 @@ class DeviceRun {
   const int64_t hidden_stride_;
   const int64_t depth_;
   const bool scales_x_;
+  const bool scales_up_;
   const bool scales_hidden_;
-  const int64_t x_rows_;   // rows of x in scratch: twice the tokens if some are scaled, some not
-  const bool pads_scale_;  // input_scale is copied to aligned rows
+  const int64_t x_rows_;      // rows of x in scratch: twice the tokens if some are scaled, some not
+  const bool pads_scale_;     // input_scale is copied to aligned rows
+  const bool pads_up_scale_;  // up_scale is, likewise
   int64_t group_shift_ = 0;
   int64_t scale_stride_ = 0;
 
   size_t scratch_bytes_ = 0;
   // Offsets in scratch.
-  size_t padded_, padded_scale_, hidden_, unit_map_, out_, pairs_, shifted_, starts_, counts_;
+  size_t padded_, up_rows_, padded_scale_, padded_up_scale_, hidden_, unit_map_, out_, pairs_,
+      shifted_, starts_, counts_;
   Pointer scratch_ = 0;
   Pointer x_ = 0;
 };
 
 }  // namespace
 
-Refusal check_factors(int32_t x_type, bool has_input_scale, bool has_up_scale,
-                      bool has_hidden_scale) {
-  if (has_up_scale) {
-    return "the input up_scale is not known to the CUDA kernels, which multiply gate and up by one "
-           "row of x; run the model on the CPU, or tune it in the form tied";
-  }
+Refusal check_factors(int32_t x_type, bool has_input_scale, bool has_hidden_scale) {
   if ((has_input_scale || has_hidden_scale) && x_type != kFloat16) {
-    return "the CUDA kernels for the inputs input_scale and hidden_scale are for models in "
-           "float16; export in float16, or run on the CPU";
+    return "the CUDA kernels for the inputs input_scale, up_scale and hidden_scale are for models "
+           "in float16; export in float16, or run on the CPU";
   }
   return std::nullopt;
 }

@@ -12,10 +12,9 @@ struct Scratch {
   void* owner;
 };
 
-// Refuses factors per token that no packaged kernel knows: those of up alone, and any where x is
-// not float16.
-Refusal check_factors(int32_t x_type, bool has_input_scale, bool has_up_scale,
-                      bool has_hidden_scale);
+// Refuses factors per token where x is not float16, for which no kernel is packaged. Factors of up
+// come with those of input_scale.
+Refusal check_factors(int32_t x_type, bool has_input_scale, bool has_hidden_scale);
 
 // Enqueues a call whose shapes passed the check, with all data on the device. Waits for nothing and
 // reads nothing from the device, so the launches can be captured into a graph. Throws Error.

@@ -8,13 +8,13 @@ namespace {
 
 // ONNX Runtime asks once per declared input where it must lie, and puts what a variadic input takes
 // beyond its first on the device, where it would keep a second copy of the weights. So the inputs
-// are declared one by one: the first six come on the device, the stored weights stay in the file.
+// are declared one by one: the first seven come on the device, stored weights stay in the file.
 // These suffice for 682 experts in int4 and 454 in the formats with zero points.
 constexpr size_t kPlacedInputs = 4096;
 
-// x, indices, routing weights, shared_weight, input_scale and hidden_scale. In a node that lacks
-// some, as many stored weights come on the device too.
-constexpr size_t kDeviceInputs = 6;
+// x, indices, routing weights, shared_weight, input_scale, up_scale and hidden_scale. In a node that
+// lacks some, as many stored weights come on the device too.
+constexpr size_t kDeviceInputs = 7;
 
 bool is_on_device(Api api, const ort::Value* value) {
   const ort::MemoryInfo* memory = nullptr;
@@ -44,8 +44,8 @@ class CudaNode {
       return is_on_device(api, info.constant(input)) ? host_copy(view) : std::vector<uint8_t>();
     });
     places_ = stored.places();
-    const Refusal refusal = cuda::check_factors(x_type, places_.input_scale != 0,
-                                                places_.up_scale != 0, places_.hidden_scale != 0);
+    const Refusal refusal =
+        cuda::check_factors(x_type, places_.input_scale != 0, places_.hidden_scale != 0);
     if (refusal) fail(api, name_, *refusal);
     layer_.reset(new cuda::DeviceLayer(stored.problem(), stored.weights(), [&](size_t tensor) {
       return is_on_device(api, info.constant(stored.first_input() + tensor));
