@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.states import layer_states, states
+from moe_export.graph import with_layer_outputs
 from moe_export.ort.decoding import open_cache
 from moe_export.ort.predicted_memory import kv_cache_bytes
 from moe_export.ort.session import OrtModel
@@ -88,6 +89,15 @@ def test_a_graph_has_the_states_that_are_declared_and_predicted(
     assert model.fixed_states == {s.past for s in states(spec) if s.after is None} != set()
     assert model.cache_bytes(1, 40) == kv_cache_bytes(spec, "float32", 40)
     assert model.cache_bytes(3, 40) == 3 * model.cache_bytes(1, 40)
+
+
+def test_the_residual_stream_after_each_layer_equals_torch(directory: Path, stock: Any) -> None:
+    actual = with_layer_outputs(directory, PROMPTS[0])
+    with torch.no_grad():
+        expected = stock(torch.tensor([PROMPTS[0]]), output_hidden_states=True).hidden_states
+    assert len(actual) == 3
+    for actual_TD, expected_1TD in zip(actual[:2], expected[1:], strict=False):
+        np.testing.assert_allclose(actual_TD, expected_1TD[0], rtol=0, atol=1e-4)
 
 
 def test_what_would_take_back_tokens_is_refused(directory: Path) -> None:
