@@ -358,11 +358,13 @@ class CheckpointWriter:
                 file.write(struct.pack("<Q", len(text)) + text)
                 remaining = iter(values)
                 for name, (dtype, shape) in layout.items():
-                    tensor = np.ascontiguousarray(next(remaining))
+                    value = next(remaining, None)
+                    assert value is not None, f"fewer tensors than the layout has: no {name}"
+                    tensor = np.ascontiguousarray(value)
                     assert (tensor.dtype, tensor.shape) == (dtype, shape), name
                     file.write(tensor.reshape(-1).view(np.uint8).data)
-                    # Otherwise it would be in memory until the next one has been read.
-                    del tensor
+                    # Otherwise they would be in memory until the next one has been read.
+                    del value, tensor
                 assert next(remaining, None) is None, "more tensors than the layout has"
         except OSError as error:
             raise disk_error(error, self.directory / shard) from error

@@ -31,6 +31,7 @@ from moe_export.tuning.extension import config_keys, extended
 from moe_export.tuning.methods import check_method
 from moe_export.tuning.needs import require_memory
 from moe_export.tuning.outcome import Outcome
+from moe_export.tuning.task import TuningTask
 from moe_export.tuning.whole import tuned_in_memory
 
 
@@ -51,8 +52,16 @@ def run(job: Job[TuneSettings]) -> None:
     require_space(job.out, _bytes(checkpoint), "the tuned checkpoint")
     sets = drawn(settings, job.model)
     train = tuned_in_memory if settings.only is None else tuned_by_layer
-    spec = extended(spec, settings)
-    found = train(job.model, checkpoint, spec, sets, settings, job.partial, job.progress)
+    task = TuningTask(
+        source=job.model,
+        before=checkpoint,
+        spec=extended(spec, settings),
+        sets=sets,
+        settings=settings,
+        partial=job.partial,
+        progress=job.progress,
+    )
+    found = train(task)
     account = _account(sets, found.before, found.after)
     _require_gain(account, found.steps)
     changed = _write(job.out, checkpoint, found)

@@ -9,14 +9,17 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_export.errors import ResourceError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroupGloo
 
 PATIENCE = timedelta(days=7)
 """Longest time that a worker waits for others; stages that only the first one runs may be long."""
@@ -29,13 +32,17 @@ CONNECTING = timedelta(seconds=30)
 the other, and waits this long for each worker that has died since."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Workers:
     """Group of the processes of a run, seen from this one; by default a group of one.
+
+    The group is no default group of torch: every module of torch that is imported later would keep
+    that one, and with it threads that abort a process which ends while they let go of a tensor.
 
     Attributes:
         rank: Number of this process; process 0 writes all files.
         size: Number of processes.
+        group: Connections to the other processes; None in a group of one.
 
     Raises:
         ResourceError: Another process has ended; any method that exchanges something raises it.
@@ -43,6 +50,7 @@ class Workers:
 
     rank: int = 0
     size: int = 1
+    group: ProcessGroupGloo | None = field(default=None, repr=False)
 
     def share(self, count: int) -> range:
         """Numbers of the pieces of work that this process does, of `count` pieces."""
@@ -50,27 +58,26 @@ class Workers:
 
     def gather(self, values_M: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """Values of all processes in the order of ranks, on process 0; empty on the others."""
-        if self.size == 1:
+        if self.group is None:
             return [values_M]
         import torch  # noqa: PLC0415 - heavy
-        from torch import distributed  # noqa: PLC0415 - heavy
 
         own = torch.from_numpy(values_M)
-        parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else None
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else []
         with _told_of_others():
-            distributed.gather(own, parts)
-        return [] if parts is None else [part.numpy() for part in parts]
+            self.group.gather([parts] if parts else [], [own]).wait()
+        return [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
         """Smallest of the values of all processes."""
-        if self.size == 1:
+        if self.group is None:
             return value
         import torch  # noqa: PLC0415 - heavy
-        from torch import distributed  # noqa: PLC0415 - heavy
+        from torch.distributed import ReduceOp  # noqa: PLC0415 - heavy
 
         shared = torch.tensor([value])
         with _told_of_others():
-            distributed.all_reduce(shared, distributed.ReduceOp.MIN)
+            self.group.allreduce(shared, ReduceOp.MIN).wait()
         return int(shared)
 
     def tell(self, message: dict[str, Any] | None) -> dict[str, Any]:
@@ -79,28 +86,29 @@ class Workers:
         A message of None is received as {}.
         """
         message = message or {}
-        if self.size == 1:
+        if self.group is None:
             return message
         import torch  # noqa: PLC0415 - heavy
-        from torch import distributed  # noqa: PLC0415 - heavy
 
         text = torch.from_numpy(np.frombuffer(json.dumps(message).encode(), np.uint8).copy())
         length = torch.tensor([len(text)])
         with _told_of_others():
-            distributed.broadcast(length, 0)
+            self.group.broadcast(length, 0).wait()
             if self.rank != 0:
                 text = torch.empty(int(length), dtype=torch.uint8)
-            distributed.broadcast(text, 0)
+            self.group.broadcast(text, 0).wait()
         result: dict[str, Any] = json.loads(text.numpy().tobytes())
         return result
 
     def meet(self) -> None:
         """Waits until all processes have called this."""
-        if self.size > 1:
-            from torch import distributed  # noqa: PLC0415 - heavy
-
+        if self.group is not None:
             with _told_of_others():
-                distributed.barrier()
+                self.group.barrier().wait()
+
+    def leave(self) -> None:
+        """Ends the connections and their threads; nothing can be exchanged afterwards."""
+        self.group = None
 
 
 ALONE = Workers()
@@ -120,18 +128,17 @@ def joined() -> Iterator[Workers]:
         store.set(f"joined/{rank}", "")
         store.wait([f"joined/{other}" for other in range(size)], JOINING)
         # Only sums of a few megabytes are sent, so that NCCL would not be faster.
-        distributed.init_process_group(
-            "gloo", store=store, rank=rank, world_size=size, timeout=CONNECTING
-        )
-        distributed.barrier()
-        distributed.distributed_c10d._set_pg_timeout(PATIENCE)  # noqa: SLF001 - no public name
+        group = distributed.ProcessGroupGloo(store, rank, size, CONNECTING)
+        group.barrier().wait()
+        group._set_default_timeout(PATIENCE)  # noqa: SLF001 - no public name
+    workers = Workers(rank, size, group)
+    del group
     try:
-        workers = Workers(distributed.get_rank(), size)
         yield workers
         # A process that leaves while another still receives from it makes the other fail.
         workers.meet()
     finally:
-        distributed.destroy_process_group()
+        workers.leave()
 
 
 @contextmanager

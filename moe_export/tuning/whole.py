@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +13,8 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.documents.tokens import TokenSequence
 from moe_export.families.base import ModelSpec
 from moe_export.recipe import TuneSettings
-from moe_export.system.progress import Progress
 from moe_export.torch_model import load_torch_model
 from moe_export.tuning.condense import Condensing
-from moe_export.tuning.draw import TuningSet
 from moe_export.tuning.esft import chosen_experts
 from moe_export.tuning.extension import condensers_of, config_keys
 from moe_export.tuning.forward import mean_loss
@@ -25,6 +22,7 @@ from moe_export.tuning.methods import Chosen, Trained
 from moe_export.tuning.outcome import Outcome
 from moe_export.tuning.packing import PackedBatch, batch_of, packings, packs
 from moe_export.tuning.rounding import rounded
+from moe_export.tuning.task import TuningTask
 from moe_export.tuning.train import Training
 from moe_export.tuning.usage import Usage, usage_of
 
@@ -32,43 +30,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def tuned_in_memory(
-    source: Path,
-    before: Checkpoint,
-    spec: ModelSpec,
-    sets: list[TuningSet],
-    settings: TuneSettings,
-    partial: Path,
-    progress: Progress,
-) -> Outcome:
+def tuned_in_memory(task: TuningTask) -> Outcome:
     """Trains what the method trains.
-
-    Args:
-        source: Directory of the source checkpoint, the goal of `objective: distill`.
-        before: Checkpoint that is tuned.
-        spec: Sizes of the tuned model.
-        sets: Documents of each source of documents.
-        settings: Settings of the section.
-        partial: Folder of the files that an interrupted training resumes from.
-        progress: Function that reports every step.
 
     Raises:
         CheckpointError: A loss is not finite, or weights become too large.
     """
+    spec, settings = task.spec, task.settings
     added = config_keys(spec)
-    model = load_torch_model(before.directory, torch.float32, settings.top_k, added)
+    model = load_torch_model(task.before.directory, torch.float32, settings.top_k, added)
     distills = settings.objective == "distill"
-    teacher = load_torch_model(source, torch.float32) if distills else None
-    judged = [_packed(each.held_out, spec, settings) for each in sets]
+    teacher = load_torch_model(task.source, torch.float32) if distills else None
+    judged = [_packed(each.held_out, spec, settings) for each in task.sets]
     was = [mean_loss(model, batches, teacher) for batches in judged]
     used = _usage(model, spec, judged)
-    documents = [document for each in sets for document in each.training]
+    documents = [document for each in task.sets for document in each.training]
     experts = _experts(model, spec, documents, settings)
     names = Trained(settings.method, experts).names(spec)
-    training = _training(model, teacher, spec, names, documents, settings, partial, progress)
+    training = _training(model, teacher, names, documents, task)
     losses = training.run()
     spec = _with_condensers(training, spec)
-    values = _values(training, before, spec)
+    values = _values(training, task.before, spec)
     batches = [training.batch(number) for number in range(len(losses))]
     return Outcome(
         spec=spec,
@@ -88,13 +70,11 @@ def tuned_in_memory(
 def _training(
     model: PreTrainedModel,
     teacher: PreTrainedModel | None,
-    spec: ModelSpec,
     names: list[str],
     documents: list[TokenSequence],
-    settings: TuneSettings,
-    partial: Path,
-    progress: Progress,
+    task: TuningTask,
 ) -> Training:
+    settings = task.settings
     epochs = None if settings.steps else settings.epochs or 1
     steps = packings(
         [len(document.tokens) - 1 for document in documents],
@@ -103,7 +83,7 @@ def _training(
         seed=settings.seed,
         epochs=epochs,
         steps=settings.steps,
-        alone=not packs(spec),
+        alone=not packs(task.spec),
     )
     return Training(
         model,
@@ -111,10 +91,10 @@ def _training(
         documents,
         steps,
         settings,
-        partial,
+        task.partial,
         teacher,
-        Condensing(model, settings, len(steps)) if spec.condensers is not None else None,
-        lambda step: progress(step, len(steps), f"step {step}"),
+        Condensing(model, settings, len(steps)) if task.spec.condensers is not None else None,
+        lambda step: task.progress(step, len(steps), f"step {step}"),
     )
 
 

@@ -38,12 +38,30 @@ sys.exit(main(sys.argv[1:]))
 """The command line, with a second worker that is slow to mark the end of its work."""
 
 
+IMPORTS_BETWEEN = """
+import sys
+from pathlib import Path
+from moe_export.system.workers import joined
+
+with joined() as workers:
+    import torch.distributed.fsdp
+    assert workers.tell({"from": workers.rank}) == {"from": 0}
+threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+sys.exit(str(threads) if any("gloo" in name for name in threads) else 0)
+"""
+"""Two workers that import, while they are joined, modules that keep torch's default group."""
+
+
 def torchrun(
     processes: int, *words: str, program: Sequence[str] = ("-m", "moe_export")
 ) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*launcher, f"--nproc-per-node={processes}", *program, *words]
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    settings = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",  # a process that aborts says where
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     return subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
 
 
@@ -91,6 +109,12 @@ def test_an_error_of_the_first_worker_ends_the_others(tmp_path: Path) -> None:
     assert all("is no directory here" in line or OTHER_ENDED in line for line in said)
 
 
+def test_no_thread_of_the_group_is_left_to_abort_the_end_of_a_worker(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(IMPORTS_BETWEEN, encoding="utf-8")
+    done = torchrun(2, program=[str(tmp_path / "program.py")])
+    assert done.returncode == 0, done.stderr
+
+
 ONE_DIES = """
 import os, sys
 from moe_export.errors import MoeExportError
@@ -117,7 +141,7 @@ from moe_export.system import workers
 
 workers.CONNECTING = timedelta(seconds=1)
 if os.environ["RANK"] == "1":
-    distributed.init_process_group = lambda *_, **__: os._exit(9)
+    distributed.ProcessGroupGloo = lambda *_, **__: os._exit(9)
 try:
     with workers.joined():
         pass

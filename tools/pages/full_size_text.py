@@ -129,7 +129,10 @@ def of_hashing_and_syncing(costs: Mapping[str, Any]) -> tuple[str, str]:
         f"{seconds(min(costs['walls_s'][mode]))} to {seconds(max(costs['walls_s'][mode]))}"
         for mode in ("both", "neither")
     )
-    how = f"medians of {costs['repeats']} runs in turn, imports included; {spread}"
+    how = (
+        f"medians of {costs['repeats']} runs in turn, imports included; {spread}; what is not "
+        "synced is written while the next stage reads"
+    )
     return (
         f"prune, quantize and export {what}",
         f"{seconds(both)} / {seconds(neither)}, {both / neither - 1:+.1%} ({how})",
