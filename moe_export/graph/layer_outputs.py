@@ -58,7 +58,8 @@ def first_overflow(directory: Path, sequence: Sequence[int]) -> tuple[int, str]:
 
 
 def _num_layers(model: ir.Model) -> int:
-    return len(_past(model)) // 2
+    """Number of layers, each of which has one norm in front of its experts."""
+    return sum(str(node.name).endswith(".expert_norm") for node in model.graph)
 
 
 def _past(model: ir.Model) -> list[ir.Value]:
@@ -79,7 +80,7 @@ def _residual_streams(
     # A norm adds the output of the block before it to the residual; its fourth output is the sum.
     sums = [model.graph.node(norm).outputs[3] for norm in norms]
     for value in sums:
-        value.type = past[0].type
+        value.type = model.graph.outputs[0].type  # that of the logits
         model.graph.outputs.append(value)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -100,10 +101,9 @@ def _residual_streams(
 
 
 def _no_tokens(value: ir.Value) -> NDArray[Any]:
-    """Empty cache for one of the inputs of keys and values."""
+    """State of one sequence without tokens: empty keys and values, or zeros of fixed size."""
     assert value.shape is not None
     assert value.dtype is not None
-    heads, size = value.shape[1], value.shape[3]
-    assert isinstance(heads, int)
-    assert isinstance(size, int)
-    return np.zeros((1, heads, 0, size), dtype=value.dtype.numpy())
+    axes = value.shape[1:]
+    sizes = [axis if isinstance(axis, int) else 0 for axis in axes]
+    return np.zeros((1, *sizes), dtype=value.dtype.numpy())

@@ -11,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
+import moe_export
 from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.states import layer_states, states
+from moe_export.graph import with_layer_outputs
 from moe_export.ort.decoding import open_cache
 from moe_export.ort.predicted_memory import kv_cache_bytes
 from moe_export.ort.session import OrtModel
 from moe_export.serve.slots import Slots
+from moe_export.stages.export import export_model
 from moe_export.testing.families import LFM2_MOE, QWEN3_NEXT, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported
@@ -90,7 +93,22 @@ def test_a_graph_has_the_states_that_are_declared_and_predicted(
     assert model.cache_bytes(3, 40) == 3 * model.cache_bytes(1, 40)
 
 
-def test_what_would_take_back_tokens_is_refused(directory: Path) -> None:
+def test_the_residual_stream_after_each_layer_equals_torch(directory: Path, stock: Any) -> None:
+    actual = with_layer_outputs(directory, PROMPTS[0])
+    with torch.no_grad():
+        expected = stock(torch.tensor([PROMPTS[0]]), output_hidden_states=True).hidden_states
+    assert len(actual) == 3
+    for actual_TD, expected_1TD in zip(actual[:2], expected[1:], strict=False):
+        np.testing.assert_allclose(actual_TD, expected_1TD[0], rtol=0, atol=1e-4)
+
+
+def test_what_would_take_back_tokens_is_refused(
+    source: Path, directory: Path, tmp_path: Path
+) -> None:
     model = OrtModel(directory, threads=1)
     with pytest.raises(RecipeError, match="_state"):
         Slots(model, 2, 16)
+    export_model(source, tmp_path / "out", "float32")
+    loaded = moe_export.load(tmp_path / "out")
+    with pytest.raises(RecipeError, match="state cannot go back; leave it out"):
+        loaded.generate("ab", 4, speculate=True)

@@ -12,8 +12,8 @@ namespace {
 // These suffice for 682 experts in int4 and 454 in the formats with zero points.
 constexpr size_t kPlacedInputs = 4096;
 
-// x, indices, routing weights, shared_weight, input_scale, up_scale and hidden_scale. In a node that
-// lacks some, as many stored weights come on the device too.
+// x, indices, routing weights, shared_weight, input_scale, up_scale and hidden_scale. In a node
+// that lacks some, as many stored weights come on the device too.
 constexpr size_t kDeviceInputs = 7;
 
 bool is_on_device(Api api, const ort::Value* value) {
