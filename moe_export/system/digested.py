@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-BEHIND_BYTES = 16 << 20
-"""Most bytes of pieces that are written but not digested yet; a larger piece is waited for."""
+ALONE_BYTES = 1 << 16
+"""Bytes of a piece below which a second thread costs more than it saves."""
 
 _written: dict[tuple[int, int, int, int], str] = {}
 """Digests by device, inode, size and time of the last write in nanoseconds."""
@@ -22,35 +21,29 @@ class DigestedFile:
 
     Args:
         file: Empty file, open for writing.
-        beside: Thread that computes the digest while more is made and written.
+        beside: Thread that computes the digest while the file is written.
     """
 
     def __init__(self, file: BinaryIO, beside: ThreadPoolExecutor) -> None:
         self._file = file
         self._beside = beside
         self._digest = hashlib.sha256()
-        self._behind: deque[tuple[Future[None], int]] = deque()
-        self._behind_bytes = 0
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Writes a piece behind the last one; it may not be changed afterwards.
+        """Writes a piece behind the last one; it may be changed afterwards.
 
         Raises:
             OSError: The piece cannot be written.
         """
-        size_bytes = memoryview(piece).nbytes
-        self._wait(BEHIND_BYTES - size_bytes)
-        self._behind.append((self._beside.submit(self._digest.update, piece), size_bytes))
-        self._behind_bytes += size_bytes
-        self._file.write(piece)
-        self._wait(BEHIND_BYTES)
-
-    def _wait(self, most_bytes: int) -> None:
-        """Waits until at most so many bytes are not digested, or none."""
-        while self._behind and self._behind_bytes > most_bytes:
-            digested, size_bytes = self._behind.popleft()
+        if memoryview(piece).nbytes < ALONE_BYTES:
+            self._digest.update(piece)
+            self._file.write(piece)
+            return
+        digested = self._beside.submit(self._digest.update, piece)
+        try:
+            self._file.write(piece)
+        finally:
             digested.result()
-            self._behind_bytes -= size_bytes
 
     def tell(self) -> int:
         """Returns the number of bytes written."""
@@ -58,7 +51,6 @@ class DigestedFile:
 
     def hexdigest(self) -> str:
         """Returns the SHA-256 of the bytes written, in hex."""
-        self._wait(0)
         return self._digest.hexdigest()
 
 

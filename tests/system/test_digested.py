@@ -13,7 +13,7 @@ from moe_export.system import digests
 from moe_export.system.digested import digested, take_written
 from moe_export.system.digests import Digests
 
-PIECES = (b"head", b"x" * 100_000, b"", b"y" * (module.BEHIND_BYTES + 1), b"tail")
+PIECES = (b"head", b"x" * (3 * module.ALONE_BYTES), b"", b"tail")
 SHA256 = hashlib.sha256(b"".join(PIECES)).hexdigest()
 
 
