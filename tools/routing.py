@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moe_export.evaluation.tally import divergence_nats, log_softmax
-from moe_export.op.library import register
+from moe_export.graph.changed import first_inputs, open_changed
 from moe_export.op.spec import Dtype
 from moe_export.stages.export import export_model
 from moe_export.testing.synthetic_checkpoint import config_of
@@ -44,7 +44,6 @@ EXPORTS: tuple[tuple[str, Dtype], ...] = (
 )
 """Stage and dtype of the exports that are compared."""
 CHANGES = {"importance.scores": "[magnitude]", "plan.score": "magnitude"}
-NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Routed(NamedTuple):
@@ -139,10 +138,10 @@ def run_exported(
         model.graph.outputs.append(node.outputs[1])
         if choice is not None:
             _replace_choice(model.graph, node, layer)
-    session = _session(model, directory)
+    session = open_changed(model, directory, native=True)
     logits, chosen, start = [], [], 0
     for sequence in sequences:
-        feeds = _feeds(session, sequence)
+        feeds = first_inputs(model, sequence)
         for layer in routers if choice is not None else ():
             assert choice is not None
             feeds[f"choice.{layer}"] = choice[layer][start : start + len(sequence)]
@@ -176,32 +175,6 @@ def _replace_choice(graph: ir.Graph, node: ir.Node, layer: int) -> None:
     for old, new in zip(node.outputs, (scores.outputs[0], choice), strict=True):
         for use in list(old.uses()):
             use.node.replace_input_with(use.idx, new)
-
-
-def _session(model: ir.Model, directory: Path) -> Any:
-    import onnxruntime  # noqa: PLC0415 - an extra
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(directory)
-    )
-    register(options)
-    content = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _feeds(session: Any, sequence: list[int]) -> dict[str, NDArray[Any]]:
-    """Inputs of a run without past tokens."""
-    feeds: dict[str, NDArray[Any]] = {
-        "input_ids": np.array([sequence], np.int64),
-        "attention_mask": np.ones((1, len(sequence)), np.int64),
-    }
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
-            sizes = [axis if isinstance(axis, int) else 0 for axis in value.shape[1:]]
-            feeds[value.name] = np.zeros((1, *sizes), NUMPY_TYPES[value.type])
-    return feeds
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from moe_export.op.library import register
+from moe_export.graph.changed import first_inputs, open_changed
 from moe_export.variants import MODEL_FILE
 
 
@@ -62,10 +62,6 @@ def _num_layers(model: ir.Model) -> int:
     return sum(str(node.name).endswith(".expert_norm") for node in model.graph)
 
 
-def _past(model: ir.Model) -> list[ir.Value]:
-    return [v for v in model.graph.inputs if str(v.name).startswith("past_key_values.")]
-
-
 def _norms_behind_layers(num_layers: int) -> list[str]:
     return [*(f"layers.{layer}.input_norm" for layer in range(1, num_layers)), "final_norm"]
 
@@ -74,36 +70,12 @@ def _residual_streams(
     model: ir.Model, directory: Path, sequence: Sequence[int], norms: Sequence[str]
 ) -> list[NDArray[Any]]:
     """Residual stream [T, D] that enters each of the norms."""
-    import onnxruntime  # noqa: PLC0415 - an extra
-
-    past = _past(model)
     # A norm adds the output of the block before it to the residual; its fourth output is the sum.
     sums = [model.graph.node(norm).outputs[3] for norm in norms]
     for value in sums:
         value.type = model.graph.outputs[0].type  # that of the logits
         model.graph.outputs.append(value)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(directory)
-    )
-    if not model.functions:
-        register(options)  # a packed model runs only in the native library
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    feeds = {
-        "input_ids": np.array([sequence], dtype=np.int64),
-        "attention_mask": np.ones((1, len(sequence)), dtype=np.int64),
-        **{str(value.name): _no_tokens(value) for value in past},
-    }
+    # A packed model runs only in the native library.
+    session = open_changed(model, directory, native=not model.functions)
+    feeds = first_inputs(model, sequence)
     return [states[0] for states in session.run([value.name for value in sums], feeds)]
-
-
-def _no_tokens(value: ir.Value) -> NDArray[Any]:
-    """State of one sequence without tokens: empty keys and values, or zeros of fixed size."""
-    assert value.shape is not None
-    assert value.dtype is not None
-    axes = value.shape[1:]
-    sizes = [axis if isinstance(axis, int) else 0 for axis in axes]
-    return np.zeros((1, *sizes), dtype=value.dtype.numpy())
