@@ -15,8 +15,7 @@ from moe_export.op.scales import TokenScales
 from moe_export.op.triton.build import SCALED_X_DTYPE
 from moe_export.testing.cases import (
     CASES,
-    SCALED_CASES,
-    UP_SCALED_CASES,
+    FACTOR_CASES,
     Case,
     Inputs,
     Kind,
@@ -78,7 +77,7 @@ def conformance() -> list[dict[str, Any]]:
 
 def cases_of(kind: Kind) -> tuple[Case, ...]:
     """Cases that the packaged kernels run; factors per token where x is float16."""
-    return (*CASES, *SCALED_CASES, *UP_SCALED_CASES) if kind[0] == SCALED_X_DTYPE else CASES
+    return (*CASES, *FACTOR_CASES) if kind[0] == SCALED_X_DTYPE else CASES
 
 
 def row_of(

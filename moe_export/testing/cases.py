@@ -172,6 +172,9 @@ UP_SCALED_CASES = (
 )
 """Cases in which `up` has factors of its own."""
 
+FACTOR_CASES = (*SCALED_CASES, *UP_SCALED_CASES)
+"""All cases with factors per token."""
+
 DTYPES = ("float32", "float16")
 
 Kind = tuple[str, spec.Format, int]

@@ -11,7 +11,7 @@ from moe_export.op.spec import Activation
 from moe_export.op.triton import plan
 from moe_export.testing.cases import (
     CASES,
-    SCALED_CASES,
+    FACTOR_CASES,
     UP_SCALED_CASES,
     Case,
     Inputs,
@@ -76,9 +76,7 @@ def test_the_kernels_equal_the_reference_in_every_activation(case: Case, kind: K
 
 
 # Factors multiply floats, whatever the format is: each case in one kind.
-SCALED = [
-    (case, THOROUGH[number % 2]) for number, case in enumerate((*SCALED_CASES, *UP_SCALED_CASES))
-]
+SCALED = [(case, THOROUGH[number % 2]) for number, case in enumerate(FACTOR_CASES)]
 
 
 @pytest.mark.parametrize(("case", "kind"), SCALED, ids=id_of)

@@ -15,6 +15,7 @@ import pytest
 from moe_export.op.scales import TokenScales
 from moe_export.testing.c_library import OpenedLayer, RefusedError
 from moe_export.testing.cases import (
+    FACTOR_CASES,
     SCALED_CASES,
     TIED,
     UP_SCALED_CASES,
@@ -65,7 +66,7 @@ def test_a_kernel_equals_the_reference(library: Path, kernel: str, case: Case, k
 
 
 @pytest.mark.parametrize("kind", SCALED_KINDS, ids=str)
-@pytest.mark.parametrize("case", [*SCALED_CASES, *UP_SCALED_CASES], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FACTOR_CASES, ids=lambda case: case.name)
 def test_onnx_runtime_and_packed_layers_give_the_bits_of_the_kernel(
     library: Path, case: Case, kind: Kind
 ) -> None:

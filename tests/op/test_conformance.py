@@ -14,8 +14,8 @@ from moe_export.formats import GRIDS
 from moe_export.op.reference import ragged_moe
 from moe_export.testing.cases import (
     CASES,
+    FACTOR_CASES,
     KINDS,
-    SCALED_CASES,
     UP_SCALED_CASES,
     Case,
     Inputs,
@@ -40,7 +40,7 @@ THOROUGH: tuple[Kind, ...] = (
 
 # Factors multiply x and hidden values, which are floats in every format.
 SCALED = [
-    *((case, THOROUGH[number]) for number in (0, 2) for case in (*SCALED_CASES, *UP_SCALED_CASES)),
+    *((case, THOROUGH[number]) for number in (0, 2) for case in FACTOR_CASES),
     *(
         (case, kind)
         for kind in (THOROUGH[1], KINDS[1], KINDS[9], KINDS[15])

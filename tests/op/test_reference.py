@@ -17,8 +17,8 @@ from moe_export.op.reference import gelu as gelu_of_the_reference
 from moe_export.op.reference import ragged_moe
 from moe_export.testing.cases import (
     CASES,
+    FACTOR_CASES,
     SCALED_CASES,
-    UP_SCALED_CASES,
     Case,
     Inputs,
     Kind,
@@ -78,7 +78,7 @@ def token_by_token(inputs: Inputs) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("kind", [("float32", "float32", 0), ("float32", "int4", 32)], ids=str)
 @pytest.mark.parametrize(
     "case",
-    [c for c in (*CASES, *SCALED_CASES, *UP_SCALED_CASES) if not c.name.endswith("wide")],
+    [c for c in (*CASES, *FACTOR_CASES) if not c.name.endswith("wide")],
     ids=lambda case: case.name,
 )
 def test_the_reference_equals_a_token_by_token_loop(case: Case, kind: Kind) -> None:

@@ -19,7 +19,7 @@ from random import Random
 import numpy as np
 
 from moe_export.op import c_interface
-from moe_export.testing.cases import CASES, SCALED_CASES, UP_SCALED_CASES, inputs_of
+from moe_export.testing.cases import CASES, FACTOR_CASES, inputs_of
 from moe_export.testing.executors import run_reference
 from moe_export.testing.native_executors import NATIVE_KINDS, run_in_onnx_runtime
 from tools.trust.kinds.nodes import RAN, hostile_node, outcome
@@ -31,7 +31,7 @@ MOST_RELATIVE = 0.05
 
 def table(library: Path, first: int, step: int) -> Counter[str]:
     """Runs every `step`-th pair of a case and a kind of the table of the operator."""
-    cases = (*CASES, *SCALED_CASES, *UP_SCALED_CASES)
+    cases = (*CASES, *FACTOR_CASES)
     pairs = [(case, kind) for case in cases for kind in NATIVE_KINDS][first::step]
     for case, kind in pairs:
         inputs = inputs_of(case, *kind)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from moe_export.op import spec
-from moe_export.testing.cases import CASES, SCALED_CASES, UP_SCALED_CASES, inputs_of
+from moe_export.testing.cases import CASES, FACTOR_CASES, inputs_of
 from moe_export.testing.executors import feeds, one_node_model
 from moe_export.testing.linear_cases import (
     LINEAR_CASES,
@@ -29,7 +29,7 @@ RAN, REFUSED = "run", "refused"
 
 NUMBERS = (-(2**63), -1, 0, 1, 2, 3, 5, 7, 16, 31, 32, 48, 64, 65536, 65537, 2**31, 2**62)
 WORDS = ("", "x", "int4", "uint4", "int8", "nf4", "float32", "float16", "swiglu", "relu", "a" * 999)
-ALL_CASES = (*CASES, *SCALED_CASES, *UP_SCALED_CASES)
+ALL_CASES = (*CASES, *FACTOR_CASES)
 INDICES = (-(2**63), -1, 0, 6, 7, 2**31, 2**63 - 1)
 BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 
