@@ -106,7 +106,7 @@ def _fitted(run: Path, draw: int, keep: float, way: str) -> Path:
 def _training(recipe: Recipe) -> str:
     """The section `tune`, with the documents that the recipe calibrates on."""
     sources = [
-        source.model_dump(exclude_defaults=True, exclude={"weight"})
+        source.model_dump(exclude_defaults=True, exclude={"weight", "sequences"})
         for source in recipe.calibrate.sources
     ]
     length = recipe.calibrate.sequence_length
