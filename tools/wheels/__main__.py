@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 from tools.arm.programs import find_emulator
-from tools.wheels import findings, source, twice
+from tools.wheels import findings, licences, source, twice
 from tools.wheels.check import Arm, Verdict, check, run_here
-from tools.wheels.make import PROJECTS, make
+from tools.wheels.make import PROJECTS, ROOT, make
 from tools.wheels.platforms import PLATFORMS, Platform
 
 Wheels = dict[tuple[str, str], Path]
@@ -30,6 +30,8 @@ def main(words: list[str] | None = None) -> int:
     chosen = [platform for platform in PLATFORMS if platform.tag in arguments.platforms]
     build = arguments.build.resolve()
     wheels = make(chosen, arguments.out, build, print)
+    for wheel in wheels.values():
+        licences.require(wheel, (ROOT / "LICENSE").read_bytes())
     arm = _arm(arguments.arm_root)
     rows = []
     for platform in chosen:

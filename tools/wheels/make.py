@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import zig
+from tools.wheels import licences
 from tools.wheels.archive import read_wheel, tagged, write_wheel
 from tools.wheels.platforms import Platform
 
@@ -72,6 +73,7 @@ def make(
                 f"{project.folder}/{platform.library}": library,
                 f"{info}/WHEEL": tagged(files[f"{info}/WHEEL"], platform.tag),
             }
+            contents |= licences.linked(platform, info)
             path = out / f"{info.removesuffix('.dist-info')}-py3-none-{platform.tag}.whl"
             write_wheel(path, info, contents)
             wheels[name, platform.tag] = path
