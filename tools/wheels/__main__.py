@@ -37,8 +37,9 @@ def main(words: list[str] | None = None) -> int:
     for platform in chosen:
         small = wheels["moe-export-ops", platform.tag]
         verdict = check(small, platform, arm)
-        findings.record(arguments.findings, platform.tag, verdict.words)
-        rows.append(_row(platform, small, verdict))
+        size = f"{small.stat().st_size / 1e6:.1f} MB"
+        findings.record(arguments.findings, platform.tag, verdict.words | {"size": size})
+        rows.append(_row(platform, size, verdict))
     print("\n| platform | moe-export-ops | state | kernels | auditwheel |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))
@@ -109,8 +110,7 @@ def _arm(root: Path | None) -> Arm | None:
     return Arm(emulator, root)
 
 
-def _row(platform: Platform, wheel: Path, verdict: Verdict) -> str:
-    size = f"{wheel.stat().st_size / 1e6:.1f} MB"
+def _row(platform: Platform, size: str, verdict: Verdict) -> str:
     cells = (platform.tag, size, verdict.state, verdict.kernels or "–", verdict.policy or "–")
     return f"| {' | '.join(cells)} |"
 
