@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tools.arm.native_tests import FILES, NATIVE, NEEDS_MORE, copy_of_checkout, passed
+from tools.arm.folder import Emulated
+from tools.arm.native_tests import (
+    FILES,
+    NATIVE,
+    NEEDS_MORE,
+    copy_of_checkout,
+    name_emulated_python,
+    passed,
+)
 from tools.pages import platforms
 from tools.pages.page import read_data
 
@@ -45,6 +55,16 @@ def test_a_copy_of_the_checkout_has_the_tests_and_no_library_of_this_machine(
     assert (copy / "moe_export" / "op" / "library.py").is_file()
     assert not list(copy.rglob("*.so"))
     assert all((NATIVE / name).is_file() for name in NEEDS_MORE)
+
+
+def test_python_in_emulation_starts_itself_by_a_script(tmp_path: Path) -> None:
+    machine = Emulated("/bin/echo", tmp_path / "system", tmp_path)
+    name_emulated_python(machine, "max", tmp_path)
+    code = "import sitecustomize, subprocess, sys; subprocess.run([sys.executable, 'a b'])"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    root = tmp_path / "system" / "root"
+    assert done.stdout == f"-cpu max -L {root} {root}/usr/bin/python3.11 a b\n"
 
 
 def test_the_page_of_platforms_has_tests_in_emulation_and_the_readme_the_states() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,20 @@ def copy_of_checkout(copy: Path) -> Path:
     for name in ("conftest.py", "tests/conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy / name)
     return copy
+
+
+def name_emulated_python(machine: Emulated, processor: str, folder: Path) -> None:
+    """Lets `sys.executable` name a program that this machine can start, as some tests do.
+
+    Args:
+        machine: Emulated machine.
+        processor: Processor of the new processes.
+        folder: Folder on the path of modules, which gets a script and a module that names it.
+    """
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(machine.command(processor))} "$@"\n')
+    script.chmod(0o755)
+    (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(script)!r}\n")
 
 
 def command(machine: Emulated, processor: str, file: str, words: list[str]) -> list[str]:
@@ -93,6 +108,7 @@ def main(words: list[str] | None = None) -> int:
         if isinstance(machine, str):
             print(machine, file=sys.stderr)
             return 1
+        name_emulated_python(machine, arguments.processor, ops)
         copy = copy_of_checkout(Path(folder) / "checkout")
         library = ops / "moe_export_ops" / "libmoe_export_ops.so"
         for file in arguments.files:
