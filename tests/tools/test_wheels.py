@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.wheels import findings, licences, pythons, source, twice
+from tools.wheels import check, findings, licences, pythons, source, twice, wine
 from tools.wheels.archive import read_wheel, tagged, write_wheel
 from tools.wheels.check import FASTEST, expected_here
 from tools.wheels.make import PROJECTS, ROOT
@@ -129,6 +129,27 @@ def test_the_archive_of_the_operator_library_builds_from_sources_of_its_own(tmp_
     assert (own / "CMakeLists.txt").is_file()
     assert (copy / "LICENSE").is_file()
     assert not list((copy / "moe_export_ops").glob("*.so"))
+
+
+def test_the_library_for_windows_has_to_take_this_processors_kernel_in_wine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (platform,) = (platform for platform in PLATFORMS if platform.tag == "win_amd64")
+    wheel = tmp_path / "a.whl"
+    write_wheel(wheel, INFO, {f"moe_export_ops/{platform.library}": b"code"})
+    # Stands for Wine: the program to start is not there, as the compiler does nothing here.
+    program = tmp_path / "wine64"
+    program.write_text('#!/bin/sh\n[ "$(cat "$2")$DISPLAY" = code ] && echo "$SAID: $WINEDEBUG"\n')
+    program.chmod(0o755)
+    found = wine.Wine(str(program), tmp_path)
+    monkeypatch.setattr(wine, "compile_program", lambda *_: None)
+    monkeypatch.setattr(check, "FASTEST", "-all")
+    monkeypatch.setenv("DISPLAY", "x")
+    monkeypatch.setenv("SAID", expected_here())
+    assert check.run_in_wine(wheel, platform, found) == expected_here()
+    monkeypatch.setenv("SAID", "another")
+    with pytest.raises(RuntimeError, match=f"says 'another: .* expected {expected_here()}"):
+        check.run_in_wine(wheel, platform, found)
 
 
 def test_another_python_has_to_take_the_fastest_kernel_and_say_the_same() -> None:

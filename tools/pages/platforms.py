@@ -20,8 +20,9 @@ INTRODUCTION = (
     "Made by `python -m tools.pages platforms FILE` from what the checks below wrote to FILE.\n\n"
     "*Run*: the wheel of moe-export-ops is installed into a fresh environment without a compiler "
     "on the path, and the kernel's name is held against the processor. *Emulated*: its library is "
-    "loaded in qemu on Cortex-A72, Cortex-A76 and a processor with everything, and the names are "
-    "held. *Built*: compiled and linked by zig; never loaded. *Not built*: not on this commit."
+    "loaded in qemu on Cortex-A72, Cortex-A76 and a processor with everything, that for Windows in "
+    "Wine, and the names are held. *Built*: compiled and linked by zig; never loaded. *Not built*: "
+    "not on this commit."
 )
 
 COMMANDS = """\
@@ -32,6 +33,8 @@ python -m tools.wheels.pythons dist/moe_export_ops-*x86_64.whl MODEL PYTHON... -
 python -m tools.wheels.main_job dist/moe_export-*x86_64.whl --findings FILE
 python -m tools.arm.folder MODEL... --system SYSTEM --findings FILE \\
     --wheel dist/moe_export_ops-*aarch64.whl
+python -m tools.wheels.windows dist/moe_export_ops-*win_amd64.whl MODEL... --findings FILE \\
+    --onnxruntime onnxruntime-*win_amd64.whl
 python -m tools.arm.native_tests SYSTEM dist/moe_export_ops-*aarch64.whl --findings FILE
 ```"""
 
@@ -43,6 +46,8 @@ CHECKS = {
     "main job": "moe-export and its packages in a fresh environment, no compiler on the path",
     "folder": "folders exported on x86-64 for both, run by the code of their cards where only ONNX "
     "Runtime, tokenizers and moe-export-ops are installed",
+    "windows": "folders exported on Linux, run in Wine by the example in C with ONNX Runtime for "
+    "Windows and the wheel's library",
 }
 """Checks with more to say than a word, and how each is described."""
 

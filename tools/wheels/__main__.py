@@ -1,10 +1,10 @@
 """`python -m tools.wheels`: makes the wheels of both projects for every platform and checks them.
 
 It needs the packages ziglang, auditwheel, scikit-build-core and cmake. With `--arm-root`, a folder
-of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu. With
-`--twice` each platform is compiled a second time from nothing, which takes minutes; with `--sdist`
-the source archives of both projects are packed twice and a wheel is built from each by the compiler
-of this machine.
+of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu; where
+Wine is installed, that for Windows on x86-64 is loaded in it. With `--twice` each platform is
+compiled a second time from nothing, which takes minutes; with `--sdist` the source archives of both
+projects are packed twice and a wheel is built from each by the compiler of this machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tools.arm.programs import find_emulator
-from tools.wheels import findings, licences, source, twice
+from tools.wheels import findings, licences, source, twice, wine
 from tools.wheels.check import Arm, Verdict, check, run_here
 from tools.wheels.make import PROJECTS, ROOT, make
 from tools.wheels.platforms import PLATFORMS, Platform
@@ -33,10 +33,11 @@ def main(words: list[str] | None = None) -> int:
     for wheel in wheels.values():
         licences.require(wheel, (ROOT / "LICENSE").read_bytes())
     arm = _arm(arguments.arm_root)
+    windows = _wine(build)
     rows = []
     for platform in chosen:
         small = wheels["moe-export-ops", platform.tag]
-        verdict = check(small, platform, arm)
+        verdict = check(small, platform, arm, windows)
         size = f"{small.stat().st_size / 1e6:.1f} MB"
         findings.record(arguments.findings, platform.tag, verdict.words | {"size": size})
         rows.append(_row(platform, size, verdict))
@@ -108,6 +109,13 @@ def _arm(root: Path | None) -> Arm | None:
         print("the wheel for Arm is not run: no --arm-root, or no qemu-aarch64", file=sys.stderr)
         return None
     return Arm(emulator, root)
+
+
+def _wine(build: Path) -> wine.Wine | None:
+    found = wine.find(build / "zig-cache")
+    if found is None:
+        print(wine.MISSING, file=sys.stderr)
+    return found
 
 
 def _row(platform: Platform, size: str, verdict: Verdict) -> str:
