@@ -34,6 +34,7 @@ def test_the_last_line_of_pytest_has_the_number_of_tests_that_passed() -> None:
     assert (
         passed("SKIPPED x\n7 passed, 2 skipped, 1 warning in 3.1s\n", "a") == "7 passed, 2 skipped"
     )
+    assert passed("9 passed, 63 deselected in 3.1s", "a") == "9 passed"
     for output in (
         "1 failed, 71 passed in 3s\n",
         "1 passed, 1 error in 3s\n",

@@ -69,7 +69,9 @@ def passed(output: str, file: str) -> str:
         RuntimeError: A test failed or none passed.
     """
     last = output.strip().rpartition("\n")[2]
-    found = re.match(r"(\d+ passed(?:, \d+ skipped)?)(?:, \d+ warnings?)? in ", last)
+    found = re.match(
+        r"(\d+ passed(?:, \d+ skipped)?)(?:, \d+ deselected)?(?:, \d+ warnings?)? in ", last
+    )
     if found is None:
         raise RuntimeError(f"{file}:\n{output[-6000:]}")
     return found[1]
@@ -113,8 +115,9 @@ def main(words: list[str] | None = None) -> int:
         library = ops / "moe_export_ops" / "libmoe_export_ops.so"
         for file in arguments.files:
             words_found = run(machine, library, copy, arguments.processor, file, others)
-            print(f"{file} on {arguments.processor}: {words_found}", flush=True)
-            found = {f"{CHECK}{file}": f"{words_found} on {arguments.processor}"}
+            part = shlex.join([file, *others])
+            print(f"{part} on {arguments.processor}: {words_found}", flush=True)
+            found = {f"{CHECK}{part}": f"{words_found} on {arguments.processor}"}
             findings.record(arguments.findings, "manylinux_2_28_aarch64", found)
     return 0
 
