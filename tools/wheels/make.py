@@ -40,7 +40,7 @@ def build_library(platform: Platform, build: Path) -> Path:
     """The stripped library for a platform, compiled with the paths of the sources left out."""
     values = zig.defines(platform.target, build / "zig")
     values["CMAKE_CXX_FLAGS"] = f"-g0 -ffile-prefix-map={ROOT}=."
-    values["CMAKE_MODULE_LINKER_FLAGS"] = "-s"
+    values |= dict.fromkeys(("CMAKE_MODULE_LINKER_FLAGS", "CMAKE_SHARED_LINKER_FLAGS"), "-s")
     folder = build / platform.tag
     zig.run_cmake(NATIVE, folder, values, ["moe_export_ops"])
     return folder / platform.library
