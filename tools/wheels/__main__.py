@@ -32,8 +32,9 @@ def main(words: list[str] | None = None) -> int:
     wheels = make(chosen, arguments.out, build, print)
     for wheel in wheels.values():
         licences.require(wheel, (ROOT / "LICENSE").read_bytes())
-    arm = _arm(arguments.arm_root)
-    windows = _wine(build)
+    tags = {platform.tag for platform in chosen}
+    arm = _arm(arguments.arm_root) if "manylinux_2_28_aarch64" in tags else None
+    windows = _wine(build) if "win_amd64" in tags else None
     rows = []
     for platform in chosen:
         small = wheels["moe-export-ops", platform.tag]
