@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -129,6 +131,16 @@ def test_the_archive_of_the_operator_library_builds_from_sources_of_its_own(tmp_
     assert (own / "CMakeLists.txt").is_file()
     assert (copy / "LICENSE").is_file()
     assert not list((copy / "moe_export_ops").glob("*.so"))
+
+
+def test_a_checkout_in_the_current_folder_does_not_stand_in_for_the_wheel(tmp_path: Path) -> None:
+    package = tmp_path / "moe_export_ops"
+    package.mkdir()
+    for name in ("__init__.py", "libmoe_export_ops.so"):
+        (package / name).touch()
+    words = [sys.executable, "-c", check._program(Path("moe_export_ops-1-py3-none-any.whl"))]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "'NoneType' object has no attribute 'origin'" in done.stderr
 
 
 def test_the_library_for_windows_has_to_take_this_processors_kernel_in_wine(

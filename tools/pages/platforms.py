@@ -89,7 +89,7 @@ def _in_state(found: findings.Findings, state: str) -> str:
 def markdown(data: dict[str, Any]) -> str:
     """The page from its findings."""
     found, on, installed = data["findings"], data["machine"], data["versions"]
-    head = ["platform", "state", "kernels", "auditwheel allows", "wheel"]
+    head = ["platform", "state", "kernels", "auditwheel allows", "moe-export-ops"]
     rows = [[platform.tag, *_cells(found.get(platform.tag, {}))] for platform in PLATFORMS]
     notes = [
         f"- `{platform.tag}`, {note}"

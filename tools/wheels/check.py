@@ -18,8 +18,10 @@ from tools.wheels.platforms import Platform
 from tools.wheels.wine import Wine
 
 # Neither project's other packages are installed, so that nothing but the library is needed.
+# The current folder, which may be the checkout, is not searched.
 _DESCRIBE = """
-import ctypes, importlib.util, pathlib
+import ctypes, importlib.util, pathlib, sys
+sys.path = [folder for folder in sys.path if folder]
 folder = pathlib.Path(importlib.util.find_spec("{package}").origin).parent
 (path,) = (path for path in folder.rglob("*moe_export_ops.*") if path.suffix in {suffixes})
 library = ctypes.CDLL(str(path))
