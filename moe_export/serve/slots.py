@@ -138,9 +138,8 @@ class Slots:
 
     def _together(self, taking_B: NDArray[np.bool_]) -> Iterator[slice]:
         """Neighbouring rows that run together: without those whose states a token would change."""
-        held_B = (self.filled[: len(taking_B)] > 0) & ~taking_B
-        apart = np.flatnonzero(held_B) if self._states else []
-        for before, after in pairwise([-1, *apart, len(taking_B)]):
+        apart_B = (self.filled[: len(taking_B)] > 0) & ~taking_B & bool(self._states)
+        for before, after in pairwise([-1, *np.flatnonzero(apart_B), len(taking_B)]):
             part = slice(before + 1, after)
             if taking_B[part].any():
                 yield part
