@@ -65,11 +65,17 @@ class ORTModelForCausalLM(_ORTModelForCausalLM):  # type: ignore[misc]
             CheckpointError: The folder has no config.json, or a damaged one.
         """
         _require_known(Path(model_id))
-        options = session_options or onnxruntime.SessionOptions()
+        options = session_options or _quiet_options()
         if operator == "native":
             register(options)
         loaded: Self = super().from_pretrained(model_id, session_options=options, **arguments)
         return loaded
+
+
+def _quiet_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no warning about the default of logits_from
+    return options
 
 
 def _require_known(directory: Path) -> None:
