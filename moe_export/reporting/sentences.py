@@ -293,11 +293,22 @@ def prediction_sentence(report: Report) -> str:
 
 
 def cache_sentence(report: Report) -> str:
-    """States the size of the KV cache."""
+    """States the memory of a sequence at several lengths."""
     cache = report.memory.kv_cache
+    sizes = ", ".join(
+        f"{size(at.cache_bytes)} at {count(at.tokens)} tokens" for at in cache.lengths
+    )
+    fixed = f" and {size(cache.fixed_bytes)} that do not grow" if cache.fixed_bytes else ""
+    text = (
+        f"The KV cache of a sequence is apart from these: {sizes}; "
+        f"{count(cache.bytes_per_token)} bytes per token{fixed}."
+    )
+    last = cache.lengths[-1]
+    if last.every_head_bytes is None:
+        return text
     return (
-        f"The KV cache of a sequence is apart from these: {size(cache.cache_bytes)} at "
-        f"{count(cache.context_tokens)} tokens, {count(cache.bytes_per_token)} bytes each."
+        f"{text} It holds latent vectors; keys and values of every head would take "
+        f"{size(last.every_head_bytes)} at {count(last.tokens)} tokens."
     )
 
 
