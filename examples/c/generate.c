@@ -40,6 +40,27 @@ typedef struct {
   Empty cache[MAX_VALUES];
 } Model;
 
+#if defined(_WIN32)
+#define LIBRARY "moe_export_ops.dll"
+#elif defined(__APPLE__)
+#define LIBRARY "libmoe_export_ops.dylib"
+#else
+#define LIBRARY "libmoe_export_ops.so"
+#endif
+
+enum { MAX_PATH_BYTES = 4096 };
+
+/* A path as ONNX Runtime takes it. */
+static const ORTCHAR_T* native(const char* path) {
+#ifdef _WIN32
+  static wchar_t wide[MAX_PATH_BYTES];
+  mbstowcs(wide, path, MAX_PATH_BYTES);
+  return wide;
+#else
+  return path;
+#endif
+}
+
 static int exists(const char* path) {
   FILE* file = fopen(path, "rb");
   if (file == NULL) return 0;
@@ -68,13 +89,13 @@ static void read_empty(const Model* model, size_t input, Empty* empty) {
 
 static void open_model(Model* model, const OrtEnv* env, const char* folder) {
   OrtSessionOptions* options;
-  char path[4096];
+  char path[MAX_PATH_BYTES];
   check(ort->CreateSessionOptions(&options));
-  snprintf(path, sizeof path, "%s/libmoe_export_ops.so", folder);
+  snprintf(path, sizeof path, "%s/" LIBRARY, folder);
   /* Faster with the library; without it the same answers come from standard operators. */
-  if (exists(path)) check(ort->RegisterCustomOpsLibrary_V2(options, path));
+  if (exists(path)) check(ort->RegisterCustomOpsLibrary_V2(options, native(path)));
   snprintf(path, sizeof path, "%s/model.onnx", folder);
-  check(ort->CreateSession(env, path, options, &model->session));
+  check(ort->CreateSession(env, native(path), options, &model->session));
   ort->ReleaseSessionOptions(options);
   check(ort->SessionGetInputCount(model->session, &model->count));
   if (model->count > MAX_VALUES) {

@@ -113,14 +113,21 @@ Tokens best_tokens(OrtValue* logits, const std::vector<int64_t>& shape) {
   return best;
 }
 
+#if defined(_WIN32)
+constexpr char kLibrary[] = "moe_export_ops.dll";
+#elif defined(__APPLE__)
+constexpr char kLibrary[] = "libmoe_export_ops.dylib";
+#else
+constexpr char kLibrary[] = "libmoe_export_ops.so";
+#endif
+
 class Model {
  public:
   Model(const OrtEnv* env, const std::filesystem::path& folder) {
     auto options = made<OrtSessionOptions>(ort->CreateSessionOptions);
-    const auto library = folder / "libmoe_export_ops.so";
+    const auto library = folder / kLibrary, path = folder / "model.onnx";
     // Faster with the library; without it the same answers come from standard operators.
     if (exists(library)) check(ort->RegisterCustomOpsLibrary_V2(options.get(), library.c_str()));
-    const std::string path = (folder / "model.onnx").string();
     session_ = made<OrtSession>(ort->CreateSession, env, path.c_str(), options.get());
     size_t count = 0;
     check(ort->SessionGetInputCount(session_.get(), &count));

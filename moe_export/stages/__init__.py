@@ -39,7 +39,7 @@ STAGES: dict[str, StageFacts] = {
     "validate": StageFacts(8, ("tune", "calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("tune", "prune", "export")),
     "report": StageFacts(
-        6,
+        7,
         (
             *("tune", "calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
             *("validate", "eval"),
