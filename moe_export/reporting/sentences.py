@@ -9,6 +9,7 @@ from moe_export.artifacts.quantization import Fallback
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import DistillFacts, RefitFacts
 from moe_export.artifacts.report_plan import PlanFacts
+from moe_export.ort.execution import PLAIN_KERNELS, PLAIN_PATH
 from moe_export.reporting.tables import SCOPES, gate_words
 from moe_export.reporting.units import (
     count,
@@ -150,9 +151,12 @@ def execution_sentence(report: Report) -> str:
     paths = sorted({entry.path for entry in entries})
     if len(paths) == 1:
         where = sorted({entry.provider for entry in entries})
-        return f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
-    each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
-    return f"The experts ran as: {each}."
+        sentence = f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
+    else:
+        each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
+        sentence = f"The experts ran as: {each}."
+    is_plain = any(path.startswith(PLAIN_PATH) for path in paths)
+    return f"{sentence} {PLAIN_KERNELS}" if is_plain else sentence
 
 
 def evaluation_sentence(report: Report) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,19 @@ from moe_export.demo import tasks
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.ort.session import OrtModel
 from moe_export.serve.engine import Engine, QueueFullError, StoppedError
-from moe_export.serve.job import Asked, Job, Piece
 from moe_export.serve.limits import Limits
 from moe_export.serve.sampling import Sampler, score
 from moe_export.serve.slots import Slots
 from moe_export.serve.text import Decoding, StopStrings
+from tests.helpers.engine import Run, Silent, greedy, tokens
 
 CLOSE = 2e-5
 """Largest difference of logits of size 10 in float32 between matrices of other row counts."""
 
 
-class Silent:
-    """Watcher that does nothing."""
-
-    def on_turn(self, waiting: int, running: int) -> None:
-        pass
-
-    def on_step(self, rows: int, tokens: int) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def session(demo: Path) -> OrtModel:
     return OrtModel(demo, "cpu", 1, "portable", "static")
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    return [int(token) for token in np.random.default_rng(seed).integers(2, 1000, count)]
 
 
 def test_rows_do_not_see_each_other_and_wait_while_others_run(session: OrtModel) -> None:
@@ -64,31 +49,6 @@ def test_rows_do_not_see_each_other_and_wait_while_others_run(session: OrtModel)
     for row, sequence in ((0, [*early, 7, 8]), (1, [*late, 9]), (3, [*part, 6])):
         np.testing.assert_allclose(step[row], session.logits([sequence])[0][-1], atol=CLOSE)
     assert slots.filled.tolist() == [11, 6, 0, 21]
-
-
-class Run:
-    """Job whose pieces are collected."""
-
-    def __init__(self, prompt: list[int], new_tokens: int = 4, **options: Any) -> None:
-        self.pieces: queue.Queue[Piece] = queue.Queue()
-        asked = Asked(prompt, new_tokens, temperature=0, alternatives=0, **options)
-        self.job = Job(asked, [], lambda ids: "x" * len(ids), self.pieces.put)
-
-    def finished(self) -> tuple[list[int], str]:
-        """Tokens and the reason of the end."""
-        made: list[int] = []
-        while True:
-            piece = self.pieces.get(timeout=30)
-            made += [one.token for one in piece.scores]
-            if piece.finish is not None:
-                return made, piece.finish
-
-
-def greedy(session: OrtModel, prompt: list[int], count: int) -> list[int]:
-    made: list[int] = []
-    for _ in range(count):
-        made.append(int(session.logits([prompt + made])[0][-1].argmax()))
-    return made
 
 
 def test_jobs_of_many_lengths_take_turns_in_few_rows(session: OrtModel) -> None:
