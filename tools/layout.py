@@ -2,9 +2,9 @@
 
     python -m tools.layout HOME [--processes 4]
 
-For a model with latent attention and one with delta nets, random and of 54 and 77 M parameters, runs
-a recipe up to its export in one process and in several, compares all files, and prints the memory
-that each process held beside the prediction. HOME keeps the checkpoints and runs, 1 GB.
+For a model with latent attention and one with delta nets, random and of 54 and 77 M parameters,
+runs a recipe up to its export in one process and in several, compares all files, and prints the
+memory that each process held beside the prediction. HOME keeps the checkpoints and runs, 1 GB.
 """
 
 from __future__ import annotations
