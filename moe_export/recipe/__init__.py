@@ -6,6 +6,7 @@ from moe_export.op.spec import Dtype, Layout
 from moe_export.recipe.base import Section, parse_bytes
 from moe_export.recipe.calibrate import (
     CalibrateSettings,
+    CalibrateSource,
     ModelOverrides,
     ModelSettings,
     Source,
@@ -54,6 +55,7 @@ __all__ = [
     "BakeoffSettings",
     "BlockSettings",
     "CalibrateSettings",
+    "CalibrateSource",
     "CompressedSettings",
     "CondenserSettings",
     "DistillSettings",

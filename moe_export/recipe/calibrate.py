@@ -129,19 +129,30 @@ class Task(Source):
     items: DocumentCount = 100
 
 
+class CalibrateSource(Source):
+    """A source of calibration sequences, named by exactly one of `demo`, `text`, `jsonl` and `hub`.
+
+    Attributes:
+        sequences: Number of its sequences, in place of a share of `calibrate.sequences`. So short
+            documents can be many, while `weight` says what they count.
+    """
+
+    sequences: DocumentCount | None = None
+
+
 class CalibrateSettings(Section):
     """The calibration set: token sequences that are drawn from the sources by weight.
 
     Attributes:
         sources: Origins of the documents.
-        sequences: Number of sequences.
+        sequences: Number of sequences of all sources that do not give their own.
         sequence_length: Most tokens of a sequence.
         seed: Seed of the draw.
         held_out: Further sequences of each source, on which rankings are compared; follows
             `ranking.held_out` and may not be given.
     """
 
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    sources: Annotated[tuple[CalibrateSource, ...], Field(min_length=1)]
     sequences: DocumentCount = 128
     sequence_length: Annotated[int, Field(ge=2, le=MOST)] = 2048
     seed: Seed = 0

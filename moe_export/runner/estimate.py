@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from moe_export.artifacts.exchange import EXCHANGE_TOKENS
 from moe_export.artifacts.stage_mark import PredictedCost
 from moe_export.checkpoint import read_config
+from moe_export.documents.shares import sequence_counts
 from moe_export.documents.tokens import (
     CHARACTERS_PER_TOKEN,
     HEAD_CHARACTERS,
@@ -38,7 +39,14 @@ from moe_export.ort.predicted_memory import library_roles, predicted_resident, w
 from moe_export.passes.limits import LOGIT_BYTES
 from moe_export.planning.shares import active_parameters, uniform_shares
 from moe_export.quantization import UNQUANTIZED, Quantization
-from moe_export.recipe import AUTO, ImportanceSettings, Recipe, TuneSettings, rounding_pair
+from moe_export.recipe import (
+    AUTO,
+    ImportanceSettings,
+    Recipe,
+    Source,
+    TuneSettings,
+    rounding_pair,
+)
 from moe_export.recipe.evaluate import TORCH_MODELS
 from moe_export.recipe.tune import EXTENDING
 from moe_export.runner.rates import (
@@ -75,6 +83,10 @@ from moe_export.tuning.needs import SAVES, VALUE_BYTES, layer_needs, needs_of, s
 
 FITTING_PASSES = 3
 """Passes over the tokens of a refit: inputs of each layer, products of its values, and outputs."""
+
+
+PLAIN_ROWS, BYTES_PER_TOKEN = (".jsonl", ".json"), 4
+"""Endings of files of rows that are not compressed, and their bytes for each token."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +201,12 @@ class _Models:
         export = self.recipe.export
         return predicted_bytes(model, export.dtype, export.layout, export.linear).total_bytes
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Number of calibration tokens."""
-        return self.recipe.calibrate.sequences * self.recipe.calibrate.sequence_length
+        settings = self.recipe.calibrate
+        counts = sequence_counts(settings)
+        return sum(map(partial(_tokens, settings.sequence_length), settings.sources, counts))
 
     @property
     def fitting_tokens(self) -> int:
@@ -214,6 +228,15 @@ class _Models:
         """Memory of one layer in torch beside hidden states and inputs of the fitting tokens."""
         states = 4 * 4 * self.spec.hidden_size * self.fitting_tokens
         return TORCH_BYTES - PYTHON_BYTES + 4 * self.spec.largest_part + states
+
+
+def _tokens(length: int, source: Source, sequences: int) -> int:
+    """Tokens of sequences of a source: all full, unless its file is too small for that."""
+    most = length * sequences
+    if source.jsonl is None or not source.jsonl.endswith(PLAIN_ROWS):
+        return most
+    path = Path(source.jsonl)
+    return min(most, path.stat().st_size // BYTES_PER_TOKEN) if path.is_file() else most
 
 
 def _predicted(step: Step, models: _Models) -> StageEstimate:
@@ -405,8 +428,8 @@ def _export(models: _Models) -> StageEstimate:
 
 def _validate(models: _Models) -> StageEstimate:
     """Torch runs the pruned model layer by layer; then all exported models score the tasks."""
-    scored = sum(task.items for task in models.recipe.validate_.tasks) * models.tokens
-    scored //= models.recipe.calibrate.sequences
+    validate, length = models.recipe.validate_, models.recipe.calibrate.sequence_length
+    scored = sum(_tokens(length, task, task.items) for task in validate.tasks)
     # Torch holds a matrix twice while it is read.
     in_torch = 8 * models.kept.largest_part + LOGIT_BYTES
     return StageEstimate(

@@ -14,7 +14,7 @@ from moe_export.artifacts.calibration import (
     CalibrationSummary,
     HeldOut,
 )
-from moe_export.documents.shares import shares
+from moe_export.documents.shares import sequence_counts
 from moe_export.documents.sources import Drawn, draw
 from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
@@ -36,7 +36,7 @@ def run(job: Job[CalibrateSettings]) -> None:
     """
     settings = job.settings
     weights, held_out = settings.weights, settings.held_out or 0
-    counts = shares(weights or [1.0] * len(settings.sources), settings.sequences)
+    counts = sequence_counts(settings)
     parts: list[tuple[list[TokenSequence], list[TokenSequence]]] = []
     facts = []
     for number, (source, count) in enumerate(zip(settings.sources, counts, strict=True)):

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from moe_export.demo import tasks
+from moe_export.documents.continuation import Continuation
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.ort.session import OrtModel
 from moe_export.serve.engine import Engine, QueueFullError, StoppedError
+from moe_export.serve.job import Asked, Job, Piece
 from moe_export.serve.limits import Limits
 from moe_export.serve.sampling import Sampler, score
 from moe_export.serve.slots import Slots
-from moe_export.serve.text import Decoding, StopStrings
+from moe_export.serve.text import StopStrings
 from tests.helpers.engine import Run, Silent, greedy, tokens
 
 CLOSE = 2e-5
@@ -157,11 +159,25 @@ def test_pieces_of_text_are_the_text_in_whole_characters(demo: Path) -> None:
     text = (
         "".join(document.answer for document in tasks.test_items("text", 3)) + "naïve 日本 🙂 end"
     )
-    decoding = Decoding(tokenizer.decode)
+    decoding = Continuation(tokenizer.decode, [])
     pieces = [decoding.add(token) for token in tokenizer.encode_text(text)]
     assert "".join(pieces) == text
     assert "🙂" in pieces
     assert "" in pieces
+
+
+def test_an_answer_keeps_its_first_space_and_an_incomplete_character_at_its_end() -> None:
+    words = {1: " a", 2: "\ufffd"}
+
+    def decode(ids: list[int]) -> str:
+        """Text as of a tokenizer that strips the space of the first word."""
+        return "".join(words[number] for number in ids).removeprefix(" ")
+
+    pieces: list[Piece] = []
+    asked = Asked([1], 3, temperature=0, alternatives=None)
+    job = Job(asked, [], decode, pieces.append)
+    assert [job.continued(np.eye(3)[token]) for token in (1, 2, 2)] == [False, False, True]
+    assert "".join(piece.text for piece in pieces) == " a\ufffd\ufffd"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])

@@ -10,7 +10,7 @@ import pytest
 from moe_export.artifacts.calibration import Calibration, CalibrationSummary, HeldOut
 from moe_export.documents.tokens import TokenSequence
 from moe_export.errors import CalibrationError
-from moe_export.recipe import CalibrateSettings, Source
+from moe_export.recipe import CalibrateSettings, CalibrateSource, Source
 from moe_export.stages import calibrate
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import tiny_checkpoint
@@ -18,12 +18,16 @@ from tests.helpers.text_models import write_rows
 
 
 def calibrated(
-    folder: Path, *weights: float | None, held_out: int | None = None
+    folder: Path, *weights: float | None, held_out: int | None = None, own: int | None = None
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Writes 8 sequences of two sources with the given weights, and those held out."""
+    """Writes 8 sequences of two sources with the given weights, and those held out.
+
+    The second source has a number of its own beside them if `own` is given.
+    """
     kinds = ("sums", "strings")
     sources = [
-        Source(demo=kind, weight=weight) for kind, weight in zip(kinds, weights, strict=True)
+        CalibrateSource(demo=kind, weight=weight, sequences=number)
+        for kind, weight, number in zip(kinds, weights, (None, own), strict=True)
     ]
     settings = CalibrateSettings(
         sources=tuple(sources), sequences=8, sequence_length=64, held_out=held_out
@@ -51,6 +55,12 @@ def test_weights_share_out_sequences_and_are_kept_for_scores(
     assert [source.sequences for source in summary.sources] == sequences
     assert calibration.weight_K.tolist() == in_scores
     assert [source.weight for source in summary.sources] == (in_scores or [None, None])
+
+
+def test_a_source_with_a_number_of_its_own_keeps_its_weight(tmp_path: Path) -> None:
+    calibration, _ = calibrated(tmp_path, 3.0, 1.0, own=5)
+    assert np.bincount(calibration.source_S).tolist() == [8, 5]
+    assert calibration.weight_K.tolist() == [3, 1]
 
 
 def test_a_weight_that_gives_no_sequence_is_refused(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_a_small_source_holds_out_a_quarter_or_nothing_and_says_so(
 ) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"text": f"some words {n}"} for n in range(rows)])
     settings = CalibrateSettings(
-        sources=(Source(jsonl=str(path)),),
+        sources=(CalibrateSource(jsonl=str(path)),),
         sequences=min(rows, 8),
         sequence_length=64,
         held_out=3,

@@ -25,18 +25,24 @@ from tools.pages.page import read_data, rounded, write_page
 
 RECIPE = Path("recipes/smollm2_50pct.yaml")
 
-WAYS = {
-    "pruned": (("prune.refit=false",), False),
-    "refitted": (("prune.distill_blocks=false",), False),
-    "refitted, blocks distilled": ((), False),
-    "trained end to end": (("prune.refit=false",), True),
-    "refitted, trained end to end": (("prune.distill_blocks=false",), True),
-    "refitted, blocks distilled, trained end to end": ((), True),
-}
-"""Name of a way to fit weights; the keys of the recipe that ask for it, and whether to train."""
-
-TRAINING = {"documents": 576, "steps": 30, "batch_tokens": 512, "learning_rate": 5e-4}
+TRAINING = {"documents": 576, "batch_tokens": 512}
 """Keys of the section `tune` of ways that train: as many documents of each source."""
+
+FROM_PRUNED = TRAINING | {"steps": 30, "learning_rate": 5e-4}
+"""Training without a fit before it."""
+
+FROM_FITTED = TRAINING | {"steps": 60, "learning_rate": 1e-4}
+"""Training after a fit, which the rate of `FROM_PRUNED` undoes."""
+
+WAYS: dict[str, tuple[tuple[str, ...], dict[str, float] | None]] = {
+    "pruned": (("prune.refit=false",), None),
+    "refitted": (("prune.distill_blocks=false",), None),
+    "refitted, blocks distilled": ((), None),
+    "trained end to end": (("prune.refit=false",), FROM_PRUNED),
+    "refitted, trained end to end": (("prune.distill_blocks=false",), FROM_FITTED),
+    "refitted, blocks distilled, trained end to end": ((), FROM_FITTED),
+}
+"""Name of a way to fit weights; the keys of the recipe that ask for it, and how it trains."""
 
 FITTED = "refitted, blocks distilled"
 """Way of fitting that is the default of the section `prune`."""
@@ -93,25 +99,25 @@ def make(arguments: argparse.Namespace) -> None:
 
 def _fitted(run: Path, draw: int, keep: float, way: str) -> Path:
     """Folder of the model that a draw of documents, a share kept and a way give."""
-    fitting, is_trained = WAYS[way]
+    fitting, training = WAYS[way]
     keys = (f"plan.keep={keep}", f"calibrate.seed={draw}", *fitting)
     recipe = load_recipe(RECIPE, keys)
     directory, last = run / str(draw), "prune"
-    if is_trained:
-        recipe, last = load_recipe(RECIPE, (*keys, _training(recipe))), "tune"
+    if training is not None:
+        recipe, last = load_recipe(RECIPE, (*keys, _tuned(recipe, training))), "tune"
     carried_out(recipe, directory, last)
     return directory / last
 
 
-def _training(recipe: Recipe) -> str:
+def _tuned(recipe: Recipe, training: Mapping[str, float]) -> str:
     """The section `tune`, with the documents that the recipe calibrates on."""
     sources = [
-        source.model_dump(exclude_defaults=True, exclude={"weight"})
+        source.model_dump(exclude_defaults=True, exclude={"weight", "sequences"})
         for source in recipe.calibrate.sources
     ]
-    length = recipe.calibrate.sequence_length
+    common = {"sequence_length": recipe.calibrate.sequence_length, "warmup": 0.1}
     section = {"method": "full", "after": "prune", "objective": "distill", "sources": sources}
-    return f"tune={json.dumps(section | TRAINING | {'sequence_length': length, 'warmup': 0.1})}"
+    return f"tune={json.dumps(section | dict(training) | common)}"
 
 
 PLACE = ("draw", "keep", "way")
@@ -143,7 +149,7 @@ def _content(
         "tokens": tokens,
         "refit": RefitSettings().model_dump(),
         "distill_blocks": BlockSettings().model_dump(),
-        "tune": TRAINING,
+        "tune": {"pruned": FROM_PRUNED, "fitted": FROM_FITTED},
         "choices": {
             name: 1 + len(task.sequences[0].alternatives)
             for name, task in tasks.items()
@@ -235,7 +241,8 @@ def _of_ways(data: dict[str, Any]) -> str:
         "refitted": f"`down` refitted on all tokens ({_words(data['refit'])})",
         "blocks": f"blocks distilled by `prune.distill_blocks` ({_words(data['distill_blocks'])})",
         "trained": "all weights of the pruned model trained towards the unpruned model's "
-        f"distributions by a section `tune` ({_words(data['tune'])})",
+        f"distributions by a section `tune` ({_words(data['tune']['pruned'])}; after a fit "
+        f"{_words(data['tune']['fitted'])})",
     }
     present = [sentence for word, sentence in said.items() if word in ways]
     return f"As each row says, there follow: {'; '.join(present)}." if present else ""
