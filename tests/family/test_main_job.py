@@ -23,6 +23,7 @@ from moe_export.testing.families import (
 )
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.small_runs import write_recipe
+from tools.trust.families import twin_error
 
 ROWS = (
     DEEPSEEK_V2,
@@ -59,6 +60,7 @@ def test_the_main_job_runs_and_its_report_names_layers_with_experts(
     validation = json.loads((run / "validate" / "validation.json").read_text())
     parity = validation["providers"]["cpu"]["parity"]["pruned"]
     assert parity["max_logit_error"] <= 1e-4
+    assert twin_error(run / "prune") < 1e-5
     report = json.loads((run / "report" / "report.json").read_text())
     shown = [layer["layer"] for layer in report["plan"]["layers"]]
     assert shown == [layer for layer in range(3) if layer not in row.dense_layers]

@@ -2,7 +2,7 @@
 
     python -m tools.gguf.agreement LIBRARIES SOURCES
 
-LIBRARIES as for `python -m tools.pages speed`, SOURCES as for `python -m tools.gguf.converted`. It
+LIBRARIES as for `python -m tools.pages speed`, SOURCES as in tools/gguf/converted.py. It
 shows that both run the same models; llama.cpp's cache is float16, and so are some of its products.
 """
 

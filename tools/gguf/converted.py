@@ -1,13 +1,13 @@
 """llama.cpp's own conversion of a checkpoint to a GGUF file, without a tokenizer.
 
-    python -m tools.gguf.converted SOURCES CHECKPOINT OUT [bf16|f32]
-
-SOURCES is the folder vendor/llama.cpp of the source archive of llama-cpp-python 0.3.36, which
+`convert` starts this module as a program that finds llama.cpp's converter in its sources: the
+folder vendor/llama.cpp of the source archive of llama-cpp-python 0.3.36, which
 `pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36` brings.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -29,15 +29,18 @@ def convert(sources: Path, checkpoint: Path, out: Path, dtype: str = "bf16") -> 
     Raises:
         CalledProcessError: llama.cpp does not convert it.
     """
-    words = [str(path.absolute()) for path in (sources, checkpoint, out)]
+    words = [str(path.absolute()) for path in (checkpoint, out)]
+    folders = (ROOT, sources.absolute(), sources.absolute() / "gguf-py")
     subprocess.run(
-        [sys.executable, "-m", "tools.gguf.converted", *words, dtype], cwd=ROOT, check=True
+        [sys.executable, "-m", "tools.gguf.converted", *words, dtype],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        check=True,
     )
 
 
-def main(sources: str, checkpoint: str, out: str, dtype: str = "bf16") -> None:
+def main(checkpoint: str, out: str, dtype: str) -> None:
     """Imports llama.cpp's converter and runs it."""
-    sys.path[:0] = [sources, f"{sources}/gguf-py"]
     conversion, gguf, torch = map(import_module, ("conversion", "gguf", "torch"))
     kinds = {"bf16": gguf.LlamaFileType.MOSTLY_BF16, "f32": gguf.LlamaFileType.ALL_F32}
     folder, base = Path(checkpoint), conversion.ModelBase

@@ -10,7 +10,7 @@ not made again, so an interrupted command resumes. `--models` replaces the figur
 their checkpoints and runs take 4, 6 and 13 GB of disk and can be removed afterwards.
 
 With `--llama-cpp` it times decoding beside llama.cpp instead: LIBRARIES as for `python -m
-tools.pages speed`, SOURCES as for `python -m tools.gguf.converted`.
+tools.pages speed`, SOURCES as in tools/gguf/converted.py.
 """
 
 from __future__ import annotations

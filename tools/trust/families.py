@@ -1,8 +1,9 @@
 """Whole recipes of every family, killed by SIGKILL within a drawn stage, and resumed.
 
 Each model is the tiny random one of the family's tests. An undisturbed run must pass its gates
-against torch, and a killed and resumed one must end with the same bytes. Stages are drawn without
-repetition as long as some are left, and the moment within a stage is drawn, too.
+against torch, its padded twin must equal the pruned checkpoint in transformers, and a killed and
+resumed run must end with the same bytes. Stages are drawn without repetition as long as some are
+left, and the moment within a stage is drawn, too.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from moe_export.testing.families import ROWS, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tools.trust.fuzz import load_everything, quick_folder
 from tools.trust.kills import LONGEST_S, cpu_s, has_ended, is_alive_at, stage_of, start_run
 from tools.trust.run_files import unequal
+from tools.trust.sandbox import forked
 from tools.trust.verdict import DONE, verdict
 
 RECIPE: dict[str, Any] = {
@@ -64,6 +68,9 @@ STAGES = (
     "report",
 )
 """Stages of `RECIPE`, in their order."""
+
+LARGEST_ERROR = 1e-5
+"""Largest relative difference of logits in float32."""
 
 LONGEST_STAGE_S = 0.5
 """Processor time within a stage after which a kill comes at the latest."""
@@ -127,6 +134,9 @@ def tried(row: FamilyRow, home: Path, stages: list[str], random: Random) -> dict
     recipe.write_text(yaml.safe_dump(RECIPE | {"model": {"source": str(home / "model")}}))
     words = ["run", str(recipe), "--threads", "1", "--run"]
     bad = [f"undisturbed: {said}" for said in _ended(words, home / "whole")]
+    twin = forked(lambda: int(twin_error(home / "whole" / "prune") > LARGEST_ERROR), LONGEST_S)
+    if twin.code:
+        bad.append("undisturbed: the padded twin has other logits")
     kills = []
     for stage in () if bad else stages:
         kills.append(_killed([*words, str(home / "run")], home / "run", stage, random))
@@ -134,6 +144,27 @@ def tried(row: FamilyRow, home: Path, stages: list[str], random: Random) -> dict
         bad += [f"killed in {kills[-1]}: {each}" for each in said]
         shutil.rmtree(home / "run")
     return {"kills": kills, "bad": bad}
+
+
+def twin_error(pruned: Path) -> float:
+    """Largest difference of logits between a pruned checkpoint and its twin of full widths.
+
+    Args:
+        pruned: Folder of the prune stage. Stock transformers load `padded` in it.
+
+    Returns:
+        The difference relative to the largest logit.
+    """
+    tokens = torch.arange(40, 60)[None]
+    with torch.no_grad():
+        small, twin = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            for folder in (pruned, pruned / "padded")
+        )
+        if type(twin).__module__.partition(".")[0] != "transformers":
+            raise TypeError(f"{type(twin)} is no class of transformers")
+        expected, actual = small.eval()(tokens).logits, twin.eval()(tokens).logits
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def dealt(families: int, kills: int, random: Random) -> list[list[str]]:
