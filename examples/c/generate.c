@@ -77,7 +77,11 @@ static void read_empty(const Model* model, size_t input, Empty* empty) {
   check(ort->CastTypeInfoToTensorInfo(type, &info));
   check(ort->GetTensorElementType(info, &empty->dtype));
   check(ort->GetDimensionsCount(info, &empty->rank));
-  check(ort->GetDimensions(info, empty->shape, empty->rank < MAX_RANK ? empty->rank : MAX_RANK));
+  if (empty->rank > MAX_RANK) {
+    fprintf(stderr, "%s has more than %d axes\n", model->inputs[input], MAX_RANK);
+    exit(1);
+  }
+  check(ort->GetDimensions(info, empty->shape, empty->rank));
   ort->ReleaseTypeInfo(type);
   empty->bytes = empty->dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 2;
   empty->shape[0] = 1;
