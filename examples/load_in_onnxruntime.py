@@ -51,7 +51,8 @@ def generate(
     """Greedy decoding: the prompt in one step, then one token at a time through the KV cache."""
     cache = {
         value.name: np.zeros(
-            (1, value.shape[1], 0, value.shape[3]),  # batch, heads, tokens so far, head size
+            # Axes that have a name are the batch and, for keys and values, the tokens so far.
+            [1, *(size if isinstance(size, int) else 0 for size in value.shape[1:])],
             np.float16 if value.type == "tensor(float16)" else np.float32,
         )
         for value in session.get_inputs()

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import onnxruntime
+import transformers
 from optimum.onnxruntime import ORTModelForCausalLM as _ORTModelForCausalLM
+from transformers import CONFIG_MAPPING
 
+from moe_export.checkpoint import read_config
 from moe_export.errors import DependencyError
 from moe_export.op.library import register
 
@@ -57,10 +60,29 @@ class ORTModelForCausalLM(_ORTModelForCausalLM):  # type: ignore[misc]
             arguments: Further arguments of Optimum, such as `use_io_binding` or `provider`.
 
         Raises:
-            DependencyError: The native library is absent.
+            DependencyError: The native library is absent, or the installed transformers does not
+                know the family.
+            CheckpointError: The folder has no config.json, or a damaged one.
         """
-        options = session_options or onnxruntime.SessionOptions()
+        _require_known(Path(model_id))
+        options = session_options or _quiet_options()
         if operator == "native":
             register(options)
         loaded: Self = super().from_pretrained(model_id, session_options=options, **arguments)
         return loaded
+
+
+def _quiet_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no warning about the default of logits_from
+    return options
+
+
+def _require_known(directory: Path) -> None:
+    """Stops at a family that is newer than the transformers that Optimum needs."""
+    model_type = read_config(directory)["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise DependencyError(
+            f"{directory}: transformers {transformers.__version__}, which Optimum needs, does not "
+            f"know the model type {model_type}; load the model by moe_export.load"
+        )

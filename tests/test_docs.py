@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ from moe_export.op import packed, packed_linear, spec
 from moe_export.recipe.load import load_recipe
 from moe_export.scores import SCORES
 from moe_export.stages import STAGES
-from tools.pages.demo_compare import with_table
+from tools.pages import demo_compare, platforms
+from tools.pages.page import read_data
+from tools.pages.readme import filled
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -107,8 +108,9 @@ def test_dead_links_and_orphans_are_noticed(tmp_path: Path) -> None:
 
 
 def test_the_tables_of_the_readme_are_those_of_the_committed_figures() -> None:
-    bakeoff = json.loads((ROOT / "docs/results/data/demo_compare.json").read_text())
-    assert with_table(README, bakeoff) == README
+    for page in (demo_compare, platforms):
+        name = page.__name__.rpartition(".")[2]
+        assert filled(README, name, page.readme_table(read_data(name))) == README
 
 
 def test_the_reference_lists_every_command() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,13 @@ def test_every_family_generates_the_same_tokens_or_is_refused(
         inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=8, do_sample=False
     )
     assert tokens[0, len(ids) :].tolist() == expected
+
+
+def test_a_family_that_is_newer_than_its_transformers_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(folder, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"model_type": "lfm2_moe"}))
+    with pytest.raises(DependencyError, match=r"4\.57.*not know the model type lfm2_moe; load"):
+        ORTModelForCausalLM.from_pretrained(out)

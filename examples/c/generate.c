@@ -12,7 +12,7 @@
 
 #include "onnxruntime_c_api.h"
 
-enum { API_VERSION = 18, MAX_VALUES = 1024, MAX_TOKENS = 1 << 20 };
+enum { API_VERSION = 18, MAX_VALUES = 1024, MAX_RANK = 8, MAX_TOKENS = 1 << 20 };
 
 static const OrtApi* ort;
 static OrtAllocator* memory;
@@ -23,6 +23,13 @@ static void check(OrtStatus* status) {
   exit(1);
 }
 
+/* A part of the cache at the start of a text: keys, values, or a state of fixed size. */
+typedef struct {
+  ONNXTensorElementDataType dtype;
+  size_t rank, bytes;
+  int64_t shape[MAX_RANK];
+} Empty;
+
 /* An exported model. Its inputs are the ids, the mask and the cache, its outputs the logits and the
    cache. */
 typedef struct {
@@ -30,9 +37,29 @@ typedef struct {
   size_t count;
   char* inputs[MAX_VALUES];
   char* outputs[MAX_VALUES];
-  ONNXTensorElementDataType dtype; /* of the cache and the logits */
-  int64_t heads, head_size;
+  Empty cache[MAX_VALUES];
 } Model;
+
+#if defined(_WIN32)
+#define LIBRARY "moe_export_ops.dll"
+#elif defined(__APPLE__)
+#define LIBRARY "libmoe_export_ops.dylib"
+#else
+#define LIBRARY "libmoe_export_ops.so"
+#endif
+
+enum { MAX_PATH_BYTES = 4096 };
+
+/* A path as ONNX Runtime takes it. */
+static const ORTCHAR_T* native(const char* path) {
+#ifdef _WIN32
+  static wchar_t wide[MAX_PATH_BYTES];
+  mbstowcs(wide, path, MAX_PATH_BYTES);
+  return wide;
+#else
+  return path;
+#endif
+}
 
 static int exists(const char* path) {
   FILE* file = fopen(path, "rb");
@@ -41,28 +68,38 @@ static int exists(const char* path) {
   return 1;
 }
 
-static void read_cache_type(Model* model) {
+/* Reads type and shape of an input of the cache. Axes without a size are the batch and, for keys
+   and values, the tokens so far, of which there are none. */
+static void read_empty(const Model* model, size_t input, Empty* empty) {
   OrtTypeInfo* type;
   const OrtTensorTypeAndShapeInfo* info;
-  int64_t shape[4]; /* batch, heads, past tokens, head size */
-  check(ort->SessionGetInputTypeInfo(model->session, 2, &type));
+  check(ort->SessionGetInputTypeInfo(model->session, input, &type));
   check(ort->CastTypeInfoToTensorInfo(type, &info));
-  check(ort->GetTensorElementType(info, &model->dtype));
-  check(ort->GetDimensions(info, shape, 4));
-  model->heads = shape[1];
-  model->head_size = shape[3];
+  check(ort->GetTensorElementType(info, &empty->dtype));
+  check(ort->GetDimensionsCount(info, &empty->rank));
+  if (empty->rank > MAX_RANK) {
+    fprintf(stderr, "%s has more than %d axes\n", model->inputs[input], MAX_RANK);
+    exit(1);
+  }
+  check(ort->GetDimensions(info, empty->shape, empty->rank));
   ort->ReleaseTypeInfo(type);
+  empty->bytes = empty->dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 2;
+  empty->shape[0] = 1;
+  for (size_t i = 1; i < empty->rank; i++) {
+    if (empty->shape[i] < 0) empty->shape[i] = 0;
+    empty->bytes *= (size_t)empty->shape[i];
+  }
 }
 
 static void open_model(Model* model, const OrtEnv* env, const char* folder) {
   OrtSessionOptions* options;
-  char path[4096];
+  char path[MAX_PATH_BYTES];
   check(ort->CreateSessionOptions(&options));
-  snprintf(path, sizeof path, "%s/libmoe_export_ops.so", folder);
+  snprintf(path, sizeof path, "%s/" LIBRARY, folder);
   /* Faster with the library; without it the same answers come from standard operators. */
-  if (exists(path)) check(ort->RegisterCustomOpsLibrary_V2(options, path));
+  if (exists(path)) check(ort->RegisterCustomOpsLibrary_V2(options, native(path)));
   snprintf(path, sizeof path, "%s/model.onnx", folder);
-  check(ort->CreateSession(env, path, options, &model->session));
+  check(ort->CreateSession(env, native(path), options, &model->session));
   ort->ReleaseSessionOptions(options);
   check(ort->SessionGetInputCount(model->session, &model->count));
   if (model->count > MAX_VALUES) {
@@ -74,7 +111,16 @@ static void open_model(Model* model, const OrtEnv* env, const char* folder) {
     check(ort->SessionGetInputName(model->session, i, memory, &model->inputs[i]));
   for (size_t i = 0; i + 1 < model->count; i++)
     check(ort->SessionGetOutputName(model->session, i, memory, &model->outputs[i]));
-  read_cache_type(model);
+  for (size_t i = 2; i < model->count; i++) read_empty(model, i, &model->cache[i - 2]);
+}
+
+static OrtValue* tensor_of_zeros(const Empty* empty) {
+  OrtValue* value;
+  void* data;
+  check(ort->CreateTensorAsOrtValue(memory, empty->shape, empty->rank, empty->dtype, &value));
+  check(ort->GetTensorMutableData(value, &data));
+  if (empty->bytes) memset(data, 0, empty->bytes);
+  return value;
 }
 
 static OrtValue* tensor_of_ids(const int64_t* ids, int64_t count) {
@@ -91,12 +137,14 @@ static OrtValue* tensor_of_ids(const int64_t* ids, int64_t count) {
 static int order_of_half(uint16_t bits) { return bits & 0x8000 ? -(bits & 0x7fff) : bits; }
 
 /* Token with the largest logit after the last position. */
-static int64_t best_token(const Model* model, OrtValue* logits) {
+static int64_t best_token(OrtValue* logits) {
   OrtTensorTypeAndShapeInfo* info;
+  ONNXTensorElementDataType dtype;
   int64_t shape[3]; /* batch, tokens, vocabulary */
   void* data;
   check(ort->GetTensorTypeAndShape(logits, &info));
   check(ort->GetDimensions(info, shape, 3));
+  check(ort->GetTensorElementType(info, &dtype));
   ort->ReleaseTensorTypeAndShapeInfo(info);
   check(ort->GetTensorMutableData(logits, &data));
   const int64_t first = (shape[1] - 1) * shape[2];
@@ -104,7 +152,7 @@ static int64_t best_token(const Model* model, OrtValue* logits) {
   const uint16_t* halves = (const uint16_t*)data + first;
   int64_t best = 0;
   for (int64_t i = 1; i < shape[2]; i++) {
-    const int larger = model->dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+    const int larger = dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                            ? floats[i] > floats[best]
                            : order_of_half(halves[i]) > order_of_half(halves[best]);
     if (larger) best = i;
@@ -122,7 +170,7 @@ static int64_t step(const Model* model, const int64_t* ids, int64_t count, int64
   check(ort->Run(model->session, NULL, (const char* const*)model->inputs,
                  (const OrtValue* const*)inputs, model->count, (const char* const*)model->outputs,
                  model->count - 1, outputs));
-  const int64_t token = best_token(model, outputs[0]);
+  const int64_t token = best_token(outputs[0]);
   ort->ReleaseValue(outputs[0]);
   for (size_t i = 0; i < model->count; i++) ort->ReleaseValue(inputs[i]);
   memcpy(cache, outputs + 1, cached * sizeof *cache);
@@ -132,9 +180,7 @@ static int64_t step(const Model* model, const int64_t* ids, int64_t count, int64
 static void answer(const Model* model, const int64_t* prompt, int64_t length, int64_t new_tokens,
                    const int64_t* ends, int end_count, const int64_t* ones) {
   OrtValue* cache[MAX_VALUES];
-  const int64_t empty[4] = {1, model->heads, 0, model->head_size};
-  for (size_t i = 0; i + 2 < model->count; i++)
-    check(ort->CreateTensorAsOrtValue(memory, empty, 4, model->dtype, &cache[i]));
+  for (size_t i = 0; i + 2 < model->count; i++) cache[i] = tensor_of_zeros(&model->cache[i]);
   const int64_t* ids = prompt;
   int64_t count = length, token, ended = 0;
   for (int64_t made = 0; made < new_tokens && !ended; made++) {

@@ -82,6 +82,12 @@ std::vector<int64_t> shape_of(const OrtTensorTypeAndShapeInfo* info) {
   return shape;
 }
 
+ONNXTensorElementDataType dtype_of(const OrtTensorTypeAndShapeInfo* info) {
+  ONNXTensorElementDataType dtype{};
+  check(ort->GetTensorElementType(info, &dtype));
+  return dtype;
+}
+
 // Rows of equal length as a tensor [rows, length].
 Owned<OrtValue> tensor_of(const std::vector<Tokens>& rows) {
   auto value =
@@ -107,24 +113,27 @@ Tokens best_tokens(OrtValue* logits, const std::vector<int64_t>& shape) {
   return best;
 }
 
+#if defined(_WIN32)
+constexpr char kLibrary[] = "moe_export_ops.dll";
+#elif defined(__APPLE__)
+constexpr char kLibrary[] = "libmoe_export_ops.dylib";
+#else
+constexpr char kLibrary[] = "libmoe_export_ops.so";
+#endif
+
 class Model {
  public:
   Model(const OrtEnv* env, const std::filesystem::path& folder) {
     auto options = made<OrtSessionOptions>(ort->CreateSessionOptions);
-    const auto library = folder / "libmoe_export_ops.so";
+    const auto library = folder / kLibrary, path = folder / "model.onnx";
     // Faster with the library; without it the same answers come from standard operators.
     if (exists(library)) check(ort->RegisterCustomOpsLibrary_V2(options.get(), library.c_str()));
-    const std::string path = (folder / "model.onnx").string();
     session_ = made<OrtSession>(ort->CreateSession, env, path.c_str(), options.get());
     size_t count = 0;
     check(ort->SessionGetInputCount(session_.get(), &count));
     for (size_t i = 0; i < count; i++) inputs_.push_back(name(ort->SessionGetInputName, i));
     for (size_t i = 0; i + 1 < count; i++) outputs_.push_back(name(ort->SessionGetOutputName, i));
-    auto type = made<OrtTypeInfo>(ort->SessionGetInputTypeInfo, session_.get(), 2);
-    const OrtTensorTypeAndShapeInfo* info = nullptr;
-    check(ort->CastTypeInfoToTensorInfo(type.get(), &info));
-    check(ort->GetTensorElementType(info, &dtype_));
-    cache_shape_ = shape_of(info);
+    for (size_t i = 2; i < count; i++) empty_.push_back(empty(i));
   }
 
   // Answers of a batch, with the token that ended each.
@@ -151,6 +160,23 @@ class Model {
   using NameOf = OrtStatus* (*)(const OrtSession*, size_t, OrtAllocator*, char**);
   using Cache = std::vector<Owned<OrtValue>>;
 
+  // A part of the cache at the start of a text: keys, values, or a state of fixed size.
+  struct Empty {
+    ONNXTensorElementDataType dtype;
+    std::vector<int64_t> shape;
+  };
+
+  // Type and shape of an input. Axes without a size are the batch and, for keys and values, the
+  // tokens so far, of which there are none.
+  Empty empty(size_t input) const {
+    const auto type = made<OrtTypeInfo>(ort->SessionGetInputTypeInfo, session_.get(), input);
+    const OrtTensorTypeAndShapeInfo* info = nullptr;
+    check(ort->CastTypeInfoToTensorInfo(type.get(), &info));
+    Empty found{dtype_of(info), shape_of(info)};
+    for (int64_t& size : found.shape) size = std::max<int64_t>(size, 0);
+    return found;
+  }
+
   std::string name(NameOf function, size_t index) const {
     char* text = nullptr;
     check(function(session_.get(), index, memory(), &text));
@@ -172,11 +198,14 @@ class Model {
   }
 
   Cache empty_cache(size_t rows) const {
-    std::vector<int64_t> shape = cache_shape_;  // batch, heads, past tokens, head size
-    shape[0] = int64_t(rows);
-    shape[2] = 0;
     Cache cache;
-    for (size_t i = 2; i < inputs_.size(); i++) cache.push_back(tensor(shape, dtype_));
+    for (Empty part : empty_) {
+      part.shape[0] = int64_t(rows);
+      cache.push_back(tensor(part.shape, part.dtype));
+      int64_t bytes = part.dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 2;
+      for (const int64_t size : part.shape) bytes *= size;
+      std::fill_n(data_of<char>(cache.back().get()), bytes, 0);
+    }
     return cache;
   }
 
@@ -193,7 +222,7 @@ class Model {
     for (size_t i = 0; i < cache.size(); i++) cache[i].reset(outputs[i + 1]);
     const auto info = made<OrtTensorTypeAndShapeInfo>(ort->GetTensorTypeAndShape,
                                                       static_cast<const OrtValue*>(logits.get()));
-    return dtype_ == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+    return dtype_of(info.get()) == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                ? best_tokens<float>(logits.get(), shape_of(info.get()))
                : best_tokens<uint16_t>(logits.get(), shape_of(info.get()));
   }
@@ -206,8 +235,7 @@ class Model {
 
   Owned<OrtSession> session_;
   std::vector<std::string> inputs_, outputs_;
-  ONNXTensorElementDataType dtype_{};
-  std::vector<int64_t> cache_shape_;
+  std::vector<Empty> empty_;
 };
 
 std::vector<Tokens> read_prompts(std::istream& in) {

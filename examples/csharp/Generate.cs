@@ -28,12 +28,14 @@ while (Console.ReadLine() is { } line)
 
 List<long> Answer(long[] prompt)
 {
-    // Names are past_key_values.N.key and .value; the outputs present.N.key and .value follow them.
+    // Names are such as past_key_values.N.key and .value; the outputs present.N.key follow them.
     var names = session.InputMetadata.Keys.Where(name => name.StartsWith("past_key_values.")).ToList();
     var cache = names.ToDictionary(name => name, name =>
     {
-        var shape = session.InputMetadata[name].Dimensions; // batch, heads, past tokens, head size
-        return new DenseTensor<float>(new[] { 1, shape[1], 0, shape[3] });
+        // Axes without a size are the batch and, for keys and values, the tokens so far: none.
+        var shape = session.InputMetadata[name].Dimensions.Select(size => Math.Max(size, 0)).ToArray();
+        shape[0] = 1;
+        return new DenseTensor<float>(shape);
     });
     var answer = new List<long>();
     var step = prompt;

@@ -21,11 +21,19 @@ function largest(values) {
   return best;
 }
 
-/** Type and sizes of the cache, from an input such as `past_key_values.0.key`. */
-function cacheFacts(session) {
-  const names = session.inputNames.filter((name) => name.startsWith("past_key_values."));
-  const { type, shape } = session.inputMetadata.find(({ name }) => name === names[0]);
-  return { names, type, heads: shape[1], headSize: shape[3] };
+/**
+ * The cache at the start of a text, by the names of the inputs: keys and values of no tokens, and
+ * states of fixed size, which are zero.
+ */
+function emptyCache(ort, session) {
+  const inputs = session.inputMetadata.filter(({ name }) => name.startsWith("past_key_values."));
+  return Object.fromEntries(
+    inputs.map(({ name, type, shape: [, ...sizes] }) => {
+      const dims = [1, ...sizes.map((size) => (typeof size === "number" ? size : 0))];
+      const Numbers = type === "float16" ? Uint16Array : Float32Array;
+      return [name, new ort.Tensor(type, new Numbers(dims.reduce((a, b) => a * b)), dims)];
+    }),
+  );
 }
 
 /**
@@ -41,16 +49,14 @@ function cacheFacts(session) {
 export async function generate(ort, session, prompt, newTokens, ends) {
   const int64 = (values) =>
     new ort.Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
-  const { names, type, heads, headSize } = cacheFacts(session);
-  const empty = () => new ort.Tensor(type, type === "float16" ? new Uint16Array() : new Float32Array(), [1, heads, 0, headSize]);
-  let cache = Object.fromEntries(names.map((name) => [name, empty()]));
+  let cache = emptyCache(ort, session);
   let step = prompt;
   const answer = [];
   while (answer.length < newTokens && !ends.includes(answer.at(-1))) {
     const mask = new Array(prompt.length + answer.length).fill(1);
     const outputs = await session.run({ input_ids: int64(step), attention_mask: int64(mask), ...cache });
     cache = Object.fromEntries(
-      names.map((name) => [name, outputs[name.replace("past_key_values", "present")]]),
+      Object.keys(cache).map((name) => [name, outputs[name.replace("past_key_values", "present")]]),
     );
     step = [largest(lastLogits(outputs.logits))];
     answer.push(...step);

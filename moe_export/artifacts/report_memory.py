@@ -91,18 +91,38 @@ class UnprunedQuantized(Record):
     classes: tuple[ClassBytes, ...]
 
 
+class CacheAtLength(Record):
+    """Predicted memory of a sequence of some length.
+
+    Attributes:
+        tokens: length of the sequence.
+        cache_bytes: bytes of its keys, values and states.
+        every_head_bytes: bytes of keys and values of every head, which latent attention does not
+            keep; None for other attention.
+    """
+
+    tokens: int
+    cache_bytes: int
+    every_head_bytes: int | None
+
+
 class KvCacheFacts(Record):
-    """Keys and values of one sequence.
+    """Keys, values and other states of one sequence.
 
     Attributes:
         context_tokens: longest sequence that the model takes.
         cache_bytes: bytes of a sequence of that length.
         bytes_per_token: bytes of one token.
+        fixed_bytes: bytes of the states that do not grow with the sequence.
+        lengths: predictions for 4,096 and 32,768 tokens, as far as the model takes them, and for
+            its longest sequence.
     """
 
     context_tokens: int
     cache_bytes: int
     bytes_per_token: int
+    fixed_bytes: int
+    lengths: tuple[CacheAtLength, ...]
 
 
 class CheckpointFacts(Record):

@@ -410,9 +410,9 @@ def _add_sizes(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--context",
         type=_count,
         nargs="+",
-        default=[4096, 8192],
+        default=[4096, 32768],
         metavar="TOKENS",
-        help="lengths of context whose KV cache is computed (default: 4096 8192)",
+        help="lengths of context whose KV cache is computed (default: 4096 32768)",
     )
     sizes.add_argument(
         "--top-k",

@@ -13,6 +13,8 @@ from moe_export.families.overrides import origin_of
 from moe_export.system.digests import open_regular
 from moe_export.system.disk import disk_error
 
+TEMPLATE_FILE = "chat_template.jinja"
+
 NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -21,7 +23,7 @@ NAMES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
     "chat_template.json",
     "generation_config.json",
 )

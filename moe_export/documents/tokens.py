@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from moe_export.demo.tasks import Document
+from moe_export.documents.continuation import INCOMPLETE, Continuation
 from moe_export.documents.declared_tokens import add_declared
 from moe_export.documents.special_tokens import (
     Bos,
@@ -27,12 +28,6 @@ TOKENIZER_FILE = "tokenizer.json"
 HEAD_CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 32
 """A longer document is encoded from its head on: at first this many characters, or this many for
 each token that is asked for. The tokenizer takes about 250 bytes of memory for a byte of text."""
-
-INCOMPLETE = "\ufffd"
-"""Character that a tokenizer decodes to while the bytes of a character are not complete."""
-
-CONTEXT_TOKENS = 16
-"""Tokens before a new one that decide how it is decoded, such as if it begins with a space."""
 
 
 @dataclass(frozen=True)
@@ -182,24 +177,14 @@ class TextTokenizer:
             prompt: Token ids of the prompt.
             tokens: Token ids that follow.
         """
-        seen = self._context(prompt)
-        given = self.decode(seen)
-        text = given
+        text = Continuation(self.decode, prompt)
         for token in tokens:
-            seen.append(token)
-            text = self.decode(seen)
-            if text.endswith(INCOMPLETE):
-                continue
-            yield text[len(given) :]
-            seen = self._context(seen)
-            given = text = self.decode(seen)
-        if len(text) > len(given):
-            yield text[len(given) :]
-
-    def _context(self, tokens: list[int]) -> list[int]:
-        """The last tokens, enough that the next one is not decoded as the first of a text."""
-        tail = tokens[-CONTEXT_TOKENS:]
-        return tail if self.decode(tail) else list(tokens)
+            piece = text.add(token)
+            if piece:
+                yield piece
+        rest = text.rest()
+        if rest:
+            yield rest
 
     def _head(self, text: str, limit: int | None) -> tuple[list[int], list[int]]:
         """Ids and ends of the whole text, or of a head of it that has more than `limit` tokens."""

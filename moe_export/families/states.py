@@ -84,6 +84,19 @@ def token_bytes(spec: ModelSpec, dtype: str) -> int:
     return sum(state.size_bytes(dtype) for state in states(spec) if state.after is not None)
 
 
+def every_head_bytes(spec: ModelSpec, dtype: str) -> int | None:
+    """Bytes of a token if the cache of latent attention held keys and values of every head.
+
+    Returns:
+        The bytes in all layers; None for a model without latent attention.
+    """
+    latent = spec.latent
+    if latent is None:
+        return None
+    entries = spec.num_heads * (latent.nope_dim + latent.rope_dim + latent.value_dim)
+    return spec.num_layers * entries * np.dtype(dtype).itemsize
+
+
 def fixed_bytes(spec: ModelSpec, dtype: str) -> int:
     """Bytes of the states of one sequence that do not grow with its tokens."""
     return sum(state.size_bytes(dtype) for state in states(spec) if state.after is None)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
-from moe_export.formats import gptq
+from moe_export.formats import QuantizedMatrix, gptq
 from moe_export.formats.matrix import side_by_side
 from moe_export.op import rounding as native
 from moe_export.passes.batches import batches_of
@@ -37,6 +37,16 @@ SAME_INPUT = {"k": "q", "v": "q", "up": "gate", "shared_up": "shared_gate"}
 
 COLUMNS_AT_ONCE = 8192
 """Number of columns quantized at a time, which limits the memory that a large vocabulary needs."""
+
+
+class Rounding(Protocol):
+    """The function that rounds a weight [N, K] to the nearest codes."""
+
+    def __call__(
+        self, format_name: str, weight_NK: NDArray[Any], group_size: int, *, search: bool = False
+    ) -> QuantizedMatrix:
+        """Rounds a weight, with scales of least squared error if `search` is True."""
+        ...
 
 
 @dataclass
@@ -62,6 +72,7 @@ def quantize_by_layer(
     quantization: Quantization,
     sequences: Sequence[NDArray[np.int32]],
     damping: float,
+    rounding: Rounding = native.quantize,
 ) -> Iterator[tuple[int | None, dict[str, QuantizeResult]]]:
     """Quantizes a checkpoint: its layers in order, then the lm_head.
 
@@ -70,6 +81,7 @@ def quantize_by_layer(
         quantization: Formats of the tensors.
         sequences: Token ids of each calibration sequence, int32.
         damping: Share of the mean diagonal that is added, see `formats.gptq.inverse_factor`.
+        rounding: Function that rounds a matrix that too few tokens reach.
 
     Yields:
         Number of a layer (None for the lm_head) and its quantized matrices by name.
@@ -80,7 +92,7 @@ def quantize_by_layer(
     batches = batches_of(list(sequences), BATCH_TOKENS)
     model = CarriedModel(directory, batches)
     spec = model.spec
-    fit = partial(_fit, quantization=quantization, damping=damping)
+    fit = partial(_fit, quantization=quantization, damping=damping, rounding=rounding)
     for layer in range(spec.num_layers):
         names = _names(spec, quantization, layer)
         with model.layer(layer):
@@ -111,6 +123,7 @@ def _fit(
     *,
     quantization: Quantization,
     damping: float,
+    rounding: Rounding = native.quantize,
 ) -> dict[str, QuantizeResult]:
     """Quantizes matrices that have the same input, and writes them dequantized into the model."""
     tokens, depth = x_TK.shape
@@ -127,7 +140,7 @@ def _fit(
         weight_NK = weight.numpy().astype(np.float32)
         try:
             if factor_KK is None:
-                matrix = native.quantize(format_name, weight_NK, group_size, search=True)
+                matrix = rounding(format_name, weight_NK, group_size, search=True)
             else:
                 matrix = side_by_side(
                     [

@@ -7,8 +7,11 @@ from moe_export.op.spec import Layout
 
 PREFIX = "moe_export."
 
-FIRST_RUNTIME = "1.22"
-"""Oldest ONNX Runtime that exported models are tested with."""
+
+def first_runtime(spec: ModelSpec) -> str:
+    """Oldest version of ONNX Runtime that runs a model, as far as tested."""
+    # 1.31 does not have the operator GatedDeltaNet.
+    return "1.32" if "delta_net" in spec.mixers else "1.22"
 
 
 def model_metadata(
@@ -33,6 +36,6 @@ def model_metadata(
         "lm_head": formats.lm_head or formats.dense,
         "layout": layout,
         "needs_library": str(layout == "packed").lower(),
-        "onnxruntime": f">={FIRST_RUNTIME}",
+        "onnxruntime": f">={first_runtime(spec)}",
     }
     return {PREFIX + key: value for key, value in entries.items()}

@@ -5,6 +5,15 @@ from __future__ import annotations
 from moe_export.op.library import describe
 
 PORTABLE_PATH = "portable function body"
+PLAIN_PATH = "native library (portable)"
+"""The library on a processor that it has no kernels for, or asked to run as on one."""
+
+PLAIN_KERNELS = (
+    "The library's portable kernels are plain C++; models in integer formats are likely faster "
+    "without the library, as standard operators."
+)
+"""Sentence about `PLAIN_PATH`."""
+
 CACHE_WORDS = {
     "growing": "",
     "static": ", static KV cache",

@@ -11,6 +11,7 @@ from moe_export.artifacts.ledger import Ledger
 from moe_export.artifacts.measurements import Measurements, ProcessMemory
 from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.report_memory import (
+    CacheAtLength,
     CheckpointFacts,
     ClassBytes,
     KvCacheFacts,
@@ -23,9 +24,10 @@ from moe_export.artifacts.stage_mark import StageMark
 from moe_export.artifacts.weight_bytes import PlannedBytes, WeightBytes
 from moe_export.errors import ArtifactError
 from moe_export.families import spec_of
-from moe_export.families.states import token_bytes
+from moe_export.families.base import ModelSpec
+from moe_export.families.states import every_head_bytes, fixed_bytes, token_bytes
 from moe_export.formats import GRIDS
-from moe_export.op.spec import uses_panels
+from moe_export.op.spec import Dtype, uses_panels
 from moe_export.ort.execution import PORTABLE_PATH
 from moe_export.ort.predicted_memory import (
     folded_bytes,
@@ -35,6 +37,7 @@ from moe_export.ort.predicted_memory import (
     widened_bytes,
 )
 from moe_export.reporting.build_plan import read_config
+from moe_export.reporting.sizes import CONTEXTS
 from moe_export.variants import BASELINE, DATA_FILE, MODEL_FILE, ordered
 
 
@@ -64,17 +67,33 @@ def memory_facts(
             for name in ordered(names)
         ),
         unpruned_quantized=_unpruned_quantized(planned.before_quantized),
-        kv_cache=KvCacheFacts(
-            context_tokens=spec.max_positions,
-            cache_bytes=kv_cache_bytes(spec, export.dtype, spec.max_positions),
-            bytes_per_token=token_bytes(spec, export.dtype),
-        ),
+        kv_cache=_kv_cache(spec, export.dtype),
         checkpoint=CheckpointFacts(
             predicted_tensor_bytes=plan.checkpoint_tensor_bytes,
             tensor_bytes=ledger.tensor_bytes,
             tensors_kept=ledger.counts.kept,
             tensors_sliced=ledger.counts.sliced,
             tensors_dropped=ledger.counts.dropped,
+        ),
+    )
+
+
+def _kv_cache(spec: ModelSpec, dtype: Dtype) -> KvCacheFacts:
+    """Predicts the memory of a sequence, which pruning does not change."""
+    longest = spec.max_positions
+    per_token = every_head_bytes(spec, dtype)
+    return KvCacheFacts(
+        context_tokens=longest,
+        cache_bytes=kv_cache_bytes(spec, dtype, longest),
+        bytes_per_token=token_bytes(spec, dtype),
+        fixed_bytes=fixed_bytes(spec, dtype),
+        lengths=tuple(
+            CacheAtLength(
+                tokens=tokens,
+                cache_bytes=kv_cache_bytes(spec, dtype, tokens),
+                every_head_bytes=None if per_token is None else per_token * tokens,
+            )
+            for tokens in (*(length for length in CONTEXTS if length < longest), longest)
         ),
     )
 

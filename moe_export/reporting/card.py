@@ -11,6 +11,7 @@ from moe_export.artifacts.formats import TensorFormats
 from moe_export.documents.exported_tokenizer import TextStart
 from moe_export.families.base import ModelSpec
 from moe_export.families.states import fixed_bytes, token_bytes
+from moe_export.graph.metadata import first_runtime
 from moe_export.op.platforms import PlatformName, named, this_platform
 from moe_export.op.spec import Dtype, Layout
 from moe_export.reporting import card_snippets as snippets
@@ -241,8 +242,8 @@ def _library(facts: ExportFacts) -> str:
         return "not in this folder; ONNX Runtime runs the model without it"
     systems = _systems(facts)
     if facts.platforms:
-        return f"one each for {systems}; any ONNX Runtime runs the model without it"
-    return f"`{facts.library}` ({systems}) is faster; any ONNX Runtime runs the model without it"
+        return f"one each for {systems}; ONNX Runtime runs the model without it"
+    return f"`{facts.library}` ({systems}) is faster; ONNX Runtime runs the model without it"
 
 
 def _systems(facts: ExportFacts) -> str:
@@ -292,13 +293,15 @@ def _export_code(facts: ExportFacts) -> list[str]:
     if facts.library is not None:
         comment = "" if facts.layout == "packed" else snippets.FASTER
         library = _registration(facts, comment)
+    oldest, has_states = first_runtime(facts.spec), facts.spec.has_fixed_states
+    cache = snippets.STATES if has_states else snippets.CACHE.substitute(dtype=facts.dtype)
     parts += [
-        "With ONNX Runtime 1.22 or newer (`pip install onnxruntime tokenizers`):",
+        f"With ONNX Runtime {oldest} or newer (`pip install onnxruntime tokenizers`):",
         snippets.filled(
             snippets.ONNX_RUNTIME,
             imports="import platform\n\n" if facts.platforms else "",
             library=library,
-            dtype=facts.dtype,
+            cache=cache,
             ends=ends,
             bos="" if facts.start.missing_bos is None else f"[{facts.start.missing_bos}] + ",
         ),

@@ -24,10 +24,7 @@ options.log_severity_level = 3  # no warning about the default of logits_from
 ${library}session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
 tokenizer = Tokenizer.from_file("tokenizer.json")
 prompt = ${bos}tokenizer.encode("$prompt").ids
-cache = {
-    i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.$dtype) for i in session.get_inputs()[2:]
-}
-step, answer = prompt, []
+${cache}step, answer = prompt, []
 while len(answer) < $new_tokens:
     inputs = {
         "input_ids": np.array([step]),
@@ -42,6 +39,21 @@ while len(answer) < $new_tokens:
     answer += step
 print(tokenizer.decode(answer))
 """)
+
+CACHE = Template("""\
+cache = {
+    i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.$dtype) for i in session.get_inputs()[2:]
+}
+""")
+"""Keys and values of no tokens."""
+
+STATES = """\
+types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+cache = {  # keys and values of no tokens, and states of fixed size
+    i.name: np.zeros([1] + [n if isinstance(n, int) else 0 for n in i.shape[1:]], types[i.type])
+    for i in session.get_inputs()[2:]
+}
+"""
 
 GENAI = Template("""\
 ${imports}import onnxruntime_genai as og

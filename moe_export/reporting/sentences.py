@@ -9,6 +9,7 @@ from moe_export.artifacts.quantization import Fallback
 from moe_export.artifacts.report import Report
 from moe_export.artifacts.report_making import DistillFacts, RefitFacts
 from moe_export.artifacts.report_plan import PlanFacts
+from moe_export.ort.execution import PLAIN_KERNELS, PLAIN_PATH
 from moe_export.reporting.tables import SCOPES, gate_words
 from moe_export.reporting.units import (
     count,
@@ -150,9 +151,12 @@ def execution_sentence(report: Report) -> str:
     paths = sorted({entry.path for entry in entries})
     if len(paths) == 1:
         where = sorted({entry.provider for entry in entries})
-        return f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
-    each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
-    return f"The experts ran as: {each}."
+        sentence = f"The experts of every variant ran as the {paths[0]} ({', '.join(where)})."
+    else:
+        each = "; ".join(f"{e.variant} on {e.provider}: {e.path}" for e in entries)
+        sentence = f"The experts ran as: {each}."
+    is_plain = any(path.startswith(PLAIN_PATH) for path in paths)
+    return f"{sentence} {PLAIN_KERNELS}" if is_plain else sentence
 
 
 def evaluation_sentence(report: Report) -> str:
@@ -289,11 +293,22 @@ def prediction_sentence(report: Report) -> str:
 
 
 def cache_sentence(report: Report) -> str:
-    """States the size of the KV cache."""
+    """States the memory of a sequence at several lengths."""
     cache = report.memory.kv_cache
+    sizes = ", ".join(
+        f"{size(at.cache_bytes)} at {count(at.tokens)} tokens" for at in cache.lengths
+    )
+    fixed = f" and {size(cache.fixed_bytes)} that do not grow" if cache.fixed_bytes else ""
+    text = (
+        f"The KV cache of a sequence is apart from these: {sizes}; "
+        f"{count(cache.bytes_per_token)} bytes per token{fixed}."
+    )
+    last = cache.lengths[-1]
+    if last.every_head_bytes is None:
+        return text
     return (
-        f"The KV cache of a sequence is apart from these: {size(cache.cache_bytes)} at "
-        f"{count(cache.context_tokens)} tokens, {count(cache.bytes_per_token)} bytes each."
+        f"{text} It holds latent vectors; keys and values of every head would take "
+        f"{size(last.every_head_bytes)} at {count(last.tokens)} tokens."
     )
 
 

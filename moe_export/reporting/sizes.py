@@ -13,7 +13,7 @@ from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.config import check_top_k
-from moe_export.families.states import fixed_bytes, token_bytes
+from moe_export.families.states import every_head_bytes, fixed_bytes, token_bytes
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype
 from moe_export.planning.shares import active_parameters, uniform_shares
@@ -27,7 +27,7 @@ KNOWN_FORMATS: tuple[str, ...] = (*get_args(Dtype), *QUANTIZED_FORMATS)
 KEEPS = (1.0, 0.75, 0.5)
 SIZE_FORMATS: tuple[str, ...] = ("float16", "int8", "int4")
 GROUP_SIZE = 32
-CONTEXTS = (4096, 8192)
+CONTEXTS = (4096, 32768)
 """Lengths of context, in tokens, whose KV cache is given."""
 
 
@@ -65,12 +65,15 @@ class Sizes:
         models: One entry for each share kept and format.
         cache_bytes: Bytes of the KV cache for each token of context, in float16.
         state_bytes: Bytes of the states of a sequence that do not grow with its tokens, in float16.
+        every_head_bytes: Bytes of a token if keys and values of every head were kept, in float16;
+            None for a model without latent attention.
     """
 
     whole: ModelSize
     models: tuple[ModelSize, ...]
     cache_bytes: int
     state_bytes: int
+    every_head_bytes: int | None
 
 
 def sizes_of(
@@ -107,6 +110,7 @@ def sizes_of(
         tuple(models),
         token_bytes(spec, "float16"),
         fixed_bytes(spec, "float16"),
+        every_head_bytes(spec, "float16"),
     )
 
 
@@ -149,7 +153,16 @@ def cache_sentence(sizes: Sizes, contexts: Sequence[int] = CONTEXTS) -> str:
     fixed = f" and {sizes.state_bytes:,} per sequence" if sizes.state_bytes else ""
     return (
         f"The KV cache comes on top, in float16 {sizes.cache_bytes:,} bytes per token of context"
-        f"{fixed}: {caches}. Pruning and quantizing do not change it."
+        f"{fixed}: {caches}. Pruning and quantizing do not change it.{_latent_words(sizes)}"
+    )
+
+
+def _latent_words(sizes: Sizes) -> str:
+    if sizes.every_head_bytes is None:
+        return ""
+    return (
+        " It holds latent vectors; keys and values of every head would take "
+        f"{sizes.every_head_bytes:,} bytes per token."
     )
 
 

@@ -7,25 +7,36 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from moe_export.documents.json_files import json_object
+from moe_export.documents.tokenizer_files import TEMPLATE_FILE
 from moe_export.serve.problems import RequestError
 
-TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
+LEGACY_FILE = "chat_template.json"
+"""File of older checkpoints of processors, with the key of `tokenizer_config.json`."""
+
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ChatTemplate:
-    """Template from `chat_template.jinja`, or else from `tokenizer_config.json`.
+    """Template from `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`.
+
+    The first that has one counts.
 
     Args:
         directory: Folder of the exported model.
+
+    Raises:
+        CheckpointError: A JSON file is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / CONFIG_FILE
-        config: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        config = json_object(directory / CONFIG_FILE)
         separate = directory / TEMPLATE_FILE
-        source = separate.read_text("utf-8") if separate.exists() else config.get("chat_template")
+        listed = config.get(
+            "chat_template", json_object(directory / LEGACY_FILE).get("chat_template")
+        )
+        source = separate.read_text("utf-8") if separate.exists() else listed
         self._template = None if source is None else _compiled(_default(source))
         self._special = {key: _text(config[key]) for key in SPECIAL if config.get(key) is not None}
 

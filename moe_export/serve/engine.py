@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from moe_export.errors import RecipeError
 from moe_export.ort.session import OrtModel
 from moe_export.ort.speculation import Speculation, taken
 from moe_export.serve.job import Job
@@ -51,9 +52,18 @@ class Engine:
         model: Session that runs the steps.
         limits: Limits of rows, context and queue.
         watcher: Observer of turns and steps.
+
+    Raises:
+        RecipeError: The model has states of fixed size, and the limits ask for several tokens in a
+            step, or it does not run on the CPU.
     """
 
     def __init__(self, model: OrtModel, limits: Limits, watcher: Watcher) -> None:
+        if limits.speculate and model.fixed_states:
+            raise RecipeError(
+                "--speculate has to take back tokens, and this model has layers whose state cannot "
+                "go back; leave it out"
+            )
         self._limits, self._watcher = limits, watcher
         self._slots = Slots(model, limits.rows, limits.context)
         self._rows: list[Job | None] = [None] * limits.rows

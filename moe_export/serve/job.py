@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
+from moe_export.documents.continuation import Continuation
 from moe_export.ort.speculation import Speculation
 from moe_export.serve.sampling import Sampler, Score, score
-from moe_export.serve.text import Decoding, StopStrings
+from moe_export.serve.text import StopStrings
 
 Finish: TypeAlias = Literal["stop", "length", "error"]
 
@@ -87,7 +88,8 @@ class Job:
 
     def __post_init__(self) -> None:
         self._sampler = Sampler(self.asked.temperature, self.asked.top_p, self.asked.seed)
-        self._decoding, self._stops = Decoding(self.decode), StopStrings(self.asked.stops)
+        self._text = Continuation(self.decode, self.asked.prompt)
+        self._stops = StopStrings(self.asked.stops)
 
     @property
     def remaining(self) -> int:
@@ -125,12 +127,15 @@ class Job:
         self._prompt_scores = []
         if self.asked.alternatives is not None:
             scores = [*scores, score(logits_V, self.last, self.asked.alternatives)]
-        text = self._stops.add(self._decoding.add(self.last))
         finish: Finish | None = None
-        if self._stops.met or self.last in self.eos_ids:
+        if self.last in self.eos_ids:
             finish = "stop"
         elif self._made == self.asked.new_tokens:
             finish = "length"
+        text = self._text.add(self.last)
+        text = self._stops.add(text + self._text.rest() if finish else text)
+        if self._stops.met:
+            finish = "stop"
         rest = self._stops.rest() if finish else ""
         return self._tell(Piece(text + rest, tuple(scores), 1, finish))
 

@@ -65,7 +65,7 @@ def context_of(directory: Path, asked: int | None) -> int:
 
 
 def check_cache(model: OrtModel, limits: Limits) -> int:
-    """Returns the bytes of all keys and values.
+    """Returns the bytes of all keys, values and states.
 
     Raises:
         ResourceError: They are more than the limit, or than half of the free memory.

@@ -1,37 +1,8 @@
-"""Text of tokens as they arrive, held back where a stop string may begin."""
+"""Text as it arrives, held back where a stop string may begin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from moe_export.documents.tokens import INCOMPLETE
-
-
-class Decoding:
-    """Text of a growing sequence in pieces of whole characters.
-
-    Only the newest tokens are decoded again, since the text before them is complete.
-
-    Args:
-        decode: Function from tokens to their text.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
-        self._decode = decode
-        self._tokens: list[int] = []
-        self._given = 0
-
-    def add(self, token: int) -> str:
-        """Text that a further token completes; may be empty."""
-        self._tokens.append(token)
-        text = self._decode(self._tokens)
-        if text.endswith(INCOMPLETE):
-            return ""
-        # The tokens before give the context that decides on spaces.
-        before = self._decode(self._tokens[: self._given])
-        self._tokens = self._tokens[self._given :]
-        self._given = len(self._tokens)
-        return text[len(before) :]
+from collections.abc import Sequence
 
 
 class StopStrings:

@@ -35,11 +35,11 @@ STAGES: dict[str, StageFacts] = {
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(5, ("tune", "calibrate", "importance", "plan")),
     "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(8, ("tune", "prune", "plan", "quantize")),
+    "export": StageFacts(9, ("tune", "prune", "plan", "quantize")),
     "validate": StageFacts(8, ("tune", "calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("tune", "prune", "export")),
     "report": StageFacts(
-        6,
+        7,
         (
             *("tune", "calibrate", "importance", "ranking", "plan", "prune", "quantize", "export"),
             *("validate", "eval"),

@@ -22,6 +22,7 @@ from moe_export.checkpoint import write_json
 from moe_export.documents.exported_tokenizer import state_special_tokens
 from moe_export.documents.generation_file import generation_settings
 from moe_export.documents.licence_files import copy_licence_files
+from moe_export.documents.listed_templates import separate_listed_templates
 from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import open_checkpoint, spec_of
@@ -156,6 +157,7 @@ def export_model(
     )
     save_model(model, out_dir, progress)
     copy_tokenizer_files(checkpoint_dir, out_dir)
+    separate_listed_templates(out_dir)
     start = state_special_tokens(out_dir)
     config = family_config(checkpoint.config, spec)
     if web:

@@ -12,6 +12,7 @@ from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
 from moe_export.cli import main
 from moe_export.families import spec_of
+from moe_export.ort.session import OrtModel
 from moe_export.testing.families import (
     DEEPSEEK_V2,
     GLM4_MOE_LITE,
@@ -22,6 +23,7 @@ from moe_export.testing.families import (
 )
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.small_runs import write_recipe
+from tools.trust.families import twin_error
 
 ROWS = (
     DEEPSEEK_V2,
@@ -58,9 +60,18 @@ def test_the_main_job_runs_and_its_report_names_layers_with_experts(
     validation = json.loads((run / "validate" / "validation.json").read_text())
     parity = validation["providers"]["cpu"]["parity"]["pruned"]
     assert parity["max_logit_error"] <= 1e-4
+    assert twin_error(run / "prune") < 1e-5
     report = json.loads((run / "report" / "report.json").read_text())
     shown = [layer["layer"] for layer in report["plan"]["layers"]]
     assert shown == [layer for layer in range(3) if layer not in row.dense_layers]
+    cache = report["memory"]["kv_cache"]
+    exported = OrtModel(run / "export" / "pruned")
+    for at in cache["lengths"]:
+        assert exported.cache_bytes(1, at["tokens"]) == at["cache_bytes"]
+        every_head = at["every_head_bytes"]
+        assert (every_head is not None) == ("latent_attention" in spec.mixers)
+        assert every_head is None or every_head > 2 * at["cache_bytes"]
+    assert (cache["fixed_bytes"] > 0) == bool({"short_convolution", "delta_net"} & {*spec.mixers})
     assert report["model"]["active_parameters_per_token"]["before"] is not None
     capsys.readouterr()
     main(["plan", str(recipe), "--run", str(run)])

@@ -19,11 +19,13 @@ from moe_export.graph import with_layer_outputs
 from moe_export.ort.decoding import open_cache
 from moe_export.ort.predicted_memory import kv_cache_bytes
 from moe_export.ort.session import OrtModel
-from moe_export.serve.slots import Slots
+from moe_export.serve.engine import Engine
+from moe_export.serve.limits import Limits
 from moe_export.stages.export import export_model
 from moe_export.testing.families import LFM2_MOE, QWEN3_NEXT, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported
+from tests.helpers.engine import Silent
 
 ROWS = (LFM2_MOE, QWEN3_NEXT)
 
@@ -105,9 +107,9 @@ def test_the_residual_stream_after_each_layer_equals_torch(directory: Path, stoc
 def test_what_would_take_back_tokens_is_refused(
     source: Path, directory: Path, tmp_path: Path
 ) -> None:
-    model = OrtModel(directory, threads=1)
-    with pytest.raises(RecipeError, match="_state"):
-        Slots(model, 2, 16)
+    model, limits = OrtModel(directory, threads=1), Limits(rows=1, context=16, speculate=True)
+    with pytest.raises(RecipeError, match=r"--speculate .* state cannot go back"):
+        Engine(model, limits, Silent())
     export_model(source, tmp_path / "out", "float32")
     loaded = moe_export.load(tmp_path / "out")
     with pytest.raises(RecipeError, match="state cannot go back; leave it out"):

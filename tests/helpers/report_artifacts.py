@@ -18,6 +18,7 @@ from moe_export.artifacts.report_making import (
     StageCost,
 )
 from moe_export.artifacts.report_memory import (
+    CacheAtLength,
     CheckpointFacts,
     ClassBytes,
     KvCacheFacts,
@@ -123,7 +124,13 @@ MEMORY = MemoryFacts(
     unpruned_quantized=UnprunedQuantized(
         weights_bytes=50, active_bytes_per_token=20, classes=CLASSES
     ),
-    kv_cache=KvCacheFacts(context_tokens=512, cache_bytes=1024, bytes_per_token=2),
+    kv_cache=KvCacheFacts(
+        context_tokens=512,
+        cache_bytes=1032,
+        bytes_per_token=2,
+        fixed_bytes=8,
+        lengths=(CacheAtLength(tokens=512, cache_bytes=1032, every_head_bytes=9216),),
+    ),
     checkpoint=CheckpointFacts(
         predicted_tensor_bytes=70,
         tensor_bytes=70,

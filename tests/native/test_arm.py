@@ -1,4 +1,4 @@
-"""Arm kernels give what the portable ones give, and exports run, on emulated processors."""
+"""Arm kernels equal the portable ones in few instructions, and exports run, in emulation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
 from moe_export.testing.tiny import pruned_checkpoint
 from tests.helpers.wheels import ops_wheel
-from tools.arm import programs
+from tools.arm import count, programs
 from tools.arm.folder import KERNELS as FASTEST
 from tools.arm.folder import Emulated, difference, emulated, run_card
 
@@ -36,7 +36,7 @@ def found() -> programs.Found:
 def built(found: programs.Found, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arm") / "programs"
     # Where zig stands in, its library is for another C library than that of the emulated system.
-    targets = ["compare"] if found.compiler is None else ["compare", "moe_export_ops"]
+    targets = ["compare", "count"] + ([] if found.compiler is None else ["moe_export_ops"])
     programs.build(found, folder, targets)
     return folder
 
@@ -50,6 +50,18 @@ def test_arm_kernels_equal_the_portable_ones_on_an_emulated_processor(
     kernels = list(FASTEST.values())
     expected = kernels[: kernels.index(FASTEST[processor]) + 1]
     assert compared == [f"{name}: compared {FORMATS * DEPTHS * MOST_ROWS}" for name in expected]
+
+
+@pytest.mark.parametrize(("format_name", "rows"), count.MOST)
+def test_dot_products_take_few_instructions_per_byte_of_weights(
+    found: programs.Found, built: Path, format_name: str, rows: int
+) -> None:
+    if found.compiler is None:
+        pytest.skip("the limits are those of code compiled by aarch64-linux-gnu-g++")
+    taken = count.per_byte(found, built / "count", "dotprod", format_name, rows)
+    # A count far below would mean that some of the product is not counted.
+    most = count.MOST[format_name, rows]
+    assert 0.7 * most < taken <= most
 
 
 @pytest.fixture(scope="module")

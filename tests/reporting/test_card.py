@@ -38,6 +38,7 @@ from moe_export.reporting.card_source import Source, source_of
 from moe_export.stages import quantize
 from moe_export.stages.export import export_model
 from moe_export.stages.job import Job
+from moe_export.testing.families import QWEN3_5_MOE_TEXT
 from moe_export.testing.tiny import masked_checkpoint, pruned_checkpoint, tiny_checkpoint
 from tests.helpers.report_artifacts import REPORT
 from tests.helpers.wheels import ops_wheel
@@ -139,6 +140,17 @@ def test_the_code_of_a_packed_quantized_export_runs(pruned: Path, tmp_path: Path
     assert "experts int4, dense int8" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_code_for_a_model_with_states_of_fixed_size_runs(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "source", base=QWEN3_5_MOE_TEXT.config)
+    export_model(source, tmp_path / "out", "float16")
+    assert "With ONNX Runtime 1.32 or newer" in (tmp_path / "out" / "README.md").read_text()
+    model = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    assert "moe_export.onnxruntime: >=1.32" in [f"{e.key}: {e.value}" for e in model.metadata_props]
+    # Random bytes, which onnxruntime-genai decodes in another way; its tokens are tested elsewhere.
+    answer = moe_export.load(tmp_path / "out", operator="portable").generate(PROMPT, NEW_TOKENS)
+    assert shown(snippets(tmp_path / "out")[1], tmp_path / "out") == f"{answer}\n" != "\n"
+
+
 @pytest.mark.skipif(
     not (NODE_MODULES / "@huggingface" / "transformers").exists() or shutil.which("node") is None,
     reason="transformers.js is not in examples/node; CI installs it there",
@@ -173,6 +185,8 @@ def test_the_code_of_pruned_checkpoints_runs(pruned: Path, tmp_path: Path) -> No
     assert "moe_export" in code
     assert "moe_export" not in stock
     assert shown(code, pruned) == shown(stock, padded) != "\n"
+    with pytest.raises(AssertionError, match="model type `moe_export_qwen2_moe`"):
+        shown(stock, pruned)
 
 
 def test_a_card_states_what_was_kept_and_where_it_is_from(pruned: Path, tmp_path: Path) -> None:

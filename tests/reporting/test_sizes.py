@@ -67,6 +67,7 @@ def test_latent_attention_caches_one_vector_of_all_heads_per_token(
         f"in float16 {27 * (512 + 64) * 2:,} bytes per token of context: 0.95 GiB at 32,768 tokens"
         in printed
     )
+    assert f"every head would take {27 * 16 * (192 + 128) * 2:,} bytes per token" in printed
 
 
 def test_a_config_that_is_missing_or_of_no_family_is_refused(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from moe_export.demo import tasks
+from moe_export.documents.continuation import Continuation
 from moe_export.documents.tokens import TextTokenizer
 from moe_export.ort.session import OrtModel
 from moe_export.serve.engine import Engine, QueueFullError, StoppedError
@@ -18,29 +18,16 @@ from moe_export.serve.job import Asked, Job, Piece
 from moe_export.serve.limits import Limits
 from moe_export.serve.sampling import Sampler, score
 from moe_export.serve.slots import Slots
-from moe_export.serve.text import Decoding, StopStrings
+from moe_export.serve.text import StopStrings
+from tests.helpers.engine import Run, Silent, greedy, tokens
 
 CLOSE = 2e-5
 """Largest difference of logits of size 10 in float32 between matrices of other row counts."""
 
 
-class Silent:
-    """Watcher that does nothing."""
-
-    def on_turn(self, waiting: int, running: int) -> None:
-        pass
-
-    def on_step(self, rows: int, tokens: int) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def session(demo: Path) -> OrtModel:
     return OrtModel(demo, "cpu", 1, "portable", "static")
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    return [int(token) for token in np.random.default_rng(seed).integers(2, 1000, count)]
 
 
 def test_rows_do_not_see_each_other_and_wait_while_others_run(session: OrtModel) -> None:
@@ -64,31 +51,6 @@ def test_rows_do_not_see_each_other_and_wait_while_others_run(session: OrtModel)
     for row, sequence in ((0, [*early, 7, 8]), (1, [*late, 9]), (3, [*part, 6])):
         np.testing.assert_allclose(step[row], session.logits([sequence])[0][-1], atol=CLOSE)
     assert slots.filled.tolist() == [11, 6, 0, 21]
-
-
-class Run:
-    """Job whose pieces are collected."""
-
-    def __init__(self, prompt: list[int], new_tokens: int = 4, **options: Any) -> None:
-        self.pieces: queue.Queue[Piece] = queue.Queue()
-        asked = Asked(prompt, new_tokens, temperature=0, alternatives=0, **options)
-        self.job = Job(asked, [], lambda ids: "x" * len(ids), self.pieces.put)
-
-    def finished(self) -> tuple[list[int], str]:
-        """Tokens and the reason of the end."""
-        made: list[int] = []
-        while True:
-            piece = self.pieces.get(timeout=30)
-            made += [one.token for one in piece.scores]
-            if piece.finish is not None:
-                return made, piece.finish
-
-
-def greedy(session: OrtModel, prompt: list[int], count: int) -> list[int]:
-    made: list[int] = []
-    for _ in range(count):
-        made.append(int(session.logits([prompt + made])[0][-1].argmax()))
-    return made
 
 
 def test_jobs_of_many_lengths_take_turns_in_few_rows(session: OrtModel) -> None:
@@ -197,11 +159,25 @@ def test_pieces_of_text_are_the_text_in_whole_characters(demo: Path) -> None:
     text = (
         "".join(document.answer for document in tasks.test_items("text", 3)) + "naïve 日本 🙂 end"
     )
-    decoding = Decoding(tokenizer.decode)
+    decoding = Continuation(tokenizer.decode, [])
     pieces = [decoding.add(token) for token in tokenizer.encode_text(text)]
     assert "".join(pieces) == text
     assert "🙂" in pieces
     assert "" in pieces
+
+
+def test_an_answer_keeps_its_first_space_and_an_incomplete_character_at_its_end() -> None:
+    words = {1: " a", 2: "\ufffd"}
+
+    def decode(ids: list[int]) -> str:
+        """Text as of a tokenizer that strips the space of the first word."""
+        return "".join(words[number] for number in ids).removeprefix(" ")
+
+    pieces: list[Piece] = []
+    asked = Asked([1], 3, temperature=0, alternatives=None)
+    job = Job(asked, [], decode, pieces.append)
+    assert [job.continued(np.eye(3)[token]) for token in (1, 2, 2)] == [False, False, True]
+    assert "".join(piece.text for piece in pieces) == " a\ufffd\ufffd"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])

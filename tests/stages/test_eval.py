@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import moe_export
 from moe_export.artifacts.evaluation import EvaluatedModel, Evaluation
 from moe_export.errors import ArtifactError, RecipeError
+from moe_export.stages.export import export_model
+from moe_export.testing.families import GLM4_MOE_LITE, QWEN3_5_MOE_TEXT, FamilyRow
+from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from tests.helpers import small_runs
 from tests.helpers.harness_tasks import write_tasks
 
-tasks = pytest.importorskip(
-    "lm_eval.tasks", reason="lm-eval is not installed; it is in the extra eval"
-)
+lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; it is in the extra eval")
+tasks = pytest.importorskip("lm_eval.tasks")
 # The packages of lm-eval warn of each other.
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -97,6 +100,36 @@ def test_the_report_shows_every_model_and_the_gate(finished: Path, evaluated: Ev
         text = (finished / "run" / "report" / name).read_text()
         assert "source (torch, float32)" in text
         assert "fall of facts_chosen from the unpruned model" in text
+
+
+@pytest.mark.parametrize("row", [QWEN3_5_MOE_TEXT, GLM4_MOE_LITE], ids=lambda row: row.model_type)
+def test_states_and_latent_vectors_answer_batches_as_torch(row: FamilyRow, tmp_path: Path) -> None:
+    from moe_export.evaluation.harness.models import OrtHarness, TorchHarness
+
+    names = write_tasks(tmp_path / "tasks", 4)
+    source = tiny_checkpoint(tmp_path / "source", base=row.config)
+    pruned = pruned_checkpoint(source, tmp_path / "pruned", row.widths(24, 0, 7, 16))
+    export_model(pruned, tmp_path / "out", "float32")
+    told: list[int] = []
+    in_torch = TorchHarness(pruned, "float32", 3, None, told.append)
+    exported = [
+        OrtHarness(tmp_path / "out", "cpu", operator, 3, None, told.append)
+        for operator in ("native", "portable")
+    ]
+    manager = tasks.TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
+    expected, *results = (
+        lm_eval.simple_evaluate(model, tasks=list(names), task_manager=manager)
+        for model in (in_torch, *exported)
+    )
+    for result in results:
+        for task in ("sums_answered", "facts_chosen"):
+            assert responses(result, task) == pytest.approx(responses(expected, task), abs=1e-3)
+
+
+def responses(result: Any, task: str) -> list[Any]:
+    """Answers as texts, or log-likelihoods of all choices."""
+    found = [first for sample in result["samples"][task] for first in sample["filtered_resps"]]
+    return [one if isinstance(one, str) else one[0] for one in found]
 
 
 def test_an_unknown_task_and_an_unfinished_run_are_named(

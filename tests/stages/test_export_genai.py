@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,22 @@ def test_generation_stops_at_the_end_token_and_at_the_limit(
     generator = runtime.generator(max_length=len(ids) + 2)
     generator.append_tokens(np.array(ids, np.int32))
     assert until_done(generator) == answers[short[0]][:2]
+
+
+def test_a_chat_template_that_the_checkpoint_lists_by_name_is_rendered(tmp_path: Path) -> None:
+    source = shutil.copytree(checkpoint_dir(), tmp_path / "source")
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    listed = [
+        {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}="},
+        {"name": "tool_use", "template": "{{ tools }}"},
+    ]
+    (source / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": listed}))
+    export_model(source, tmp_path / "out", "float32")
+    tokenizer = og.Tokenizer(og.Model(str(tmp_path / "out")))
+    messages = json.dumps([{"role": "user", "content": "12+30"}])
+    text = tokenizer.apply_chat_template(messages=messages, add_generation_prompt=True)
+    expected = Tokenizer.from_file(str(source / "tokenizer.json")).encode("12+30=").ids
+    assert [int(token) for token in tokenizer.encode(text)] == expected
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,30 +15,30 @@ from moe_export.ort.session import OrtModel
 from moe_export.serve import limits
 from moe_export.stages.export import export_model
 from moe_export.system import host
-
-BARE = """
-import os, pathlib, signal, sys
-sys.modules["fcntl"] = sys.modules["resource"] = None
-del os.sched_getaffinity, os.sysconf, signal.SIGHUP
-from moe_export.system import host
-host.SYSTEM = "other"
-host.PROC = pathlib.Path("/absent")
-from moe_export.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-"""Program that runs the command line without what Windows and macOS lack."""
+from tests.helpers.bare import bare_environment
 
 
-def bare(*words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", BARE, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return bare_environment(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="module")
+def bare(environment: dict[str, str]) -> Callable[..., str]:
+    """The command line without the calls of Linux: returns its output or, if it fails, errors."""
+
+    def run(*words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "moe_export", *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_model_generates_without_the_calls_of_linux(model: Path) -> None:
+def test_a_model_generates_without_the_calls_of_linux(
+    model: Path, bare: Callable[..., str]
+) -> None:
     assert bare("generate", str(model), "--prompt", "12+30=").startswith("12+30=42")
 
 
-def test_doctor_runs_without_the_calls_of_linux() -> None:
+def test_models_are_timed_without_the_calls_of_linux(model: Path, bare: Callable[..., str]) -> None:
+    sizes = ["--threads", "1", "--batch", "1", "--prompt-tokens", "4", "--new-tokens", "2"]
+    last = bare("bench", str(model), *sizes, "--repeats", "1").splitlines()[-1].split()
+    # Resident memory, proportional memory and their share of the file are not told.
+    assert last[0] == "model"
+    assert last[-3:] == ["–"] * 3
+
+
+def test_doctor_runs_without_the_calls_of_linux(bare: Callable[..., str]) -> None:
     assert "onnxruntime" in bare("doctor")
 
 
-def test_a_run_says_that_it_needs_linux(tmp_path: Path) -> None:
+def test_a_run_says_that_it_needs_linux(tmp_path: Path, bare: Callable[..., str]) -> None:
     message = bare("run", "recipes/demo_50pct.yaml", "--run", str(tmp_path / "run"), code=3)
     assert "run the recipe on Linux and copy the exported folder here" in message
 

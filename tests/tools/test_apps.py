@@ -11,6 +11,7 @@ from moe_export.stages.export import export_model
 from tools.apps import measure
 from tools.apps.applications import APPS, App, AppError
 from tools.apps.exports import KINDS
+from tools.apps.loaders import LOADERS
 from tools.apps.measure import measured, message, outcome
 from tools.apps.questions import Questions
 from tools.pages.apps import markdown
@@ -87,19 +88,25 @@ def test_a_known_row_is_not_made_again_unless_its_export_changed(
     model.write_bytes(b"1")
     monkeypatch.setattr(measure, "make_exports", lambda cache: [(KINDS[0], model.parent)])
     monkeypatch.setattr(measure, "APPS", (app_with([]),))
+    monkeypatch.setattr(measure, "LOADERS", (App("loader", "2.0", (), failing),))
     monkeypatch.setattr(measure, "outcome", lambda *_: "made")
     shown: list[dict[str, str]] = []
     first = measured(tmp_path, [], shown.append)
     assert measured(tmp_path, [], shown.append) == first == shown
+    assert [row["export"] for row in first] == ["float32", "padded twin"]
     model.write_bytes(b"2")
-    assert measured(tmp_path, ["another"], shown.append) == []
+    assert measured(tmp_path, ["another"], shown.append) == first[1:]
     assert measured(tmp_path, ["app"], shown.append) == first
-    assert len(shown) == 2
+    assert len(shown) == 3
+    twin = tmp_path / "run" / "prune" / "padded"
+    twin.mkdir(parents=True)
+    (twin / "model.safetensors").write_bytes(b"3")
+    assert measured(tmp_path, ["another"], shown.append) == first[:1]
 
 
 def test_environments_are_shared_only_by_applications_with_equal_packages() -> None:
     packages: dict[str, set[tuple[str, ...]]] = {}
-    for app in APPS:
+    for app in (*APPS, *LOADERS):
         packages.setdefault(app.folder, set()).add(app.packages)
     assert all(len(found) == 1 for found in packages.values())
     assert len({(app.name, app.version) for app in APPS}) == len(APPS)
@@ -110,7 +117,10 @@ def test_the_page_gives_each_message_a_letter_once() -> None:
         {"app": "a", "version": "1", "export": "float32", "result": "86 of 86 equal"},
         {"app": "a", "version": "1", "export": "packed", "result": "no such operator"},
         {"app": "a", "version": "2", "export": "packed", "result": "no such operator"},
+        {"app": "b", "version": "3", "export": "padded twin", "result": "86 of 86 equal"},
     ]
     page = markdown({"rows": rows} | MEASURED_ON)
     assert "| a | 1 | 86 | not run | not run | a | not run |" in page
+    assert "| loader | version | padded twin |" in page
+    assert "| b | 3 | 86 |" in page
     assert page.count("`no such operator`") == 1

@@ -17,6 +17,7 @@ from tools.pages import cuda_kernels, demo_compare, rankings, sizes
 from tools.pages.__main__ import main, pages
 from tools.pages.cuda_kernels import blocks_per_multiprocessor
 from tools.pages.page import RESULTS, artifact, read_data, rounded, write_page
+from tools.pages.readme import filled
 
 ROOT = Path(__file__).parents[2]
 WITH_DATA = sorted(path.stem for path in (RESULTS / "data").glob("*.json"))
@@ -124,16 +125,15 @@ def test_the_table_of_the_readme_has_the_five_best_rankings_at_both_shares() -> 
 
 def test_marks_are_filled_whatever_stood_between_them_and_are_kept() -> None:
     page = "a\n<!--demo_compare-->old\n\nrows<!-- /demo_compare -->\nb"
-    filled = demo_compare.with_table(page, BAKEOFF)
-    assert filled.startswith("a\n<!--demo_compare-->\n| kept | ranking |")
-    assert filled.endswith("|\n<!-- /demo_compare -->\nb")
-    assert demo_compare.with_table(filled, BAKEOFF) == filled
+    text = filled(page, "demo_compare", "| kept |")
+    assert text == "a\n<!--demo_compare-->\n| kept |\n<!-- /demo_compare -->\nb"
+    assert filled(text, "demo_compare", "| kept |") == text
 
 
 @pytest.mark.parametrize("marks", ["", "<!-- demo_compare -->", f"{BOTH}{BOTH}"])
 def test_a_readme_without_both_marks_once_is_refused(marks: str) -> None:
     with pytest.raises(ValueError, match=r"^README.md: found the marks .* expected them once"):
-        demo_compare.with_table(marks, BAKEOFF)
+        filled(marks, "demo_compare", "| kept |")
 
 
 def test_registers_shared_memory_and_threads_bound_the_blocks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tools.pages.shapes_run import MODELS, VOCABULARY, found_states, predicted_s
 from tools.pages.shapes_text import markdown
 from tools.pages.stage_runs import write_recipe
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "title": "Example-8B",
     "machine": {"cpu": "Some CPU", "cores": 2, "memory_bytes": 2**34, "gpu": None},
     "released_layers": 24,
@@ -54,6 +55,27 @@ def test_a_section_has_every_prediction_beside_what_was_found() -> None:
     assert "| state per token of context | 2,048 / 2,050 bytes |" in text
     assert "| state of fixed size per sequence | 24,576 / 24,577 bytes |" in text
     assert "KL 0.00100 nats, most likely token the same at 75.0 %" in text
+
+
+def test_speeds_beside_llama_cpp_have_ratios_with_their_spread() -> None:
+    spread = {"min": 0.4, "median": 0.5, "max": 1.25}
+    row = {
+        "variant": "half int4",
+        "threads": 2,
+        "prefill_tokens_per_s": {"median": 300.0},
+        "decode_tokens_per_s": {"median": 40.0},
+        "prefill_of_first": spread,
+        "decode_of_first": spread,
+    }
+    peer = {"mixers": ["attention"], "experts": 32, "top_k": 4, "results": [row]}
+    peer["machine"] = MODEL["machine"] | {"load_average": [3.2, 2.0, 1.0]}
+    assert "llama.cpp" not in markdown({"example": MODEL})
+    text = markdown({"example": MODEL | {"peer": peer}})
+    assert "Beside llama.cpp: 1 × attention; 32 experts, 4 of them for a token" in text
+    assert "load of other work 3." in text
+    assert (
+        "| half int4 | 2 | 300 | 0.50× (0.40× to 1.25×) | 40.0 | 0.50× (0.40× to 1.25×) |" in text
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -63,7 +63,7 @@ class App:
         return "_".join((kind, *words)).replace("==", "-").replace("/", "-")
 
 
-def _output(command: list[str], questions: str, environment: dict[str, str] | None = None) -> str:
+def output_of(command: list[str], questions: str, environment: dict[str, str] | None = None) -> str:
     """Output of a command that is given the questions.
 
     Raises:
@@ -90,7 +90,7 @@ def _onnx_runtime(app: App, cache: Path, questions: Questions) -> list[str]:
     python = python_environment(cache / app.folder, app.packages)
     command = [str(python), str(DRIVERS / "onnx_runtime.py"), str(questions.folder)]
     command += [str(EXAMPLES / "load_in_onnxruntime.py"), *LIMITS]
-    return _output(command, questions.ids).splitlines()
+    return output_of(command, questions.ids).splitlines()
 
 
 def _c(app: App, cache: Path, questions: Questions) -> list[str]:
@@ -98,19 +98,24 @@ def _c(app: App, cache: Path, questions: Questions) -> list[str]:
     folder = programs(cache / f"programs-{app.version}", library)
     program = {"C": "generate_c", "C++": "generate_cpp"}[app.name]
     command = [str(folder / program), str(questions.folder), *LIMITS]
-    return _output(command, questions.ids).splitlines()
+    return output_of(command, questions.ids).splitlines()
 
 
 def _genai(app: App, cache: Path, questions: Questions) -> list[str]:
     python = python_environment(cache / app.folder, app.packages)
     command = [str(python), str(DRIVERS / "genai.py"), str(questions.folder), str(NEW_TOKENS)]
-    return _output(command, questions.texts).splitlines()
+    return output_of(command, questions.texts).splitlines()
 
 
 def _optimum(app: App, cache: Path, questions: Questions) -> list[str]:
     python = python_environment(cache / app.folder, app.packages)
-    command = [str(python), str(DRIVERS / "optimum_generate.py"), str(questions.folder), *LIMITS]
-    return _output(command, questions.texts, {"PYTHONPATH": str(ROOT)}).splitlines()
+    command = [
+        str(python),
+        str(DRIVERS / "transformers_generate.py"),
+        str(questions.folder),
+        *LIMITS,
+    ]
+    return output_of(command, questions.texts, {"PYTHONPATH": str(ROOT)}).splitlines()
 
 
 def _openai(app: App, cache: Path, questions: Questions) -> list[str]:
@@ -119,26 +124,26 @@ def _openai(app: App, cache: Path, questions: Questions) -> list[str]:
     operator = [] if library.exists() else ["--operator", "portable"]
     with serving(questions.folder, operator) as url:
         command = [str(python), str(DRIVERS / "openai_client.py"), url, str(NEW_TOKENS)]
-        return _output(command, questions.texts).splitlines()
+        return output_of(command, questions.texts).splitlines()
 
 
 def _node(app: App, cache: Path, questions: Questions) -> list[str]:
     folder = node_environment(cache / app.folder, app.packages)
     command = ["node", str(folder / "node_texts.mjs"), str(questions.folder), *LIMITS]
-    return _output(command, questions.texts).splitlines()
+    return output_of(command, questions.texts).splitlines()
 
 
 def _transformers_js(app: App, cache: Path, questions: Questions) -> list[str]:
     folder = node_environment(cache / app.folder, app.packages)
     command = ["node", str(folder / "transformers_js.mjs"), str(questions.folder), str(NEW_TOKENS)]
-    return _output(command, questions.texts).splitlines()
+    return output_of(command, questions.texts).splitlines()
 
 
 def _in_chromium(app: App, cache: Path, questions: Questions, page: str) -> list[str]:
     packages = node_environment(cache / app.folder, app.packages)
     with web_server(site(packages, questions.folder)) as url:
         command = [*_chromium(cache, "chromium.mjs"), f"{url}/web/{page}"]
-        return _output(command, questions.ids).splitlines()
+        return output_of(command, questions.ids).splitlines()
 
 
 def _chromium(cache: Path, script: str) -> list[str]:
@@ -161,7 +166,7 @@ def _web_transformers(app: App, cache: Path, questions: Questions) -> list[str]:
 def _netron(app: App, cache: Path, questions: Questions) -> list[str]:
     python = python_environment(cache / app.folder, app.packages)
     command = [str(python), str(DRIVERS / "netron_open.py"), str(questions.folder)]
-    return _output([*command, *_chromium(cache, "netron.mjs")], "").splitlines()
+    return output_of([*command, *_chromium(cache, "netron.mjs")], "").splitlines()
 
 
 def _olive(app: App, cache: Path, questions: Questions) -> list[str]:
@@ -170,16 +175,16 @@ def _olive(app: App, cache: Path, questions: Questions) -> list[str]:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "model"
         command = [str(python), str(DRIVERS / "olive_pass.py"), str(questions.folder), str(out)]
-        _output(command, "")
+        output_of(command, "")
         command = [str(python), str(DRIVERS / "onnx_runtime.py"), str(out)]
         command += [str(EXAMPLES / "load_in_onnxruntime.py"), *LIMITS]
-        return _output(command, questions.ids).splitlines()
+        return output_of(command, questions.ids).splitlines()
 
 
 def _olive_tuning(app: App, cache: Path, questions: Questions) -> list[str]:
     python = python_environment(cache / app.folder, app.packages)
     command = [str(python), str(DRIVERS / "olive_tuning.py"), str(questions.folder)]
-    return _output(command, "").splitlines()
+    return output_of(command, "").splitlines()
 
 
 def _runtime(name: str, version: str, numpy: str = "numpy") -> App:

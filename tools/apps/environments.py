@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 DRIVERS = Path(__file__).parent / "drivers"
@@ -51,6 +52,22 @@ def programs(folder: Path, library: Path) -> Path:
     _call(["cmake", "-S", str(EXAMPLES), "-B", str(folder), define])
     _call(["cmake", "--build", str(folder)])
     return folder
+
+
+def source_package(cache: Path, requirement: str) -> Path:
+    """Folder of an unpacked source archive from the package index, which is made once."""
+    folder = cache / f"source-{requirement}"
+    if not _is_complete(folder, (requirement,)):
+        shutil.rmtree(folder, ignore_errors=True)
+        options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+        _call([sys.executable, "-m", "pip", "download", *options, requirement])
+        (archive,) = folder.glob("*.tar.gz")
+        with tarfile.open(archive) as content:
+            content.extractall(folder, filter="data")
+        archive.unlink()
+        _complete(folder, (requirement,))
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
+    return unpacked
 
 
 def library_of(python: Path) -> Path:

@@ -56,7 +56,8 @@ def make_exports(cache: Path) -> Iterator[tuple[Kind, Path]]:
         cache: Folder of the run and the exports.
     """
     run = cache / "run"
-    source = moe_export.run(RECIPE, run, until="quantize").directory
+    overrides = ["prune.save_padded=true"]
+    source = moe_export.run(RECIPE, run, until="quantize", overrides=overrides).directory
     for kind in KINDS:
         folder = cache / f"exports-{STAGES['export'].version}" / kind.folder
         if not (folder / DONE).exists():
@@ -70,3 +71,8 @@ def make_exports(cache: Path) -> Iterator[tuple[Kind, Path]]:
                 web=web,
             )
         yield kind, folder
+
+
+def padded_twin(cache: Path) -> Path:
+    """The pruned checkpoint with all experts padded to one width, which `make_exports` makes."""
+    return cache / "run" / "prune" / "padded"

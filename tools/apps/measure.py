@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_export.system.digests import file_sha256
 from tools.apps.applications import APPS, App, AppError
-from tools.apps.exports import make_exports
+from tools.apps.exports import make_exports, padded_twin
+from tools.apps.loaders import LOADERS
 from tools.apps.questions import Questions
+
+TWIN = "padded twin"
+"""Name of the padded checkpoint in rows."""
 
 LONGEST = 200
 """Characters of an application's message that the table shows."""
 
 
+@dataclass(frozen=True)
+class _Task:
+    """An application and what it is given.
+
+    Attributes:
+        app: Application.
+        given: Name of the export or checkpoint.
+        digest: Digest of the export or checkpoint.
+        questions: Prompts and expected answers.
+    """
+
+    app: App
+    given: str
+    digest: str
+    questions: Questions
+
+
 def measured(
     cache: Path, names: list[str], show: Callable[[dict[str, str]], None]
 ) -> list[dict[str, str]]:
-    """Rows of all applications with all exports.
+    """Rows of all applications with all exports, and of all loaders with the padded twin.
 
     A row that is in the cache is not made again unless its export has other bytes.
 
@@ -29,28 +51,37 @@ def measured(
         names: Applications that are run; all if empty. Of others only known rows are returned.
         show: Function that is called with each new row.
     """
-    exports = list(make_exports(cache))
     rows = []
+    for task in _tasks(cache):
+        path = cache / "rows" / f"{slug(task.app.name)}-{task.app.version}-{slug(task.given)}.json"
+        known = _read(path)
+        if known is not None and known["export"] == task.digest:
+            rows.append(known["row"])
+        elif not names or task.app.name in names:
+            row = {
+                "app": task.app.name,
+                "version": task.app.version,
+                "export": task.given,
+                "result": outcome(task.app, cache, task.questions),
+            }
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"export": task.digest, "row": row}))
+            show(row)
+            rows.append(row)
+    return rows
+
+
+def _tasks(cache: Path) -> Iterator[_Task]:
+    """Applications with each export, then loaders with the padded twin."""
+    exports = list(make_exports(cache))
     for app in APPS:
         for kind, folder in exports:
-            path = cache / "rows" / f"{slug(app.name)}-{app.version}-{kind.folder}.json"
-            known = _read(path)
-            digest = file_sha256(folder / "model.onnx")
-            if known is not None and known["export"] == digest:
-                rows.append(known["row"])
-            elif not names or app.name in names:
-                result = outcome(app, cache, Questions(folder, kind.layout == "packed"))
-                row = {
-                    "app": app.name,
-                    "version": app.version,
-                    "export": kind.name,
-                    "result": result,
-                }
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(json.dumps({"export": digest, "row": row}))
-                show(row)
-                rows.append(row)
-    return rows
+            questions = Questions(folder, kind.layout == "packed")
+            yield _Task(app, kind.name, file_sha256(folder / "model.onnx"), questions)
+    shards = sorted(padded_twin(cache).glob("*.safetensors"))
+    digest = " ".join(map(file_sha256, shards))
+    for app in LOADERS:
+        yield _Task(app, TWIN, digest, Questions(exports[0][1], packed=False))
 
 
 def outcome(app: App, cache: Path, questions: Questions) -> str:

@@ -63,6 +63,8 @@ def main() -> None:
         "library": name,
         "kernel": kernel(library),
         "text": shown.getvalue(),
+        "prompt": names["prompt"],
+        "answer": names["answer"],
         "logits": logits.tolist(),
         "installed_equal": None,
     }

@@ -2,7 +2,8 @@
 
 `DIR/root` gets Debian's Python 3.11 and what it needs, unpacked by apt and dpkg with settings of
 their own, so that nothing of this machine changes; `DIR/site` gets ONNX Runtime, its dependencies
-and tokenizers from the package index. About 60 MB are downloaded. It needs Debian 12.
+and tokenizers from the package index, with `--tests` also what the tests of the native library
+need. About 60 MB are downloaded, 90 with the tests. It needs Debian 12.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PYTHON = "3.11"
 DEBIAN = (f"python{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libstdc++6")
 PACKAGES = ("onnxruntime", "numpy", "flatbuffers", "packaging", "protobuf", "tokenizers")
+FOR_TESTS = (
+    *("pytest", "pluggy", "iniconfig", "pygments", "hypothesis", "sortedcontainers"),
+    *("onnx", "onnx-ir", "ml-dtypes", "safetensors", "sympy", "mpmath", "typing-extensions"),
+    *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
+)
 TAGS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 # ONNX Runtime reads these files on Arm, and crashes on those of an x86 machine. qemu opens a file
@@ -82,13 +89,13 @@ def describe_processor(root: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def unpack_packages(system: Path) -> None:
+def unpack_packages(system: Path, packages: Sequence[str]) -> None:
     """Downloads wheels for Arm and unpacks them."""
     wheels = system / "wheels"
     platforms = [word for tag in TAGS for word in ("--platform", f"{tag}_aarch64")]
     options = ["--no-deps", "--only-binary", ":all:", "--python-version", PYTHON, *platforms]
     command = [sys.executable, "-m", "pip", "download", "-q", *options, "--platform", "any"]
-    _call([*command, "-d", str(wheels), *PACKAGES])
+    _call([*command, "-d", str(wheels), *packages])
     for wheel in sorted(wheels.glob("*.whl")):
         zipfile.ZipFile(wheel).extractall(site_of(system))
 
@@ -97,10 +104,12 @@ def main(words: list[str] | None = None) -> int:
     """Makes the system."""
     parser = argparse.ArgumentParser(prog="python -m tools.arm.system", description=__doc__)
     parser.add_argument("system", type=Path, metavar="DIR", help="folder of the system")
-    system = parser.parse_args(words).system
+    parser.add_argument("--tests", action="store_true", help="add what native tests need")
+    arguments = parser.parse_args(words)
+    system = arguments.system
     unpack_debian(system)
     describe_processor(root_of(system))
-    unpack_packages(system)
+    unpack_packages(system, (*PACKAGES, *FOR_TESTS) if arguments.tests else PACKAGES)
     print(f"{root_of(system)} and {site_of(system)} are complete")
     return 0
 

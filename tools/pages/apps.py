@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.system.machine import machine, versions
 from tools.apps.applications import APPS
 from tools.apps.exports import KINDS
-from tools.apps.measure import measured
+from tools.apps.loaders import LOADERS
+from tools.apps.measure import TWIN, measured
 from tools.pages.page import write_page
 
 INTRODUCTION = (
@@ -37,17 +38,29 @@ TEXT = (
     "transformers.js in Node are given texts, which their own tokenizers must turn into the same "
     "ids. C++ and Optimum answer in batches padded on the left. Pages in Chromium are given ids. "
     "Olive writes the model anew, and ONNX Runtime answers with what it wrote; its session tuning "
-    "runs standard operators. Netron draws the graph. vLLM takes checkpoints, not ONNX: "
-    "[loading-elsewhere.md](../guide/loading-elsewhere.md) says how the padded twin ran there."
+    "runs standard operators. Netron draws the graph."
 )
 
-RESULTS = {app.result for app in APPS}
+TWIN_TEXT = (
+    "Loaders of checkpoints get `prune/padded`, which `prune: {save_padded: true}` writes: the "
+    "pruned demo with its experts filled up with zeros to one width. transformers answers in "
+    "batches padded on the left, and is compared with our own decoding of the float32 export. The "
+    "converter writes every weight to a GGUF file; it is told to take the pre-tokenizer of GPT-2, "
+    "for it does not know the demo's. vLLM is not in the table: "
+    "[loading-elsewhere.md](../guide/loading-elsewhere.md#the-padded-twin-beyond-onnx-runtime) "
+    "says how the twin ran there by hand."
+)
+
+Cells: TypeAlias = dict[tuple[str, str], dict[str, str]]
+"""Result by what was given, for each application and version."""
+
+RESULTS = {app.result for app in (*APPS, *LOADERS)}
 """Words for what applications do that answer nothing."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the measurement."""
-    names = sorted({app.name for app in APPS})
+    names = sorted({app.name for app in (*APPS, *LOADERS)})
     parser.add_argument("cache", type=Path, help="folder of exports, environments and known rows")
     parser.add_argument(
         "--only", action="append", default=[], choices=names, help="run only this application"
@@ -68,14 +81,10 @@ def markdown(data: dict[str, Any]) -> str:
     """The page from its figures."""
     rows, on, installed = data["rows"], data["machine"], data["versions"]
     kinds = [kind.name for kind in KINDS]
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    cells: Cells = {}
     for row in rows:
         cells.setdefault((row["app"], row["version"]), {})[row["export"]] = row["result"]
     notes = list(dict.fromkeys(r["result"] for r in rows if _is_message(r["result"])))
-    body = [
-        [app, version, *(_cell(found.get(kind), notes) for kind in kinds)]
-        for (app, version), found in cells.items()
-    ]
     where = (
         f"Measured on {on['cores']} cores of {on['cpu']}, {on['system']}, Python "
         f"{installed['python']}; our own decoding in ONNX Runtime "
@@ -84,14 +93,25 @@ def markdown(data: dict[str, Any]) -> str:
     parts = [
         "# Exports in other applications",
         INTRODUCTION,
-        table(Table(["application", "version", *kinds], body)),
+        table(Table(["application", "version", *kinds], _body(cells, kinds, notes))),
         "Numbers are equal answers of 86. Letters are what the application says:",
         _list(notes),
         EXPORTS,
         TEXT,
+        TWIN_TEXT,
+        table(Table(["loader", "version", TWIN], _body(cells, [TWIN], notes))),
         where,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _body(cells: Cells, given: list[str], notes: list[str]) -> list[list[str]]:
+    """Rows of what was given any of the named exports or checkpoints."""
+    return [
+        [app, version, *(_cell(found.get(name), notes) for name in given)]
+        for (app, version), found in cells.items()
+        if not found.keys().isdisjoint(given)
+    ]
 
 
 def _is_message(result: str) -> bool:

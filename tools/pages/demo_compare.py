@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,8 @@ from moe_export.reporting.bakeoff_table import bakeoff_markdown, keep_table, ran
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import percent
+from tools.pages import readme
 from tools.pages.page import artifact, plain, read_data, rounded, write_page
-
-README = Path(__file__).parents[2] / "README.md"
-MARKS = re.compile(r"(<!-- *demo_compare *-->).*?(<!-- */demo_compare *-->)", re.DOTALL)
-"""The two marks in the README and the lines between them."""
 
 KEEPS = (0.5, 0.25)
 MOST_RANKINGS = 5
@@ -42,7 +38,7 @@ def make(arguments: argparse.Namespace) -> None:
     else:
         data = rounded(plain(Bakeoff.load(arguments.run / "bakeoff")))
     write_page("demo_compare", data, markdown(data))
-    README.write_text(with_table(README.read_text(encoding="utf-8"), data), encoding="utf-8")
+    readme.write("demo_compare", readme_table(data))
 
 
 def markdown(data: Mapping[str, Any]) -> str:
@@ -50,25 +46,9 @@ def markdown(data: Mapping[str, Any]) -> str:
     return bakeoff_markdown(artifact(Bakeoff, data))
 
 
-def with_table(readme: str, data: Mapping[str, Any]) -> str:
-    """The README with `small_table` between its two marks.
-
-    Args:
-        readme: Text of the README, with the marks `<!-- demo_compare -->` and
-            `<!-- /demo_compare -->` once each.
-        data: Figures of the page, the content of `Bakeoff`.
-
-    Raises:
-        ValueError: The marks are not there exactly once.
-    """
-    content = table(small_table(artifact(Bakeoff, data)))
-    filled, count = MARKS.subn(lambda marks: f"{marks[1]}\n{content}\n{marks[2]}", readme)
-    if count != 1:
-        raise ValueError(
-            f"README.md: found the marks <!-- demo_compare --> and <!-- /demo_compare --> {count} "
-            "times, expected them once; put both around the place of the table"
-        )
-    return filled
+def readme_table(data: Mapping[str, Any]) -> str:
+    """Renders `small_table` from the figures of the page, the content of `Bakeoff`."""
+    return table(small_table(artifact(Bakeoff, data)))
 
 
 def small_table(bakeoff: Bakeoff) -> Table:

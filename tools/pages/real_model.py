@@ -28,19 +28,19 @@ RECIPE = Path("recipes/smollm2_50pct.yaml")
 TRAINING = {"documents": 576, "batch_tokens": 512}
 """Keys of the section `tune` of ways that train: as many documents of each source."""
 
-FROM_PRUNED = TRAINING | {"steps": 30, "learning_rate": 5e-4}
-"""Training without a fit before it."""
-
-FROM_FITTED = TRAINING | {"steps": 60, "learning_rate": 1e-4}
-"""Training after a fit, which the rate of `FROM_PRUNED` undoes."""
+TRAININGS = {
+    "pruned": TRAINING | {"steps": 30, "learning_rate": 5e-4},
+    "fitted": TRAINING | {"steps": 60, "learning_rate": 1e-4},
+}
+"""Model that is trained, and its settings: the rate for pruned models undoes a fit."""
 
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, float] | None]] = {
     "pruned": (("prune.refit=false",), None),
     "refitted": (("prune.distill_blocks=false",), None),
     "refitted, blocks distilled": ((), None),
-    "trained end to end": (("prune.refit=false",), FROM_PRUNED),
-    "refitted, trained end to end": (("prune.distill_blocks=false",), FROM_FITTED),
-    "refitted, blocks distilled, trained end to end": ((), FROM_FITTED),
+    "trained end to end": (("prune.refit=false",), TRAININGS["pruned"]),
+    "refitted, trained end to end": (("prune.distill_blocks=false",), TRAININGS["fitted"]),
+    "refitted, blocks distilled, trained end to end": ((), TRAININGS["fitted"]),
 }
 """Name of a way to fit weights; the keys of the recipe that ask for it, and how it trains."""
 
@@ -149,7 +149,7 @@ def _content(
         "tokens": tokens,
         "refit": RefitSettings().model_dump(),
         "distill_blocks": BlockSettings().model_dump(),
-        "tune": {"pruned": FROM_PRUNED, "fitted": FROM_FITTED},
+        "tune": TRAININGS,
         "choices": {
             name: 1 + len(task.sequences[0].alternatives)
             for name, task in tasks.items()
@@ -237,12 +237,16 @@ def _introduction(data: dict[str, Any]) -> str:
 def _of_ways(data: dict[str, Any]) -> str:
     """Sentences about the ways to fit that the page has."""
     ways = " ".join(row["way"] for row in data["rows"])
+    settings = (
+        f"of {kind} models {_words(training)}"
+        for kind, training in data["tune"].items()
+        if any(WAYS[row["way"]][1] == TRAININGS[kind] for row in data["rows"])
+    )
     said = {
         "refitted": f"`down` refitted on all tokens ({_words(data['refit'])})",
         "blocks": f"blocks distilled by `prune.distill_blocks` ({_words(data['distill_blocks'])})",
         "trained": "all weights of the pruned model trained towards the unpruned model's "
-        f"distributions by a section `tune` ({_words(data['tune']['pruned'])}; after a fit "
-        f"{_words(data['tune']['fitted'])})",
+        f"distributions by a section `tune` ({'; '.join(settings)})",
     }
     present = [sentence for word, sentence in said.items() if word in ways]
     return f"As each row says, there follow: {'; '.join(present)}." if present else ""

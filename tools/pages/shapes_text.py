@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
 from moe_export.reporting.markdown import table
 from moe_export.reporting.tables import Table
 from moe_export.reporting.units import count, figures, size
+from tools.pages.shapes_peer import peer_table
 from tools.pages.stage_runs import machine_words, stage_table
 
 HEAD = """\
@@ -29,6 +30,16 @@ and rounding changes the choice. `python -m tools.routing` shows it with narrowe
 with torch's choice, 7.2e-3 nats become 1.0e-3, see [log.md](../log.md).
 """
 
+PEER_HEAD = """\
+The last table of a model is by `python -m tools.pages shapes HOME --llama-cpp LIBRARIES SOURCES`:
+llama.cpp 0.5.0, its prebuilt library for this processor, runs Q4_0 of the unpruned model, made by
+its own converter and quantizer. Ours is packed, with experts, attention and lm_head in int4; `half`
+has half of the width of every routed expert. After a prompt of 64 tokens, 32 are decoded. Models
+take turns; ratios are medians over 7 turns, with the least and the greatest. These runs are short.
+Qwen3.5-35B-A3B has not been timed. The head of LFM2 is its embedding, which stays in floats: 81 %
+of a step, see [log.md](../log.md).
+"""
+
 MODEL = Template("""\
 ## $title, $layers of $released layers
 
@@ -39,26 +50,53 @@ $stages
 $checks
 """)
 
+PEER = Template("""\
+
+Beside llama.cpp: $mixers; $experts experts, $top_k of them for a token. $machine,
+load of other work $load.
+
+$speeds
+""")
+
 
 def markdown(data: Mapping[str, Any]) -> str:
     """The page from its data."""
-    return "\n".join([HEAD, *map(section, data.values())])
+    has_peers = any("peer" in model for model in data.values())
+    return "\n".join([HEAD, *[PEER_HEAD] * has_peers, *map(section, data.values())])
 
 
 def section(model: Mapping[str, Any]) -> str:
     """Section of one model."""
-    kinds = Counter(model["mixers"])
-    return MODEL.substitute(
+    text = MODEL.substitute(
         title=model["title"],
         layers=len(model["mixers"]),
         released=model["released_layers"],
-        mixers=", ".join(f"{number} × {kind.replace('_', ' ')}" for kind, number in kinds.items()),
+        mixers=mixer_words(model["mixers"]),
         moe=model["moe_layers"],
         gb=f"{model['checkpoint_bytes'] / 1e9:.1f}",
         tokens=count(model["calibration_tokens"]),
         machine=machine_words(model["machine"]),
         stages=table(stage_table(model["stages"], ("peak_resident_bytes", "output_bytes"))),
         checks=table(Table(["predicted / found", ""], checks(model), words=2)),
+    )
+    return text + peer_section(model["peer"]) if "peer" in model else text
+
+
+def mixer_words(mixers: Sequence[str]) -> str:
+    """Kinds of mixers with their numbers, such as `3 × delta net, 1 × attention`."""
+    kinds = Counter(mixers)
+    return ", ".join(f"{number} × {kind.replace('_', ' ')}" for kind, number in kinds.items())
+
+
+def peer_section(peer: Mapping[str, Any]) -> str:
+    """Speeds beside llama.cpp."""
+    return PEER.substitute(
+        mixers=mixer_words(peer["mixers"]),
+        experts=peer["experts"],
+        top_k=peer["top_k"],
+        machine=machine_words(peer["machine"]),
+        load=round(peer["machine"]["load_average"][0]),
+        speeds=table(peer_table(peer)),
     )
 
 

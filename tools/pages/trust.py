@@ -147,6 +147,14 @@ def _event_table(data: dict[str, Any]) -> Table:
         )
         tried = f"{kills['kills']} in {kills['runs']} runs"
         rows.append([what, tried, SAME_BYTES, kills["bad"]])
+    if "families" in data:
+        found = data["families"]
+        what = (
+            f"whole recipes of tiny random models of {len(found['families'])} families, which pass "
+            "their gates against torch; SIGKILL within drawn stages, then resumed"
+        )
+        tried = f"{found['kills']} in {len(found['families'])} families"
+        rows.append([what, tried, SAME_BYTES, found["bad"]])
     for name, kind in data.get("disks", {}).get("kinds", {}).items():
         rows.append([name, str(kind["tried"]), f"{kind['stopped']} {FULL}", kind["bad"]])
     workers = data.get("workers", {})

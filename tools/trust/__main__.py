@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moe_export.system.machine import machine, versions
 
-CAMPAIGNS = ("fuzz", "kills", "disks", "tampering", "workers", "costs", "sanitizers")
+CAMPAIGNS = ("fuzz", "kills", "families", "disks", "tampering", "workers", "costs", "sanitizers")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -57,7 +57,7 @@ def campaign(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kills-", dir=quick_folder()) as folder:
         home = Path(folder)
         for recipe in RECIPES:
-            done = _start(_words(recipe, arguments.set, home / recipe), is_new=False)
+            done = start_run(_words(recipe, arguments.set, home / recipe), is_new=False)
             outcome = done.wait(LONGEST_S)
             if outcome.code != 0:
                 raise RuntimeError(outcome.err)
@@ -105,11 +105,11 @@ def killed_and_resumed(
             moment_s = random.uniform(0, IMPORTS_S + mean_s)
         if len(stages) >= most:
             moment_s = math.inf
-        started = _start(words, is_new)
-        if _is_alive_at(started.process, moment_s):
+        started = start_run(words, is_new)
+        if is_alive_at(started.process, moment_s):
             os.kill(started.process, signal.SIGKILL)
             if started.wait().code == -signal.SIGKILL:
-                stages.append(_stage(run))
+                stages.append(stage_of(run))
                 new += is_new
                 continue
         outcome: Outcome = started.wait(LONGEST_S)
@@ -127,7 +127,7 @@ def _words(recipe: str, changes: list[str], run: Path) -> list[str]:
     return words
 
 
-def _start(words: list[str], is_new: bool) -> Started:
+def start_run(words: list[str], is_new: bool) -> Started:
     """Starts a run in a new interpreter, or in a process that has imported everything."""
 
     def call() -> int:
@@ -139,21 +139,21 @@ def _start(words: list[str], is_new: bool) -> Started:
     return Started(call, is_limited=False)
 
 
-def _is_alive_at(process: int, moment_s: float) -> bool:
+def is_alive_at(process: int, moment_s: float) -> bool:
     """Waits until a process has used so much processor time; False if it ends before."""
-    while not _has_ended(process):
-        if _cpu_s(process) >= moment_s:
+    while not has_ended(process):
+        if cpu_s(process) >= moment_s:
             return True
         time.sleep(0.005)
     return False
 
 
-def _has_ended(process: int) -> bool:
+def has_ended(process: int) -> bool:
     state = (Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[0]
     return state == "Z"
 
 
-def _cpu_s(number: int) -> float:
+def cpu_s(number: int) -> float:
     """Processor time of a process and those that it has started, so that waiting counts too."""
     proc = Path("/proc") / str(number)
     try:
@@ -162,10 +162,10 @@ def _cpu_s(number: int) -> float:
     except OSError:  # it has just ended
         return 0.0
     own_s = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    return own_s + sum(_cpu_s(int(child)) for child in children)
+    return own_s + sum(cpu_s(int(child)) for child in children)
 
 
-def _stage(run: Path) -> str:
+def stage_of(run: Path) -> str:
     """Stage that a run was in when it was killed."""
     partial = sorted(path.name.removesuffix(".partial") for path in run.glob("*.partial"))
     return partial[0] if partial else "before or between stages"

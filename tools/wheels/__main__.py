@@ -1,10 +1,10 @@
 """`python -m tools.wheels`: makes the wheels of both projects for every platform and checks them.
 
 It needs the packages ziglang, auditwheel, scikit-build-core and cmake. With `--arm-root`, a folder
-of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu. With
-`--twice` each platform is compiled a second time from nothing, which takes minutes; with `--sdist`
-the source archives of both projects are packed twice and a wheel is built from each by the compiler
-of this machine.
+of unpacked Debian packages of arm64 with Python 3.11, the wheel for Arm is loaded in qemu; where
+Wine is installed, that for Windows on x86-64 is loaded in it. With `--twice` each platform is
+compiled a second time from nothing, which takes minutes; with `--sdist` the source archives of both
+projects are packed twice and a wheel is built from each by the compiler of this machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 from tools.arm.programs import find_emulator
-from tools.wheels import findings, source, twice
+from tools.wheels import findings, licences, source, twice, wine
 from tools.wheels.check import Arm, Verdict, check, run_here
-from tools.wheels.make import PROJECTS, make
+from tools.wheels.make import PROJECTS, ROOT, make
 from tools.wheels.platforms import PLATFORMS, Platform
 
 Wheels = dict[tuple[str, str], Path]
@@ -30,13 +30,18 @@ def main(words: list[str] | None = None) -> int:
     chosen = [platform for platform in PLATFORMS if platform.tag in arguments.platforms]
     build = arguments.build.resolve()
     wheels = make(chosen, arguments.out, build, print)
-    arm = _arm(arguments.arm_root)
+    for wheel in wheels.values():
+        licences.require(wheel, (ROOT / "LICENSE").read_bytes())
+    tags = {platform.tag for platform in chosen}
+    arm = _arm(arguments.arm_root) if "manylinux_2_28_aarch64" in tags else None
+    windows = _wine(build) if "win_amd64" in tags else None
     rows = []
     for platform in chosen:
         small = wheels["moe-export-ops", platform.tag]
-        verdict = check(small, platform, arm)
-        findings.record(arguments.findings, platform.tag, verdict.words)
-        rows.append(_row(platform, small, verdict))
+        verdict = check(small, platform, arm, windows)
+        size = f"{small.stat().st_size / 1e6:.1f} MB"
+        findings.record(arguments.findings, platform.tag, verdict.words | {"size": size})
+        rows.append(_row(platform, size, verdict))
     print("\n| platform | moe-export-ops | state | kernels | auditwheel |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))
@@ -107,8 +112,14 @@ def _arm(root: Path | None) -> Arm | None:
     return Arm(emulator, root)
 
 
-def _row(platform: Platform, wheel: Path, verdict: Verdict) -> str:
-    size = f"{wheel.stat().st_size / 1e6:.1f} MB"
+def _wine(build: Path) -> wine.Wine | None:
+    found = wine.find(build / "zig-cache")
+    if found is None:
+        print(wine.MISSING, file=sys.stderr)
+    return found
+
+
+def _row(platform: Platform, size: str, verdict: Verdict) -> str:
     cells = (platform.tag, size, verdict.state, verdict.kernels or "–", verdict.policy or "–")
     return f"| {' | '.join(cells)} |"
 

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.arm.programs import PROCESSORS
+from tools.wheels import wine
 from tools.wheels.platforms import Platform
+from tools.wheels.wine import Wine
 
 # Neither project's other packages are installed, so that nothing but the library is needed.
+# The current folder, which may be the checkout, is not searched.
 _DESCRIBE = """
-import ctypes, importlib.util, pathlib
+import ctypes, importlib.util, pathlib, sys
+sys.path = [folder for folder in sys.path if folder]
 folder = pathlib.Path(importlib.util.find_spec("{package}").origin).parent
 (path,) = (path for path in folder.rglob("*moe_export_ops.*") if path.suffix in {suffixes})
 library = ctypes.CDLL(str(path))
@@ -106,6 +110,18 @@ def run_emulated(wheel: Path, arm: Arm) -> str:
         return ", ".join(names)
 
 
+def run_in_wine(wheel: Path, platform: Platform, found: Wine) -> str:
+    """The kernel that the library for Windows takes in Wine, which has this machine's processor.
+
+    Raises:
+        RuntimeError: If it does not load, or takes another kernel than it should.
+    """
+    # Wine's own processes end a little later than the program.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        command = wine.describing(found, wheel, platform, Path(folder))
+        return _kernel(command, wine.environment(Path(folder) / "prefix"), expected_here())
+
+
 def _program(wheel: Path) -> str:
     """Code that prints what the library of an installed wheel says of its kernels."""
     return _DESCRIBE.format(package=wheel.name.partition("-")[0], suffixes=LIBRARY_SUFFIXES)
@@ -141,7 +157,7 @@ class Verdict:
         return {"state": self.state, "kernels": self.kernels, "auditwheel": self.policy}
 
 
-def check(wheel: Path, platform: Platform, arm: Arm | None) -> Verdict:
+def check(wheel: Path, platform: Platform, arm: Arm | None, found: Wine | None) -> Verdict:
     """Checks a wheel of moe-export-ops as far as this machine can."""
     policy = audited(wheel, platform)
     if platform.target.system == this.system() and platform.target.processor == this.machine():
@@ -149,4 +165,7 @@ def check(wheel: Path, platform: Platform, arm: Arm | None) -> Verdict:
     is_arm_linux = (platform.target.system, platform.target.processor) == ("Linux", "aarch64")
     if arm is not None and is_arm_linux:
         return Verdict("emulated", run_emulated(wheel, arm), policy)
+    is_windows_here = platform.tag == "win_amd64" and this.machine() == "x86_64"
+    if found is not None and is_windows_here:
+        return Verdict("emulated", run_in_wine(wheel, platform, found), policy)
     return Verdict("built", "", policy)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import zig
+from tools.wheels import licences
 from tools.wheels.archive import read_wheel, tagged, write_wheel
 from tools.wheels.platforms import Platform
 
@@ -39,7 +40,7 @@ def build_library(platform: Platform, build: Path) -> Path:
     """The stripped library for a platform, compiled with the paths of the sources left out."""
     values = zig.defines(platform.target, build / "zig")
     values["CMAKE_CXX_FLAGS"] = f"-g0 -ffile-prefix-map={ROOT}=."
-    values["CMAKE_MODULE_LINKER_FLAGS"] = "-s"
+    values |= dict.fromkeys(("CMAKE_MODULE_LINKER_FLAGS", "CMAKE_SHARED_LINKER_FLAGS"), "-s")
     folder = build / platform.tag
     zig.run_cmake(NATIVE, folder, values, ["moe_export_ops"])
     return folder / platform.library
@@ -72,6 +73,7 @@ def make(
                 f"{project.folder}/{platform.library}": library,
                 f"{info}/WHEEL": tagged(files[f"{info}/WHEEL"], platform.tag),
             }
+            contents |= licences.linked(platform, info)
             path = out / f"{info.removesuffix('.dist-info')}-py3-none-{platform.tag}.whl"
             write_wheel(path, info, contents)
             wheels[name, platform.tag] = path

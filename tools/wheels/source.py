@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tools.wheels.archive import read_wheel
+from tools.wheels.licences import LINKED
 from tools.wheels.make import NATIVE, PROJECTS, ROOT
 from tools.wheels.platforms import PLATFORMS
 
@@ -45,7 +46,7 @@ def wheel_of(archive: Path, out: Path) -> Path:
 
 
 def compare_with(wheel: Path, other: Path) -> None:
-    """Compares a wheel from the archive with one from the checkout, but for tag and library.
+    """Compares a wheel from the archive with one of zig, but for tag, library and zig's licences.
 
     Raises:
         RuntimeError: A file is missing or differs; the message names it.
@@ -62,7 +63,9 @@ def compare_with(wheel: Path, other: Path) -> None:
 def _portable_files(wheel: Path) -> dict[str, bytes]:
     info, files = read_wheel(wheel)
     own = {f"{project.folder}/{p.library}" for project in PROJECTS.values() for p in PLATFORMS}
-    return {n: data for n, data in files.items() if n not in own and n != f"{info}/WHEEL"}
+    own.add(f"{info}/WHEEL")
+    zig = f"{info}/{LINKED}/"
+    return {n: data for n, data in files.items() if n not in own and not n.startswith(zig)}
 
 
 def _call(command: list[str], folder: Path) -> None:

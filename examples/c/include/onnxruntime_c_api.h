@@ -30,6 +30,12 @@ typedef enum ONNXTensorElementDataType {
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 = 10
 } ONNXTensorElementDataType;
 
+#ifdef _WIN32
+typedef wchar_t ORTCHAR_T; /* of paths */
+#else
+typedef char ORTCHAR_T;
+#endif
+
 typedef void (*OrtUnused)(void);
 
 typedef struct OrtApi {
@@ -37,7 +43,7 @@ typedef struct OrtApi {
   const char* (*GetErrorMessage)(const OrtStatus*);
   OrtStatus* (*CreateEnv)(OrtLoggingLevel, const char* name, OrtEnv** out);
   OrtUnused unused_4[3];
-  OrtStatus* (*CreateSession)(const OrtEnv*, const char* path, const OrtSessionOptions*,
+  OrtStatus* (*CreateSession)(const OrtEnv*, const ORTCHAR_T* path, const OrtSessionOptions*,
                               OrtSession** out);
   OrtUnused unused_8[1];
   OrtStatus* (*Run)(OrtSession*, const OrtRunOptions*, const char* const* input_names,
@@ -80,7 +86,7 @@ typedef struct OrtApi {
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo*);
   void (*ReleaseSessionOptions)(OrtSessionOptions*);
   OrtUnused unused_101[127];
-  OrtStatus* (*RegisterCustomOpsLibrary_V2)(OrtSessionOptions*, const char* path);
+  OrtStatus* (*RegisterCustomOpsLibrary_V2)(OrtSessionOptions*, const ORTCHAR_T* path);
 } OrtApi;
 
 typedef struct OrtApiBase {

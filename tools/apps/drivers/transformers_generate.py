@@ -1,6 +1,8 @@
-"""Answers texts in Optimum with `moe_export.optimum`, in batches padded on the left.
+"""Answers texts in batches padded on the left, by `generate` of transformers.
 
-python optimum_generate.py FOLDER NEW_TOKENS END < texts > answers
+python transformers_generate.py FOLDER NEW_TOKENS END < texts > answers
+
+An export runs in Optimum with `moe_export.optimum`, a checkpoint in transformers alone.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ import json
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
-from moe_export.optimum import ORTModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 BATCH = 8
 
 folder, new_tokens, end = sys.argv[1:]
-library = (Path(folder) / "libmoe_export_ops.so").exists()
-model = ORTModelForCausalLM.from_pretrained(folder, operator="native" if library else "portable")
+if (Path(folder) / "model.onnx").exists():
+    from moe_export.optimum import ORTModelForCausalLM
+
+    operator = "native" if (Path(folder) / "libmoe_export_ops.so").exists() else "portable"
+    model = ORTModelForCausalLM.from_pretrained(folder, operator=operator)
+else:
+    model = AutoModelForCausalLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
 texts = [json.loads(line) for line in sys.stdin]
 for first in range(0, len(texts), BATCH):
