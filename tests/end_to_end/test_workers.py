@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from moe_export.cli import main
+from moe_export.cli.interrupts import SENTENCE as INTERRUPTED
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.small_runs import artifacts, write_recipe
 
@@ -106,7 +107,9 @@ def test_an_error_of_the_first_worker_ends_the_others(tmp_path: Path) -> None:
     assert done.returncode != 0
     said = re.findall("^moe-export: .*", done.stderr, re.MULTILINE)
     assert sum("is no directory here" in line for line in said) == 1
-    assert all("is no directory here" in line or OTHER_ENDED in line for line in said)
+    # torchrun ends the others by SIGTERM, which may come before they miss the first.
+    known = ("is no directory here", OTHER_ENDED, INTERRUPTED)
+    assert all(any(words in line for words in known) for line in said), said
 
 
 def test_no_thread_of_the_group_is_left_to_abort_the_end_of_a_worker(tmp_path: Path) -> None:

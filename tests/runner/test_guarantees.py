@@ -16,6 +16,7 @@ from moe_export.artifacts.run_info import RunInfo
 from moe_export.errors import ArtifactError, ResourceError
 from moe_export.recipe import (
     CalibrateSettings,
+    CalibrateSource,
     DistillSettings,
     ExportSettings,
     ImportanceSettings,
@@ -23,7 +24,6 @@ from moe_export.recipe import (
     PruneSettings,
     QuantizeSettings,
     Section,
-    Source,
 )
 from moe_export.runner import run as runner
 from moe_export.runner.run import Run
@@ -234,7 +234,7 @@ def test_the_number_of_threads_is_part_of_the_key_where_it_changes_bytes(run: Pa
 @pytest.mark.parametrize(
     ("settings", "depends"),
     [
-        (CalibrateSettings(sources=(Source(demo="sums"),)), False),
+        (CalibrateSettings(sources=(CalibrateSource(demo="sums"),)), False),
         (ImportanceSettings(), True),
         (PlanSettings(keep=0.5), False),
         (PruneSettings(), True),

@@ -11,7 +11,7 @@ import pytest
 from moe_export.artifacts.run_info import RunInfo
 from moe_export.artifacts.stage_mark import StageMark
 from moe_export.errors import ArtifactError
-from moe_export.recipe import CalibrateSettings, PlanSettings, Section, Source
+from moe_export.recipe import CalibrateSettings, CalibrateSource, PlanSettings, Section
 from moe_export.runner import elapsed
 from moe_export.runner.run import Run, State
 from moe_export.runner.steps import Step, between
@@ -19,7 +19,7 @@ from moe_export.runner.verify import verify
 from moe_export.stages.job import Job
 from moe_export.system.progress import silent
 
-CALIBRATE = CalibrateSettings(sources=(Source(demo="sums"),))
+CALIBRATE = CalibrateSettings(sources=(CalibrateSource(demo="sums"),))
 
 
 @pytest.fixture
