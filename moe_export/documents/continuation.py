@@ -42,6 +42,7 @@ class Continuation:
 
     def _begin(self, tokens: list[int]) -> None:
         """Keeps so many of the tokens that the next one is not decoded as the first of a text."""
-        tail = tokens[-CONTEXT_TOKENS:]
-        self._seen = tail if self._decode(tail) else tokens
-        self._given, self._held = self._decode(self._seen), ""
+        self._seen, self._held = tokens[-CONTEXT_TOKENS:], ""
+        self._given = self._decode(self._seen)
+        if not self._given:
+            self._seen, self._given = tokens, self._decode(tokens)

@@ -123,7 +123,7 @@ def _fit(
     *,
     quantization: Quantization,
     damping: float,
-    rounding: Rounding = native.quantize,
+    rounding: Rounding,
 ) -> dict[str, QuantizeResult]:
     """Quantizes matrices that have the same input, and writes them dequantized into the model."""
     tokens, depth = x_TK.shape

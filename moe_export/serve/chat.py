@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.documents.json_files import json_object
+from moe_export.documents.special_tokens import TOKENIZER_CONFIG_FILE
 from moe_export.documents.tokenizer_files import TEMPLATE_FILE
 from moe_export.serve.problems import RequestError
 
-CONFIG_FILE = "tokenizer_config.json"
 LEGACY_FILE = "chat_template.json"
 """File of older checkpoints of processors, with the key of `tokenizer_config.json`."""
 
@@ -31,7 +31,7 @@ class ChatTemplate:
     """
 
     def __init__(self, directory: Path) -> None:
-        config = json_object(directory / CONFIG_FILE)
+        config = json_object(directory / TOKENIZER_CONFIG_FILE)
         separate = directory / TEMPLATE_FILE
         listed = config.get(
             "chat_template", json_object(directory / LEGACY_FILE).get("chat_template")
