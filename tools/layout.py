@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +27,7 @@ from moe_export.system.machine import machine, versions
 from moe_export.testing.families import DEEPSEEK_V3, QWEN3_5_MOE_TEXT, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tools.trust.run_files import unequal
+from tools.trust.workers import free_port
 
 ROOT = Path(__file__).parents[1]
 ROWS = (DEEPSEEK_V3, QWEN3_5_MOE_TEXT)
@@ -91,12 +91,9 @@ def tried(row: FamilyRow, home: Path, processes: int) -> dict[str, Any]:
 
 def _run(recipe: Path, run: Path, processes: int) -> list[int]:
     """Starts processes in the way of `torchrun`; returns the most bytes that each held."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     shared = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     if processes > 1:
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared["WORLD_SIZE"] = str(processes)
     command = [sys.executable, "-m", "moe_export", "run", str(recipe), "--run", str(run)]
     command += ["--until", "export"]

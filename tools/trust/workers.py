@@ -140,7 +140,7 @@ def _start(home: Path, where: str) -> list[Started]:
     shared = {
         "WORLD_SIZE": str(PROCESSES),
         "MASTER_ADDR": address,
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
     }
     return [
         Started(lambda rank=rank: _work(home, where, rank, shared))  # type: ignore[misc]
@@ -172,7 +172,8 @@ def _run(home: Path, run: str, settings: dict[str, str]) -> int:
     return main(words)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port: int = server.getsockname()[1]
