@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
 from moe_export.testing.families import ROWS
 from tests.family.test_main_job import ROWS as RUN_THERE
+from tests.helpers.campaigns import campaign
 from tools.trust.families import STAGES, dealt
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_every_other_family_runs_to_its_report_and_resumes_to_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     names = [row.model_type for row in ROWS if row not in RUN_THERE]
-    out = tmp_path / "out.json"
-    words = ["families", "--kills", "2", "--out", str(out), "--families", *names]
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.trust", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())["families"]
+    found = campaign(tmp_path, "families", "--kills", "2", "--families", *names)
     assert sorted(found["families"] + found["unknown_to_transformers"]) == sorted(names)
     assert found["kills"] == 2, "a kill came too late"
 

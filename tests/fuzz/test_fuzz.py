@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from random import Random
 
 import pytest
 
+from tests.helpers.campaigns import campaign
 from tools.trust import sandbox
 from tools.trust.mutate import change_bytes, change_json
 from tools.trust.sandbox import forked
@@ -34,17 +33,7 @@ CASES = 60
 
 
 def test_hostile_inputs_end_well(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    words = ["fuzz", "--cases", str(CASES), "--processes", "2", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.trust", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    kinds = json.loads(out.read_text())["fuzz"]["kinds"]
+    kinds = campaign(tmp_path, "fuzz", "--cases", str(CASES), "--processes", "2")["kinds"]
     counts = [kind["verdicts"] for kind in kinds.values()]
     assert sum(sum(each.values()) for each in counts) == CASES
     assert not any(set(each) & set(BAD) for each in counts)

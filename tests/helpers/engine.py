@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moe_export.ort.session import OrtModel
+from moe_export.serve.engine import Engine
 from moe_export.serve.job import Asked, Job, Piece
 
 
@@ -48,3 +49,13 @@ def greedy(session: OrtModel, prompt: list[int], count: int) -> list[int]:
 
 def tokens(count: int, seed: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(seed).integers(2, 1000, count)]
+
+
+def require_answers(engine: Engine, session: OrtModel, runs: list[Run]) -> None:
+    """Submits jobs to a started engine, and requires the tokens of the model alone."""
+    for run in runs:
+        engine.submit([run.job])
+    for run in runs:
+        asked = run.job.asked
+        expected = greedy(session, asked.prompt, asked.new_tokens)
+        assert run.finished() == (expected, "length")

@@ -19,7 +19,7 @@ from moe_export.serve.limits import Limits
 from moe_export.serve.sampling import Sampler, score
 from moe_export.serve.slots import Slots
 from moe_export.serve.text import StopStrings
-from tests.helpers.engine import Run, Silent, greedy, tokens
+from tests.helpers.engine import Run, Silent, greedy, require_answers, tokens
 
 CLOSE = 2e-5
 """Largest difference of logits of size 10 in float32 between matrices of other row counts."""
@@ -58,12 +58,7 @@ def test_jobs_of_many_lengths_take_turns_in_few_rows(session: OrtModel) -> None:
     prompts = [tokens(count, count) for count in (1, 3, 16, 17, 40, 5, 2, 33, 60, 8)]
     runs = [Run(prompt, new) for prompt, new in zip(prompts, [4, 1, 9, 3] * 3, strict=False)]
     engine.start()
-    for run in runs:
-        engine.submit([run.job])
-    for run in runs:
-        asked = run.job.asked
-        expected = greedy(session, asked.prompt, asked.new_tokens)
-        assert run.finished() == (expected, "length")
+    require_answers(engine, session, runs)
     engine.stop()
     assert not engine.alive
     with pytest.raises(StoppedError):

@@ -14,7 +14,7 @@ from moe_export.serve.slots import Slots
 from moe_export.testing.families import LFM2_MOE, QWEN3_5_MOE_TEXT, FamilyRow
 from moe_export.testing.tiny import tiny_checkpoint
 from tests.helpers.decoding import exported
-from tests.helpers.engine import Run, Silent, greedy, tokens
+from tests.helpers.engine import Run, Silent, require_answers, tokens
 
 
 @pytest.fixture(scope="module", params=[LFM2_MOE, QWEN3_5_MOE_TEXT], ids=lambda r: r.model_type)
@@ -32,12 +32,7 @@ def test_jobs_get_the_tokens_of_a_model_alone_while_others_are_amid_their_prompt
     prompts = [[token % 250 for token in tokens(count, count)] for count in (3, 20, 2, 30, 5, 1, 8)]
     runs = [Run(prompt, new) for prompt, new in zip(prompts, [9, 4, 12, 3] * 2, strict=False)]
     engine.start()
-    for run in runs:
-        engine.submit([run.job])
-    for run in runs:
-        asked = run.job.asked
-        expected = greedy(session, asked.prompt, asked.new_tokens)
-        assert run.finished() == (expected, "length")
+    require_answers(engine, session, runs)
     engine.stop()
 
 
