@@ -59,7 +59,9 @@ def source_package(cache: Path, requirement: str) -> Path:
     folder = cache / f"source-{requirement}"
     if not _is_complete(folder, (requirement,)):
         shutil.rmtree(folder, ignore_errors=True)
-        options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+        # What builds the archive comes as wheels: `:all:` would compile CMake.
+        sources = ["--no-binary", requirement.partition("==")[0]]
+        options = ["--quiet", "--no-deps", *sources, "--dest", str(folder)]
         _call([sys.executable, "-m", "pip", "download", *options, requirement])
         (archive,) = folder.glob("*.tar.gz")
         with tarfile.open(archive) as content:

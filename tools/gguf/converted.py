@@ -2,7 +2,7 @@
 
 `convert` starts this module as a program that finds llama.cpp's converter in its sources: the
 folder vendor/llama.cpp of the source archive of llama-cpp-python 0.3.36, which
-`pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36` brings.
+`pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36` brings.
 """
 
 from __future__ import annotations
