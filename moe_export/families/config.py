@@ -197,7 +197,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         rotated=rotated,
         has_qk_norm=_has_qk_norm(reader),
         mixers=_read_mixers(reader),
-        convolution_taps=reader.number_or("convolution_taps", 0),
+        convolution_taps=number("convolution_taps") if reader.knows("convolution_taps") else 0,
         delta_net=_read_delta_net(reader),
         windows=_read_windows(reader),
         rotates=_read_rotates(reader),
