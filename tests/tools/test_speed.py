@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from tools.speed.targets import TARGETS, deeper, faster, second_thread, slowest_node, target_rows
-from tools.speed.variants import MULTIPLE, SPEEDUP, UNPRUNED, Shape, active_bytes, planned_shape
+from tools.speed.variants import (
+    MULTIPLE,
+    SPEEDUP,
+    UNPRUNED,
+    Shape,
+    active_bytes,
+    peer_bytes,
+    planned_shape,
+)
 
 
 def decoding(**seconds: list[float]) -> dict[str, Any]:
@@ -28,6 +36,15 @@ def test_a_planned_shape_reads_as_little_as_its_speedup_asks_for() -> None:
         active_bytes(shape, "int4", "int8", 24) for shape in (UNPRUNED, planned, wider)
     )
     assert unpruned / least >= SPEEDUP > unpruned / more
+
+
+def test_bytes_of_the_peer_are_those_of_its_types() -> None:
+    # Per layer: q, k, v, o; 4 experts and the shared one; router and gate of 61 columns in float16.
+    layer = 4 * 2048**2 + 3 * 2048 * (4 * 1408 + 5632)
+    rest = 2 * 2048 * 61
+    head = 151_936 * 2048
+    expected = 2 * (layer * 18 / 32 + rest) + head * 210 / 256
+    assert peer_bytes(2) == pytest.approx(expected, rel=1e-3)
 
 
 def test_ratios_are_medians_over_turns_and_lines_over_depths() -> None:
@@ -51,6 +68,6 @@ def test_the_slowest_node_is_one_that_reads_weights_and_takes_time() -> None:
 
 def test_an_unknown_measurement_is_left_open_in_the_table() -> None:
     rows = target_rows({"int4-1": decoding(**{"half int4": [1.0], "Q4_0": [1.6]})})
-    assert rows[0][1:] == ["≥ 1.7", "1.60, missed", ""]
+    assert rows[0][1:] == ["≥ 1.7", "1.60, missed", "", "1.34"]
     assert len(rows) == len(TARGETS)
-    assert all(row[2:] == ["", ""] for row in rows[1:])
+    assert all(row[2:4] == ["", ""] for row in rows[1:])

@@ -93,6 +93,16 @@ def active_bytes(shape: Shape, experts: str, dense: str, layers: int) -> int:
     return predicted_bytes(spec, DTYPE, "packed").active_bytes(spec, shares)
 
 
+def peer_bytes(layers: int) -> int:
+    """Bytes of weights that a token reads of `Q4_0`, unpruned; its lm_head is in Q6_K.
+
+    Q4_0 has 18 bytes for 32 weights, as our int4 has with its scale; Q6_K has 210 for 256.
+    """
+    config = UNPRUNED.config(layers)
+    head = config["vocab_size"] * config["hidden_size"]
+    return active_bytes(UNPRUNED, "int4", "int4", layers) + head * 210 // 256 - head * 18 // 32
+
+
 @cache
 def planned_shape() -> Shape:
     """Half of the routed width, and as much of the shared one as a plan with `SPEEDUP` leaves.
