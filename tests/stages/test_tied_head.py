@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from moe_export.artifacts.quantization import QuantizationRecord
 from moe_export.checkpoint import Checkpoint
+from moe_export.cli import main
 from moe_export.errors import RecipeError
 from moe_export.families import open_checkpoint
 from moe_export.families.stored import read_values
@@ -26,6 +27,7 @@ from moe_export.testing.tiny import pruned_checkpoint, tiny_checkpoint
 from moe_export.torch_model import load_torch_model
 from moe_export.variants import DATA_FILE
 from tests.helpers.decoding import Decoder
+from tests.helpers.small_runs import write_recipe
 from tests.helpers.tied_heads import untied_twin
 from tests.stages.test_gptq import calibration
 
@@ -163,3 +165,14 @@ def test_a_table_that_is_the_head_in_floats_too_is_not_quantized(
 ) -> None:
     with pytest.raises(RecipeError, match=r"^quantize.embedding is int8, but the lm_head of this"):
         quantized(tied, tmp_path / "out", embedding="int8", dense="int8", lm_head="float")
+
+
+def test_a_table_of_both_uses_stops_a_run_before_its_first_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_checkpoint(tmp_path / "model", base=MODELS["mixtral"])
+    recipe = write_recipe(tmp_path, model, quantize={"experts": "int4", "embedding": "int8"})
+    run_folder = tmp_path / "run"
+    assert main(["run", str(recipe), "--run", str(run_folder)]) == RecipeError.exit_code
+    assert "quantize.embedding is int8, but the lm_head of this mixtral" in capsys.readouterr().err
+    assert not (run_folder / "calibrate").exists()
