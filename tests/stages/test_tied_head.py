@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,20 @@ def test_a_head_in_floats_stays_tied_and_is_stored_once(
     assert predicted.by_class["embeddings"] == table_bytes
     found = Decoder(tmp_path / "onnx", native=True).start(IDS)
     np.testing.assert_allclose(found, torch_logits(out), rtol=0, atol=1e-4)
+
+
+def test_a_checkpoint_of_before_keeps_the_tied_head_that_it_was_written_with(
+    tied: Path, tmp_path: Path
+) -> None:
+    out = quantized(tied, tmp_path / "out", experts="int4", dense="int8", lm_head="float")
+    expected = torch_logits(out)
+    config = json.loads((out / "config.json").read_text())
+    del config["quantization"]["lm_head"]  # then as `dense`, but a tied head was never rounded
+    (out / "config.json").write_text(json.dumps(config))
+    spec = open_checkpoint(out)[1]
+    assert spec.quantization.format_of("lm_head") == "int8"
+    assert spec.tied_embeddings
+    np.testing.assert_array_equal(torch_logits(out), expected)
 
 
 def test_a_table_that_is_the_head_in_floats_too_is_not_quantized(
