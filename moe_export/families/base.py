@@ -134,6 +134,8 @@ class Family:
             that also see, in place of `model.`; None if there are no such checkpoints.
         vision_prefix: Beginning of the names of the other tensors there, which are dropped.
         rope_types: Kinds of stretched frequencies that are supported.
+        tie_keys: Config keys that make the embedding the lm_head too; the first that is given
+            decides.
         moe_returns_logits: True if the MoE block of transformers 4 also returns router logits to a
             decoder layer that insists on them.
         genai_type: Model type of onnxruntime-genai, which decides tokens of its tools and chat;
@@ -168,6 +170,7 @@ class Family:
     text_prefix: str | None = None
     vision_prefix: str | None = None
     rope_types: tuple[RopeType, ...] = ("default", "yarn")
+    tie_keys: tuple[str, ...] = ("tie_word_embeddings",)
     moe_returns_logits: bool = False
     genai_type: str = "decoder"
     in_transformers_js: bool = False

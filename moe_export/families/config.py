@@ -218,7 +218,7 @@ def read_spec(family: Family, config: dict[str, Any]) -> ModelSpec:
         o_bias=reader.has_tensors("o_bias") and reader.bias("o_bias", "attention_bias"),
         lm_head_bias=reader.bias("lm_head_bias", "lm_head_bias"),
         clip_qkv=reader.number_or("clip_qkv", None),
-        tied_embeddings=reader.flag("tie_word_embeddings"),
+        tied_embeddings=_is_tied(reader),
         norm_epsilon=float(number("norm_epsilon")),
         rope_theta=float(number("rope_theta")),
         stretch=read_stretch(
@@ -346,6 +346,11 @@ def _check_experts(reader: _ConfigReader) -> None:
             f"config.json: {experts} experts in each of {layers} layers are more than the "
             f"{MOST_EXPERTS} that are supported for {reader.family.model_type}"
         )
+
+
+def _is_tied(reader: _ConfigReader) -> bool:
+    given = (key for key in reader.family.tie_keys if key in reader.values)
+    return reader.flag(next(given, ""))
 
 
 def _has_qk_norm(reader: _ConfigReader) -> bool:

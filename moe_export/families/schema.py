@@ -92,6 +92,7 @@ FLAGS = (
     "mlp_bias",
     "norm_topk_prob",
     "qkv_bias",
+    "tie_embedding",
     "tie_word_embeddings",
     "use_qk_norm",
     "use_sliding_window",

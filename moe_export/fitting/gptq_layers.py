@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from moe_export.errors import CheckpointError
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.formats import QuantizedMatrix, gptq
 from moe_export.formats.matrix import side_by_side
 from moe_export.op import rounding as native
@@ -91,7 +92,7 @@ def quantize_by_layer(
     """
     batches = batches_of(list(sequences), BATCH_TOKENS)
     model = CarriedModel(directory, batches)
-    spec = model.spec
+    spec = in_formats(model.spec, quantization)
     fit = partial(_fit, quantization=quantization, damping=damping, rounding=rounding)
     for layer in range(spec.num_layers):
         names = _names(spec, quantization, layer)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from moe_export.families import spec_of
 from moe_export.families.base import PRUNED_PREFIX, WIDTHS_KEY
+from moe_export.families.quantized import in_formats
 from moe_export.gpu_check.apart import Apart, ApartError
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import Dtype
@@ -126,7 +126,7 @@ def models(folder: str, layers: Sequence[int], provider: str = "cuda") -> list[R
 def weight_bytes(layers: int) -> dict[str, int]:
     """Bytes of each model's exported weights, computed from its config."""
     dense, half = (spec_of(c) for c in (config_of(FAMILY, SIZE, layers), pruned_config(layers)))
-    specs = {DENSE: dense, HALF: half, INT4: replace(half, quantization=FORMATS.quantization())}
+    specs = {DENSE: dense, HALF: half, INT4: in_formats(half, FORMATS.quantization())}
     return {model: predicted_bytes(spec, DTYPE).total_bytes for model, spec in specs.items()}
 
 

@@ -17,6 +17,7 @@ from moe_export.checkpoint import Checkpoint
 from moe_export.experts import ExpertTable
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.formats import GRIDS
 from moe_export.formats.storage import SCALE_SUFFIX, stored_parts
 from moe_export.graph import predicted_bytes
@@ -195,10 +196,10 @@ def _allocate(
     def model(chosen: Sequence[Chosen]) -> ModelSpec:
         formats = _one_or_all(tuple(layer.option.name for layer in chosen))
         resized = axis.resized(widths_of(chosen)).spec
-        return replace(resized, quantization=replace(quantization, experts=formats))
+        return in_formats(resized, replace(quantization, experts=formats))
 
     # An option counts the experts in its format; all else is counted here, without the experts.
-    unquantized = replace(empty, quantization=replace(quantization, experts=FLOAT))
+    unquantized = in_formats(empty, replace(quantization, experts=FLOAT))
     stored, read = budget.sizes(unquantized, costs.shares)
     elsewhere = counted.stored * stored + counted.read * read
     elsewhere -= sum(

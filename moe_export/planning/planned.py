@@ -16,6 +16,7 @@ from moe_export.errors import PlanError
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.graph import PredictedBytes, predicted_bytes
 from moe_export.op.spec import Dtype
 from moe_export.planning.allocation import Allocation, Budget, Costs, allocate, format_errors
@@ -105,7 +106,7 @@ def _fit_bytes(
     assert settings.target_bytes is not None
     assert settings.dtype is not None
     target = settings.target_bytes
-    axis = replace(axis, spec=replace(axis.spec, quantization=formats_of(settings)))
+    axis = replace(axis, spec=in_formats(axis.spec, formats_of(settings)))
     fixed = planned_bytes(axis.emptied().spec, settings.dtype, settings).total_bytes
     least, most = 0, axis.rows
     if fixed > target:
@@ -174,7 +175,7 @@ def _read_bytes(
     if settings.speedup is None:
         return settings.target_active_bytes
     assert settings.dtype is not None
-    unpruned = replace(spec, quantization=formats_of(settings))
+    unpruned = in_formats(spec, formats_of(settings))
     sizes = planned_bytes(unpruned, settings.dtype, settings)
     shares = token_shares(tokens_per_expert, spec)
     return int(sizes.active_bytes(unpruned, shares) / settings.speedup)

@@ -38,9 +38,10 @@ class Formats(Section):
             budget loses least.
         choices: Formats that `auto` chooses from.
         dense: Format of the matrices of attention and of layers without experts.
-        lm_head: Format of the lm_head; as `dense` unless given. It may not be given if the lm_head
-            is the embedding's table.
-        embedding: Format of the embedding's table; float if the lm_head is the same table.
+        lm_head: Format of the lm_head; as `dense` unless given. If the embedding's table is the
+            lm_head too, a quantized one is stored apart, and `float` keeps one table for both.
+        embedding: Format of the embedding's table; float if the table is the lm_head too and that
+            is float.
         group_size: Number of weights along the inputs that share a scale.
     """
 

@@ -13,6 +13,7 @@ from moe_export.errors import RecipeError
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
 from moe_export.families.config import check_top_k
+from moe_export.families.quantized import in_formats
 from moe_export.families.states import every_head_bytes, fixed_bytes, token_bytes
 from moe_export.graph import predicted_bytes
 from moe_export.op.spec import QUANTIZED_FORMATS, Dtype
@@ -38,7 +39,7 @@ class ModelSize:
     Attributes:
         keep: Share of every expert's width that is kept.
         format: Format of the experts.
-        parameters: Number of parameters.
+        parameters: Number of parameters of the float model.
         file_bytes: Bytes of `model.onnx.data`.
         active_bytes: Bytes of weights that a token reads, every expert chosen equally often.
         active_parameters: Parameters that a token is multiplied with; not its row of the
@@ -173,14 +174,15 @@ def _sizes_of(spec: ModelSpec, keep: float, formats: Sequence[str]) -> list[Mode
     sizes = []
     for name in formats:
         dtype: Dtype = "float32" if name == "float32" else "float16"
-        size_bytes = predicted_bytes(replace(model, quantization=_quantization(name)), dtype)
+        quantized = in_formats(model, _quantization(name))
+        size_bytes = predicted_bytes(quantized, dtype)
         sizes.append(
             ModelSize(
                 keep,
                 name,
                 parameters,
                 size_bytes.total_bytes,
-                size_bytes.active_bytes(model, shares),
+                size_bytes.active_bytes(quantized, shares),
                 active,
                 spec.active_experts,
             )

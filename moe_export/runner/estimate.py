@@ -25,6 +25,7 @@ from moe_export.evaluation.tally import CHUNK_BYTES, LOGIT_BATCH_BYTES
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.families.stored import stored_tensors
 from moe_export.fitting.limits import (
     DIMENSIONS_AT_ONCE,
@@ -130,8 +131,8 @@ def estimate(recipe: Recipe, model: Path) -> list[StageEstimate]:
 
     Raises:
         CheckpointError: the model has no readable config, or one of an unknown family.
-        RecipeError: the plan prunes a shared expert that the model does not have, or a format is
-            not known to what runs it.
+        RecipeError: the plan prunes a shared expert that the model does not have, a format is not
+            known to what runs it, or the embedding is to be quantized and is the lm_head too.
     """
     spec = _tuned(recipe, spec_of(read_config(model)))
     tokenizer = model / TOKENIZER_FILE
@@ -173,7 +174,7 @@ class _Models:
     @property
     def quantized(self) -> ModelSpec:
         """Sizes of the quantized model."""
-        return replace(self.kept, quantization=_quantization(self.recipe))
+        return in_formats(self.kept, _quantization(self.recipe))
 
     @property
     def exported(self) -> list[ModelSpec]:
@@ -405,13 +406,14 @@ def _fitting(models: _Models) -> StageEstimate:
 def _quantize(models: _Models) -> StageEstimate:
     gptq_bytes = models.layerwise_bytes if models.method == "gptq" else 0
     # The allocator keeps what rounding ahead took when the largest tensor is read.
-    ahead_bytes = min(AHEAD_BYTES, STORED_BYTES * models.kept.parameters)
+    parameters = models.quantized.parameters  # with a tied lm_head's own matrix
+    ahead_bytes = min(AHEAD_BYTES, STORED_BYTES * parameters)
     return StageEstimate(
         "quantize",
         _quantized_bytes(models.quantized),
         PYTHON_BYTES + 2 * models.largest_bytes + ahead_bytes + gptq_bytes,
-        1 + models.kept.parameters / QUANTIZED_PER_S[models.method],
-        read_bytes=STORED_BYTES * models.kept.parameters,
+        1 + parameters / QUANTIZED_PER_S[models.method],
+        read_bytes=STORED_BYTES * parameters,
     )
 
 
@@ -625,7 +627,7 @@ def _budgeted(recipe: Recipe, spec: ModelSpec) -> ModelSpec:
 
     def sizes(model: ModelSpec) -> tuple[int, int]:
         """Bytes stored, and read for a token."""
-        model = replace(model, quantization=_quantization(recipe))
+        model = in_formats(model, _quantization(recipe))
         found = predicted_bytes(
             model, recipe.export.dtype, recipe.export.layout, recipe.export.linear
         )

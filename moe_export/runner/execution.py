@@ -16,6 +16,7 @@ from moe_export.evaluation.harness.run import require_harness
 from moe_export.families import spec_of
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.op.library import library_files
 from moe_export.ort.session import require_execution
 from moe_export.recipe import EvalSettings, Recipe, TuneSettings, ValidateSettings, settings_of
@@ -140,7 +141,7 @@ def threads_of_torch() -> int:
 
 
 def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
-    """Stops before the first stage if the model lacks what the plan prunes."""
+    """Stops before the first stage if the model lacks what the recipe prunes or quantizes."""
     spec = spec_of(read_config(model))
     if recipe.export.web:
         from moe_export.graph.web import check_web  # noqa: PLC0415 - loads the graph builder
@@ -154,6 +155,8 @@ def _require_model(recipe: Recipe, model: Path) -> ModelSpec:
         Axis(spec, recipe.plan.prunes_shared_of(spec.has_shared_expert)).routed_to(
             recipe.plan.top_k
         )
+    if recipe.quantize is not None:
+        in_formats(spec, recipe.quantize.quantization("float"))  # refuses a table used twice
     return spec
 
 

@@ -31,11 +31,11 @@ STAGES: dict[str, StageFacts] = {
     "calibrate": StageFacts(4, ("tune",)),
     "importance": StageFacts(5, ("tune", "calibrate"), is_shared=True),
     "ranking": StageFacts(1, ("tune", "calibrate", "importance")),
-    "plan": StageFacts(6, ("tune", "importance", "ranking")),
+    "plan": StageFacts(7, ("tune", "importance", "ranking")),
     # Distilling takes many steps of few batches each, so prune is not shared.
     "prune": StageFacts(5, ("tune", "calibrate", "importance", "plan")),
-    "quantize": StageFacts(3, ("calibrate", "plan", "prune")),
-    "export": StageFacts(9, ("tune", "prune", "plan", "quantize")),
+    "quantize": StageFacts(4, ("calibrate", "plan", "prune")),
+    "export": StageFacts(10, ("tune", "prune", "plan", "quantize")),
     "validate": StageFacts(8, ("tune", "calibrate", "prune", "quantize", "export")),
     "eval": StageFacts(1, ("tune", "prune", "export")),
     "report": StageFacts(

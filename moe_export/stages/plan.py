@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from moe_export.experts import ExpertTable, kept_rows
 from moe_export.families import open_checkpoint
 from moe_export.families.axis import Axis
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.families.stored import stored_dtype
 from moe_export.planning.planned import plan_widths, planned_bytes, rank_unknown, unreached
 from moe_export.planning.shares import token_shares
@@ -38,18 +38,12 @@ def run(job: Job[PlanSettings]) -> None:
 
     Raises:
         PlanError: the budget cannot be met.
-        RecipeError: the shared expert is to be pruned and the model has none.
+        RecipeError: the shared expert is to be pruned and the model has none, or the embedding is
+            to be quantized and is the lm_head in floats too.
     """
     settings = _chosen(job)
     checkpoint, spec = open_checkpoint(job.model)
     importance = Importance.load(job.folders["importance"])
-    for key in ("embedding", "lm_head") if settings.formats and spec.tied_embeddings else ():
-        word = getattr(settings.formats, key)
-        if word not in (None, "float"):
-            raise PlanError(
-                f"quantize.{key} is {word}, but the model's lm_head is the same table as its "
-                f"embeddings, which is not quantized; leave {key} out"
-            )
     if settings.score not in importance.scores:
         raise PlanError(
             f"plan.score {settings.score} was not computed; it is one of "
@@ -68,8 +62,8 @@ def run(job: Job[PlanSettings]) -> None:
     after = pruned.spec
     models = {"before": spec, "after": after}
     if settings.formats is not None:
-        models["quantized"] = replace(after, quantization=quantization)
-        models["before_quantized"] = replace(spec, quantization=quantization)
+        models["quantized"] = in_formats(after, quantization)
+        models["before_quantized"] = in_formats(spec, quantization)
     export_bytes = _export_bytes(models, tokens_per_expert, settings)
     layers = _layers(axis, pruned, scores, unknown, export_bytes)
     rows_before = sum(layer.rows_before for layer in layers)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ from moe_export.documents.tokenizer_files import copy_tokenizer_files
 from moe_export.errors import ArtifactError, CheckpointError
 from moe_export.families import check_tensors, open_checkpoint
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats, quantized_config, rounded_from
 from moe_export.families.stored import format_in, part_names, stored_tensors
 from moe_export.formats.storage import to_storage
 from moe_export.op import rounding as native
-from moe_export.quantization import QUANTIZATION_KEY, Method, Quantization, QuantizeResult
+from moe_export.quantization import Method, Quantization, QuantizeResult
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.job import Job
 from moe_export.system.disk import require_space
@@ -190,22 +191,26 @@ def run(job: Job[QuantizeSettings]) -> None:
     settings = job.settings
     source, spec = open_checkpoint(job.folders["prune"])
     quantization = _formats(job, spec)
-    quantized = replace(spec, quantization=quantization)
+    quantized = in_formats(spec, quantization)
     _check_space(job, source, quantized)
-    config = source.config | {QUANTIZATION_KEY: quantization.as_config()}
+    config = quantized_config(source.config, spec, quantized)
     entries = stored_tensors(quantized)
     outcome = _Outcome()
     with CheckpointWriter(job.out, config, num_shards=spec.num_layers + 1) as writer:
         for number, (layer, calibrated) in enumerate(_layers(job, spec, quantization)):
             what = "outside the layers" if layer is None else f"layer {layer}"
             job.progress(number, spec.num_layers + 1, what)
-            names = [name for name, tensor in spec.tensors.items() if tensor.layer == layer]
+            sources = {
+                name: rounded_from(spec, name)
+                for name, tensor in quantized.tensors.items()
+                if tensor.layer == layer
+            }
             layout = {
-                entry: (entries[entry].dtype or source.tensors[name].dtype, entries[entry].shape)
-                for name in names
+                entry: (entries[entry].dtype or source.tensors[read].dtype, entries[entry].shape)
+                for name, read in sources.items()
                 for entry in part_names(quantized, name)
             }
-            parts = _parts(names, source, quantized, calibrated, settings.method, outcome)
+            parts = _parts(sources, source, quantized, calibrated, settings.method, outcome)
             writer.stream_shard(layout, parts)
     job.progress(spec.num_layers + 1, spec.num_layers + 1, "done")
     copy_tokenizer_files(job.folders["prune"], job.out)
@@ -271,7 +276,7 @@ def _layers(
 
 
 def _parts(
-    names: Sequence[str],
+    sources: Mapping[str, str],
     source: Checkpoint,
     spec: ModelSpec,
     calibrated: Mapping[str, QuantizeResult],
@@ -281,7 +286,7 @@ def _parts(
     """Yields the arrays to write for some tensors, which several threads read and round.
 
     Args:
-        names: names of the tensors.
+        sources: name of the tensor in the pruned checkpoint for each tensor to write.
         source: the pruned checkpoint.
         spec: the quantized model.
         calibrated: matrices that calibration has made, by name.
@@ -290,7 +295,7 @@ def _parts(
     """
 
     def work(name: str) -> _Written:
-        values = source.read(name)
+        values = source.read(sources[name])
         format_name = format_in(spec, name)
         if format_name is None:
             return _in_float(name, values, spec)
@@ -301,7 +306,8 @@ def _parts(
             parts, values.shape, made, is_kept=False, squared_error=lost, squared_values=norm
         )
 
-    sizes = {name: source.tensors[name].size_bytes for name in names}
+    names = list(sources)
+    sizes = {name: source.tensors[read].size_bytes for name, read in sources.items()}
     for name, written in zip(
         names, prefetched(names, work, sizes.__getitem__, AHEAD_BYTES), strict=True
     ):

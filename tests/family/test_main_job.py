@@ -10,6 +10,7 @@ import pytest
 
 from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
+from moe_export.checkpoint import read_config
 from moe_export.cli import main
 from moe_export.families import spec_of
 from moe_export.ort.session import OrtModel
@@ -61,6 +62,11 @@ def test_the_main_job_runs_and_its_report_names_layers_with_experts(
     parity = validation["providers"]["cpu"]["parity"]["pruned"]
     assert parity["max_logit_error"] <= 1e-4
     assert twin_error(run / "prune") < 1e-5
+    ties = [
+        spec_of(read_config(run / folder)).tied_embeddings
+        for folder in ("prune", "export/pruned", "quantize", "export/quantized")
+    ]
+    assert ties == [spec.tied_embeddings] * 2 + [False] * 2
     report = json.loads((run / "report" / "report.json").read_text())
     shown = [layer["layer"] for layer in report["plan"]["layers"]]
     assert shown == [layer for layer in range(3) if layer not in row.dense_layers]

@@ -7,6 +7,7 @@ import pytest
 
 from moe_export.checkpoint import read_config
 from moe_export.families import spec_of
+from moe_export.families.quantized import in_formats
 from moe_export.ort.benchmark import probe
 from moe_export.ort.measuring import Setup
 from moe_export.ort.predicted_memory import (
@@ -85,6 +86,17 @@ def test_matrices_that_the_cpu_multiplies_in_float32_are_counted_so(
     # Attention and an untied head as operators of the library stay in float16.
     less = widened_bytes(spec, "float16", library_roles(native=True, panels=True))
     assert less < widened_bytes(spec, "float16", library_roles(native=True, panels=False))
+
+
+def test_a_quantized_head_leaves_no_copy_of_the_embedding_in_float32() -> None:
+    tied = replace(WHOLE, tied_embeddings=True)
+    table = WHOLE.vocab_size * WHOLE.hidden_size
+    roles = library_roles(native=True, panels=False)
+    widened = [
+        widened_bytes(in_formats(tied, Quantization("int4", lm_head=head)), "float16", roles)
+        for head in ("float", "int4")
+    ]
+    assert widened[0] - widened[1] == 4 * table
 
 
 def test_the_kv_cache_of_qwen_is_two_vectors_of_2048_in_24_layers() -> None:

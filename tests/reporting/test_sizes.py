@@ -39,6 +39,20 @@ def test_bytes_of_each_format_are_those_of_its_bits() -> None:
     assert int4 / float16 == pytest.approx(0.297, abs=0.001)
 
 
+def test_a_tied_model_has_the_bytes_of_its_quantized_head_and_its_own_parameters() -> None:
+    apart = config_of("qwen2_moe", "qwen1.5-moe-a2.7b", 2)
+    formats = ("float16", "int8", "int4")
+    twins = sizes_of(apart, (0.5,), formats).models
+    tied = sizes_of(apart | {"tie_word_embeddings": True}, (0.5,), formats).models
+    table = apart["vocab_size"] * apart["hidden_size"]
+    pairs = list(zip(tied, twins, strict=True))
+    assert [twin.file_bytes - model.file_bytes for model, twin in pairs] == [2 * table, 0, 0]
+    for model, twin in pairs:
+        assert twin.parameters - model.parameters == table
+        assert twin.active_parameters == model.active_parameters
+    assert all(model.active_bytes == twin.active_bytes for model, twin in pairs[1:])
+
+
 def test_sizes_of_a_folder_are_printed_with_the_defaults_of_the_module(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -33,9 +33,12 @@ def predicted(
     ranking: dict[str, Any] | None = None,
     tune: dict[str, Any] | None = None,
     top_k: int | None = None,
+    quantize: dict[str, Any] | None = None,
+    tied: bool = False,
     **prune: Any,
 ) -> dict[str, StageEstimate]:
-    (tmp_path / "config.json").write_text(json.dumps(config_of("qwen2_moe", "qwen1.5-moe-a2.7b")))
+    config = config_of("qwen2_moe", "qwen1.5-moe-a2.7b") | {"tie_word_embeddings": tied}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     recipe = {
         "model": {"source": str(tmp_path)},
         "tune": tune,
@@ -44,7 +47,7 @@ def predicted(
         "plan": {"keep": 0.5, "score": score or scores[0], "top_k": top_k},
         "ranking": ranking or {},
         "prune": prune,
-        "quantize": {"experts": "int4", "dense": "int8"},
+        "quantize": quantize or {"experts": "int4", "dense": "int8"},
         "export": {"dtype": "float16", "baseline": False, "pruned": False},
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
@@ -65,6 +68,19 @@ def test_streaming_stays_within_the_limits_that_were_set_for_it(tmp_path: Path) 
     assert found["prune"].disk_bytes == pytest.approx(2 * 8.0872e9, rel=1e-4)
     exported = found["export"].disk_bytes - LIBRARY_BYTES
     assert found["quantize"].disk_bytes == pytest.approx(exported, rel=1e-3)
+
+
+def test_a_tied_model_is_predicted_with_the_quantized_head_that_it_gets(tmp_path: Path) -> None:
+    tied, twin = (
+        predicted(tmp_path, ["fisher_margin"], "bfloat16", tied=tied) for tied in (True, False)
+    )
+    table = 151_936 * 2048
+    assert twin["prune"].disk_bytes - tied["prune"].disk_bytes == 2 * table
+    for stage in ("quantize", "export"):
+        assert tied[stage] == twin[stage]
+    formats = {"experts": "int4", "embedding": "int8"}
+    with pytest.raises(RecipeError, match=r"quantize\.embedding is int8"):
+        predicted(tmp_path, ["fisher_margin"], "bfloat16", tied=True, quantize=formats)
 
 
 def test_processes_share_the_arithmetic_of_importance_but_each_reads_all_layers(

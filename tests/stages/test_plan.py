@@ -15,7 +15,7 @@ from moe_export.artifacts.importance import Importance
 from moe_export.artifacts.plan import Plan
 from moe_export.artifacts.ranking import Candidate, Ranking
 from moe_export.checkpoint import Checkpoint
-from moe_export.errors import ArtifactError, PlanError
+from moe_export.errors import ArtifactError, PlanError, RecipeError
 from moe_export.families import spec_of
 from moe_export.formats import GRIDS
 from moe_export.graph import predicted_bytes
@@ -24,6 +24,7 @@ from moe_export.recipe import Formats, PlanSettings
 from moe_export.stages.job import Job
 from moe_export.stages.plan import run
 from moe_export.testing.tiny import tiny_checkpoint
+from tests.helpers.tied_heads import untied_twin
 
 TOKENS = np.array([400, 300, 200, 80, 20, 0])
 
@@ -221,14 +222,49 @@ def test_a_budget_below_the_floats_of_what_is_quantized_elsewhere_is_kept(
     assert 0.98 * target < spent <= target
 
 
-def test_an_embedding_that_is_the_lm_head_too_is_not_quantized(
-    importance: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def tied(importance: Path) -> Path:
+    return tiny_checkpoint(importance.parent / "tied", tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"keep": 0.5, "formats": Formats(lm_head="uint4", embedding="int8")},
+        {"target_bytes": 190_000, "formats": Formats(dense="int8")},
+        {"target_bytes": 190_000, "formats": Formats(experts="auto", dense="int8")},
+        {"target_active_bytes": 66_000, "formats": Formats(experts="auto", dense="int4")},
+        {
+            "speedup": 1.1,
+            "shared_expert": "keep",
+            "formats": Formats(dense="int4", embedding="int8"),
+        },
+    ],
+    ids=str,
+)
+def test_a_tied_model_is_planned_with_the_quantized_head_that_it_gets(
+    tied: Path, importance: Path, tmp_path: Path, budget: dict[str, Any]
 ) -> None:
-    model = tiny_checkpoint(tmp_path / "tied", tie_word_embeddings=True)
-    for key in ("embedding", "lm_head"):
-        formats = Formats.model_validate({key: "int8"})
-        with pytest.raises(PlanError, match=f"quantize.{key} is int8.*lm_head is the same table"):
-            planned(model, importance, tmp_path / key, keep=0.5, formats=formats)
+    plan = planned(tied, importance, tmp_path / "plan", **budget)
+    twin = planned(untied_twin(tied, tmp_path / "twin"), importance, tmp_path / "other", **budget)
+    assert 0.1 < plan.kept < 0.99
+    assert plan.axis_widths_after == twin.axis_widths_after
+    assert plan.quantization == twin.quantization
+    spec = spec_of(Checkpoint(tied).config)
+    for dtype, models in plan.export_bytes.items():
+        expected = twin.export_bytes[dtype]
+        assert models.quantized == expected.quantized
+        assert models.before_quantized == expected.before_quantized
+        table_bytes = spec.vocab_size * spec.hidden_size * np.dtype(dtype).itemsize
+        assert expected.before.total_bytes - models.before.total_bytes == table_bytes
+
+
+def test_an_embedding_that_is_the_lm_head_in_floats_too_is_not_quantized(
+    tied: Path, importance: Path, tmp_path: Path
+) -> None:
+    formats = Formats(embedding="int8")
+    with pytest.raises(RecipeError, match=r"quantize.embedding is int8.*same table .* in floats"):
+        planned(tied, importance, tmp_path / "plan", keep=0.5, formats=formats)
 
 
 def test_a_budget_below_what_is_fixed_is_refused(

@@ -21,6 +21,7 @@ from moe_export.artifacts.validation import Validation
 from moe_export.checkpoint import Checkpoint
 from moe_export.families import spec_of
 from moe_export.families.base import ModelSpec
+from moe_export.families.quantized import in_formats
 from moe_export.families.stored import format_in
 from moe_export.formats import GRIDS
 from moe_export.quantization import KEYS as QUANTIZED_KEYS
@@ -128,8 +129,8 @@ def collect(home: Path) -> dict[str, Any]:
         "read_per_token_bytes": {
             "float16": {"dense": per_token(spec), "pruned": per_token(kept)},
             "quantized": {
-                "dense": per_token(replace(spec, quantization=formats)),
-                "pruned": per_token(replace(kept, quantization=formats)),
+                "dense": per_token(in_formats(spec, formats)),
+                "pruned": per_token(in_formats(kept, formats)),
             },
             "quantized, experts as in calibration": as_chosen(plan),
         },

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from moe_export.bench.process import ModelProcess
 from moe_export.bench.requests import Sizes
 from moe_export.checkpoint import INDEX_FILE, read_config, write_json
 from moe_export.families import spec_of
+from moe_export.families.quantized import in_formats
 from moe_export.graph.predict import predicted_bytes
 from moe_export.op.library import describe
 from moe_export.planning.shares import uniform_shares
@@ -87,7 +88,7 @@ class Large:
 
     def active_bytes(self, way: str) -> int:
         """Bytes of weights that a token reads at the real number of layers."""
-        spec = replace(spec_of(self.config(way)), quantization=Quantization("int4", self.dense))
+        spec = in_formats(spec_of(self.config(way)), Quantization("int4", self.dense))
         return predicted_bytes(spec, DTYPE, "packed").active_bytes(spec, uniform_shares(spec))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 
 from moe_export.bench.models import COPIED, Model
 from moe_export.families import spec_of
+from moe_export.families.quantized import in_formats
 from moe_export.graph.predict import predicted_bytes
 from moe_export.quantization import Quantization
 from moe_export.recipe import QuantizeSettings
@@ -87,8 +88,7 @@ class Variant:
 
 def active_bytes(shape: Shape, experts: str, dense: str, layers: int) -> int:
     """Bytes of weights that a token reads, if experts are chosen equally often."""
-    spec = spec_of(shape.config(layers))
-    spec = replace(spec, quantization=Quantization(experts, dense))
+    spec = in_formats(spec_of(shape.config(layers)), Quantization(experts, dense))
     shares = [np.full(spec.num_experts, spec.top_k / spec.num_experts)] * layers
     return predicted_bytes(spec, DTYPE, "packed").active_bytes(spec, shares)
 

@@ -34,10 +34,9 @@ FAMILY = Family(
     refused={
         "conv_bias": (False,),
         "use_expert_bias": (True,),
-        # An older name, which transformers lets decide.
-        "tie_embedding": (True,),
-        "tie_word_embeddings": (True,),
     },
+    # An older name comes first, because transformers lets it decide.
+    tie_keys=("tie_embedding", "tie_word_embeddings"),
     moe_module="feed_forward",
     tensors=(
         TensorRule("embedding", "model.embed_tokens.weight", ("vocab", "hidden"), "embeddings"),
