@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "arm_halves.h"
 #include "cpu/dispatch.h"
 #include "random_panel.h"
 
@@ -107,7 +108,8 @@ int compare(const Kernels& plain, const Kernels& tested) {
   const char* wrong = !quantization_is_right(plain, tested, 170, &random) ? "quantization"
                       : !activations_are_right(plain, tested, &random)    ? "an activation"
                       : !halves_are_right(plain, tested)                  ? "a half"
-                                                                          : nullptr;
+                      : tested.product_of_halves != nullptr ? wrong_halves(tested.name, "i8mm")
+                                                            : nullptr;
   if (wrong != nullptr) std::printf("%s: %s is wrong\n", tested.name, wrong);
   return wrong == nullptr ? compared : 0;
 }
@@ -117,7 +119,7 @@ int compare(const Kernels& plain, const Kernels& tested) {
 int main() {
   std::printf("takes %s\n", process_choice().kernels->name);
   bool all = true;
-  for (const char* name : {"neon", "dotprod", "i8mm"}) {
+  for (const char* name : {"neon", "dotprod", "i8mm", "fhm"}) {
     const Choice choice = choose(name, processor());
     if (choice.kernels == nullptr) continue;
     const int compared = compare(*portable_kernels(), *choice.kernels);

@@ -17,7 +17,6 @@ from moe_export.stages.job import Job
 from moe_export.testing.tiny import pruned_checkpoint
 from tests.helpers.wheels import ops_wheel
 from tools.arm import count, programs
-from tools.arm.folder import KERNELS as FASTEST
 from tools.arm.folder import Emulated, difference, emulated, run_card
 
 WIDTHS = ((128, 64, 96, 32) * 4,) * 4
@@ -46,21 +45,21 @@ def test_arm_kernels_equal_the_portable_ones_on_an_emulated_processor(
     found: programs.Found, built: Path, processor: str
 ) -> None:
     takes, *compared = programs.run(found, processor, built / "compare").splitlines()
-    assert takes == f"takes {FASTEST[processor]}"
-    kernels = list(FASTEST.values())
-    expected = kernels[: kernels.index(FASTEST[processor]) + 1]
+    fastest = programs.FASTEST[processor]
+    assert takes == f"takes {fastest}"
+    expected = programs.KERNELS[: programs.KERNELS.index(fastest) + 1]
     assert compared == [f"{name}: compared {FORMATS * DEPTHS * MOST_ROWS}" for name in expected]
 
 
-@pytest.mark.parametrize(("format_name", "rows"), count.MOST)
-def test_dot_products_take_few_instructions_per_byte_of_weights(
-    found: programs.Found, built: Path, format_name: str, rows: int
+@pytest.mark.parametrize(("kernel", "format_name", "rows"), count.MOST)
+def test_products_take_few_instructions_per_byte_of_weights(
+    found: programs.Found, built: Path, kernel: str, format_name: str, rows: int
 ) -> None:
     if found.compiler is None:
         pytest.skip("the limits are those of code compiled by aarch64-linux-gnu-g++")
-    taken = count.per_byte(found, built / "count", "dotprod", format_name, rows)
+    taken = count.per_byte(found, built / "count", kernel, format_name, rows)
     # A count far below would mean that some of the product is not counted.
-    most = count.MOST[format_name, rows]
+    most = count.MOST[kernel, format_name, rows]
     assert 0.7 * most < taken <= most
 
 

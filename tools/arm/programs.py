@@ -11,8 +11,13 @@ from pathlib import Path
 from tools import zig
 
 HERE = Path(__file__).parent
-PROCESSORS = ("cortex-a72", "cortex-a76", "max")
-"""Processors that qemu emulates: with Armv8-A alone, with dot products, with everything."""
+KERNELS = ("neon", "dotprod", "i8mm", "fhm")
+"""Names of the Arm kernels, from plain to fast."""
+
+FASTEST = {"cortex-a72": "neon", "cortex-a76": "dotprod", "max": "fhm"}
+"""Kernels that emulated processors get: with Armv8-A alone, with dot products, with everything."""
+
+PROCESSORS = tuple(FASTEST)
 
 NO_EMULATOR = "qemu-aarch64 is not installed: it is in Debian's package qemu-user-static"
 

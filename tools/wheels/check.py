@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.arm.programs import PROCESSORS
+from tools.arm.programs import FASTEST as FASTEST_ON_ARM
 from tools.wheels import wine
 from tools.wheels.platforms import Platform
 from tools.wheels.wine import Wine
@@ -104,7 +104,7 @@ def run_emulated(wheel: Path, arm: Arm) -> str:
         zipfile.ZipFile(wheel).extractall(folder)
         python = [str(arm.root / "usr" / "bin" / "python3.11"), "-c", _program(wheel)]
         names = []
-        for processor, kernel in zip(PROCESSORS, ("neon", "dotprod", "i8mm"), strict=True):
+        for processor, kernel in FASTEST_ON_ARM.items():
             command = [arm.emulator, "-cpu", processor, "-L", str(arm.root), *python]
             names.append(_kernel(command, {**os.environ, "PYTHONPATH": folder}, kernel))
         return ", ".join(names)

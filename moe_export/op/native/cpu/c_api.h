@@ -28,8 +28,8 @@ struct MoeRounding {
 }  // extern "C"
 
 // Copies the weights into the layout of the kernels; the tensors are not needed afterwards.
-// `kernel` is "portable", "avx2", "avxvnni", "avx512", "neon", "dotprod" or "i8mm"; null takes the
-// kernel of the process.
+// `kernel` is "portable", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm" or "fhm"; null
+// takes the kernel of the process.
 MOE_EXPORT_API int moe_export_create(const struct MoeWeights* weights, const char* kernel,
                                      struct MoeLayer** layer, char* message, size_t message_bytes);
 

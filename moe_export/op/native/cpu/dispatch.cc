@@ -18,13 +18,11 @@ std::vector<const Kernels*> kernels_for(const Processor& has) {
     const Kernels* kernels;
     bool available;
   };
-  const Candidate candidates[] = {{avx512_kernels(), has.has_avx512},
-                                  {avxvnni_kernels(), has.has_avxvnni},
-                                  {avx2_kernels(), has.has_avx2},
-                                  {i8mm_kernels(), has.has_i8mm},
-                                  {dotprod_kernels(), has.has_dotprod},
-                                  {neon_kernels(), has.has_neon},
-                                  {portable_kernels(), true}};
+  const Candidate candidates[] = {
+      {avx512_kernels(), has.has_avx512}, {avxvnni_kernels(), has.has_avxvnni},
+      {avx2_kernels(), has.has_avx2},     {fhm_kernels(), has.has_fhm},
+      {i8mm_kernels(), has.has_i8mm},     {dotprod_kernels(), has.has_dotprod},
+      {neon_kernels(), has.has_neon},     {portable_kernels(), true}};
   std::vector<const Kernels*> found;
   for (const Candidate& candidate : candidates) {
     if (candidate.kernels != nullptr && candidate.available) found.push_back(candidate.kernels);

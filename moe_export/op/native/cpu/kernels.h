@@ -7,6 +7,7 @@
 //   kernels_4_neon.cc       Arm: products of codes are summed in 16 bits
 //   kernels_5_dotprod.cc    the same with dot products of 4 codes
 //   kernels_6_i8mm.cc       the same with products of 2 rows by 2 columns
+//   kernels_7_fhm.cc        the same, and float16 is multiplied without being widened
 //
 // To time one, here AVX2 with one token a step:
 //
@@ -62,6 +63,9 @@ struct Kernels {
   void (*narrow)(const float* values, int64_t count, uint16_t* halves);
   // The rounding of weights that goes with this instruction set.
   const Rounding* (*rounding)();
+  // A product of one side in Format::kFloat16 whose rows point to float16; null where there is
+  // none. Sums are those of the same rows as floats, to the bit.
+  Product* product_of_halves = nullptr;
 };
 
 // The kernels of an instruction set; null if the library was built for another processor family.
@@ -72,5 +76,6 @@ const Kernels* avx512_kernels();
 const Kernels* neon_kernels();
 const Kernels* dotprod_kernels();
 const Kernels* i8mm_kernels();
+const Kernels* fhm_kernels();
 
 }  // namespace moe_export

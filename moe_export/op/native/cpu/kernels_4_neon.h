@@ -91,6 +91,11 @@ void narrow(const float* values, int64_t count, uint16_t* halves) {
   }
 }
 
+template <typename Weight, int kSides>
+constexpr Product* product_of_floats() {
+  return by_count<FloatProduct<Widened<Weight>>, kSides>;
+}
+
 template <Format kFormat, int kSides>
 constexpr Product* product_of_codes() {
   return by_count<QuantizedProduct<kFormat>, kSides, kMostRowsOfCodes>;
@@ -98,8 +103,8 @@ constexpr Product* product_of_codes() {
 
 template <int kSides>
 constexpr Products kProducts = {
-    {by_count<FloatProduct<Float32>, kSides>, by_count<FloatProduct<Float16>, kSides>,
-     by_count<FloatProduct<Bfloat16>, kSides>, product_of_codes<Format::kInt8, kSides>(),
+    {product_of_floats<Float32, kSides>(), product_of_floats<Float16, kSides>(),
+     product_of_floats<Bfloat16, kSides>(), product_of_codes<Format::kInt8, kSides>(),
      product_of_codes<Format::kInt4, kSides>(), product_of_codes<Format::kUint8, kSides>(),
      product_of_codes<Format::kUint4, kSides>(), by_count<Nf4Product, kSides>}};
 

@@ -73,6 +73,7 @@ namespace {
 // Linux: Documentation/arch/arm64/elf_hwcaps.rst. Older headers lack the names.
 bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
 bool has_i8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }
+bool has_fhm() { return getauxval(AT_HWCAP) >> 23 & 1; }
 
 #elif defined(__APPLE__)
 
@@ -84,18 +85,21 @@ bool has_feature(const char* name) {
 
 bool has_dotprod() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
 bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+bool has_fhm() { return has_feature("hw.optional.arm.FEAT_FHM"); }
 
 #elif defined(_WIN32)
 
 // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE. A Windows that
-// does not know a number answers no.
+// does not know a number answers no. It has no number for FEAT_FHM.
 bool has_dotprod() { return IsProcessorFeaturePresent(43); }
 bool has_i8mm() { return IsProcessorFeaturePresent(66); }
+bool has_fhm() { return false; }
 
 #else
 
 bool has_dotprod() { return false; }
 bool has_i8mm() { return false; }
+bool has_fhm() { return false; }
 
 #endif
 
@@ -106,6 +110,7 @@ Processor processor() {
   found.has_neon = true;
   found.has_dotprod = has_dotprod();
   found.has_i8mm = found.has_dotprod && has_i8mm();
+  found.has_fhm = found.has_i8mm && has_fhm();
   return found;
 }
 

@@ -10,6 +10,7 @@ struct Processor {
   bool has_neon = false;     // Armv8-A in 64 bits
   bool has_dotprod = false;  // these, and FEAT_DotProd
   bool has_i8mm = false;     // these, and FEAT_I8MM
+  bool has_fhm = false;      // these, and FEAT_FHM
 };
 
 // Asks an x86 processor itself, and whether the operating system keeps the registers; on Arm, asks

@@ -41,13 +41,36 @@ struct Bfloat16 {
   }
 };
 
+// Weights that are widened to float32 and multiplied by rows of floats.
 template <typename Weight>
-struct FloatProduct {
-  static constexpr int64_t kStep = kColumns * Weight::kBytes;
+struct Widened {
+  using Row = float;
+  static constexpr int64_t kBytes = Weight::kBytes;
 
-  // Adds `size` of the depth to the sums of a stripe of columns.
   template <int kRows, int kVectors>
-  MOE_EXPORT_INLINE static void add(const uint8_t* panel, int64_t size, const float* const* x,
+  MOE_EXPORT_INLINE static void add(const uint8_t* panel, int64_t size, const Row* const* x,
+                                    float32x4_t (&sum)[kRows][kVectors]) {
+    for (int64_t d = 0; d < size; ++d, panel += kColumns * kBytes) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) {
+        const float32x4_t weights = Weight::load(panel + 4 * v * kBytes);
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; ++row) {
+          sum[row][v] = vfmaq_n_f32(sum[row][v], weights, x[row][d]);
+        }
+      }
+    }
+  }
+};
+
+// `Weights::add` adds products of `size` of the depth to the sums of a stripe of columns.
+template <typename Weights>
+struct FloatProduct {
+  using Row = typename Weights::Row;
+  static constexpr int64_t kStep = kColumns * Weights::kBytes;
+
+  template <int kRows, int kVectors>
+  MOE_EXPORT_INLINE static void add(const uint8_t* panel, int64_t size, const Row* const* x,
                                     float* sums) {
     float32x4_t sum[kRows][kVectors];
 #pragma GCC unroll 8
@@ -55,16 +78,7 @@ struct FloatProduct {
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) sum[row][v] = vld1q_f32(sums + row * kColumns + 4 * v);
     }
-    for (int64_t d = 0; d < size; ++d, panel += kStep) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) {
-        const float32x4_t weights = Weight::load(panel + 4 * v * Weight::kBytes);
-#pragma GCC unroll 8
-        for (int row = 0; row < kRows; ++row) {
-          sum[row][v] = vfmaq_n_f32(sum[row][v], weights, x[row][d]);
-        }
-      }
-    }
+    Weights::add(panel, size, x, sum);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
@@ -78,13 +92,13 @@ struct FloatProduct {
     __builtin_memset(sums, 0, sizeof(float) * kRows * kColumns);
     for (int64_t first = 0; first < depth; first += kBlock, panel += kBlock * kStep) {
       const int64_t size = first + kBlock < depth ? kBlock : depth - first;
-      const float* x[kSides][kRows];
+      const Row* x[kSides][kRows];
       take_sides(rows, x);
       for (auto& side : x) {
         for (int row = 0; row < kRows; ++row) side[row] += first;
       }
       for (int64_t column = 0; column < kColumns; column += 4 * kVectors) {
-        add<kRows, kVectors>(panel + column * Weight::kBytes, size, x[side_of<kSides>(column)],
+        add<kRows, kVectors>(panel + column * Weights::kBytes, size, x[side_of<kSides>(column)],
                              sums + column);
       }
     }

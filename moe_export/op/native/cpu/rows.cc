@@ -63,6 +63,7 @@ void RowForm::product(const uint8_t* panel, int64_t depth, const void* const* ro
   if (has_integer_codes(format_) && !is_quantized_) {
     return exact_product(kernels_, format_, panel, depth, rows, count, sides, sums);
   }
+  if (is_half_) return kernels_.product_of_halves(panel, depth, rows, count, sums);
   kernels_.products[sides - 1][format_](panel, depth, rows, count, sums);
 }
 

@@ -9,25 +9,38 @@
 namespace moe_export {
 
 // QuantizedBlocks for formats of integer codes, floats for the others and for exact activations.
+// Rows of float16 stay so for weights of float16 if the kernels have a product for both.
 class RowForm {
  public:
-  RowForm(const Kernels& kernels, Format format, bool exact_activations)
+  // `type` is that of the values before they are converted.
+  RowForm(const Kernels& kernels, Format format, bool exact_activations, int32_t type)
       : kernels_(kernels),
         format_(format),
-        is_quantized_(has_integer_codes(format) && !exact_activations) {}
+        is_quantized_(has_integer_codes(format) && !exact_activations),
+        is_half_(type == kFloat16 && format == Format::kFloat16 &&
+                 kernels.product_of_halves != nullptr) {}
 
   bool is_quantized() const { return is_quantized_; }
 
   // True if rows of x serve as they are.
-  bool is(int32_t x_type) const { return x_type == kFloat32 && !is_quantized_; }
+  bool is(int32_t x_type) const {
+    return !is_quantized_ && x_type == (is_half_ ? kFloat16 : kFloat32);
+  }
 
-  // Bytes of a row, up to a whole block.
+  // A row of x that serves as it is; its last axis is the depth.
+  const void* row(const MoeTensor& x, size_t index) const {
+    const size_t depth = static_cast<size_t>(x.shape[x.rank - 1]);
+    const size_t size = is_half_ ? sizeof(uint16_t) : sizeof(float);
+    return static_cast<const uint8_t*>(x.data) + index * depth * size;
+  }
+
+  // Bytes of a converted row, up to a whole block.
   size_t bytes(int64_t depth) const {
     const size_t blocks = static_cast<size_t>(round_up(depth, kBlock) / kBlock);
     return blocks * (is_quantized_ ? sizeof(QuantizedBlock) : kBlock * sizeof(float));
   }
 
-  // Converts a row of x; its last axis is the depth.
+  // Converts a row of x.
   void prepare(const MoeTensor& x, size_t row, uint8_t* to) const;
 
   // Converts a row of x times the same row of `scale`, which is of x's type and shape.
@@ -42,6 +55,7 @@ class RowForm {
   const Kernels& kernels_;
   Format format_;
   bool is_quantized_;
+  bool is_half_;
 };
 
 // Calls body(first, count) for tiles of rows of nearly equal size.

@@ -42,10 +42,12 @@ class LayerRun {
       : layer_(layer),
         problem_(layer.problem()),
         kernels_(layer.kernels()),
-        form_(kernels_, problem_.format, problem_.exact_activations),
         call_(call),
+        x_form_(kernels_, problem_.format, problem_.exact_activations,
+                scales_x() ? kFloat32 : problem_.x_type),
+        hidden_form_(kernels_, problem_.format, problem_.exact_activations, kFloat32),
         tokens_(static_cast<size_t>(call.x.shape[0])),
-        row_bytes_(row_bytes(problem_.hidden_size)),
+        row_bytes_(x_form_.bytes(problem_.hidden_size)),
         down_items_(std::min(
             static_cast<size_t>(layer.down_panels()),
             threads() * (tokens_ <= kDecodingTokens ? kDecodingItemsPerThread : kItemsPerThread))) {
@@ -87,7 +89,7 @@ class LayerRun {
   }
 
   // True if unscaled rows of x serve as they are.
-  bool x_is_ready() const { return form_.is(problem_.x_type); }
+  bool x_is_ready() const { return x_form_.is(problem_.x_type); }
 
   bool scales_x() const { return call_.input_scale.type != 0; }
 
@@ -96,8 +98,6 @@ class LayerRun {
   bool is_shared(const Group& group) const {
     return group.expert == static_cast<size_t>(problem_.num_experts);
   }
-
-  size_t row_bytes(int64_t depth) const { return form_.bytes(depth); }
 
   std::vector<float> widened(const MoeTensor& tensor, size_t count) const {
     std::vector<float> values(count);
@@ -128,7 +128,7 @@ class LayerRun {
       if (count[expert] > 0 && width > 0) {
         groups_.push_back({expert, pairs, count[expert], items_, hidden_bytes_, rows});
         items_ += static_cast<size_t>(layer_.gate_up_panels(expert));
-        hidden_bytes_ += count[expert] * row_bytes(width);
+        hidden_bytes_ += count[expert] * hidden_form_.bytes(width);
         work_bytes_ += layer_.gate_up_panels(expert) *
                        panel_bytes(problem_.format, problem_.hidden_size) *
                        static_cast<int64_t>((count[expert] + kTile - 1) / kTile);
@@ -155,25 +155,27 @@ class LayerRun {
     const bool is_scaled = scales_x() && !is_shared(group);
     if (is_scaled || (!scales_x() && !x_is_ready())) return x_rows_.get() + token * row_bytes_;
     if (!x_is_ready()) return shared_rows_.get() + token * row_bytes_;
-    return static_cast<const float*>(call_.x.data) +
-           token * static_cast<size_t>(problem_.hidden_size);
+    return x_form_.row(call_.x, token);
   }
 
   // Rows that each token has in a product of gate and up.
   int sides_of(const Group& group) const { return up_rows_ && !is_shared(group) ? 2 : 1; }
 
   uint8_t* hidden_row(const Group& group, size_t row) const {
-    return hidden_.get() + group.hidden_offset + row * row_bytes(problem_.widths[group.expert]);
+    const int64_t width = problem_.widths[group.expert];
+    return hidden_.get() + group.hidden_offset + row * hidden_form_.bytes(width);
   }
 
-  void prepare(size_t token) { form_.prepare(call_.x, token, x_rows_.get() + token * row_bytes_); }
+  void prepare(size_t token) {
+    x_form_.prepare(call_.x, token, x_rows_.get() + token * row_bytes_);
+  }
 
   void prepare_scaled(size_t token) {
-    form_.prepare_scaled(call_.x, call_.input_scale, token, x_rows_.get() + token * row_bytes_);
+    x_form_.prepare_scaled(call_.x, call_.input_scale, token, x_rows_.get() + token * row_bytes_);
     if (up_rows_) {
-      form_.prepare_scaled(call_.x, call_.up_scale, token, up_rows_.get() + token * row_bytes_);
+      x_form_.prepare_scaled(call_.x, call_.up_scale, token, up_rows_.get() + token * row_bytes_);
     }
-    if (shared_rows_) form_.prepare(call_.x, token, shared_rows_.get() + token * row_bytes_);
+    if (shared_rows_) x_form_.prepare(call_.x, token, shared_rows_.get() + token * row_bytes_);
   }
 
   // Multiplies the hidden values of a token by its scale; `first` is the first of them in the
@@ -210,7 +212,7 @@ class LayerRun {
         if (sides == 2) rows[2 * i + 1] = up_rows_.get() + token * row_bytes_;
       }
       alignas(64) float sums[kTile * kColumns];
-      form_.product(panel, problem_.hidden_size, rows, count, sums, sides);
+      x_form_.product(panel, problem_.hidden_size, rows, count, sums, sides);
       for (int i = 0; i < count; ++i) {
         alignas(64) float hidden[kColumns];
         kernels_.activate[static_cast<int>(problem_.activation)](sums + i * kColumns, hidden);
@@ -219,7 +221,7 @@ class LayerRun {
           scale_hidden(group, pair_token_[group.first_pair + at], index * most, units, hidden);
         }
         uint8_t* row = hidden_row(group, at);
-        if (form_.is_quantized()) {
+        if (hidden_form_.is_quantized()) {
           kernels_.quantize(hidden, units,
                             reinterpret_cast<QuantizedBlock*>(row) + index * most / kBlock);
         } else {
@@ -256,7 +258,7 @@ class LayerRun {
         rows[i] = hidden_row(group, first + static_cast<size_t>(i));
       }
       alignas(64) float sums[kTile * kColumns];
-      form_.product(panel, problem_.widths[group.expert], rows, count, sums);
+      hidden_form_.product(panel, problem_.widths[group.expert], rows, count, sums);
       for (int i = 0; i < count; ++i) {
         const size_t pair = group.first_pair + first + static_cast<size_t>(i);
         float* to = y + pair_token_[pair] * kColumns;
@@ -280,8 +282,9 @@ class LayerRun {
   const Layer& layer_;
   const Problem& problem_;
   const Kernels& kernels_;
-  const RowForm form_;
   const MoeCall& call_;
+  const RowForm x_form_;
+  const RowForm hidden_form_;
   const size_t tokens_;
   const size_t row_bytes_;  // of a prepared row of x
   const size_t down_items_;

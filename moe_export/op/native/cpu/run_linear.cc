@@ -18,7 +18,7 @@ class LinearRun {
   LinearRun(const Linear& linear, const MoeTensor& x, void* y)
       : linear_(linear),
         problem_(linear.problem()),
-        form_(linear.kernels(), problem_.format, problem_.exact_activations),
+        form_(linear.kernels(), problem_.format, problem_.exact_activations, problem_.x_type),
         x_(x),
         y_(y),
         rows_(static_cast<size_t>(rows_of(x))),
@@ -52,7 +52,7 @@ class LinearRun {
 
   const void* row(size_t index) const {
     if (x_rows_) return x_rows_.get() + index * row_bytes_;
-    return static_cast<const float*>(x_.data) + index * static_cast<size_t>(problem_.depth);
+    return form_.row(x_, index);
   }
 
   void product(size_t item) {
