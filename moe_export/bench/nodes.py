@@ -23,6 +23,7 @@ import onnx
 
 from moe_export import errors
 from moe_export.bench.models import PORTABLE, Model
+from moe_export.bench.process import REST_S
 from moe_export.checkpoint import read_config
 from moe_export.errors import MoeExportError, RecipeError
 from moe_export.families import spec_of
@@ -37,9 +38,6 @@ from moe_export.variants import MODEL_FILE
 
 READ_BYTES = 256 << 20
 """Bytes of a plain read, more than processors have caches."""
-
-REST_S = 0.1
-"""Seconds between a step and a plain read."""
 
 LOOKUPS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding")
 """Operators that read a few rows of their weights."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,10 @@ from moe_export.bench.models import Model
 from moe_export.bench.requests import Sizes
 from moe_export.errors import MoeExportError
 from moe_export.system.processes import ended_by_signal
+
+REST_S = 0.1
+"""Seconds before a measurement: threads that have just worked, those of other processes too, wait
+for more in a loop for some time and would take a core from it."""
 
 
 class ModelProcess:
@@ -50,6 +55,7 @@ class ModelProcess:
     def run(self, sizes: Sizes) -> dict[str, float]:
         """Seconds of one prompt (`prefill_s`) and the median of a decoding step (`step_s`)."""
         assert self._process.stdin is not None
+        time.sleep(REST_S)
         print(json.dumps(asdict(sizes)), file=self._process.stdin, flush=True)
         return self._answer()
 

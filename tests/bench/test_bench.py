@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_export.bench import turns
+from moe_export.bench import process, turns
 from moe_export.bench.models import Model, models_of
 from moe_export.bench.nodes import nodes_of
 from moe_export.bench.turns import PHASES
@@ -97,6 +97,18 @@ def test_models_are_timed_side_by_side_on_the_terminal_and_as_json(
     printed = capsys.readouterr().out
     assert printed.count("native") == 5
     assert printed.count("1.00×") >= 4
+
+
+def test_a_measurement_begins_when_the_threads_of_other_models_rest(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(process.time, "sleep", rests.append)
+    model = process.ModelProcess(Model("a", run / "export" / "pruned"), 1)
+    for _ in range(2):
+        assert model.run(turns.Sizes(1, 4, 1))["prefill_s"] > 0
+    model.close()
+    assert rests == [process.REST_S] * 2
 
 
 def test_ratios_are_medians_over_turns(monkeypatch: pytest.MonkeyPatch) -> None:
