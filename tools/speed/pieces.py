@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from moe_export.ort.session import OrtModel
 from moe_export.system.machine import machine, versions
 from tools.speed.variants import gguf, models, prepare
 
+Key = TypeVar("Key")
+
 DEEP, FLAT = 6, 2
 """Numbers of layers of the two depths."""
 
@@ -37,9 +39,13 @@ COPIES = ("Q4_0", "half int4", "half int4@copied")
 PROFILED = ("half int4", "unpruned int4")
 
 DECODE = {"decode": Sizes(1, 64, 16)}
+LONG = {"decode": Sizes(1, 64, 32)}
 SHORT = DECODE | {"batch 4": Sizes(4, 16, 8), "batch 8": Sizes(8, 16, 8)}
 PREFILL_128 = {"prefill 128": Sizes(1, 128, 1)}
 PREFILL = PREFILL_128 | {"prefill 512": Sizes(1, 512, 1)}
+FLAT_CASE = f"decode, {FLAT} layers"
+"""Case of the same models with fewer layers, in the same turns."""
+
 PREFILLS = tuple(PREFILL)
 """Cases that are timed by their prompt, others by a step."""
 
@@ -55,6 +61,7 @@ class Piece:
         models: Names of the models.
         cases: Sizes by name.
         repeats: Turns that count; one more before them does not.
+        has_flat: True if the models with `FLAT` layers take turns too when decoding.
     """
 
     name: str
@@ -63,6 +70,7 @@ class Piece:
     models: tuple[str, ...]
     cases: Mapping[str, Sizes]
     repeats: int = 5
+    has_flat: bool = False
 
 
 def pieces() -> Iterator[Piece]:
@@ -80,9 +88,9 @@ def pieces() -> Iterator[Piece]:
         )
         yield Piece(f"int8-{end}", DEEP, threads, IN_INT8, DECODE | PREFILL, repeats=3)
         yield Piece(f"copied-{end}", DEEP, threads, COPIES, DECODE | PREFILL_128)
-        yield Piece(f"flat-copied-{end}", FLAT, threads, COPIES, DECODE)
-        yield Piece(f"flat-int4-{end}", FLAT, threads, IN_INT4, DECODE)
-        yield Piece(f"flat-recipe-{end}", FLAT, threads, IN_RECIPE, DECODE)
+        # Both depths take turns: a line through times of different minutes shows what else ran.
+        for name, group in (("int4", IN_INT4), ("recipe", IN_RECIPE)):
+            yield Piece(f"depths-{name}-{end}", DEEP, threads, group, LONG, 7, has_flat=True)
     context = {"context 1024": Sizes(1, 1024, 24)}
     yield Piece("context-1", DEEP, 1, ("Q4_0", "half int4"), context, repeats=3)
     context = context | {"context 4096": Sizes(1, 4096, 24)}
@@ -126,46 +134,58 @@ def conditions() -> dict[str, Any]:
 
 def turns(home: Path, piece: Piece, libraries: Path) -> dict[str, Any]:
     """Seconds by case and model, a list over turns, and loaded bytes over those of the file."""
-    place = home / str(piece.layers)
-    prepare(place, piece.layers, piece.models, libraries)
-    chosen = list(models(place, piece.models, libraries))
+    depths = (piece.layers, FLAT) if piece.has_flat else (piece.layers,)
     with ExitStack() as stack:
         processes = {
-            model.name: stack.enter_context(closing(ModelProcess(model, piece.threads)))
-            for model in chosen
+            (model.name, depth): stack.enter_context(closing(ModelProcess(model, piece.threads)))
+            for depth in depths
+            for model in _prepared(home / str(depth), depth, piece.models, libraries)
         }
-        seconds = {
-            case: seconds_in_turns(processes, sizes, case in PREFILLS, piece.repeats)
-            for case, sizes in piece.cases.items()
-        }
+        seconds: dict[str, dict[str, list[float]]] = {}
+        for case, sizes in piece.cases.items():
+            found = seconds_in_turns(processes, sizes, case in PREFILLS, piece.repeats)
+            for (name, depth), own in found.items():
+                place = case if depth == piece.layers else FLAT_CASE
+                seconds.setdefault(place, {})[name] = own
         resident = {
-            model.name: processes[model.name].loaded["resident"] / model.file_bytes
-            for model in chosen
+            model.name: processes[model.name, piece.layers].loaded["resident"] / model.file_bytes
+            for model in models(home / str(piece.layers), piece.models, libraries)
         }
     return {"seconds": seconds, "resident_over_file": resident} | _facts(piece)
+
+
+def _prepared(place: Path, layers: int, names: tuple[str, ...], libraries: Path) -> Iterator[Model]:
+    prepare(place, layers, names, libraries)
+    yield from models(place, names, libraries)
 
 
 def _facts(piece: Piece) -> dict[str, Any]:
     return {
         "layers": piece.layers,
         "threads": piece.threads,
-        "sizes": {case: asdict(sizes) for case, sizes in piece.cases.items()},
+        "sizes": {
+            case: asdict(sizes)
+            for case, sizes in (
+                *piece.cases.items(),
+                *((FLAT_CASE, sizes) for sizes in piece.cases.values() if piece.has_flat),
+            )
+        },
     }
 
 
 def seconds_in_turns(
-    processes: Mapping[str, ModelProcess], sizes: Sizes, prompt: bool, repeats: int
-) -> dict[str, list[float]]:
+    processes: Mapping[Key, ModelProcess], sizes: Sizes, prompt: bool, repeats: int
+) -> dict[Key, list[float]]:
     """Seconds of each model in turn; the first turn, which warms up, is left out.
 
     Args:
-        processes: Loaded models by name.
+        processes: Loaded models by key.
         sizes: Sizes of a measurement.
         prompt: True for the seconds of the prompt; False for those of a decoding step.
         repeats: Turns that count.
     """
     key = "prefill_s" if prompt else "step_s"
-    found: dict[str, list[float]] = {name: [] for name in processes}
+    found: dict[Key, list[float]] = {name: [] for name in processes}
     for number in range(repeats + 1):
         for name, process in processes.items():
             found[name] += [process.run(sizes)[key]] if number else []

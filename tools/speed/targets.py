@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moe_export.bench.models import COPIED
 from tools.speed import variants
-from tools.speed.pieces import DEEP, FLAT
+from tools.speed.pieces import DEEP, FLAT, FLAT_CASE
 from tools.speed.variants import Shape, active_bytes
 
 WHOLE = 24
 """Number of layers of the real model."""
 
-Ratio = Callable[[Mapping[str, Any], int], float | None]
-"""Function from all results and a number of threads to a ratio; None if it was not measured."""
+Ratio = Callable[[Mapping[str, Any], int], Sequence[float]]
+"""Function from all results and a number of threads to ratios: one for each turn if turns have
+ratios of their own, none if it was not measured."""
+
+QUARTILES_FROM = 5
+"""Fewest turns whose quartiles are shown."""
 
 
 @dataclass(frozen=True)
@@ -39,53 +44,54 @@ class Target:
 
 
 def faster(piece: str, case: str, model: str, peer: str) -> Ratio:
-    """Median ratio over turns of a peer's time to a model's."""
+    """Ratios of a peer's time to a model's."""
 
-    def ratio(data: Mapping[str, Any], threads: int) -> float | None:
+    def ratio(data: Mapping[str, Any], threads: int) -> Sequence[float]:
         found = data.get(f"{piece}-{threads}")
         if found is None or case not in found["seconds"]:
-            return None
+            return ()
         seconds = found["seconds"][case]
-        return float(np.median(np.array(seconds[peer]) / np.array(seconds[model])))
+        return (np.array(seconds[peer]) / np.array(seconds[model])).tolist()
 
     return ratio
 
 
 def deeper(piece: str, model: str, peer: str) -> Ratio:
-    """Ratio of decoding at `WHOLE` layers, by lines through the medians at two depths."""
+    """Ratios of decoding at `WHOLE` layers, by lines through two depths."""
 
-    def ratio(data: Mapping[str, Any], threads: int) -> float | None:
-        found = [data.get(f"{name}-{threads}") for name in (f"flat-{piece}", piece)]
-        if None in found:
-            return None
-        times = {name: _line(found, name) for name in (model, peer)}
-        return times[peer] / times[model]
+    def ratio(data: Mapping[str, Any], threads: int) -> Sequence[float]:
+        found = data.get(f"depths-{piece}-{threads}")
+        if found is None:
+            return ()
+        peer_s, model_s = (_line(found["seconds"], name) for name in (peer, model))
+        return (peer_s / model_s).tolist()
 
     return ratio
 
 
-def _line(found: list[Any], name: str) -> float:
-    flat_s, deep_s = (float(np.median(one["seconds"]["decode"][name])) for one in found)
-    return deep_s + (deep_s - flat_s) / (DEEP - FLAT) * (WHOLE - DEEP)
+def _line(seconds: Mapping[str, Any], name: str) -> NDArray[np.float64]:
+    flat, deep = (np.array(seconds[case][name]) for case in (FLAT_CASE, "decode"))
+    whole: NDArray[np.float64] = deep + (deep - flat) / (DEEP - FLAT) * (WHOLE - DEEP)
+    return whole
 
 
 def second_thread(piece: str, case: str, model: str) -> Ratio:
     """Ratio of the medians of one thread and of two."""
 
-    def ratio(data: Mapping[str, Any], threads: int) -> float | None:
+    def ratio(data: Mapping[str, Any], threads: int) -> Sequence[float]:
         found = [data.get(f"{piece}-{number}") for number in (1, 2)]
         if threads == 1 or None in found:
-            return None
+            return ()
         one, two = (float(np.median(f["seconds"][case][model])) for f in found if f)
-        return one / two
+        return (one / two,)
 
     return ratio
 
 
-def slowest_node(data: Mapping[str, Any], threads: int) -> float | None:
+def slowest_node(data: Mapping[str, Any], threads: int) -> Sequence[float]:
     """Least share of a plain read among nodes that read 1 % or more of the weights."""
     if "nodes" not in data:
-        return None
+        return ()
     shares = []
     for name, profile in data["nodes"]["nodes"].items():
         _, number, context = name.split(", ")
@@ -95,7 +101,7 @@ def slowest_node(data: Mapping[str, Any], threads: int) -> float | None:
             for group in profile["groups"]
             if (int(number), context) == (threads, "64") and group["read_bytes"] > 0.01 * read
         ]
-    return min(shares, default=None)
+    return sorted(shares)[:1]
 
 
 def fewer(shape: Shape, layers: int) -> float:
@@ -128,7 +134,6 @@ TARGETS = (
         faster("copied", "decode", COPY, Q4),
         fewer(variants.HALF, DEEP),
     ),
-    Target(f"{COPY}, {WHOLE} layers", 1.6, deeper("copied", COPY, Q4), fewer(variants.HALF, WHOLE)),
     Target(f"{BOTH}, {WHOLE} layers", 1.9, deeper("int4", BOTH, Q4), fewer(variants.BOTH, WHOLE)),
     Target(f"{HALF} after 1,024 tokens", 1.6, faster("context", "context 1024", HALF, Q4)),
     Target(f"{HALF} after 4,096 tokens", 1.6, faster("context", "context 4096", HALF, Q4)),
@@ -165,7 +170,10 @@ def target_rows(data: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _cell(target: Target, data: Mapping[str, Any], threads: int) -> str:
-    found = target.ratio(data, threads)
-    if found is None:
+    """Median over turns with its quartiles, and whether it meets the target."""
+    ratios = target.ratio(data, threads)
+    if not ratios:
         return ""
-    return f"{found:.2f}, {'met' if found >= target.least else 'missed'}"
+    low, found, high = np.percentile(ratios, (25, 50, 75))
+    spread = f" ({low:.2f} to {high:.2f})" if len(ratios) >= QUARTILES_FROM else ""
+    return f"{found:.2f}{spread}, {'met' if found >= target.least else 'missed'}"
