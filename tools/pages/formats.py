@@ -173,7 +173,8 @@ INTRODUCTION = (
     "text, in thousandths of a nat: of the demo model on 100 documents, of SmolLM2 on 12 windows "
     "of up to 512 tokens. Exact match is the mean over the demo model's four tasks of 100 "
     "documents. Bytes are those that a token reads of the weights of a packed float16 export. "
-    "Empty cells were not measured."
+    "Empty cells were not measured. Before they came here SmolLM2's lm_head was in 8 bits and all "
+    "else in 4 with zero points, so that int8 loses nothing in the lm_head, and little elsewhere."
 )
 
 
