@@ -403,6 +403,10 @@ def _fitting(models: _Models) -> StageEstimate:
     )
 
 
+ROUNDING_BYTES = 32 << 20
+"""Memory of the threads that round, beside results that wait; found with docs/results/shapes.md."""
+
+
 def _quantize(models: _Models) -> StageEstimate:
     gptq_bytes = models.layerwise_bytes if models.method == "gptq" else 0
     # The allocator keeps what rounding ahead took when the largest tensor is read.
@@ -411,7 +415,7 @@ def _quantize(models: _Models) -> StageEstimate:
     return StageEstimate(
         "quantize",
         _quantized_bytes(models.quantized),
-        PYTHON_BYTES + 2 * models.largest_bytes + ahead_bytes + gptq_bytes,
+        PYTHON_BYTES + 2 * models.largest_bytes + ahead_bytes + ROUNDING_BYTES + gptq_bytes,
         1 + parameters / QUANTIZED_PER_S[models.method],
         read_bytes=STORED_BYTES * parameters,
     )

@@ -136,9 +136,9 @@ def test_planning_is_counted_by_rows_and_rounding_by_what_is_held_ahead(tmp_path
     # Found with all 24 layers, see docs/results/full_size.md.
     assert 1 / 1.1 < 188.7 / 1024 * GIB / found["plan"].peak_bytes < 1.1
     assert 1 / 1.1 < 1.31 * GIB / found["quantize"].peak_bytes < 1.1
-    # Tensors of 128 MiB wait to be written.
+    # Tensors of 128 MiB wait to be written, and threads that round hold 32 MiB.
     without = predicted(tmp_path, ["fisher_margin"], "bfloat16", refit=False)
-    assert found["quantize"].peak_bytes - without["prune"].peak_bytes == 128 << 20
+    assert found["quantize"].peak_bytes - without["prune"].peak_bytes == 160 << 20
 
 
 def test_fitting_is_counted_by_its_tokens_and_steps(tmp_path: Path) -> None:
