@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from moe_export.evaluation.masking import score_tasks
 from moe_export.evaluation.tally import mean_exact_match
 from moe_export.families import open_checkpoint
 from moe_export.graph.predict import predicted_bytes
+from moe_export.planning.shares import uniform_shares
 from moe_export.recipe import QuantizeSettings
 from moe_export.recipe.load import load_recipe
 from moe_export.stages import quantize
@@ -31,6 +31,7 @@ from moe_export.stages.job import Job
 from moe_export.torch_model import load_torch_model
 from tools.pages.demo_runs import carried_out, scored_tasks
 from tools.pages.page import rounded, write_page
+from tools.pages.three_bits import SUBJECTS, Subject, finished_rows
 
 METHODS = ("mse", "gptq")
 
@@ -67,29 +68,6 @@ COMBINATIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model with its documents.
-
-    Attributes:
-        title: Name on the page.
-        recipe: Recipe that calibrates, and names the tasks.
-        items: Documents of each task.
-        scores_answers: True to score tasks with answers beside text.
-    """
-
-    title: str
-    recipe: Path
-    items: int
-    scores_answers: bool
-
-
-SUBJECTS = {
-    "demo": Subject("The demo model", Path("recipes/demo_50pct_int4.yaml"), 100, True),
-    "smollm2": Subject("SmolLM2-135M as a Mixtral", Path("recipes/smollm2_50pct.yaml"), 4, False),
-}
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the page."""
     parser.add_argument(
@@ -106,14 +84,9 @@ def make(arguments: argparse.Namespace) -> None:
     """Measures the rows that are asked for, and writes the page of all that are finished."""
     for name in arguments.models:
         measure(SUBJECTS[name], arguments.run / name, arguments.methods)
-    finished = {name: _finished(arguments.run / name) for name in SUBJECTS}
+    finished = {name: finished_rows(arguments.run / name) for name in SUBJECTS}
     data = rounded({name: rows for name, rows in finished.items() if rows})
     write_page("formats", data, markdown(data))
-
-
-def _finished(run: Path) -> list[dict[str, Any]]:
-    files = sorted(run.glob("row-*.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def measure(subject: Subject, directory: Path, methods: list[str]) -> None:
@@ -153,9 +126,8 @@ def measure(subject: Subject, directory: Path, methods: list[str]) -> None:
 def read_bytes(folder: Path) -> float:
     """Bytes of weights that a token reads in a packed float16 export, experts equally often."""
     _, spec = open_checkpoint(folder)
-    share = np.full(spec.num_experts, spec.top_k / spec.num_experts)
-    shares = [share] * spec.num_layers
-    return float(predicted_bytes(spec, "float16", "packed").active_bytes(spec, shares))
+    sizes = predicted_bytes(spec, "float16", "packed")
+    return float(sizes.active_bytes(spec, uniform_shares(spec)))
 
 
 def markdown(data: Mapping[str, Any]) -> str:

@@ -111,8 +111,13 @@ def make(arguments: argparse.Namespace) -> None:
 
 def _finished(run: Path) -> dict[str, Any]:
     """Rows of a model, and the number of its experts' weights."""
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("row-*.json"))]
-    return {"elements": json.loads((run / ELEMENTS).read_text(encoding="utf-8")), "rows": rows}
+    elements = json.loads((run / ELEMENTS).read_text(encoding="utf-8"))
+    return {"elements": elements, "rows": finished_rows(run)}
+
+
+def finished_rows(run: Path) -> list[dict[str, Any]]:
+    """Rows that are in files of a run directory."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("row-*.json"))]
 
 
 ELEMENTS = "elements.json"

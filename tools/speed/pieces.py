@@ -163,13 +163,8 @@ def _facts(piece: Piece) -> dict[str, Any]:
     return {
         "layers": piece.layers,
         "threads": piece.threads,
-        "sizes": {
-            case: asdict(sizes)
-            for case, sizes in (
-                *piece.cases.items(),
-                *((FLAT_CASE, sizes) for sizes in piece.cases.values() if piece.has_flat),
-            )
-        },
+        "sizes": {case: asdict(sizes) for case, sizes in piece.cases.items()}
+        | ({FLAT_CASE: asdict(piece.cases["decode"])} if piece.has_flat else {}),
     }
 
 

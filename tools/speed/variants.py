@@ -9,12 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from moe_export.bench.models import COPIED, Model
 from moe_export.families import spec_of
 from moe_export.families.quantized import in_formats
 from moe_export.graph.predict import predicted_bytes
+from moe_export.planning.shares import uniform_shares
 from moe_export.quantization import Quantization
 from moe_export.recipe import QuantizeSettings
 from moe_export.stages.export import export_model
@@ -89,8 +88,7 @@ class Variant:
 def active_bytes(shape: Shape, experts: str, dense: str, layers: int) -> int:
     """Bytes of weights that a token reads, if experts are chosen equally often."""
     spec = in_formats(spec_of(shape.config(layers)), Quantization(experts, dense))
-    shares = [np.full(spec.num_experts, spec.top_k / spec.num_experts)] * layers
-    return predicted_bytes(spec, DTYPE, "packed").active_bytes(spec, shares)
+    return predicted_bytes(spec, DTYPE, "packed").active_bytes(spec, uniform_shares(spec))
 
 
 def peer_bytes(layers: int) -> int:
