@@ -36,8 +36,8 @@ llama.cpp 0.5.0, its prebuilt library for this processor, runs Q4_0 of the unpru
 its own converter and quantizer. Ours is packed, with experts, attention and lm_head in int4; `half`
 has half of the width of every routed expert. After a prompt of 64 tokens, 32 are decoded. Models
 take turns; ratios are medians over 7 turns, with the least and the greatest. These runs are short.
-The head of LFM2 is its embedding; int4 gives it a matrix of its own. The rest of a step of
-Qwen3.5 is mostly ONNX Runtime's operator of the delta net, see [log.md](../log.md).
+The head of LFM2 is its embedding; int4 gives it a matrix of its own. About a sixth of a step of
+Qwen3.5 is ONNX Runtime's operator of the delta net, see [log.md](../log.md).
 """
 
 MODEL = Template("""\
